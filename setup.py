@@ -1,0 +1,44 @@
+"""The project's only metadata. Imports nothing of torch or of sr_nas, so that building needs neither."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "sr_nas/__init__.py").read_text(encoding="utf-8"), re.M)
+assert VERSION is not None
+
+# basicsr 1.4.2 is the last release; its setup.py cannot be read by Python 3.13 and later.
+BASICSR = 'basicsr>=1.4.2; python_version < "3.13"'
+
+setup(
+    name="sr_nas",
+    version=VERSION[1],
+    description="Search, train, measure, export and run small super-resolution networks",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["sr_nas", "sr_nas.*"]),
+    entry_points={"console_scripts": ["sr-nas = sr_nas.cli:main"]},
+    install_requires=[
+        "torch>=2.4",  # torch.amp.GradScaler-free bf16 autocast on every device, weights_only loading of all we save
+        "numpy>=1.26",
+        "pydantic>=2.7",  # ValidationError raised inside a validator keeps its nested locations
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "matplotlib>=3.8",
+        "safetensors>=0.4.3",
+        "fvcore>=0.1.5.post20221221",  # first release whose counters accept tensors on the meta device
+        "scikit-image>=0.22",  # the sample photos, and SSIM
+        "opencv-python>=4.8",  # 16-bit PNG and TIFF, WebP: no other reader keeps them as they are
+        "pillow>=10.0",  # EXIF orientation
+        "lmdb>=1.4",
+    ],
+    extras_require={
+        "basicsr": [BASICSR],
+        "test": ["pytest>=8.0", "scipy>=1.11", BASICSR],
+        "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
+    },
+)

@@ -1,0 +1,117 @@
+"""What a search decides: one candidate (or several inputs) for every labelled choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sr_nas.errors import UserError, listing, nearest
+
+Choices = Mapping[str, Sequence[str]]
+"""label -> the candidate names allowed there, in order."""
+
+
+class GenotypeError(UserError, ValueError):
+    """A genotype that its network cannot be built from."""
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """The decoded result of a search.
+
+    Attributes:
+        arch: registered name of the network it belongs to, e.g. ``"IMDN"``.
+        picks: ``(label, chosen names)`` for every choice, in the order of the space's labels.
+    """
+
+    arch: str
+    picks: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __getitem__(self, label: str) -> tuple[str, ...]:
+        return dict(self.picks)[label]
+
+    def __str__(self) -> str:
+        return f"{self.arch}({', '.join('+'.join(names) for _, names in self.picks)})"
+
+    @property
+    def names(self) -> list[str]:
+        """The chosen names, one per label; for spaces in which every choice keeps one candidate."""
+        return [name for _, picked in self.picks for name in picked]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping, read back by :func:`genotype_from`."""
+        return {"arch": self.arch, "genotype": {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks}}
+
+
+def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
+    """Check ``source`` against the choices of a network and return it as a :class:`Genotype`.
+
+    Args:
+        source: a :class:`Genotype`; a mapping label -> name(s); a sequence of names in the order of the labels; a
+            string of such names separated by commas; or what :meth:`Genotype.to_json` returned.
+        arch: registered name of the network.
+        choices: label -> allowed names.
+
+    Raises:
+        GenotypeError: another architecture, a missing or unknown label, or a name that is not allowed there.
+    """
+    if isinstance(source, Genotype):
+        source = source.to_json()
+    if isinstance(source, Mapping) and "genotype" in source:
+        if source.get("arch", arch) != arch:
+            raise GenotypeError(f"this genotype is of {source['arch']}, not of {arch}.")
+        source = source["genotype"]
+    if isinstance(source, str):
+        source = [name.strip() for name in source.split(",")]
+    if isinstance(source, Mapping):
+        for label in source:
+            if label not in choices:
+                raise GenotypeError(f"{arch} has no choice '{label}'{nearest(label, choices)} It has: {listing(choices)}.")
+        missing = [label for label in choices if label not in source]
+        if missing:
+            raise GenotypeError(f"the genotype says nothing of {listing(missing)}; {arch} has the choices {listing(choices)}.")
+        picked = [source[label] for label in choices]
+    elif isinstance(source, Iterable):
+        picked = list(source)
+        if len(picked) != len(choices):
+            raise GenotypeError(f"a genotype of {arch} names {len(choices)} candidates ({listing(choices)}), but {len(picked)} were given.")
+    else:
+        raise GenotypeError(f"a genotype is a list of names or a mapping of labels to names, not {source!r}.")
+    picks = []
+    for (label, allowed), names in zip(choices.items(), picked, strict=True):
+        names = (names,) if isinstance(names, str) else tuple(names)
+        for name in names:
+            if name not in allowed:
+                raise GenotypeError(f"'{name}' is not a candidate of {arch}.{label}{nearest(name, allowed)} Allowed: {listing(allowed)}.")
+        picks.append((label, names))
+    return Genotype(arch, tuple(picks))
+
+
+def read_genotype(source: Any) -> Any:
+    """Resolve a genotype named by a path: a run folder, or a ``.json`` file written by a search or an export.
+
+    Anything else is returned unchanged.
+
+    Raises:
+        UserError: the path does not exist or holds no genotype.
+    """
+    if not isinstance(source, (str, Path)):
+        return source
+    path = Path(source)
+    is_path = isinstance(source, Path) or path.is_dir() or path.suffix == ".json" or "/" in str(source)
+    if not is_path:
+        return source
+    file = path / "genotype.json" if path.is_dir() else path
+    if not file.is_file():
+        what = "has no genotype.json: is its search finished?" if path.is_dir() else "does not exist."
+        raise UserError(f"genotype: {path} {what}")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"genotype: {file} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, (dict, list)):
+        raise UserError(f"genotype: {file} holds no genotype: a mapping with 'arch' and 'genotype' is expected.")
+    return found

@@ -1,0 +1,117 @@
+"""How names in option files find functions and classes.
+
+A :class:`Registry` fills itself by importing every module of one package the first time it is asked, so adding an
+entry is adding one decorated function or class in one file. Its keyword arguments *are* its options: their types,
+defaults and bounds are read off its signature.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field, create_model
+
+from sr_nas.errors import UserError, listing, nearest
+
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+
+class Registry(Generic[Entry]):
+    """Names of one kind of thing.
+
+    Args:
+        kind: what the entries are, in the words of an error message (``"regularizer"``).
+        package: dotted name of the module or package whose import registers the entries.
+        supplied: parameters that the program supplies and an option file therefore never names.
+    """
+
+    def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.supplied = supplied
+        self._package = package
+        self._entries: dict[str, Entry] = {}
+        self._settings: dict[tuple[str, type[BaseModel]], type[BaseModel]] = {}
+        self._filled = False
+
+    def register(self, name: str | None = None) -> Callable[[Entry], Entry]:
+        """Decorate a function or class to enter it under ``name`` (default: its own name)."""
+
+        def enter(entry: Entry) -> Entry:
+            key = name or entry.__name__
+            if self._entries.get(key, entry) is not entry:
+                raise ValueError(f"{self.kind} '{key}' is registered twice")
+            self._entries[key] = entry
+            return entry
+
+        return enter
+
+    def _fill(self) -> None:
+        if self._filled:
+            return
+        module = importlib.import_module(self._package)
+        for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+            importlib.import_module(f"{self._package}.{found.name}")
+        self._filled = True
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration."""
+        self._fill()
+        return list(self._entries)
+
+    def get(self, name: str) -> Entry:
+        """Return the entry of ``name``.
+
+        Raises:
+            UserError: no such entry; the text names the nearest and all allowed ones.
+        """
+        self._fill()
+        if name not in self._entries:
+            hint = nearest(name, self._entries)
+            raise UserError(f"unknown {self.kind} '{name}'{hint} Allowed: {listing(self._entries)}.")
+        return self._entries[name]
+
+    def settings(self, name: str, base: type[BaseModel]) -> type[BaseModel]:
+        """Return a typed model of the options of ``name``: the fields of ``base`` plus the entry's own arguments.
+
+        A static method ``check(**options)`` on the entry may raise :class:`ValueError` for combinations that its
+        types cannot exclude; it runs as part of the validation.
+        """
+        entry = self.get(name)
+        key = (name, base)
+        if key not in self._settings:
+            self._settings[key] = _settings_model(name, entry, base, self.supplied)
+        return self._settings[key]
+
+
+def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel], supplied: tuple[str, ...]) -> type[BaseModel]:
+    function = entry.__init__ if inspect.isclass(entry) else entry
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {"type": (typing.Literal[name], name)}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self" or parameter.name in supplied:
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        mutable = isinstance(default, (list, dict))
+        fields[parameter.name] = (
+            hints[parameter.name],
+            Field(default_factory=lambda value=default: value.copy()) if mutable else default,  # type: ignore[misc]
+        )
+    model = create_model(f"{base.__name__}_{name}", __base__=base, **fields)
+    model.__doc__ = (inspect.getdoc(entry) or "").split("\n\n")[0]
+    return model
+
+
+RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.relaxations", supplied=("logits",))
+REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.regularizers", supplied=("alpha",))
+SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.schedules", supplied=("epoch",))
+CANDIDATES: Registry[Callable[..., Any]] = Registry("candidate", "sr_nas.ops.candidates")
+SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))
+NETWORKS: Registry[Callable[..., Any]] = Registry("network", "sr_nas.networks", supplied=("scale",))
+COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")
+LOSSES: Registry[Callable[..., Any]] = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
+PAIRS: Registry[Callable[..., Any]] = Registry("data set", "sr_nas.data.sources", supplied=("scale",))
