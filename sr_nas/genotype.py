@@ -90,28 +90,29 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
     return Genotype(arch, tuple(picks))
 
 
+def is_genotype_path(source: Any) -> bool:
+    """Whether a genotype is given by a path (a folder, a ``.json`` file, anything with a slash) and not by names."""
+    return isinstance(source, (str, Path)) and (Path(source).suffix == ".json" or "/" in str(source) or Path(source).is_dir())
+
+
 def read_genotype(source: Any) -> Any:
-    """Resolve a genotype named by a path: a run folder, or a ``.json`` file written by a search or an export.
+    """Resolve a genotype given by a path: a run folder, or a ``.json`` file written by a search or an export.
 
     Anything else is returned unchanged.
 
     Raises:
         UserError: the path does not exist or holds no genotype.
     """
-    if not isinstance(source, (str, Path)):
+    if not is_genotype_path(source):
         return source
     path = Path(source)
-    is_path = isinstance(source, Path) or path.is_dir() or path.suffix == ".json" or "/" in str(source)
-    if not is_path:
-        return source
     file = path / "genotype.json" if path.is_dir() else path
     if not file.is_file():
-        what = "has no genotype.json: is its search finished?" if path.is_dir() else "does not exist."
-        raise UserError(f"genotype: {path} {what}")
+        raise UserError(f"{path} has no genotype.json: is its search finished?" if path.is_dir() else f"{path} does not exist.")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UserError(f"genotype: {file} cannot be read as JSON ({error}).") from error
+        raise UserError(f"{file} cannot be read as JSON ({error}).") from error
     if not isinstance(found, (dict, list)):
-        raise UserError(f"genotype: {file} holds no genotype: a mapping with 'arch' and 'genotype' is expected.")
+        raise UserError(f"{file} holds no genotype: a mapping with 'arch' and 'genotype' is expected.")
     return found

@@ -109,7 +109,6 @@ def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel],
 RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.relaxations", supplied=("logits",))
 REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.regularizers", supplied=("alpha",))
 SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.schedules", supplied=("epoch",))
-CANDIDATES: Registry[Callable[..., Any]] = Registry("candidate", "sr_nas.ops.candidates")
 SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 NETWORKS: Registry[Callable[..., Any]] = Registry("network", "sr_nas.networks", supplied=("scale",))
 COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")

@@ -1,0 +1,86 @@
+"""What the searcher and a search space know of each other - all of it.
+
+A space is a module with labelled choices; alpha lives outside it. A label used in several places is a shared alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from sr_nas.genotype import Genotype
+
+Weights = Mapping[str, Tensor]
+"""label -> relaxed weights of its candidates, shape [number of candidates], summing to 1."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of a space.
+
+    Attributes:
+        candidates: names to choose from; position i belongs to alpha[i].
+        picks: how many of them the derived network keeps (1 for operations, 2 for two inputs of a cell).
+    """
+
+    candidates: tuple[str, ...]
+    picks: int = 1
+
+
+@dataclass(frozen=True)
+class CostSite:
+    """A place in the derived network that a choice fills, described well enough to measure what fills it.
+
+    Attributes:
+        build: candidate name -> the module the derived network would hold there, full channels.
+        channels: input channels of that module.
+        downscale: its input is this many times smaller, per side, than the network's.
+        count: how many such places the network has.
+    """
+
+    build: Callable[[str], nn.Module]
+    channels: int
+    downscale: int = 1
+    count: int = 1
+
+
+class SearchSpace(Protocol):
+    """A supernet as the searcher sees it. Implementations are :class:`torch.nn.Module`."""
+
+    arch: str
+
+    def choices(self) -> dict[str, Choice]:
+        """Every label with its candidates, in a fixed order."""
+        ...
+
+    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
+        """Run the supernet on a batch, with the given weight of every candidate."""
+        ...
+
+    def decode(self, weights: Weights) -> Genotype:
+        """Return the network these weights prefer."""
+        ...
+
+    def derive(self, genotype: Genotype) -> nn.Module:
+        """Build the plain network of a genotype, freshly initialised."""
+        ...
+
+    def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
+        """Return those of the supernet's tensors that fit the derived network, under the derived network's names."""
+        ...
+
+    def cost_sites(self) -> dict[str, CostSite]:
+        """Where each label's candidate sits in the derived network; labels without a cost of their own are absent."""
+        ...
+
+
+def keep_strongest(arch: str, choices: Mapping[str, Choice], weights: Weights) -> Genotype:
+    """Decode by keeping the ``picks`` heaviest candidates of every choice (DARTS, eq. 2; ties go to the first)."""
+    picks = []
+    for label, choice in choices.items():
+        order = weights[label].detach().argsort(descending=True, stable=True)[: choice.picks].tolist()
+        picks.append((label, tuple(choice.candidates[index] for index in order)))
+    return Genotype(arch, tuple(picks))

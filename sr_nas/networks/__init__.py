@@ -1,0 +1,1 @@
+"""The networks people train and ship: plain modules, one file per family."""

@@ -1,0 +1,134 @@
+"""IMDN: Information Multi-distillation Network (Hui et al., ACM MM 2019), with any genotype in its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_nas.genotype import Genotype, genotype_from
+from sr_nas.ops.attention import ContrastAwareChannelAttention
+from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.options.genotypes import GenotypeSource
+from sr_nas.registry import NETWORKS
+
+Scale = Literal[2, 3, 4]
+Features = Annotated[int, Field(ge=16, multiple_of=4, description="feature channels; the published network has 64")]
+Blocks = Annotated[int, Field(ge=1, description="information multi-distillation blocks; the published network has 6")]
+
+LABELS = ("conv1", "conv2", "conv3", "conv4")
+PUBLISHED = ("conv_3x3",) * 4
+NEGATIVE_SLOPE = 0.05
+
+
+def conv_channels(nf: int) -> tuple[tuple[int, int], ...]:
+    """Input and output channels of the four searched convolutions of a block: a quarter is distilled at each step."""
+    distilled, remaining = nf // 4, nf - nf // 4
+    return ((nf, nf), (remaining, nf), (remaining, nf), (remaining, distilled))
+
+
+class IMDBlock(nn.Module):
+    """Information multi-distillation block: three splits, four convolutions, attention, fusion, residual.
+
+    Args:
+        convs: four modules with the channels of :func:`conv_channels`.
+        nf: channels of the input and output.
+    """
+
+    def __init__(self, convs: Iterable[nn.Module], nf: int) -> None:
+        super().__init__()
+        self.distilled = nf // 4
+        self.convs = nn.ModuleList(convs)
+        self.attention = ContrastAwareChannelAttention(4 * self.distilled)
+        self.fuse = nn.Conv2d(4 * self.distilled, nf, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, nf, H, W]`` to the same shape."""
+        return self.distill(x, self.convs)
+
+    def distill(self, x: Tensor, convs: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+        """Run the block with the given four functions as its convolutions."""
+        *splitting, last = convs
+        kept, remaining = [], x
+        for conv in splitting:
+            features = F.leaky_relu(conv(remaining), NEGATIVE_SLOPE)
+            distilled, remaining = features.split((self.distilled, features.shape[1] - self.distilled), dim=1)
+            kept.append(distilled)
+        kept.append(last(remaining))
+        return self.fuse(self.attention(torch.cat(kept, dim=1))) + x
+
+
+class IMDNFrame(nn.Module):
+    """Everything of IMDN but the four searched convolutions of its blocks.
+
+    Args:
+        scale: upscaling factor.
+        nf: feature channels.
+        num_blocks: number of blocks.
+        build_conv: (label, input channels, output channels) -> the module of that position.
+    """
+
+    def __init__(self, scale: int, nf: int, num_blocks: int, build_conv: Callable[[str, int, int], nn.Module]) -> None:
+        super().__init__()
+        self.scale, self.nf, self.num_blocks = scale, nf, num_blocks
+        self.head = nn.Conv2d(3, nf, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            IMDBlock([build_conv(label, *channels) for label, channels in zip(LABELS, conv_channels(nf), strict=True)], nf)
+            for _ in range(num_blocks)
+        )
+        self.fuse = nn.Conv2d(nf * num_blocks, nf, 1)
+        self.body = nn.Conv2d(nf, nf, 3, padding=1)
+        self.tail = nn.Conv2d(nf, 3 * scale**2, 3, padding=1)
+
+    def reconstruct(self, x: Tensor, blocks: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+        """Run the network with the given functions as its blocks."""
+        shallow = features = self.head(x)
+        outputs = []
+        for block in blocks:
+            features = block(features)
+            outputs.append(features)
+        fused = F.leaky_relu(self.fuse(torch.cat(outputs, dim=1)), NEGATIVE_SLOPE)
+        return F.pixel_shuffle(self.tail(self.body(fused) + shallow), self.scale)
+
+
+@NETWORKS.register()
+class IMDN(IMDNFrame):
+    """IMDN (Hui et al. 2019) with the convolutions of a genotype; by default the published network.
+
+    Args:
+        scale: upscaling factor.
+        nf: feature channels.
+        num_blocks: number of blocks.
+        genotype: four candidate names for the convolutions of every block (list, mapping or :class:`Genotype`).
+
+    Raises:
+        GenotypeError: a genotype that this network does not have.
+    """
+
+    arch = "IMDN"
+
+    def __init__(self, scale: Scale = 4, nf: Features = 64, num_blocks: Blocks = 6, genotype: GenotypeSource = PUBLISHED) -> None:
+        self.genotype: Genotype = genotype_from(genotype, self.arch, self.choices())
+        super().__init__(scale, nf, num_blocks, lambda label, *channels: IMDN_CANDIDATES.get(self.genotype[label][0])(*channels))
+
+    @staticmethod
+    def choices() -> dict[str, tuple[str, ...]]:
+        """label -> every candidate that may stand there."""
+        return {label: tuple(IMDN_CANDIDATES.names()) for label in LABELS}
+
+    @staticmethod
+    def check(genotype: Any = PUBLISHED, **_: Any) -> None:
+        """Refuse a genotype of other names than :meth:`choices`."""
+        genotype_from(genotype, IMDN.arch, IMDN.choices())
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this network again, JSON-ready."""
+        return {"scale": self.scale, "nf": self.nf, "num_blocks": self.num_blocks, "genotype": self.genotype.names}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale ``[N, 3, H, W]`` RGB in 0..1 to ``[N, 3, scale*H, scale*W]``."""
+        return self.reconstruct(x, self.blocks)

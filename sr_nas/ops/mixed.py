@@ -1,0 +1,61 @@
+"""The mixed operation: every candidate on the same input, summed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Builder = Callable[[int, int], nn.Module]
+
+
+class MixedOp(nn.Module):
+    """``sum_i weights[i] * candidate_i(x)`` (DARTS, eq. 1), on all channels or on a share of them.
+
+    With ``partial_channel`` K > 1 (SA-DARTS, eq. 19; PC-DARTS) the first C_in/K channels go through the candidates and
+    give C_out/K; the rest bypass them, through a 1x1 convolution where the counts differ, and the result is
+    channel-shuffled, so that the next mixed operation sees other channels. The paper does not say what happens where
+    C_in differs from C_out; the 1x1 convolution is this project's answer. K = 1 is the plain mixed operation, to the bit.
+
+    Args:
+        builders: candidate name -> function of (input channels, output channels).
+        in_channels: channels of ``x``.
+        out_channels: channels of the result.
+        partial_channel: K; must divide both channel counts.
+    """
+
+    def __init__(self, builders: Mapping[str, Builder], in_channels: int, out_channels: int, partial_channel: int = 1) -> None:
+        super().__init__()
+        if in_channels % partial_channel or out_channels % partial_channel:
+            raise ValueError(f"partial_channel {partial_channel} must divide {in_channels} and {out_channels} channels")
+        self.partial_channel = partial_channel
+        self.sampled = in_channels // partial_channel
+        share = out_channels // partial_channel
+        self.candidates = nn.ModuleDict({name: build(self.sampled, share) for name, build in builders.items()})
+        self.bypass: nn.Module = nn.Identity()
+        if partial_channel > 1 and in_channels != out_channels:
+            self.bypass = nn.Conv2d(in_channels - self.sampled, out_channels - share, 1)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Mix.
+
+        Args:
+            x: ``[N, in_channels, H, W]``.
+            weights: ``[number of candidates]``.
+
+        Returns:
+            ``[N, out_channels, H, W]``.
+        """
+        if self.partial_channel == 1:
+            return self._mix(x, weights)
+        mixed = self._mix(x[:, : self.sampled], weights)
+        joined = torch.cat((mixed, self.bypass(x[:, self.sampled :])), dim=1)
+        return F.channel_shuffle(joined, self.partial_channel)
+
+    def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
+        first, *rest = (weight * candidate(x) for weight, candidate in zip(weights, self.candidates.values(), strict=True))
+        for term in rest:
+            first = first + term
+        return first

@@ -1,0 +1,222 @@
+"""The search loop: alternate one alpha step and one weight step until the epochs are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sr_nas.errors import UserError
+from sr_nas.genotype import Genotype
+from sr_nas.search.alpha import Alpha
+from sr_nas.search.bilevel import Batch, alpha_gradient
+from sr_nas.search.cost import expected_cost
+from sr_nas.search.objective import Objective
+
+Record = dict[str, Any]
+
+
+class Stream(Protocol):
+    """An endless source of batches whose state can be saved."""
+
+    def next(self) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in which manner to search.
+
+    Attributes:
+        epochs: passes of ``steps_per_epoch`` steps; lambda_e and the schedulers count in them.
+        steps_per_epoch: pairs of an alpha step and a weight step.
+        warmup_epochs: epochs at the start in which only weights are trained.
+        second_order: differentiate alpha through a look-ahead step of the weights.
+        xi: learning rate of the look-ahead; ``None`` for the weights' current one.
+        grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
+        bf16: run forward passes under bfloat16 autocast.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    warmup_epochs: int = 0
+    second_order: bool = False
+    xi: float | None = None
+    grad_clip_norm: float | None = None
+    bf16: bool = False
+
+
+class Searcher:
+    """One search: everything it needs to go on is in :meth:`state_dict`.
+
+    Args:
+        space: supernet (:class:`sr_nas.contracts.SearchSpace`), on its device.
+        alpha: architecture parameters, on the same device.
+        relaxation: logits -> weights.
+        objective: what alpha minimises; its task loss is also what the weights minimise.
+        training: batches for the weights.
+        validation: batches for alpha, of other images.
+        weight_optimizer: over the supernet's parameters.
+        alpha_optimizer: over alpha's.
+        scheduler: of the weights' learning rate, stepped once per epoch.
+        plan: length and manner.
+    """
+
+    def __init__(
+        self,
+        space: Any,
+        alpha: Alpha,
+        relaxation: Callable[[Tensor], Tensor],
+        objective: Objective,
+        training: Stream,
+        validation: Stream,
+        weight_optimizer: Optimizer,
+        alpha_optimizer: Optimizer,
+        scheduler: LRScheduler,
+        plan: Plan,
+    ) -> None:
+        self.space, self.alpha, self.relaxation, self.objective, self.plan = space, alpha, relaxation, objective, plan
+        self.training, self.validation = training, validation
+        self.weight_optimizer, self.alpha_optimizer, self.scheduler = weight_optimizer, alpha_optimizer, scheduler
+        self.device = next(iter(alpha.parameters())).device
+        self.step = 0
+        self.sums: dict[str, float] = {}
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole search."""
+        return self.plan.epochs * self.plan.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next step, counted from 1."""
+        return self.step // self.plan.steps_per_epoch + 1
+
+    def run(
+        self,
+        on_step: Callable[[dict[str, float]], None],
+        on_epoch: Callable[[Record], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Search on from the current step.
+
+        Args:
+            on_step: called after every step with its losses.
+            on_epoch: called after every epoch with its record (see :meth:`record`).
+            should_stop: asked after every step; when true, the search returns between two steps.
+
+        Returns:
+            Whether the search is finished.
+
+        Raises:
+            UserError: a loss is no longer finite.
+        """
+        self.space.train()
+        started = time.perf_counter()
+        while self.step < self.steps:
+            epoch, losses = self.epoch, {}
+            if epoch > self.plan.warmup_epochs:
+                losses |= self.alpha_step(epoch)
+            losses["train"] = self.weight_step()
+            self._account(losses)
+            on_step(losses)
+            if self.step % self.plan.steps_per_epoch == 0:
+                self.scheduler.step()
+                record = self.record(epoch, time.perf_counter() - started)
+                self.sums, started = {}, time.perf_counter()
+                on_epoch(record)
+            if should_stop():
+                break
+        return self.step >= self.steps
+
+    def alpha_step(self, epoch: int) -> dict[str, float]:
+        """Move alpha once on the next validation batch; return the parts of its objective."""
+        validation = self._batch(self.validation)
+        training = self._batch(self.training) if self.plan.second_order else None
+        xi = self.plan.xi if self.plan.xi is not None else self.weight_optimizer.param_groups[0]["lr"]
+        self.alpha_optimizer.zero_grad()
+        with self._autocast():
+            parts = alpha_gradient(self.space, self.alpha, self.relaxation, self.objective, epoch, validation, training, xi)
+        self.alpha_optimizer.step()
+        return {name: part.item() for name, part in parts.items()}
+
+    def weight_step(self) -> float:
+        """Move the weights once on the next training batch; return the task loss."""
+        low, high = self._batch(self.training)
+        with torch.no_grad():
+            weights = self.alpha.relax(self.relaxation)
+        self.weight_optimizer.zero_grad()
+        with self._autocast():
+            loss = self.objective.task(self.space(low, weights), high)
+        loss.backward()
+        if self.plan.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.space.parameters(), self.plan.grad_clip_norm)
+        self.weight_optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def record(self, epoch: int, seconds: float) -> Record:
+        """What the history keeps of an epoch: alpha, beta, mean losses, lambda, expected cost, genotype, seconds."""
+        weights = self.alpha.relax(self.relaxation)
+        alpha_steps = 0 if epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
+        counts = {name: self.plan.steps_per_epoch if name == "train" else alpha_steps for name in self.sums}
+        return {
+            "epoch": epoch,
+            "step": self.step,
+            "alpha": {label: logits.tolist() for label, logits in self.alpha.logits.items()},
+            "beta": {label: weight.tolist() for label, weight in weights.items()},
+            "loss": {name: total / counts[name] for name, total in self.sums.items()},
+            "lambda": self.objective.strength(epoch),
+            "expected_cost": {name: expected_cost(weights, table).item() for name, (_, table) in self.objective.costs.items()},
+            "genotype": self.genotype().to_json(),
+            "seconds": seconds,
+        }
+
+    @torch.no_grad()
+    def genotype(self) -> Genotype:
+        """The network that alpha prefers now."""
+        return self.space.decode(self.alpha.relax(self.relaxation))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the search depends on; tensors and plain Python values only."""
+        return {
+            "step": self.step,
+            "sums": dict(self.sums),
+            "alpha": self.alpha.state_dict(),
+            "space": self.space.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "training": self.training.state_dict(),
+            "validation": self.validation.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state_dict` was taken."""
+        self.step, self.sums = state["step"], dict(state["sums"])
+        for name in ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation"):
+            getattr(self, name).load_state_dict(state[name])
+
+    def _batch(self, stream: Stream) -> Batch:
+        low, high = stream.next()
+        return low.to(self.device, non_blocking=True), high.to(self.device, non_blocking=True)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16)
+
+    def _account(self, losses: dict[str, float]) -> None:
+        self.step += 1
+        for name, value in losses.items():
+            if not abs(value) < float("inf"):
+                raise UserError(
+                    f"the {name} loss is {value} at step {self.step}. Lower train.optim_g.lr or search.alpha.optim.lr, or set "
+                    "train.grad_clip_norm. The last checkpoint is from before."
+                )
+            self.sums[name] = self.sums.get(name, 0.0) + value

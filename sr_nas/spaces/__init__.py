@@ -1,0 +1,1 @@
+"""Search spaces: supernets with labelled choices, one file per space."""

@@ -1,0 +1,107 @@
+"""The IMDN search space: 4 labelled choices of 12 candidates, shared by all blocks (SA-DARTS, section 4.4.1)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from sr_nas.contracts import Choice, CostSite, Weights, keep_strongest
+from sr_nas.errors import listing, nearest
+from sr_nas.genotype import Genotype
+from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, Scale, conv_channels
+from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.ops.mixed import MixedOp
+from sr_nas.registry import SPACES
+
+PartialChannel = Annotated[int, Field(ge=1, description="K: a share of 1/K of the channels goes through the candidates; 1 = all")]
+
+
+@SPACES.register("IMDN")
+class IMDNSpace(IMDNFrame):
+    """IMDN supernet. With all twelve candidates it holds 12^4 = 20,736 networks.
+
+    Args:
+        scale: upscaling factor.
+        nf: feature channels.
+        num_blocks: number of blocks; all share one alpha per label.
+        candidates: names to choose from at every position; ``None`` for all of them.
+        partial_channel: K of the mixed operation; must divide nf/4.
+
+    Raises:
+        ValueError: an unknown candidate, fewer than two, or a K that does not divide nf/4.
+    """
+
+    arch = IMDN.arch
+
+    def __init__(
+        self,
+        scale: Scale = 4,
+        nf: Features = 64,
+        num_blocks: Blocks = 6,
+        candidates: list[str] | None = None,
+        partial_channel: PartialChannel = 1,
+    ) -> None:
+        self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
+        self.candidates = tuple(candidates or IMDN_CANDIDATES.names())
+        builders = {name: IMDN_CANDIDATES.get(name) for name in self.candidates}
+        super().__init__(scale, nf, num_blocks, lambda _, *channels: MixedOp(builders, *channels, partial_channel))
+
+    @staticmethod
+    def check(nf: int = 64, candidates: list[str] | None = None, partial_channel: int = 1, **_: Any) -> None:
+        """Refuse combinations that no type excludes."""
+        if (nf // 4) % partial_channel:
+            raise ValueError(f"partial_channel {partial_channel} must divide nf/4 = {nf // 4}, the channels that a block distils")
+        if candidates is None:
+            return
+        known = IMDN_CANDIDATES.names()
+        for name in candidates:
+            if name not in known:
+                raise ValueError(f"'{name}' is not a candidate of IMDN{nearest(name, known)} Allowed: {listing(known)}.")
+        if len(set(candidates)) != len(candidates) or len(candidates) < 2:
+            raise ValueError("candidates must be two or more different names, else there is nothing to search")
+
+    def choices(self) -> dict[str, Choice]:
+        """``conv1`` to ``conv4``: one operation each."""
+        return {label: Choice(self.candidates) for label in LABELS}
+
+    def forward(self, x: Tensor, weights: Weights) -> Tensor:
+        """Upscale ``[N, 3, H, W]`` RGB in 0..1 with the given candidate weights per label."""
+        return self.reconstruct(x, [partial(self._run_block, block, weights) for block in self.blocks])
+
+    @staticmethod
+    def _run_block(block: IMDBlock, weights: Weights, x: Tensor) -> Tensor:
+        return block.distill(x, [partial(op, weights=weights[label]) for op, label in zip(block.convs, LABELS, strict=True)])
+
+    def decode(self, weights: Weights) -> Genotype:
+        """Keep the heaviest candidate of every position."""
+        return keep_strongest(self.arch, self.choices(), weights)
+
+    def derive(self, genotype: Genotype) -> IMDN:
+        """Build the plain network of a genotype."""
+        return IMDN(self.scale, self.nf, self.num_blocks, genotype)
+
+    def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
+        """Return the tensors that keep their shape in the derived network; with K > 1 the candidates' do not."""
+        chosen = {f"convs.{index}.candidates.{genotype[label][0]}.": f"convs.{index}." for index, label in enumerate(LABELS)}
+        wanted = self.derive(genotype).state_dict()
+        found = {}
+        for name, tensor in self.state_dict().items():
+            for inside, outside in chosen.items():
+                name = name.replace(inside, outside)
+            if name in wanted and wanted[name].shape == tensor.shape:
+                found[name] = tensor
+        return found
+
+    def cost_sites(self) -> dict[str, CostSite]:
+        """Each label's candidate at its own channel counts, once per block."""
+        sites = {}
+        for label, channels in zip(LABELS, conv_channels(self.nf), strict=True):
+            sites[label] = CostSite(partial(self._candidate, channels), channels[0], count=self.num_blocks)
+        return sites
+
+    @staticmethod
+    def _candidate(channels: tuple[int, int], name: str) -> Any:
+        return IMDN_CANDIDATES.get(name)(*channels)
