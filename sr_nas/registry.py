@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, create_model, model_validator
 
 from sr_nas.errors import UserError, listing, nearest
 
@@ -93,17 +93,21 @@ def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel],
     hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {"type": (typing.Literal[name], name)}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == "self" or parameter.name in supplied:
-            continue
-        default = ... if parameter.default is parameter.empty else parameter.default
-        mutable = isinstance(default, (list, dict))
-        fields[parameter.name] = (
-            hints[parameter.name],
-            Field(default_factory=lambda value=default: value.copy()) if mutable else default,  # type: ignore[misc]
-        )
-    model = create_model(f"{base.__name__}_{name}", __base__=base, **fields)
-    model.__doc__ = (inspect.getdoc(entry) or "").split("\n\n")[0]
-    return model
+        if parameter.name != "self" and parameter.name not in supplied:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+    own = [field for field in fields if field != "type"]
+    check = getattr(entry, "check", None)
+
+    def run_check(self: BaseModel) -> BaseModel:
+        if check is not None:
+            check(**{field: getattr(self, field) for field in own})
+        return self
+
+    validators: dict[str, Any] = {"run_check": model_validator(mode="after")(run_check)}
+    return create_model(
+        f"{name}_{base.__name__}", __base__=base, __validators__=validators, __doc__=(inspect.getdoc(entry) or "").split("\n\n")[0], **fields
+    )
 
 
 RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.relaxations", supplied=("logits",))
@@ -112,5 +116,7 @@ SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.sc
 SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 NETWORKS: Registry[Callable[..., Any]] = Registry("network", "sr_nas.networks", supplied=("scale",))
 COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")
+OPTIMIZERS: Registry[Callable[..., Any]] = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
+LR_SCHEDULES: Registry[Callable[..., Any]] = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
 PAIRS: Registry[Callable[..., Any]] = Registry("data set", "sr_nas.data.sources", supplied=("scale",))

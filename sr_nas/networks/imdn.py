@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.genotype import Genotype, genotype_from
+from sr_nas.genotype import Genotype, genotype_from, is_genotype_path
 from sr_nas.ops.attention import ContrastAwareChannelAttention
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
 from sr_nas.options.genotypes import GenotypeSource
@@ -122,8 +122,9 @@ class IMDN(IMDNFrame):
 
     @staticmethod
     def check(genotype: Any = PUBLISHED, **_: Any) -> None:
-        """Refuse a genotype of other names than :meth:`choices`."""
-        genotype_from(genotype, IMDN.arch, IMDN.choices())
+        """Refuse a genotype of other names than :meth:`choices`; a path is left for when files are looked at."""
+        if not is_genotype_path(genotype):
+            genotype_from(genotype, IMDN.arch, IMDN.choices())
 
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, JSON-ready."""

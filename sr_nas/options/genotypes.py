@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
 
 from sr_nas.errors import UserError
-from sr_nas.genotype import Genotype, is_genotype_path, read_genotype
+from sr_nas.genotype import is_genotype_path, read_genotype
 
 
 def _resolve(source: Any, info: ValidationInfo) -> Any:
@@ -20,5 +19,10 @@ def _resolve(source: Any, info: ValidationInfo) -> Any:
         raise ValueError(str(error)) from error
 
 
-GenotypeSource = Annotated[Sequence[str] | dict[str, Any] | str | Genotype, BeforeValidator(_resolve)]
-"""Candidate names in order, a mapping label -> name, names separated by commas, a genotype file or a run folder."""
+_SCHEMA = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "object"}],
+    "description": "Candidate names in order, a mapping label -> name, names separated by commas, a genotype file or a run folder.",
+}
+
+GenotypeSource = Annotated[Any, BeforeValidator(_resolve), WithJsonSchema(_SCHEMA)]
+"""Anything that :func:`sr_nas.genotype.genotype_from` takes, or in an option file a path that holds it."""

@@ -1,0 +1,1 @@
+"""Networks in files: our own self-describing format, and weights that others have released."""

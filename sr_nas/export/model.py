@@ -1,0 +1,48 @@
+"""Whatever a user calls a model: an exported file, a run folder, or released weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from sr_nas.errors import UserError
+from sr_nas.export.network_file import load_network
+from sr_nas.export.released import load_released
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+def load_model(source: str | Path, arch: str | None = None) -> nn.Module:
+    """Return the network of a model, in eval mode, on the CPU.
+
+    Args:
+        source: an exported ``.safetensors`` file; the folder of a training (its best network is taken); or a ``.pth`` or
+            ``.pt`` file of released weights.
+        arch: architecture of released weights; the other two name their own.
+
+    Raises:
+        UserError: none of these, or released weights without ``arch``.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return load_network(trained_file(path))
+    if path.suffix in (".pth", ".pt"):
+        if arch is None:
+            raise UserError(f"{path} does not say what network it holds: name it with --arch, for example --arch imdn.")
+        return load_released(path, arch)
+    return load_network(path)
+
+
+def trained_file(run: Path) -> Path:
+    """Return the best network of a training's folder, or the last where none was validated.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    for name in (BEST, LAST):
+        if (run / name).is_file():
+            return run / name
+    if (run / "genotype.json").is_file():
+        raise UserError(f"{run} is a search: it found a genotype, and no trained network. Train it first with tools/train.py.")
+    raise UserError(f"{run} holds no trained network ({BEST} or {LAST}).")

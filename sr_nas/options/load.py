@@ -1,0 +1,67 @@
+"""From an option file to typed options, or to one message that names everything wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sr_nas.errors import UserError
+from sr_nas.options.yaml_files import read_options
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def load_options(model: type[Options], path: str | Path, overrides: Iterable[str] = (), check_files: bool = True) -> Options:
+    """Read, merge and check an option file.
+
+    Args:
+        model: :class:`~sr_nas.options.search.SearchOptions` or :class:`~sr_nas.options.train.TrainOptions`.
+        path: the option file.
+        overrides: ``section:key=value`` texts, applied last.
+        check_files: whether files and folders that the options name must exist.
+
+    Raises:
+        UserError: names every wrong key by its path, with the nearest valid name and the allowed values.
+    """
+    raw = read_options(Path(path), overrides)
+    try:
+        return model.model_validate(raw, context={"check_files": check_files})
+    except ValidationError as error:
+        raise UserError(_explain(str(path), error)) from error
+
+
+def dump_options(options: BaseModel) -> str:
+    """Write options as YAML that :func:`load_options` reads back to the same."""
+    return yaml.safe_dump(options.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return ``key.path: old -> new`` for everything in which two dumped options differ."""
+    found = []
+    for key in dict.fromkeys((*old, *new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} -> {after}")
+    return found
+
+
+def _explain(path: str, error: ValidationError) -> str:
+    found = error.errors(include_url=False)
+    lines = [f"{path}: {len(found)} problem{'s' * (len(found) > 1)}"]
+    for problem in found:
+        where = ".".join(str(part) for part in problem["loc"])
+        lines.append(f"  {where}: {_text(problem)}" if where else f"  {_text(problem)}")
+    return "\n".join(lines)
+
+
+def _text(problem: Any) -> str:
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("missing", "unknown_key", "unknown_name", "no_type", "value_error"):
+        return text if problem["type"] != "missing" else "this key is required, and missing."
+    return f"{text} (found {problem['input']!r})."

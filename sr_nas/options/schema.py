@@ -1,0 +1,44 @@
+"""The JSON schema of option files, for editors. ``python -m sr_nas.options.schema > options/schema.json`` renews it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from sr_nas.options.search import SearchOptions
+from sr_nas.options.train import TrainOptions
+
+
+def schema() -> dict[str, Any]:
+    """Return one schema for both kinds of option file.
+
+    No key is required in it, since any may come from ``_base_``.
+    """
+    refs, shared = models_json_schema([(SearchOptions, "validation"), (TrainOptions, "validation")])
+    definitions = shared["$defs"]
+    base = {
+        "description": "Option file(s) to inherit from, relative to this one.",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    }
+    for model in definitions.values():
+        model.pop("required", None)
+    for root in ("SearchOptions", "TrainOptions"):
+        definitions[root]["properties"]["_base_"] = base
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sr_nas option file",
+        "anyOf": [refs[(SearchOptions, "validation")], refs[(TrainOptions, "validation")]],
+        "$defs": definitions,
+    }
+
+
+def schema_text() -> str:
+    """The schema as the file holds it."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -1,0 +1,114 @@
+"""Options of a search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
+
+from sr_nas.options.component import Of
+from sr_nas.options.sections import Optimizer, Run, TrainSource, Weights, patches_fit
+from sr_nas.options.strict import Component, Strict
+from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
+
+Schedule = Annotated[Component, Of(SCHEDULES)]
+SUFFIX = "_weight"
+
+
+class Regularizer(Component):
+    """A regulariser of alpha with its strength."""
+
+    schedule: Schedule = Field(default={"type": "constant"}, validate_default=True)
+    """lambda_e over the epochs e = 1, 2, ..."""
+
+
+class Alpha(Strict):
+    """How alpha starts and moves."""
+
+    init: Literal["normal", "constant"] = "normal"
+    """normal: value * N(0, 1); constant: value."""
+    value: float = 1e-3
+    """See init."""
+    offset: dict[str, float] = {}
+    """Candidate name -> added to its alpha at the start, wherever it stands."""
+    optim: Optimizer = Field(
+        default={"type": "Adam", "lr": 3e-4, "weight_decay": 1e-8, "betas": (0.5, 0.999)}, validate_default=True
+    )
+    """Optimizer of alpha."""
+
+
+class SearchBase(Strict):
+    """How the architecture is searched."""
+
+    epochs: PositiveInt
+    """Length of the search."""
+    steps_per_epoch: PositiveInt | None = None
+    """Pairs of an alpha and a weight step; by default as many as the training half has batches."""
+    warmup_epochs: NonNegativeInt = 0
+    """Epochs at the start in which only weights are trained."""
+    order: Literal["first", "second"] = "first"
+    """second differentiates alpha through a look-ahead step of the weights, exactly."""
+    xi: NonNegativeFloat | None = None
+    """Learning rate of the look-ahead step; by default the weights' current one."""
+    split: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the images that trains the weights; the others train alpha."""
+    relaxation: Annotated[Component, Of(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)
+    """From alpha to the weights of the candidates."""
+    regularizer: Annotated[Regularizer, Of(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
+    """Extra loss on alpha."""
+    alpha: Alpha = Alpha()
+
+    @model_validator(mode="after")
+    def _possible(self) -> SearchBase:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs for alpha")
+        if self.order == "first" and self.xi is not None:
+            raise ValueError("xi belongs to order: second; a first-order search has no look-ahead step")
+        return self
+
+    def costs(self) -> dict[str, float]:
+        """Registered cost -> its weight, for all weights above 0."""
+        weights = {name: getattr(self, name + SUFFIX) for name in COSTS.names()}
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+if TYPE_CHECKING:
+    SearchSection = SearchBase
+else:
+    SearchSection = create_model(
+        "SearchSection",
+        __base__=SearchBase,
+        **{
+            name + SUFFIX: (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
+            for name in COSTS.names()
+        },
+    )
+
+
+class SearchDatasets(Strict):
+    """Where a search takes its patches from."""
+
+    train: TrainSource
+
+
+class SearchPath(Strict):
+    """Where a search writes."""
+
+    experiments_root: str = "experiments"
+    """Folder of all runs."""
+
+
+class SearchOptions(Run):
+    """An option file of ``tools/search.py``."""
+
+    datasets: SearchDatasets
+    network_g: Annotated[Component, Of(SPACES)]
+    """The supernet."""
+    path: SearchPath = SearchPath()
+    train: Weights = Weights()
+    search: SearchSection
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> SearchOptions:
+        patches_fit(self.datasets.train, self.scale)
+        return self

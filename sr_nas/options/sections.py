@@ -1,0 +1,86 @@
+"""The sections that search and training share, in BasicSR's words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
+
+from sr_nas.options.component import Of
+from sr_nas.options.strict import Component, Strict
+from sr_nas.registry import LOSSES, LR_SCHEDULES, OPTIMIZERS, PAIRS
+
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Optimizer = Annotated[Component, Of(OPTIMIZERS)]
+LRSchedule = Annotated[Component, Of(LR_SCHEDULES)]
+Loss = Annotated[Component, Of(LOSSES)]
+
+
+class Dataset(Component):
+    """A source of image pairs."""
+
+    name: str = ""
+    """What to call it in tables and logs; by default its type."""
+
+
+class TrainDataset(Dataset):
+    """A source of image pairs, and how patches are drawn from it."""
+
+    gt_size: PositiveInt = 96
+    """Side of an HR patch in pixels; a multiple of the scale."""
+    batch_size_per_gpu: PositiveInt = 16
+    """Patches per batch."""
+    num_worker_per_gpu: NonNegativeInt = 0
+    """Processes that load patches; 0 loads them in the run's own process."""
+    use_hflip: bool = True
+    """Flip patches left to right at random."""
+    use_rot: bool = True
+    """Flip patches upside down and transpose them at random."""
+
+
+class Logger(Strict):
+    """What a run tells, and how often it saves itself."""
+
+    print_freq: PositiveInt = 100
+    """Steps between two lines of progress where the output is no terminal."""
+    save_checkpoint_freq: PositiveInt | None = None
+    """Steps between two checkpoints; by default one per epoch of a search, one per validation of a training."""
+
+
+class Weights(Strict):
+    """How network weights are trained."""
+
+    optim_g: Optimizer = Field(default={"type": "Adam"}, validate_default=True)
+    """Optimizer of the network's weights."""
+    scheduler: LRSchedule = Field(default={"type": "ConstantLR"}, validate_default=True)
+    """Learning rate over the run; counted in epochs for a search, in iterations for a training."""
+    pixel_opt: Loss = Field(default={"type": "L1Loss"}, validate_default=True)
+    """Task loss."""
+    grad_clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient; by default there is no limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs forward passes under bfloat16 autocast."""
+
+
+class Run(Strict):
+    """What every run has."""
+
+    name: RunName
+    """Name of the run and of its folder."""
+    scale: Literal[2, 3, 4]
+    """Upscaling factor."""
+    manual_seed: NonNegativeInt = 0
+    """Seed of everything random."""
+    num_gpu: Literal["auto", 0, 1] = "auto"
+    """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""
+    logger: Logger = Logger()
+
+
+def patches_fit(dataset: TrainDataset, scale: int) -> None:
+    """Raise ValueError where HR patches cannot be ``scale`` times LR patches."""
+    if dataset.gt_size % scale:
+        raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not a multiple of the scale {scale}")
+
+
+TrainSource = Annotated[TrainDataset, Of(PAIRS)]
+ValSource = Annotated[Dataset, Of(PAIRS)]

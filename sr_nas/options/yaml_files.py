@@ -1,0 +1,103 @@
+"""Reading option files: YAML without its traps, ``_base_`` inheritance, ``--force_yml`` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sr_nas.errors import UserError, nearest
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, of which YAML would keep the last in silence."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read an option file with everything it inherits, then apply overrides.
+
+    ``_base_`` names one file or a list of files, relative to the file that names them; later ones win over earlier ones,
+    and the file over all. Mappings are merged key by key; a mapping whose ``type`` changes is replaced as a whole, since
+    the keys of one type mean nothing to another.
+
+    Args:
+        path: the option file.
+        overrides: ``section:key=value`` texts; the value is read as YAML.
+
+    Raises:
+        UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form.
+    """
+    resolved = path.resolve()
+    if resolved in _chain:
+        raise UserError(f"{path} is its own _base_: {' -> '.join(str(step.name) for step in (*_chain, resolved))}.")
+    options = _read(path)
+    bases = options.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = _merge(merged, read_options(path.parent / str(base), _chain=(*_chain, resolved)))
+    merged = _merge(merged, options)
+    for override in overrides:
+        _override(merged, override)
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise UserError(f"option file {path} does not exist{nearest(path.name, siblings) or '.'}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"option file {path} cannot be read: {error}.") from error
+    try:
+        options = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{where}: {getattr(error, 'problem', None) or error}.") from error
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: an option file is a mapping of keys to values, not a {type(options).__name__}.")
+    return options
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
+        merged[key] = _merge(old, value) if same_kind else value  # type: ignore[arg-type]
+    return merged
+
+
+def _override(options: dict[str, Any], text: str) -> None:
+    address, equals, value = text.partition("=")
+    keys = address.split(":")
+    if not equals or not all(keys):
+        raise UserError(f"--force_yml '{text}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
+    section = options
+    for key in keys[:-1]:
+        inner = section.setdefault(key, {})
+        if isinstance(inner, str):
+            inner = section[key] = {"type": inner}
+        if not isinstance(inner, dict):
+            raise UserError(f"--force_yml '{text}': {key} is {inner!r}, not a section.")
+        section = inner
+    try:
+        section[keys[-1]] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--force_yml '{text}': the value is no YAML.") from error

@@ -1,0 +1,60 @@
+"""Checkpoints of tensors and plain values: written all or nothing, read without running code of theirs."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sr_nas.errors import UserError
+from sr_nas.runs.files import replacing
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` together with the random states of this process."""
+    with replacing(path) as temporary:
+        torch.save({**state, "random": _random_state()}, temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint and set the random states to what they were; tensors come to ``device``.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    state = load_tensors(path, device)
+    random = state.pop("random", None)
+    if random is None:
+        raise UserError(f"{path} is no checkpoint of a run: it holds {', '.join(map(str, list(state)[:8]))}.")
+    torch.set_rng_state(random["cpu"].cpu())
+    if torch.cuda.is_available() and random["cuda"]:
+        torch.cuda.set_rng_state_all([state.cpu() for state in random["cuda"]])
+    return state
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """``torch.load`` with ``weights_only=True``: a file that would need to run code is refused.
+
+    Raises:
+        UserError: missing, damaged or refused, naming the file and the reason.
+    """
+    try:
+        loaded = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} was refused: it holds more than tensors and plain values, or is no PyTorch file. Only files that load "
+            f"with weights_only=True are read. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as a PyTorch file: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors.")
+    return loaded
+
+
+def _random_state() -> dict[str, Any]:
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}

@@ -1,0 +1,41 @@
+"""Which device a run uses, and how much memory it took."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from sr_nas.errors import UserError
+
+
+def pick_device(num_gpu: int | str) -> torch.device:
+    """``"auto"``: CUDA, else MPS, else CPU; ``0``: CPU; ``1``: one accelerator, which must exist.
+
+    Raises:
+        UserError: ``1`` where PyTorch finds no accelerator.
+    """
+    if num_gpu == 0:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    if num_gpu == "auto":
+        return torch.device("cpu")
+    raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Largest memory in bytes since the start: allocated on the GPU for CUDA, resident in this process elsewhere.
+
+    ``None`` on Windows without CUDA, where the standard library cannot tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
