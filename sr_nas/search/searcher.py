@@ -103,14 +103,15 @@ class Searcher:
         self,
         on_step: Callable[[dict[str, float]], None],
         on_epoch: Callable[[Record], None],
-        should_stop: Callable[[], bool] = lambda: False,
+        between_steps: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Search on from the current step.
 
         Args:
             on_step: called after every step with its losses.
             on_epoch: called after every epoch with its record (see :meth:`record`).
-            should_stop: asked after every step; when true, the search returns between two steps.
+            between_steps: called last after every step, when :meth:`state_dict` is complete; when it returns true, the
+                search returns.
 
         Returns:
             Whether the search is finished.
@@ -132,7 +133,7 @@ class Searcher:
                 record = self.record(epoch, time.perf_counter() - started)
                 self.sums, started = {}, time.perf_counter()
                 on_epoch(record)
-            if should_stop():
+            if between_steps():
                 break
         return self.step >= self.steps
 

@@ -1,0 +1,159 @@
+"""From options to objects: the one file that sees spaces and search together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from sr_nas.complexity.table import cost_table
+from sr_nas.data.pairs import Pairs
+from sr_nas.data.patches import PatchDataset
+from sr_nas.data.streams import Stream, split_indices
+from sr_nas.errors import UserError, listing
+from sr_nas.export.network_file import read_tensors
+from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import Dataset, TrainDataset, Weights
+from sr_nas.options.strict import Component
+from sr_nas.options.train import TrainOptions
+from sr_nas.registry import LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES, Registry
+from sr_nas.search.alpha import Alpha
+from sr_nas.search.objective import Objective
+from sr_nas.search.searcher import Plan, Searcher
+from sr_nas.training.trainer import Trainer
+
+# Each random thing has a generator of its own, so that changing one does not change the others.
+ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED = 1, 2, 3
+
+
+def bound(registry: Registry[Callable[..., Any]], section: Component) -> Callable[..., Any]:
+    """Return the registered function with the options of its section filled in."""
+    return partial(registry.get(section.type), **section.arguments())
+
+
+def build_pairs(section: Dataset, scale: int) -> Pairs:
+    """Open a data set."""
+    return bound(PAIRS, section)(scale=scale)
+
+
+def build_network(section: Component, scale: int) -> nn.Module:
+    """Build a plain network, freshly initialised."""
+    return bound(NETWORKS, section)(scale=scale)
+
+
+def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
+    """Build everything a search needs, on ``device``.
+
+    Raises:
+        UserError: data that cannot be read or that is too little to search with.
+    """
+    seed, plan = options.manual_seed, options.search
+    torch.manual_seed(seed)
+    dataset = options.datasets.train
+    pairs = build_pairs(dataset, options.scale)
+    halves = split_indices(len(pairs), seed, plan.split)
+    training, validation = (
+        _stream(pairs, dataset, indices, seed + offset)
+        for indices, offset in zip(halves, (TRAINING_SEED, VALIDATION_SEED), strict=True)
+    )
+    space = bound(SPACES, options.network_g)(scale=options.scale).to(device)
+    alpha = Alpha(
+        space.choices(),
+        plan.alpha.init,
+        plan.alpha.value,
+        plan.alpha.offset,
+        torch.Generator().manual_seed(seed + ALPHA_SEED),
+    ).to(device)
+    objective = Objective(
+        task=bound(LOSSES, options.train.pixel_opt),
+        regularizer=bound(REGULARIZERS, plan.regularizer),
+        strength=bound(SCHEDULES, plan.regularizer.schedule),
+        costs={name: (weight, _on(cost_table(space, name), device)) for name, weight in plan.costs().items()},
+    )
+    weight_optimizer = bound(OPTIMIZERS, options.train.optim_g)(space.parameters())
+    return Searcher(
+        space=space,
+        alpha=alpha,
+        relaxation=bound(RELAXATIONS, plan.relaxation),
+        objective=objective,
+        training=training,
+        validation=validation,
+        weight_optimizer=weight_optimizer,
+        alpha_optimizer=bound(OPTIMIZERS, plan.alpha.optim)(alpha.parameters()),
+        scheduler=_lr_schedule(options.train, weight_optimizer, plan.epochs),
+        plan=Plan(
+            epochs=plan.epochs,
+            steps_per_epoch=plan.steps_per_epoch or training.batches_per_pass,
+            warmup_epochs=plan.warmup_epochs,
+            second_order=plan.order == "second",
+            xi=plan.xi,
+            grad_clip_norm=options.train.grad_clip_norm,
+            bf16=options.train.precision == "bf16",
+        ),
+    )
+
+
+def build_trainer(options: TrainOptions, device: torch.device) -> Trainer:
+    """Build everything a training needs, on ``device``.
+
+    Raises:
+        UserError: data or starting weights that cannot be read, or weights that do not fit.
+    """
+    torch.manual_seed(options.manual_seed)
+    pairs = build_pairs(options.datasets.train, options.scale)
+    network = build_network(options.network_g, options.scale)
+    if options.path.pretrain_network_g is not None:
+        start_from(network, options.path.pretrain_network_g, options.path.strict_load_g)
+    network = network.to(device)
+    optimizer = bound(OPTIMIZERS, options.train.optim_g)(network.parameters())
+    return Trainer(
+        network=network,
+        loss=bound(LOSSES, options.train.pixel_opt),
+        stream=_stream(pairs, options.datasets.train, range(len(pairs)), options.manual_seed + TRAINING_SEED),
+        optimizer=optimizer,
+        scheduler=_lr_schedule(options.train, optimizer, options.train.total_iter),
+        total=options.train.total_iter,
+        ema_decay=options.train.ema_decay,
+        grad_clip_norm=options.train.grad_clip_norm,
+        bf16=options.train.precision == "bf16",
+    )
+
+
+def start_from(network: nn.Module, path: str, strict: bool) -> tuple[int, int]:
+    """Give a network the weights of a safetensors file.
+
+    Args:
+        network: changed in place.
+        path: exported network, or what a derived network inherits from a supernet.
+        strict: refuse a file that lacks a tensor, or has one of another shape or name.
+
+    Returns:
+        How many of the network's tensors were found, and how many it has.
+
+    Raises:
+        UserError: strict and not all fit, or none fits at all.
+    """
+    own, found = network.state_dict(), read_tensors(path)
+    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    misfits = [name for name in dict.fromkeys((*own, *found)) if name not in fitting]
+    if (strict and misfits) or not fitting:
+        advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
+        raise UserError(f"path.pretrain_network_g: {path} does not fit the network: missing or of another shape: {listing(misfits, 5)}.{advice}")
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting), len(own)
+
+
+def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int) -> Stream:
+    patches = PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed)
+    return Stream(patches, list(indices), section.batch_size_per_gpu, seed, section.num_worker_per_gpu)
+
+
+def _lr_schedule(weights: Weights, optimizer: torch.optim.Optimizer, total: int) -> Any:
+    return bound(LR_SCHEDULES, weights.scheduler)(optimizer, total=total)
+
+
+def _on(table: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    return {label: costs.to(device) for label, costs in table.items()}

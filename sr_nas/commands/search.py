@@ -1,0 +1,21 @@
+"""Search a network in the space that an option file names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sr_nas.commands.run_arguments import parse_run
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``search``."""
+    parsed = parse_run("search", __doc__, arguments)
+
+    from rich.console import Console  # what follows takes seconds to import; --help and a typo need none of it
+
+    from sr_nas.jobs.search import run_search
+    from sr_nas.options.load import load_options
+    from sr_nas.options.search import SearchOptions
+
+    options = load_options(SearchOptions, parsed.opt, parsed.force_yml)
+    return run_search(options, Console(), parsed.auto_resume)[1]

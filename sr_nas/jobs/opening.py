@@ -1,0 +1,80 @@
+"""Beginning a run, or taking one up again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sr_nas.errors import UserError
+from sr_nas.options.load import differences, dump_options
+from sr_nas.options.search import SearchOptions
+from sr_nas.options.train import TrainOptions
+from sr_nas.runs.checkpoint import load_checkpoint
+from sr_nas.runs.files import write_json, write_text
+from sr_nas.runs.folder import CHECKPOINT, OPTIONS, new_run, newest_run
+from sr_nas.runs.provenance import provenance
+
+PROVENANCE = "run.json"
+LOG = "log.txt"
+# What may differ between a run and its continuation without changing its result.
+_FREE = ("logger", "num_gpu", "path")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run folder, and the state to go on from where it is taken up again."""
+
+    folder: Path
+    state: dict[str, Any] | None
+    log: logging.Logger
+
+
+def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_resume: bool) -> Opened:
+    """Make a new run folder, or with ``auto_resume`` go on in the newest of that name, and note how it came about.
+
+    Raises:
+        UserError: the run to go on with was made with other options, or its checkpoint cannot be read.
+    """
+    root = Path(options.path.experiments_root)
+    folder = newest_run(root, options.name) if auto_resume else None
+    state = None
+    if folder is not None and (folder / CHECKPOINT).is_file():
+        _refuse_other_options(folder, options)
+        state = load_checkpoint(folder / CHECKPOINT, device)
+        starts = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    else:
+        folder = new_run(root, options.name)
+        write_text(folder / OPTIONS, dump_options(options))
+        starts = []
+    write_json(folder / PROVENANCE, [*starts, provenance(options.manual_seed, device)])
+    return Opened(folder, state, _logger(folder))
+
+
+def _refuse_other_options(folder: Path, options: SearchOptions | TrainOptions) -> None:
+    old, new = (yaml.safe_load(text) for text in ((folder / OPTIONS).read_text(encoding="utf-8"), dump_options(options)))
+    for key in _FREE:
+        old.pop(key, None)
+        new.pop(key, None)
+    changed = differences(old, new)
+    if changed:
+        raise UserError(
+            f"{folder} was made with other options, so it cannot go on with these:\n  " + "\n  ".join(changed) + "\n"
+            "Leave --auto_resume out to start a new run, or give back the old options."
+        )
+
+
+def _logger(folder: Path) -> logging.Logger:
+    logger = logging.getLogger(f"sr_nas.{folder.resolve()}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(handler)
+    return logger

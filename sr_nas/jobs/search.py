@@ -1,0 +1,141 @@
+"""A search, from its options to a genotype in a run folder."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from safetensors.torch import save_file
+
+from sr_nas.build import build_searcher
+from sr_nas.complexity.summary import complexity
+from sr_nas.genotype import Genotype
+from sr_nas.jobs.opening import Opened, open_run
+from sr_nas.options.search import SearchOptions
+from sr_nas.report.live import SearchView
+from sr_nas.report.plots import plot_alpha, plot_beta
+from sr_nas.runs.checkpoint import save_checkpoint
+from sr_nas.runs.device import peak_memory, pick_device
+from sr_nas.runs.files import replacing, write_json, write_text
+from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history, read_history
+from sr_nas.runs.interrupt import Interrupt
+from sr_nas.search.decision import decision
+from sr_nas.search.searcher import Record, Searcher
+
+GENOTYPE, NETWORK_BLOCK, INHERITED = "genotype.json", "network_g.yml", "inherited.safetensors"
+
+
+def run_search(options: SearchOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
+    """Search, or go on searching.
+
+    Args:
+        options: checked options.
+        console: where progress is shown.
+        auto_resume: go on with the newest run of this name, where there is one.
+
+    Returns:
+        The run folder and the exit code: 0, or 128 plus the signal that stopped the search.
+    """
+    device = pick_device(options.num_gpu)
+    searcher = build_searcher(options, device)
+    run = open_run(options, device, auto_resume)
+    describe = _describer(searcher)
+    if run.state is None:
+        append_history(run.folder, searcher.record(0, 0.0) | describe(searcher.genotype()))
+        save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
+    else:
+        searcher.load_state_dict(run.state)
+        cut_history(run.folder, searcher.step)
+    choices = {label: choice.candidates for label, choice in searcher.space.choices().items()}
+    frequency = options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
+
+    with SearchView(console, run.folder.name, choices, searcher.steps, searcher.step) as view, Interrupt() as stop:
+        _say(run, view, f"{'going on' if run.state else 'searching'} in {run.folder} on {device}, step {searcher.step} of {searcher.steps}")
+
+        def on_step(losses: dict[str, float]) -> None:
+            epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
+            view.step(epoch + 1, searcher.plan.epochs, within + 1, searcher.plan.steps_per_epoch, losses)
+
+        def on_epoch(record: Record) -> None:
+            memory = peak_memory(device)
+            record |= describe(searcher.genotype()) | ({} if memory is None else {"memory_bytes": memory})
+            append_history(run.folder, record)
+            run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
+            view.epoch(record)
+
+        def between_steps() -> bool:
+            if stop() or searcher.step % frequency == 0 or searcher.step == searcher.steps:
+                save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
+            return stop()
+
+        finished = searcher.run(on_step, on_epoch, between_steps)
+        if not finished:
+            _say(run, view, f"stopped at step {searcher.step} of {searcher.steps}, saved in {run.folder}. --auto_resume goes on from there.")
+            return run.folder, stop.exit_code
+        write_results(run.folder, searcher, choices)
+    for line in outcome(run.folder, choices):
+        run.log.info("%s", line)
+        console.print(line, highlight=False, soft_wrap=True)
+    return run.folder, 0
+
+
+def write_results(folder: Path, searcher: Searcher, choices: dict[str, tuple[str, ...]]) -> None:
+    """Write the genotype, the option block that trains it, the weights it inherits, and the plots."""
+    genotype, history = searcher.genotype(), read_history(folder)
+    network = searcher.space.derive(genotype)
+    write_json(folder / GENOTYPE, genotype.to_json())
+    block = {"scale": network.scale, "network_g": {"type": genotype.arch} | _without(network.settings(), "scale")}
+    write_text(
+        folder / NETWORK_BLOCK,
+        "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n"
+        + yaml.safe_dump(block, sort_keys=False),
+    )
+    inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
+    with replacing(folder / INHERITED) as temporary:
+        save_file(inherited, temporary)
+    (folder / "plots").mkdir(exist_ok=True)
+    plot_beta(history, choices, folder / "plots" / "beta.png")
+    plot_alpha(history, choices, folder / "plots" / "alpha.png")
+
+
+def outcome(folder: Path, choices: dict[str, tuple[str, ...]]) -> list[str]:
+    """Say what a finished search found, and how far alpha has come from its random start."""
+    history = read_history(folder)
+    last, found = history[-1], decision(history)
+    lines = [f"genotype  {', '.join(f'{label} {name}' for label, name in last['genotype']['genotype'].items())}"]
+    lines.append(
+        f"network   {last['params']:,} parameters, {last['macs_lr_1280x720'] / 1e9:.2f} G MACs with LR input 1280x720, "
+        f"{last['macs_hr_1280x720'] / 1e9:.2f} G with HR output 1280x720"
+    )
+    lines.append(
+        f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now "
+        f"({found.final_spread / found.initial_spread:.0f} times)" if found.initial_spread else
+        f"alpha     spread within a choice {found.final_spread:.4f}, from none at the start"
+    )
+    gaps = ", ".join(f"{label} {gap:.3f}" for label, gap in found.top2_gap.items())
+    lines.append(f"decision  beta of the winner above the runner-up: {gaps} (1/{max(map(len, choices.values()))} would be an even draw)")
+    lines.append(f"all of it {folder}")
+    return lines
+
+
+def _describer(searcher: Searcher) -> Any:
+    @cache
+    def describe(genotype: Genotype) -> dict[str, int]:
+        # Building a network draws its initial weights; the search's own random numbers must not notice.
+        with torch.random.fork_rng(devices=[]):
+            return complexity(searcher.space.derive(genotype))
+
+    return describe
+
+
+def _say(run: Opened, view: SearchView, text: str) -> None:
+    run.log.info("%s", text)
+    view.message(text)
+
+
+def _without(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != name}

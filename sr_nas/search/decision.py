@@ -1,0 +1,36 @@
+"""How much of a decision a search's outcome is: how far alpha moved from its random start, and how clearly one wins."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Attributes:
+    initial_spread: mean over the choices of the standard deviation of alpha within a choice, before the first step.
+        Shifts common to a choice, which softmax does not see, are not in it.
+    final_spread: the same after the last epoch.
+    top2_gap: label -> beta of the winner minus beta of the runner-up (SA-DARTS, table 1).
+    """
+
+    initial_spread: float
+    final_spread: float
+    top2_gap: dict[str, float]
+
+
+def decision(history: Sequence[dict[str, Any]]) -> Decision:
+    """Judge a history whose first record is of epoch 0, before any step (see ``Searcher.record``)."""
+    first, last = history[0], history[-1]
+    gaps = {}
+    for label, beta in last["beta"].items():
+        winner, second, *_ = sorted(beta, reverse=True)
+        gaps[label] = winner - second
+    return Decision(_spread(first["alpha"]), _spread(last["alpha"]), gaps)
+
+
+def _spread(alpha: dict[str, list[float]]) -> float:
+    return statistics.fmean(statistics.pstdev(logits) for logits in alpha.values())

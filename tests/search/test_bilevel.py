@@ -1,0 +1,117 @@
+"""alpha's gradient against numeric derivatives in float64 (with a squared error: an absolute one has kinks)."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sr_nas.search.alpha import Alpha
+from sr_nas.search.bilevel import alpha_gradient
+from sr_nas.search.objective import Objective
+from sr_nas.search.regularizers import sa
+from sr_nas.search.relaxations import softmax
+from tests.search.toy import ToySpace, ToyStream
+
+COSTS = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}
+OBJECTIVE = Objective(F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, {"flops": (0.3, COSTS)})
+EPOCH = 4
+
+
+def setting() -> tuple[ToySpace, Alpha, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    space = ToySpace().double().train()
+    alpha = Alpha(space.choices(), "normal", 0.5).double()
+    return space, alpha, ToyStream(1).next(), ToyStream(2).next()
+
+
+def value_after_look_ahead(space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float) -> float:
+    """The objective at w - xi * dL_train/dw, with the step really taken on a copy."""
+    space = copy.deepcopy(space)
+    weights = {label: value.detach() for label, value in alpha.relax(softmax).items()}
+    if xi:
+        F.mse_loss(space(training[0], weights), training[1]).backward()
+        with torch.no_grad():
+            for parameter in space.parameters():
+                assert parameter.grad is not None
+                parameter -= xi * parameter.grad
+    with torch.no_grad():
+        task = F.mse_loss(space(validation[0], weights), validation[1])
+        return OBJECTIVE(task, alpha.tensors(), weights, EPOCH)[0].item()
+
+
+def numeric_gradient(space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float) -> list[Tensor]:
+    gradients, step = [], 1e-5
+    for logits in alpha.parameters():
+        gradient = torch.zeros_like(logits)
+        for index in range(len(logits)):
+            values = []
+            for sign in (1, -1):
+                logits.data[index] += sign * step
+                values.append(value_after_look_ahead(space, alpha, validation, training, xi))
+                logits.data[index] -= sign * step
+            gradient[index] = (values[0] - values[1]) / (2 * step)
+        gradients.append(gradient)
+    return gradients
+
+
+def gradients(alpha: Alpha) -> list[Tensor]:
+    found = [parameter.grad for parameter in alpha.parameters()]
+    assert all(gradient is not None for gradient in found)
+    return [gradient.clone() for gradient in found if gradient is not None]
+
+
+def test_first_order() -> None:
+    space, alpha, validation, training = setting()
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation)
+    for found, expected in zip(gradients(alpha), numeric_gradient(space, alpha, validation, training, 0.0), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_second_order_is_exact_and_differs_from_first() -> None:
+    space, alpha, validation, training = setting()
+    xi = 0.5
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, xi)
+    second = gradients(alpha)
+    for found, expected in zip(second, numeric_gradient(space, alpha, validation, training, xi), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    alpha.zero_grad()
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation)
+    assert max((a - b).abs().max() for a, b in zip(second, gradients(alpha), strict=True)) > 1e-4
+
+
+def test_second_order_with_xi_0_is_first_order_to_the_bit() -> None:
+    space, alpha, validation, training = setting()
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, 0.0)
+    second = gradients(alpha)
+    alpha.zero_grad()
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation)
+    assert all(torch.equal(a, b) for a, b in zip(second, gradients(alpha), strict=True))
+
+
+def test_the_supernet_is_left_alone() -> None:
+    space, alpha, validation, training = setting()
+    before = copy.deepcopy(space.state_dict())
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, 0.5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in space.state_dict().items())
+    assert all(parameter.grad is None for parameter in space.parameters())
+
+
+def test_parts_of_the_objective() -> None:
+    space, alpha, validation, _ = setting()
+    parts = alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation)
+    assert parts["regularizer"].item() == 0.2 * EPOCH * sa(alpha.tensors(), nu=0.25, mu=3.0).item()
+    torch.testing.assert_close(parts["total"], parts["task"] + parts["regularizer"] + parts["cost"])
+
+
+def test_no_strength_is_no_regularizer_to_the_bit() -> None:
+    found = []
+    for strength, regularizer in ((0.0, sa), (1.0, lambda alpha: alpha[0].new_zeros(()))):
+        space, alpha, validation, _ = setting()
+        objective = Objective(F.mse_loss, regularizer, lambda _, strength=strength: strength)  # type: ignore[misc]
+        alpha_gradient(space, alpha, softmax, objective, EPOCH, validation)
+        found.append(gradients(alpha))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

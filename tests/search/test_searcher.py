@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sr_nas.errors import UserError
+from sr_nas.search.alpha import Alpha
+from sr_nas.search.decision import decision
+from sr_nas.search.objective import Objective
+from sr_nas.search.regularizers import none, sa
+from sr_nas.search.relaxations import softmax
+from sr_nas.search.searcher import Plan, Searcher
+from tests.search.toy import ToySpace, ToyStream
+
+TABLE = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}
+
+
+def searcher(flops_weight: float | None = None, regularizer: Any = none, lr: float = 0.02, alpha_lr: float = 0.05, **plan: Any) -> Searcher:
+    torch.manual_seed(0)
+    space = ToySpace().double()
+    alpha = Alpha(space.choices(), generator=torch.Generator().manual_seed(1)).double()
+    optimizer = torch.optim.Adam(space.parameters(), lr=lr)
+    return Searcher(
+        space,
+        alpha,
+        softmax,
+        Objective(F.mse_loss, regularizer, lambda epoch: 0.2 * epoch, {} if flops_weight is None else {"flops": (flops_weight, TABLE)}),
+        ToyStream(1),
+        ToyStream(2),
+        optimizer,
+        torch.optim.Adam(alpha.parameters(), lr=alpha_lr, betas=(0.5, 0.999)),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4),
+        Plan(**({"epochs": 4, "steps_per_epoch": 10} | plan)),
+    )
+
+
+def run(search: Searcher, steps: int | None = None) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    search.run(lambda _: None, records.append, lambda: search.step == steps)
+    return records
+
+
+def flat(search: Searcher) -> torch.Tensor:
+    return torch.cat([*(p.detach().flatten() for p in search.space.parameters()), *(a.detach() for a in search.alpha.tensors())])
+
+
+@pytest.mark.parametrize("order", [{}, {"second_order": True}])
+@pytest.mark.parametrize("stop", [3, 10, 27])
+def test_stop_and_resume_is_the_straight_run_to_the_bit(stop: int, order: dict[str, Any]) -> None:
+    straight = searcher(0.1, sa, **order)
+    expected = run(straight)
+    first = searcher(0.1, sa, **order)
+    records = run(first, stop)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = searcher(0.1, sa, **order)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    records += run(second)
+    assert torch.equal(flat(straight), flat(second))
+    without_time = [[{k: v for k, v in record.items() if k != "seconds"} for record in some] for some in (expected, records)]
+    assert without_time[0] == without_time[1]
+
+
+def test_a_weight_of_0_is_no_cost() -> None:
+    costly, free = searcher(0.0), searcher(None)
+    run(costly), run(free)
+    assert torch.equal(flat(costly), flat(free))
+
+
+def test_a_larger_weight_gives_cheaper_networks() -> None:
+    costs = []
+    for weight in (0.0, 0.5, 50.0):
+        search = searcher(weight, epochs=8)
+        run(search)
+        picked = search.genotype()
+        costs.append(sum(TABLE[label][search.space.choices()[label].candidates.index(picked[label][0])].item() for label in TABLE))
+        last = search.record(1, 0.0)
+    assert costs == sorted(costs, reverse=True) and costs[-1] == 2.0 < costs[0]
+    assert last["expected_cost"]["flops"] < 0.9 * sum(costs.mean().item() for costs in TABLE.values())
+
+
+def test_warm_up_leaves_alpha_alone() -> None:
+    search = searcher(warmup_epochs=2)
+    start = copy.deepcopy(search.alpha.state_dict())
+    records = run(search, 20)
+    assert all(torch.equal(start[name], value) for name, value in search.alpha.state_dict().items())
+    assert set(records[0]["loss"]) == {"train"}
+    assert "task" in run(search)[0]["loss"]
+    assert not torch.equal(start["logits.one"], search.alpha.logits["one"])
+
+
+def test_the_mean_losses_of_an_epoch_are_means() -> None:
+    search, losses = searcher(epochs=1), []
+    records: list[dict[str, Any]] = []
+    search.run(losses.append, records.append)
+    for name, mean in records[0]["loss"].items():
+        assert mean == pytest.approx(sum(step[name] for step in losses) / 10)
+
+
+def test_alpha_moves_and_learns_the_task() -> None:
+    """The target is a shifted copy of the input: a 1x1 convolution in both layers cannot make it."""
+    search = searcher(epochs=10, steps_per_epoch=20)
+    history = [search.record(0, 0.0), *run(search)]
+    assert history[-1]["loss"]["train"] < 0.5 * history[1]["loss"]["train"]
+    found = decision(history)
+    assert found.initial_spread < 2e-3 and found.final_spread > 50 * found.initial_spread
+    assert not (search.genotype()["one"] == ("small",) and search.genotype()["two"] == ("small",))
+
+
+def test_gradient_clipping_bounds_the_step() -> None:
+    search = searcher(grad_clip_norm=1e-3)
+    search.weight_step()
+    norm = torch.stack([p.grad.norm() for p in search.space.parameters() if p.grad is not None]).norm()
+    assert norm <= 1e-3 * (1 + 1e-6)
+
+
+def test_a_diverging_loss_is_reported() -> None:
+    search = searcher(lr=1e200)
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+\. Lower"):
+        run(search)
+
+
+def test_alpha_starts() -> None:
+    choices = ToySpace().choices()
+    noise = Alpha(choices, "normal", 1e-3, generator=torch.Generator().manual_seed(0))
+    again = Alpha(choices, "normal", 1e-3, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(noise.tensors(), again.tensors(), strict=True))
+    assert 0 < max(a.abs().max().item() for a in noise.tensors()) < 5e-3
+    offset = Alpha(choices, "constant", -1.0, {"small": 0.1})
+    assert offset.logits["one"].tolist() == pytest.approx([-0.9, -1.0, -1.0])
+    with pytest.raises(UserError, match="no choice has the candidate 'smal' - did you mean 'small'"):
+        Alpha(choices, offset={"smal": 0.1})

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sr_nas.errors import UserError
+from sr_nas.genotype import Genotype, GenotypeError, genotype_from, read_genotype
+
+CHOICES = {"first": ("conv_3x3", "conv_5x5"), "inputs": ("a", "b", "c")}
+EXPECTED = Genotype("Toy", (("first", ("conv_5x5",)), ("inputs", ("a", "c"))))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        EXPECTED,
+        EXPECTED.to_json(),
+        json.loads(json.dumps(EXPECTED.to_json())),
+        {"first": "conv_5x5", "inputs": ["a", "c"]},
+        ["conv_5x5", ["a", "c"]],
+    ],
+)
+def test_every_form_gives_the_same_genotype(source: object) -> None:
+    assert genotype_from(source, "Toy", CHOICES) == EXPECTED
+
+
+def test_names_in_a_string() -> None:
+    choices = {"x": ("p", "q"), "y": ("p", "q")}
+    assert genotype_from("q, p", "Toy", choices).names == ["q", "p"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (["conv3x3", "a"], "did you mean 'conv_3x3'"),
+        (["conv_3x3"], "names 2 candidates"),
+        ({"first": "conv_3x3"}, "says nothing of inputs"),
+        ({"frist": "conv_3x3", "inputs": "a"}, "did you mean 'first'"),
+        ({"arch": "Other", "genotype": ["conv_3x3", "a"]}, "of Other, not of Toy"),
+        (3, "a list of names"),
+    ],
+)
+def test_what_is_wrong_is_named(source: object, words: str) -> None:
+    with pytest.raises(GenotypeError, match=words):
+        genotype_from(source, "Toy", CHOICES)
+
+
+def test_read_from_a_run_folder_and_a_file(tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_text(json.dumps(EXPECTED.to_json()))
+    for source in (tmp_path, str(tmp_path), tmp_path / "genotype.json"):
+        assert genotype_from(read_genotype(source), "Toy", CHOICES) == EXPECTED
+    assert read_genotype("conv_3x3,a") == "conv_3x3,a"
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(UserError, match=r"broken\.json cannot be read as JSON"):
+        read_genotype(tmp_path / "broken.json")
+    with pytest.raises(UserError, match=r"gone\.json does not exist"):
+        read_genotype(tmp_path / "gone.json")
