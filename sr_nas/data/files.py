@@ -1,0 +1,36 @@
+"""Pairs of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from sr_nas.data.lr_cache import cached_lr
+from sr_nas.data.pairs import Image, Pairs
+from sr_nas.images.files import read_rgb
+from sr_nas.images.resize import downscale
+
+
+def file_pairs(names: Iterable[str], hr: Sequence[Path], lr: Sequence[Path] | None, scale: int) -> Pairs:
+    """Return the pairs of these image files.
+
+    Args:
+        names: what to call each pair.
+        hr: the HR images, in the order of the names.
+        lr: the LR images in the same order; ``None`` makes each from its HR image by
+            :func:`sr_nas.images.resize.downscale` and keeps it in the disk cache.
+        scale: HR pixels per LR pixel and side.
+    """
+    read_lr = partial(_downscaled, hr, scale) if lr is None else partial(_read, lr)
+    shown = [(str(one), str(other)) for one, other in zip(hr, hr if lr is None else lr, strict=True)]
+    return Pairs(list(names), scale, partial(_read, hr), read_lr, shown)
+
+
+# Functions of the module, not closures: what reads the images is pickled to the loader's worker processes.
+def _read(files: Sequence[Path], index: int) -> Image:
+    return read_rgb(files[index])
+
+
+def _downscaled(files: Sequence[Path], scale: int, index: int) -> Image:
+    return cached_lr(files[index], scale, lambda: downscale(read_rgb(files[index]), scale))

@@ -1,0 +1,101 @@
+"""Random aligned patches of image pairs, each a pure function of (seed, index, draw)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from sr_nas.data.pairs import Image, Pairs, pixels
+from sr_nas.errors import UserError
+
+
+class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Random patches for training, addressed by ``(index, draw)``.
+
+    ``index`` says which pair, ``draw`` is the running number of the sample. Crop and flips come from a generator seeded
+    by ``(seed, draw)`` alone, so that a sample depends neither on the workers nor on what was read before.
+
+    Decoded pairs are kept in memory, first come, first kept, up to a budget that all workers share; the others are
+    decoded each time.
+
+    Args:
+        pairs: the images.
+        gt_size: height and width of the HR patch in pixels.
+        use_hflip: mirror left to right, half of the time.
+        use_rot: mirror top to bottom and transpose, each half of the time; with ``use_hflip`` all eight orientations
+            of the square are equally likely (BasicSR's option of that name).
+        seed: of crops and flips.
+        memory_budget: bytes of decoded pixels to keep.
+
+    Raises:
+        ValueError: ``gt_size`` is not a positive multiple of the scale.
+    """
+
+    def __init__(
+        self, pairs: Pairs, gt_size: int, use_hflip: bool = True, use_rot: bool = True, seed: int = 0, memory_budget: int = 2**30
+    ) -> None:
+        if gt_size < 1 or gt_size % pairs.scale:
+            raise ValueError(f"gt_size {gt_size} must be a positive multiple of the scale {pairs.scale}")
+        self.pairs = pairs
+        self.gt_size = gt_size
+        self.use_hflip = use_hflip
+        self.use_rot = use_rot
+        self.seed = seed
+        self.memory_budget = memory_budget
+        self._kept: dict[int, tuple[Image, Image]] = {}
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """The number of pairs; of each there are any number of draws."""
+        return len(self.pairs)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return ``(lr, hr)``, float32 in 0..1, [3, gt_size / scale, gt_size / scale] and [3, gt_size, gt_size].
+
+        Raises:
+            UserError: the pair cannot be read, does not fit together, or is smaller than ``gt_size``.
+        """
+        index, draw = address
+        lr, hr = self._pair(index)
+        scale, lr_size = self.pairs.scale, self.gt_size // self.pairs.scale
+        random = np.random.default_rng([self.seed, draw])
+        top = int(random.integers(lr.shape[0] - lr_size + 1))
+        left = int(random.integers(lr.shape[1] - lr_size + 1))
+        # Drawn whether used or not: switching an option leaves the crops as they were.
+        hflip, vflip, transpose = random.random(3) < 0.5
+        orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
+        lr = lr[top : top + lr_size, left : left + lr_size]
+        hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
+        return to_tensor(orient(lr, *orientation)), to_tensor(orient(hr, *orientation))
+
+    def _pair(self, index: int) -> tuple[Image, Image]:
+        if index in self._kept:
+            return self._kept[index]
+        hr = self.pairs.hr(index)
+        if min(hr.shape[:2]) < self.gt_size:
+            raise UserError(
+                f"{self.pairs.hr_file(index)} has {pixels(hr.shape)}, too few for patches of gt_size {self.gt_size}. "
+                f"Lower gt_size to {min(hr.shape[:2])} or less, or take the image out."
+            )
+        lr = self.pairs.lr(index)
+        worker = get_worker_info()
+        if self._kept_bytes + hr.nbytes + lr.nbytes <= self.memory_budget // (worker.num_workers if worker else 1):
+            self._kept[index] = (lr, hr)
+            self._kept_bytes += hr.nbytes + lr.nbytes
+        return lr, hr
+
+
+def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
+    """Mirror left to right, then top to bottom, then swap height and width of an image [H, W, C], as asked for."""
+    if hflip:
+        image = image[:, ::-1]
+    if vflip:
+        image = image[::-1]
+    return image.swapaxes(0, 1) if transpose else image
+
+
+def to_tensor(image: Image) -> Tensor:
+    """Return uint8 [H, W, C], 0..255, as float32 [C, H, W], 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255

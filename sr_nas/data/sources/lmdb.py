@@ -1,0 +1,103 @@
+"""Images in LMDB, in BasicSR's layout: ``data.mdb`` with encoded PNG files, and ``meta_info.txt`` that lists the keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from sr_nas.data.pairing import match_names, naming_rules
+from sr_nas.data.pairs import Image, Pairs
+from sr_nas.errors import UserError, listing
+from sr_nas.options.paths import ExistingFolder
+from sr_nas.registry import PAIRS
+
+if TYPE_CHECKING:
+    from lmdb import Environment
+
+
+@PAIRS.register("lmdb")
+def lmdb_pairs(dataroot_gt: ExistingFolder, dataroot_lq: ExistingFolder | None = None, *, scale: int) -> Pairs:
+    """LMDB folders as BasicSR's tools write them, with or without LR.
+
+    Args:
+        dataroot_gt: LMDB folder of the HR images.
+        dataroot_lq: LMDB folder of the LR images, with the same keys or with ``x<scale>`` behind them. Without it LR is
+            made from HR as MATLAB's bicubic ``imresize`` does, each time it is read: nothing is written to disk.
+        scale: HR pixels per LR pixel and side.
+
+    Raises:
+        UserError: a folder is not such an LMDB, or HR and LR do not pair up.
+    """
+    keys = _keys(dataroot_gt)
+    read_hr = partial(_read, dataroot_gt, keys)
+    if dataroot_lq is None:
+        files = [f"'{key}' of {dataroot_gt}" for key in keys]
+        return Pairs(keys, scale, read_hr, None, list(zip(files, files, strict=True)))
+    lr_keys = match_names(keys, _keys(dataroot_lq), naming_rules("{}", scale), dataroot_gt, dataroot_lq)
+    named = [(f"'{hr}' of {dataroot_gt}", f"'{lr}' of {dataroot_lq}") for hr, lr in zip(keys, lr_keys, strict=True)]
+    return Pairs(keys, scale, read_hr, partial(_read, dataroot_lq, lr_keys), named)
+
+
+def _keys(folder: str) -> list[str]:
+    """Return the keys that ``meta_info.txt`` lists, one a line: ``0001.png (480,480,3) 1``, the key before ``.png``."""
+    listed = Path(folder) / "meta_info.txt"
+    if not listed.is_file():
+        raise UserError(f"{folder} has no meta_info.txt: is it an LMDB folder in BasicSR's layout?")
+    keys = []
+    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+        found = re.fullmatch(r"(.+)\.\w+ \(\d+,\d+,\d+\) \d+", line.strip())
+        if found is None:
+            raise UserError(f"{listed}, line {number}: '{line}' is not of the form '0001.png (480,480,3) 1'.")
+        keys.append(found[1])
+    if not keys:
+        raise UserError(f"{listed} lists no images.")
+    repeated = [key for key, times in Counter(keys).items() if times > 1]
+    if repeated:
+        raise UserError(f"{listed} lists more than once: {listing(repeated, 10)}.")
+    return keys
+
+
+def _read(folder: str, keys: list[str], index: int) -> Image:
+    import lmdb
+
+    key = keys[index]
+    try:
+        with _environment(folder).begin() as transaction:
+            value = transaction.get(key.encode())
+    except lmdb.Error as error:
+        raise UserError(f"{folder} cannot be read as LMDB: {error}.") from error
+    if value is None:
+        raise UserError(f"{folder} has no image '{key}', which its meta_info.txt lists: was it written to the end?")
+    # Colour, whatever is stored: grey is repeated and alpha dropped; 16 bits stay.
+    image = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if value else None
+    if image is None:
+        raise UserError(f"'{key}' of {folder} is not an image or is damaged.")
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+# Real path -> the process that opened it, and what it opened.
+_open: dict[str, tuple[int, Environment]] = {}
+
+
+def _environment(folder: str) -> Environment:
+    """Return the LMDB of a folder, opened once in each process: what a parent opened must not be used after a fork."""
+    import lmdb
+
+    place = os.path.realpath(folder)
+    owner, environment = _open.get(place, (None, None))
+    if environment is None or owner != os.getpid():
+        if environment is not None:
+            # Closes this process's copy; while it is open LMDB refuses a second one of the same file.
+            environment.close()
+        environment = lmdb.open(place, readonly=True, lock=False, readahead=False, meminit=False)
+        _open[place] = (os.getpid(), environment)
+    return environment

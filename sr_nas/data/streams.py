@@ -1,0 +1,147 @@
+"""Endless, seeded, resumable streams of batches over disjoint parts of a data set."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from sr_nas.errors import UserError
+
+
+def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int], list[int]]:
+    """Split ``0 .. count - 1`` at random into two disjoint, ascending lists, neither of them empty.
+
+    Args:
+        count: number of images, not of patches: no image is in both parts.
+        seed: the same seed gives the same split.
+        share: of the images, how large a part goes into the first list, between 0 and 1.
+
+    Raises:
+        ValueError: ``share`` is not between 0 and 1.
+        UserError: fewer than two images.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie between 0 and 1, not {share}")
+    if count < 2:
+        raise UserError(
+            f"a search needs at least 2 training images, one part for the weights and one for alpha; the data set has {count}."
+        )
+    first = min(max(round(count * share), 1), count - 1)
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    return sorted(order[:first]), sorted(order[first:])
+
+
+class Stream:
+    """Batches without end from one part of a data set, in an order that depends on the seed alone.
+
+    Each pass over ``indices`` is a fresh permutation, seeded by ``(seed, pass)``; batches run on across the border of
+    two passes, so that every batch is full and nothing is dropped. The whole state is the number of batches consumed:
+    what workers have prefetched beyond it does not count.
+
+    Args:
+        dataset: items are addressed by ``(index, draw)``, ``draw`` being the running number of the sample in this
+            stream, and are tuples of tensors (:class:`sr_nas.data.patches.PatchDataset`).
+        indices: the part of the data set to read; not empty.
+        batch_size: samples per batch; may exceed the number of indices.
+        seed: of the order.
+        num_workers: processes that read ahead; 0 reads in this one. The batches are the same.
+    """
+
+    def __init__(self, dataset: Dataset[Any], indices: Sequence[int], batch_size: int, seed: int, num_workers: int = 0) -> None:
+        if not indices or batch_size < 1:
+            raise ValueError(f"a stream needs indices and a positive batch_size, not {len(indices)} indices and {batch_size}")
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self._dataset = _UserErrorsAsItems(dataset)
+        self._seed = seed
+        self._num_workers = num_workers
+        self._position = 0
+        self._batches: Iterator[Any] | None = None
+
+    @property
+    def batches_per_pass(self) -> int:
+        """Batches that cover every index at least once."""
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def next(self) -> tuple[Tensor, ...]:
+        """Return the next batch: the items' tensors, stacked along a new first axis, ``(lr, hr)`` for patches.
+
+        Raises:
+            UserError: as the data set raised it, from whichever process.
+        """
+        if self._batches is None:
+            self._batches = iter(self._loader())
+        batch = next(self._batches)
+        if isinstance(batch, UserError):
+            raise batch
+        self._position += 1
+        return tuple(batch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of batches consumed."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after that many batches. Seed, indices and batch size must be those of the stream that was saved."""
+        self._position = state["position"]
+        self._batches = None
+
+    def _loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self._dataset,
+            batch_sampler=_Addresses(self.indices, self.batch_size, self._seed, self._position),
+            num_workers=self._num_workers,
+            collate_fn=_collate,
+            # The loader draws a seed for its workers. From torch's own generator that would shift every number that the
+            # program draws afterwards, and a resumed run, which starts a loader more, would part from a straight one.
+            generator=torch.Generator(),
+        )
+
+
+class _Addresses:
+    """Endless batches of ``(index, draw)``, from batch number ``position`` on."""
+
+    def __init__(self, indices: list[int], batch_size: int, seed: int, position: int) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.seed = seed
+        self.position = position
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, ordered_pass = self.indices, -1
+        for number in itertools.count(self.position):
+            batch = []
+            for draw in range(number * self.batch_size, (number + 1) * self.batch_size):
+                current_pass, place = divmod(draw, len(self.indices))
+                if current_pass != ordered_pass:
+                    order = np.random.default_rng([self.seed, current_pass]).permutation(self.indices).tolist()
+                    ordered_pass = current_pass
+                batch.append((order[place], draw))
+            yield batch
+
+
+class _UserErrorsAsItems(Dataset[Any]):
+    """Hands on a :class:`UserError` instead of raising it: raised in a worker, its text would drown in a traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, address: tuple[int, int]) -> Any:
+        try:
+            return self.dataset[address]
+        except UserError as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return default_collate(items)

@@ -1,0 +1,1 @@
+"""Images as arrays: reading, writing and MATLAB's bicubic resizing."""

@@ -1,0 +1,88 @@
+"""Image files: found, read as they are, and written in one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sr_nas.errors import UserError, listing
+from sr_nas.images.decode import decode
+from sr_nas.images.encode import FORMATS, encode
+from sr_nas.runs.files import replacing
+
+IMAGE_SUFFIXES = tuple(FORMATS)
+"""Suffixes of the files that are read and written, in lower case; upper case is accepted too."""
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files that lie directly in ``folder``, sorted by name; hidden files are left out.
+
+    Raises:
+        UserError: the folder does not exist, or holds no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder." if folder.exists() else f"the folder {folder} does not exist.")
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    if not images:
+        found = listing([entry.name + "/" * entry.is_dir() for entry in entries], limit=5) or "nothing"
+        raise UserError(f"no image in {folder}: looked for {listing(IMAGE_SUFFIXES)}, found {found}.")
+    return images
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return the pixels of an image file: HxWxC, uint8 or uint16, as :func:`~sr_nas.images.decode.decode` says.
+
+    The format is told by the content, not by the suffix.
+
+    Raises:
+        UserError: missing, unreadable, empty, damaged, cut off, several images in one, floating point, or another format.
+    """
+    try:
+        return decode(path.read_bytes())
+    except (OSError, UserError) as error:
+        raise UserError(f"cannot read the image {path}: {_reason(error)}") from error
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Return an image file as HxWx3 uint8 RGB: what training and benchmarks see, whatever the file holds.
+
+    Grey is repeated in the three channels, alpha is dropped, and 16 bits are scaled to 8 by rounding v / 257, which
+    maps 65535 to 255.
+
+    Raises:
+        UserError: as :func:`read_image`.
+    """
+    pixels = read_image(path)
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    colour = pixels[..., :1] if pixels.shape[2] < 3 else pixels[..., :3]
+    return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+
+
+def write_image(path: Path, pixels: np.ndarray, quality: int = 95) -> None:
+    """Write an image file in the format of its suffix, as :func:`~sr_nas.images.encode.encode` says.
+
+    The file appears, or replaces an older one, in one step; its folder is made where it is missing.
+
+    Args:
+        path: the file.
+        pixels: HxW or HxWxC, uint8 or uint16.
+        quality: of JPEG, 0..100.
+
+    Raises:
+        UserError: an unknown suffix, a format that cannot hold these pixels, or a place that cannot be written to.
+        ValueError: an array that is no image.
+    """
+    try:
+        data = encode(pixels, path.suffix, quality)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except (OSError, UserError) as error:
+        raise UserError(f"cannot write the image {path}: {_reason(error)}") from error
+
+
+def _reason(error: OSError | UserError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

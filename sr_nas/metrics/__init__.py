@@ -1,0 +1,1 @@
+"""PSNR and SSIM as the tables of super-resolution papers have them."""

@@ -1,0 +1,1 @@
+"""What a person sees of a search or a training run: progress, plots, comparison pictures."""

@@ -1,0 +1,50 @@
+"""What all figures share: colours, and how they become files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
+"""Okabe and Ito's palette, told apart by colour-blind readers, without the yellow, which white paper swallows."""
+
+PLAIN_DASHES = ("solid", (0, (1, 1)), (0, (5, 1, 1, 1)))
+BN_DASHES = ((0, (4, 1.5)), (0, (2, 1.5, 1, 1.5)), (0, (8, 2, 2, 2)))
+"""Line styles of the first, second and third round through the colours."""
+
+INK = "#222222"
+FAINT = "#8A8A8A"
+
+
+def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return colour, line style and marker filling by name.
+
+    A candidate and its ``_bn`` variant share a colour; the line of the variant is dashed and its marker hollow.
+    """
+    stems = list(dict.fromkeys(name.removesuffix("_bn") for name in names))
+    styles: dict[str, dict[str, Any]] = {}
+    for name in names:
+        rounds, position = divmod(stems.index(name.removesuffix("_bn")), len(COLOURS))
+        colour = COLOURS[position]
+        is_variant = name.endswith("_bn")
+        dashes = BN_DASHES if is_variant else PLAIN_DASHES
+        filling = "white" if is_variant else colour
+        styles[name] = {"color": colour, "linestyle": dashes[rounds % len(dashes)], "markerfacecolor": filling}
+    return styles
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG at its own resolution, whole or not at all; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        FigureCanvasAgg(figure)
+        figure.savefig(temporary, format="png", dpi=figure.dpi)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

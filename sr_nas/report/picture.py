@@ -1,0 +1,108 @@
+"""Crops of several images side by side, enlarged so that single pixels can be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from sr_nas.errors import UserError
+from sr_nas.report.figures import INK, save
+
+Image = npt.NDArray[np.uint8]
+"""RGB, shape [H, W, 3], 0 to 255."""
+
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels, right and bottom excluded."""
+
+DETAIL = 64
+"""Side of the square that is chosen where no crop is given, in pixels."""
+
+COLUMN = 480
+"""Crops are enlarged by the largest whole number that keeps their longer side within this many pixels of the figure."""
+
+MARGIN = 16
+TITLE_HEIGHT = 34
+TITLE_SIZE = 9.5
+FOOTER_SIZE = 7.0
+DPI = 128
+"""A power of two: sizes in pixels survive their division into inches exactly."""
+
+
+def comparison(path: Path, columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> None:
+    """Write a PNG with the same crop of every image side by side.
+
+    Every image pixel becomes a square of whole figure pixels (nearest neighbour): nothing is resampled.
+
+    Args:
+        path: file to write.
+        columns: (title, image), e.g. bicubic, network and HR; images of one size.
+        crop: the region; by default the most detailed square of the last image.
+
+    Raises:
+        UserError: no images, images of different sizes, or a crop that lies not wholly inside them.
+    """
+    save(comparison_figure(columns, crop), path)
+
+
+def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> Figure:
+    """Return the figure of :func:`comparison`; its ``images`` hold the enlarged crops and their offsets, in order."""
+    if not columns:
+        raise UserError("a comparison needs at least one image.")
+    sizes = {title: f"{image.shape[1]}x{image.shape[0]}" for title, image in columns}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"'{title}' is {size}" for title, size in sizes.items())
+        raise UserError(f"only images of one size can be compared, but {found}. Crop HR to a multiple of the scale first.")
+    height, width = columns[-1][1].shape[:2]
+    left, top, right, bottom = crop or most_detailed(columns[-1][1], min(DETAIL, height, width))
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise UserError(
+            f"the crop (left {left}, top {top}, right {right}, bottom {bottom}) does not lie inside the images, "
+            f"which are {width} wide and {height} high."
+        )
+    zoom = max(1, COLUMN // max(right - left, bottom - top))
+    cell_width, cell_height = (right - left) * zoom, (bottom - top) * zoom
+    footer = f"{right - left}x{bottom - top} pixels at ({left}, {top}), each shown as {zoom}x{zoom}"
+    column_width = max(cell_width, *(_text_width(title, TITLE_SIZE) for title, _ in columns))
+    figure_width = MARGIN + max(len(columns) * (column_width + MARGIN), _text_width(footer, FOOTER_SIZE) + MARGIN)
+    figure_height = TITLE_HEIGHT + cell_height + TITLE_HEIGHT
+    figure = Figure(figsize=(figure_width / DPI, figure_height / DPI), dpi=DPI)
+    style: dict[str, Any] = {"color": INK, "ha": "center", "va": "center", "parse_math": False}
+    for position, (title, image) in enumerate(columns):
+        x = MARGIN + position * (column_width + MARGIN) + (column_width - cell_width) // 2
+        figure.figimage(enlarged(image[top:bottom, left:right], zoom), xo=x, yo=TITLE_HEIGHT, origin="upper")
+        centre = (x + cell_width / 2) / figure_width
+        figure.text(centre, 1 - TITLE_HEIGHT / 2 / figure_height, title, fontsize=TITLE_SIZE, **style)
+    figure.text(0.5, TITLE_HEIGHT / 2 / figure_height, footer, fontsize=FOOTER_SIZE, **style)
+    return figure
+
+
+def enlarged(image: Image, zoom: int) -> Image:
+    """Repeat every pixel ``zoom`` times in both directions."""
+    return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def most_detailed(image: Image, side: int) -> Box:
+    """Return the square of ``side`` pixels with the highest gradient energy; of equal ones the first in reading order.
+
+    The energy of a pixel is the sum of its squared differences to the pixel right of it and to the one below, of R + G + B.
+    """
+    grey = image.sum(axis=2, dtype=np.int64)
+    energy = np.zeros_like(grey)
+    energy[:, :-1] += np.diff(grey, axis=1) ** 2
+    energy[:-1] += np.diff(grey, axis=0) ** 2
+    integral = np.pad(energy.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    sums = integral[side:, side:] - integral[:-side, side:] - integral[side:, :-side] + integral[:-side, :-side]
+    top, left = (int(index) for index in np.unravel_index(sums.argmax(), sums.shape))
+    return left, top, left + side, top + side
+
+
+def _text_width(text: str, size: float) -> int:
+    """Return the width of a line of text in figure pixels, rounded up."""
+    artist = Figure(dpi=DPI).text(0, 0, text, fontsize=size, parse_math=False)
+    return math.ceil(artist.get_window_extent().width)

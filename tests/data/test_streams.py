@@ -1,0 +1,125 @@
+"""Endless streams: disjoint, seeded, and resumed without a difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sr_nas.data.pairs import Pairs
+from sr_nas.data.patches import PatchDataset
+from sr_nas.data.streams import Stream, split_indices
+from sr_nas.errors import UserError
+
+
+class Addresses(Dataset[tuple[Tensor, Tensor]]):
+    """Items that say by which address they were asked for."""
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return torch.tensor(address[0]), torch.tensor(address[1])
+
+
+class Unreadable(Addresses):
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        raise UserError("a.png is damaged.")
+
+
+def noise(index: int) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 256, (20, 24, 3), np.uint8)
+
+
+def patch_stream(num_workers: int = 0, seed: int = 3) -> Stream:
+    pairs = Pairs(list("abcde"), 2, noise)
+    return Stream(PatchDataset(pairs, 8, seed=seed), [0, 1, 3, 4], 3, seed, num_workers)
+
+
+def take(stream: Stream, count: int) -> list[tuple[Tensor, ...]]:
+    return [stream.next() for _ in range(count)]
+
+
+def assert_equal(one: list[tuple[Tensor, ...]], other: list[tuple[Tensor, ...]]) -> None:
+    for left, right in zip(one, other, strict=True):
+        assert len(left) == len(right) == 2
+        assert torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "first"), [(10, 0.5, 5), (91, 0.5, 46), (10, 0.8, 8), (2, 0.01, 1), (2, 0.99, 1), (5, 0.5, 2)]
+)
+def test_the_parts_are_disjoint_and_cover_all(count: int, share: float, first: int) -> None:
+    weights, alpha = split_indices(count, seed=0, share=share)
+    assert sorted(weights + alpha) == list(range(count))
+    assert len(weights) == first
+
+
+def test_the_split_is_seeded() -> None:
+    assert split_indices(50, seed=1) == split_indices(50, seed=1)
+    assert split_indices(50, seed=1) != split_indices(50, seed=2)
+
+
+def test_one_image_cannot_be_split() -> None:
+    with pytest.raises(UserError, match=r"at least 2 training images.*has 1"):
+        split_indices(1, seed=0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split_indices(4, seed=0, share=1.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
+def test_each_pass_is_a_fresh_permutation_and_nothing_is_dropped(batch_size: int) -> None:
+    indices = [2, 3, 5, 7, 11, 13, 17]
+    stream = Stream(Addresses(), indices, batch_size, seed=0)
+    assert stream.batches_per_pass == -(-7 // batch_size)
+    batches = take(stream, 42 // batch_size + 1)
+    assert all(len(images) == batch_size for images, _ in batches)
+    images, draws = (torch.cat(column).tolist() for column in zip(*batches, strict=True))
+    assert draws == list(range(len(draws)))
+    passes = [tuple(images[start : start + 7]) for start in range(0, 42, 7)]
+    assert all(sorted(order) == indices for order in passes)
+    assert len(set(passes)) == 6
+
+
+def test_the_order_depends_on_the_seed() -> None:
+    orders = [torch.cat([batch[0] for batch in take(Stream(Addresses(), range(20), 5, seed), 4)]).tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_stream_gives_the_batches_of_an_uninterrupted_one(num_workers: int) -> None:
+    straight = take(patch_stream(), 11)
+    interrupted = patch_stream(num_workers)
+    assert_equal(take(interrupted, 5), straight[:5])
+    state = interrupted.state_dict()
+    assert state == {"position": 5}
+    resumed = patch_stream(num_workers)
+    resumed.load_state_dict(state)
+    assert_equal(take(resumed, 6), straight[5:])
+    assert resumed.state_dict() == {"position": 11}
+    interrupted.load_state_dict({"position": 1})
+    assert_equal(take(interrupted, 2), straight[1:3])
+
+
+def test_reading_leaves_torchs_own_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    take(patch_stream(), 2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_patches_of_later_passes_are_cropped_anew() -> None:
+    stream = Stream(PatchDataset(Pairs(["a"], 2, noise), 8), [0], 1, seed=0)
+    assert len({tuple(hr.flatten().tolist()) for _, hr in take(stream, 8)}) > 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_errors_for_users_arrive_as_they_were_raised(num_workers: int) -> None:
+    with pytest.raises(UserError, match=r"^a\.png is damaged\.$"):
+        Stream(Unreadable(), [0], 1, 0, num_workers).next()
+
+
+@pytest.mark.parametrize(("indices", "batch_size"), [([], 1), ([0], 0)])
+def test_an_empty_stream_is_refused(indices: list[int], batch_size: int) -> None:
+    with pytest.raises(ValueError, match="needs indices"):
+        Stream(Addresses(), indices, batch_size, 0)

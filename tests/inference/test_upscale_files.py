@@ -1,0 +1,170 @@
+"""Folders of files: what is written, kept, refused, and what a failure leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sr_nas.errors import UserError
+from sr_nas.images.files import read_image, write_image
+from sr_nas.inference.batch import output_paths, upscale_files
+
+
+class Nearest(nn.Module):
+    """Nearest neighbour x2 on a device with room for ``room`` pixels at a time."""
+
+    scale = 2
+
+    def __init__(self, room: int | None = None, error: Exception | None = None) -> None:
+        super().__init__()
+        self.room = room
+        self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        self.upsample = nn.Upsample(scale_factor=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.room is not None and x[0, 0].numel() > self.room:
+            raise self.error
+        return self.upsample(x)
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def doubled(pixels: np.ndarray) -> np.ndarray:
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def images(folder: Path, *names: str, size: tuple[int, int] = (5, 4)) -> list[Path]:
+    for name in names:
+        write_image(folder / name, noise(*size, 3))
+    return [folder / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "dtype"),
+    [
+        ("a.png", 1, np.uint8),
+        ("a.png", 3, np.uint16),
+        ("a.png", 1, np.uint16),
+        ("a.TIF", 3, np.uint16),
+        ("a.webp", 3, np.uint8),
+        ("a.bmp", 3, np.uint8),
+    ],
+)
+def test_files_keep_format_channels_and_depth(tmp_path: Path, name: str, channels: int, dtype: type) -> None:
+    source, pixels = tmp_path / name, noise(5, 4, channels, dtype=dtype)
+    write_image(source, pixels)
+    (outcome,) = upscale_files(Nearest(), [source], tmp_path / "out", suffix="_x2", device="cpu", tile=3)
+    assert outcome.status == "written" and outcome.message == "" and outcome.seconds > 0
+    assert outcome.output == tmp_path / "out" / f"a_x2{source.suffix}"
+    upscaled = read_image(outcome.output)
+    assert upscaled.dtype == dtype
+    np.testing.assert_array_equal(upscaled, doubled(pixels))
+    np.testing.assert_array_equal(read_image(source), pixels)
+
+
+def test_alpha_is_kept(tmp_path: Path) -> None:
+    for channels in (2, 4):
+        write_image(tmp_path / "a.png", noise(5, 4, channels))
+        (outcome,) = upscale_files(Nearest(), [tmp_path / "a.png"], tmp_path / "out", overwrite=True, device="cpu")
+        assert read_image(outcome.output).shape == (10, 8, channels)
+
+
+def test_jpeg_stays_jpeg(tmp_path: Path) -> None:
+    (outcome,) = upscale_files(Nearest(), images(tmp_path, "a.jpg"), tmp_path / "out", device="cpu")
+    assert outcome.output.read_bytes()[:2] == b"\xff\xd8" and read_image(outcome.output).shape == (10, 8, 3)
+
+
+def test_a_failing_file_leaves_the_others_alone(tmp_path: Path) -> None:
+    inputs = images(tmp_path, "a.png", "b.png", "c.png")
+    inputs[1].write_bytes(inputs[1].read_bytes()[:60])
+    outcomes = list(upscale_files(Nearest(), inputs, tmp_path / "out", device="cpu"))
+    assert [outcome.status for outcome in outcomes] == ["written", "failed", "written"]
+    assert "b.png" in outcomes[1].message and "damaged" in outcomes[1].message
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_what_is_there_is_kept_unless_it_is_to_be_overwritten(tmp_path: Path) -> None:
+    inputs = images(tmp_path, "a.png", "b.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"mine")
+    outcomes = list(upscale_files(Nearest(), inputs, tmp_path / "out", device="cpu"))
+    assert [outcome.status for outcome in outcomes] == ["kept", "written"]
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
+    outcomes = list(upscale_files(Nearest(), inputs, tmp_path / "out", device="cpu", overwrite=True))
+    assert [outcome.status for outcome in outcomes] == ["written", "written"]
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png"), doubled(noise(5, 4, 3)))
+
+
+def test_images_are_upscaled_one_by_one_as_they_are_asked_for(tmp_path: Path) -> None:
+    outcomes = upscale_files(Nearest(), images(tmp_path, "a.png", "b.png"), tmp_path / "out", device="cpu")
+    next(outcomes)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_two_inputs_for_one_output_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    inputs = images(tmp_path / "one", "a.png") + images(tmp_path / "two", "b.png", "a.png")
+    with pytest.raises(UserError, match=r"one.a\.png and .*two.a\.png would both become .*out.a\.png"):
+        upscale_files(Nearest(), inputs, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+    inputs = images(tmp_path, "a.png", "a.jpg")
+    assert [path.name for path in output_paths(inputs, tmp_path / "out", "_x2")] == ["a_x2.png", "a_x2.jpg"]
+
+
+def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
+    inputs = images(tmp_path, "a.png", "a_x2.png")
+    for suffix in ("", "_x2"):
+        with pytest.raises(UserError, match="would be overwritten"):
+            upscale_files(Nearest(), inputs, tmp_path / "new" / "..", suffix=suffix, overwrite=True, device="cpu")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="would be overwritten"):
+        output_paths(inputs, link, "")
+    (outcome,) = upscale_files(Nearest(), inputs[:1], tmp_path, suffix="_big", device="cpu")
+    assert outcome.output == tmp_path / "a_big.png"
+
+
+def test_a_suffix_that_is_a_path_and_a_folder_that_is_a_file_are_refused(tmp_path: Path) -> None:
+    inputs = images(tmp_path, "a.png")
+    with pytest.raises(UserError, match="cannot hold a path"):
+        upscale_files(Nearest(), inputs, tmp_path / "out", suffix="/x", device="cpu")
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="cannot make the output folder"):
+        upscale_files(Nearest(), inputs, tmp_path / "out", device="cpu")
+
+
+CPU_ERROR = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+
+@pytest.mark.parametrize("error", [None, CPU_ERROR, MemoryError()])
+def test_too_little_memory_for_a_whole_image_advises_tiles(tmp_path: Path, error: Exception | None) -> None:
+    inputs = images(tmp_path, "big.png", size=(90, 100)) + images(tmp_path, "small.png")
+    outcomes = list(upscale_files(Nearest(1000, error), inputs, tmp_path / "out", device="cpu"))
+    assert [outcome.status for outcome in outcomes] == ["failed", "written"]
+    assert "memory of cpu does not suffice for 100x90 pixels" in outcomes[0].message and "--tile" in outcomes[0].message
+
+
+def test_tiles_are_halved_until_they_fit_and_stay_so(tmp_path: Path) -> None:
+    inputs = images(tmp_path, "a.png", "b.png", size=(90, 200))
+    first, second = upscale_files(Nearest(40 * 40), inputs, tmp_path / "out", tile=150, device="cpu")
+    assert first.status == second.status == "written"
+    assert "tiles of 150 pixels: going on with 37" in first.message and second.message == ""
+    np.testing.assert_array_equal(read_image(first.output), doubled(noise(90, 200, 3)))
+
+
+def test_tiles_are_not_halved_without_end(tmp_path: Path) -> None:
+    (outcome,) = upscale_files(Nearest(10), images(tmp_path, "a.png", size=(90, 90)), tmp_path / "out", tile=128, device="cpu")
+    assert outcome.status == "failed" and "even in tiles of 32" in outcome.message
+
+
+def test_an_image_on_which_the_network_fails_is_reported(tmp_path: Path) -> None:
+    network = Nearest(100, RuntimeError("Kernel size can't be greater than actual input size"))
+    inputs = images(tmp_path, "a.png", size=(20, 20)) + images(tmp_path, "b.png")
+    outcomes = list(upscale_files(network, inputs, tmp_path / "out", device="cpu"))
+    assert [outcome.status for outcome in outcomes] == ["failed", "written"]
+    assert "does not run on 20x20 pixels: Kernel size" in outcomes[0].message

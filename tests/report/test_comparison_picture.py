@@ -1,0 +1,104 @@
+"""The comparison picture shows the images' own pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.image import FigureImage
+
+from sr_nas.errors import UserError
+from sr_nas.report.picture import DPI, comparison, comparison_figure, most_detailed
+
+
+def images(count: int, height: int, width: int) -> list[np.ndarray]:
+    random = np.random.default_rng(3)
+    return [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("crop", "zoom"), [((5, 7, 35, 27), 16), ((0, 0, 100, 90), 4), ((99, 89, 100, 90), 480)])
+def test_pixels_are_the_crop_enlarged_by_nearest_neighbour(tmp_path: Path, crop: tuple[int, int, int, int], zoom: int) -> None:
+    columns = list(zip(["bicubic", "network 32.21 dB", "HR"], images(3, 90, 100), strict=True))
+    comparison(tmp_path / "picture.png", columns, crop)
+    bgr = cv2.imread(str(tmp_path / "picture.png"))
+    assert bgr is not None
+    written = bgr[..., ::-1]
+    figure = comparison_figure(columns, crop)
+    width, height = (round(side * DPI) for side in figure.get_size_inches())
+    assert written.shape == (height, width, 3)
+    left, top, right, bottom = crop
+    size = ((right - left) * zoom, (bottom - top) * zoom)
+    for placed, (_, image) in zip(figure.images, columns, strict=True):
+        assert isinstance(placed, FigureImage)
+        expected = cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_NEAREST)
+        x, y = int(placed.ox), height - int(placed.oy) - size[1]
+        np.testing.assert_array_equal(written[y : y + size[1], x : x + size[0]], expected)
+
+
+def test_titles_stand_over_their_columns_in_order() -> None:
+    titles = [
+        "bicubic",
+        "a network whose title is a good deal wider than the crop that it stands above, as genotypes are",
+        "HR $x$",
+    ]
+    figure = comparison_figure(list(zip(titles, images(3, 70, 70), strict=True)))
+    boxes = [text.get_window_extent() for text in figure.texts[:3]]
+    assert [text.get_text() for text in figure.texts[:3]] == titles
+    assert boxes[0].x0 > 0
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[1].x1 < boxes[2].x0
+    assert boxes[2].x1 < figure.bbox.width
+
+
+@pytest.mark.parametrize("side", [1, 5, 12, 17])
+def test_the_most_detailed_square_against_brute_force(side: int) -> None:
+    image = images(1, 17, 23)[0]
+    grey = image.astype(int).sum(axis=2)
+    best, where = -1, (0, 0)
+    for top in range(17 - side + 1):
+        for left in range(23 - side + 1):
+            energy = 0
+            for y in range(top, top + side):
+                for x in range(left, left + side):
+                    energy += (grey[y, x + 1] - grey[y, x]) ** 2 if x + 1 < 23 else 0
+                    energy += (grey[y + 1, x] - grey[y, x]) ** 2 if y + 1 < 17 else 0
+            if energy > best:
+                best, where = energy, (left, top)
+    assert most_detailed(image, side) == (*where, where[0] + side, where[1] + side)
+
+
+def test_without_a_crop_the_detail_of_the_last_image_is_shown() -> None:
+    flat, detailed = (np.full((200, 300, 3), 128, np.uint8) for _ in range(2))
+    detailed[60:124, 100:164] = images(1, 64, 64)[0]
+    figure = comparison_figure([("flat", flat), ("HR", detailed)])
+    shown = np.asarray(figure.images[1].get_array())
+    assert shown.shape == (448, 448, 3)
+    # The pixels left of and above the patch differ from it as well, so the square may start one pixel early.
+    left, top, right, bottom = most_detailed(detailed, 64)
+    assert left in (99, 100)
+    assert top in (59, 60)
+    np.testing.assert_array_equal(shown[::7, ::7], detailed[top:bottom, left:right])
+
+
+def test_an_image_smaller_than_the_square_is_shown_whole() -> None:
+    (image,) = images(1, 20, 20)
+    shown = np.asarray(comparison_figure([("HR", image)]).images[0].get_array())
+    np.testing.assert_array_equal(shown[::24, ::24], image)
+
+
+def test_images_of_different_sizes_are_an_error() -> None:
+    with pytest.raises(UserError, match="'network' is 96x48, 'HR' is 97x50"):
+        comparison_figure([("network", np.zeros((48, 96, 3), np.uint8)), ("HR", np.zeros((50, 97, 3), np.uint8))])
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 101, 50), (-1, 0, 50, 50), (40, 30, 40, 50), (0, 60, 20, 40)])
+def test_a_crop_outside_the_images_is_an_error(crop: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UserError, match="100 wide and 90 high"):
+        comparison_figure([("HR", np.zeros((90, 100, 3), np.uint8))], crop)
+
+
+def test_no_images_are_an_error() -> None:
+    with pytest.raises(UserError, match="at least one image"):
+        comparison_figure([])

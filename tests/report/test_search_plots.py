@@ -1,0 +1,122 @@
+"""The lines of the plots are the numbers of the history."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sr_nas.report.figures import line_styles, save
+from sr_nas.report.plots import alpha_figure, beta_figure, plot_alpha, plot_beta
+
+
+def data(line: Line2D) -> tuple[list[float], list[float]]:
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
+
+
+def test_beta_lines_equal_the_history(make_history, imdn_choices) -> None:
+    history = make_history(imdn_choices, 6)
+    figure = beta_figure(history, imdn_choices)
+    assert len(figure.axes) == 4
+    for axes, (label, names) in zip(figure.axes, imdn_choices.items(), strict=True):
+        *candidates, uniform = axes.lines
+        assert len(candidates) == len(names)
+        for index, line in enumerate(candidates):
+            assert data(line) == ([1, 2, 3, 4, 5, 6], [record["beta"][label][index] for record in history])
+        assert data(uniform)[1] == [1 / 12, 1 / 12]
+
+
+def test_only_the_kept_candidate_is_bold_and_named(make_history, imdn_choices) -> None:
+    history = make_history(imdn_choices, 3)
+    history[-1]["genotype"]["genotype"]["conv2"] = imdn_choices["conv2"][5]
+    axes = beta_figure(history, imdn_choices).axes[1]
+    widths = [line.get_linewidth() for line in axes.lines[:-1]]
+    assert np.argmax(widths) == 5
+    assert widths.count(max(widths)) == 1
+    assert axes.get_title(loc="left") == "conv2"
+    assert axes.get_title(loc="right") == imdn_choices["conv2"][5]
+    assert [text.get_text() for text in axes.texts] == [f"{history[-1]['beta']['conv2'][5]:.3f}"]
+
+
+def test_a_candidate_has_one_colour_in_all_panels(make_history) -> None:
+    choices = {"first": ["a", "b", "c"], "second": ["c", "a"]}
+    first, second = beta_figure(make_history(choices, 2), choices).axes
+    assert first.lines[0].get_color() == second.lines[1].get_color()
+    assert first.lines[2].get_color() == second.lines[0].get_color()
+
+
+def test_no_two_of_twenty_names_look_alike() -> None:
+    names = [f"{stem}{norm}" for stem in "abcdefghij" for norm in ("", "_bn")]
+    looks = {(style["color"], str(style["linestyle"])) for style in line_styles(names).values()}
+    assert len(looks) == 20
+
+
+def test_alpha_statistics_equal_the_standard_library(make_history) -> None:
+    choices = {"cell": ["a", "b", "c", "d"], "inputs": ["x", "y", "z"]}
+    history = make_history(choices, 4)
+    expected: list[Callable[[Sequence[float]], float]] = [statistics.fmean, statistics.median, statistics.pstdev]
+    for axes, statistic in zip(alpha_figure(history, choices).axes, expected, strict=True):
+        assert [line.get_label() for line in axes.lines] == ["cell", "inputs", "all choices"]
+        for line, labels in zip(axes.lines, [["cell"], ["inputs"], ["cell", "inputs"]], strict=True):
+            wanted = [statistic([value for label in labels for value in record["alpha"][label]]) for record in history]
+            np.testing.assert_allclose(data(line)[1], wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("choices", "candidates", "epochs", "width", "height"),
+    [(1, 12, 1, 825, 528), (4, 12, 3, 1305, 795), (14, 8, 2, 2265, 1485), (7, 9, 2, 1785, 1140)],
+)
+def test_files_are_png_of_the_figure_size(
+    tmp_path: Path, make_history, choices: int, candidates: int, epochs: int, width: int, height: int
+) -> None:
+    space = {f"choice{index}": [f"candidate{number}" for number in range(candidates)] for index in range(choices)}
+    history = make_history(space, epochs)
+    beta, alpha = tmp_path / "new folder" / "beta.png", tmp_path / "alpha.png"
+    plot_beta(history, space, beta)
+    plot_alpha(history, space, alpha)
+    assert beta.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    image = cv2.imread(str(beta))
+    assert image is not None
+    assert np.abs(np.subtract(image.shape[:2], (height, width))).max() <= 1
+    image = cv2.imread(str(alpha))
+    assert image is not None
+    assert image.shape[1] == 1725
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["alpha.png", "beta.png", "new folder"]
+
+
+def test_axes_of_epochs_have_whole_numbers_only(make_history, imdn_choices) -> None:
+    for epochs in (1, 2, 3):
+        axes = alpha_figure(make_history(imdn_choices, epochs), imdn_choices).axes[0]
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks == list(range(1, epochs + 1))
+
+
+def test_a_file_is_replaced_and_never_written_into(tmp_path: Path) -> None:
+    path, other_name = tmp_path / "plot.png", tmp_path / "the same file"
+    path.write_bytes(b"old")
+    other_name.hardlink_to(path)
+    save(Figure(), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert other_name.read_bytes() == b"old"
+
+
+def test_a_failed_drawing_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "plot.png"
+    path.write_bytes(b"old")
+
+    def fail(figure: Figure, file: Path, **_: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(Figure(), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
