@@ -25,15 +25,15 @@ setup(
     install_requires=[
         "torch>=2.4",  # torch.amp.GradScaler-free bf16 autocast on every device, weights_only loading of all we save
         "numpy>=1.26",
-        "pydantic>=2.7",  # ValidationError raised inside a validator keeps its nested locations
+        "pydantic>=2.9",  # JSON schema of what a validator takes, where it differs from what it gives
         "pyyaml>=6.0",
         "rich>=13.0",
         "matplotlib>=3.8",
         "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",  # first release whose counters accept tensors on the meta device
         "scikit-image>=0.22",  # the sample photos, and SSIM
-        "opencv-python>=4.8",  # 16-bit PNG and TIFF, WebP: no other reader keeps them as they are
-        "pillow>=10.0",  # EXIF orientation
+        "opencv-python>=4.8",  # decodes 16-bit PNG and TIFF, which Pillow does not; writes every format
+        "pillow>=10.0",  # decodes the rest, and tells what is incomplete, animated or turned
         "lmdb>=1.4",
     ],
     extras_require={

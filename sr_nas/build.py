@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from sr_nas.complexity.table import cost_table
+from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
 from sr_nas.data.streams import Stream, split_indices
@@ -19,7 +19,18 @@ from sr_nas.options.search import SearchOptions
 from sr_nas.options.sections import Dataset, TrainDataset, Weights
 from sr_nas.options.strict import Component
 from sr_nas.options.train import TrainOptions
-from sr_nas.registry import LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES, Registry
+from sr_nas.registry import (
+    LOSSES,
+    LR_SCHEDULES,
+    NETWORKS,
+    OPTIMIZERS,
+    PAIRS,
+    REGULARIZERS,
+    RELAXATIONS,
+    SCHEDULES,
+    SPACES,
+    Registry,
+)
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 from sr_nas.search.searcher import Plan, Searcher
@@ -39,7 +50,7 @@ def build_pairs(section: Dataset, scale: int) -> Pairs:
     return bound(PAIRS, section)(scale=scale)
 
 
-def build_network(section: Component, scale: int) -> nn.Module:
+def build_network(section: Component, scale: int) -> SRNetwork:
     """Build a plain network, freshly initialised."""
     return bound(NETWORKS, section)(scale=scale)
 
@@ -122,7 +133,7 @@ def build_trainer(options: TrainOptions, device: torch.device) -> Trainer:
     )
 
 
-def start_from(network: nn.Module, path: str, strict: bool) -> tuple[int, int]:
+def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[int, int]:
     """Give a network the weights of a safetensors file.
 
     Args:
@@ -141,7 +152,10 @@ def start_from(network: nn.Module, path: str, strict: bool) -> tuple[int, int]:
     misfits = [name for name in dict.fromkeys((*own, *found)) if name not in fitting]
     if (strict and misfits) or not fitting:
         advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
-        raise UserError(f"path.pretrain_network_g: {path} does not fit the network: missing or of another shape: {listing(misfits, 5)}.{advice}")
+        raise UserError(
+            f"path.pretrain_network_g: {path} does not fit the network; missing or of another shape: "
+            f"{listing(misfits, 5)}.{advice}"
+        )
     network.load_state_dict(fitting, strict=False)
     return len(fitting), len(own)
 

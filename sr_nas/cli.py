@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     command, *rest = words
     if command not in COMMANDS:
-        print(f"sr-nas: unknown command '{command}'{nearest(command, COMMANDS) or '.'} Commands: {', '.join(COMMANDS)}.", file=sys.stderr)
+        print(
+            f"sr-nas: unknown command '{command}'{nearest(command, COMMANDS)} Commands: {', '.join(COMMANDS)}.", file=sys.stderr
+        )
         return 2
     try:
         return importlib.import_module(f"sr_nas.commands.{command}").main(rest)

@@ -1,13 +1,14 @@
-"""What the searcher and a search space know of each other - all of it.
+"""What rooms know of each other's objects - all of it.
 
 A space is a module with labelled choices; alpha lives outside it. A label used in several places is a shared alpha.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -47,6 +48,40 @@ class CostSite:
     count: int = 1
 
 
+class Stream(Protocol):
+    """An endless source of batches whose state can be saved."""
+
+    def next(self) -> tuple[Tensor, ...]:
+        """Return the next batch, (input, target)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on from here."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where the state was taken."""
+        ...
+
+
+class SRNetwork(nn.Module):
+    """A network that people train and ship. It maps RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``.
+
+    Attributes:
+        arch: its registered name.
+        scale: upscaling factor.
+        genotype: the choices it was built from.
+    """
+
+    arch: str
+    scale: int
+    genotype: Genotype
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this network again, JSON-ready."""
+
+
 class SearchSpace(Protocol):
     """A supernet as the searcher sees it. Implementations are :class:`torch.nn.Module`."""
 
@@ -64,7 +99,7 @@ class SearchSpace(Protocol):
         """Return the network these weights prefer."""
         ...
 
-    def derive(self, genotype: Genotype) -> nn.Module:
+    def derive(self, genotype: Genotype) -> SRNetwork:
         """Build the plain network of a genotype, freshly initialised."""
         ...
 

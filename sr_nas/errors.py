@@ -11,14 +11,14 @@ class UserError(Exception):
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
-    """Return ``" - did you mean 'x'?"`` for the allowed name closest to ``name``, or an empty string."""
+    """End a sentence about an unknown name: ``" - did you mean 'x'?"`` for the closest allowed one, else ``"."``."""
     by_lower = {str(candidate).lower(): str(candidate) for candidate in allowed}
     close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
-    return f" - did you mean '{by_lower[close[0]]}'?" if close else ""
+    return f" - did you mean '{by_lower[close[0]]}'?" if close else "."
 
 
 def listing(names: Iterable[object], limit: int = 20) -> str:
     """Join names with commas; of more than ``limit``, the rest is counted instead of named."""
-    names = [str(name) for name in names]
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} ... and {len(names) - limit} more"
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:limit])
+    return shown if len(texts) <= limit else f"{shown} ... and {len(texts) - limit} more"

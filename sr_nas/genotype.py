@@ -43,7 +43,10 @@ class Genotype:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping, read back by :func:`genotype_from`."""
-        return {"arch": self.arch, "genotype": {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks}}
+        return {
+            "arch": self.arch,
+            "genotype": {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks},
+        }
 
 
 def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
@@ -77,7 +80,9 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
     elif isinstance(source, Iterable):
         picked = list(source)
         if len(picked) != len(choices):
-            raise GenotypeError(f"a genotype of {arch} names {len(choices)} candidates ({listing(choices)}), but {len(picked)} were given.")
+            raise GenotypeError(
+                f"a genotype of {arch} names {len(choices)} candidates ({listing(choices)}), but {len(picked)} were given."
+            )
     else:
         raise GenotypeError(f"a genotype is a list of names or a mapping of labels to names, not {source!r}.")
     picks = []
@@ -85,7 +90,9 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
         names = (names,) if isinstance(names, str) else tuple(names)
         for name in names:
             if name not in allowed:
-                raise GenotypeError(f"'{name}' is not a candidate of {arch}.{label}{nearest(name, allowed)} Allowed: {listing(allowed)}.")
+                raise GenotypeError(
+                    f"'{name}' is not a candidate of {arch}.{label}{nearest(name, allowed)} Allowed: {listing(allowed)}."
+                )
         picks.append((label, names))
     return Genotype(arch, tuple(picks))
 

@@ -106,7 +106,11 @@ def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel],
 
     validators: dict[str, Any] = {"run_check": model_validator(mode="after")(run_check)}
     return create_model(
-        f"{name}_{base.__name__}", __base__=base, __validators__=validators, __doc__=(inspect.getdoc(entry) or "").split("\n\n")[0], **fields
+        f"{name}_{base.__name__}",
+        __base__=base,
+        __validators__=validators,
+        __doc__=(inspect.getdoc(entry) or "").split("\n\n")[0],
+        **fields,
     )
 
 

@@ -25,7 +25,9 @@ def import_basicsr() -> ModuleType:
         importlib.import_module(_GONE)
     except ModuleNotFoundError as error:
         if error.name != _GONE:
-            raise UserError("basicsr and torchvision are not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older).") from error
+            raise UserError(
+                "basicsr and torchvision are not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older)."
+            ) from error
         alias = ModuleType(_GONE)
         alias.rgb_to_grayscale = importlib.import_module("torchvision.transforms.functional").rgb_to_grayscale  # type: ignore[attr-defined]
         sys.modules[_GONE] = alias

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
-from torch import nn
 
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.strict import Component
 from sr_nas.registry import NETWORKS
 
 
-def network_of(arch: str, scale: int, **settings: Any) -> nn.Module:
+def network_of(arch: str, scale: int, **settings: Any) -> SRNetwork:
     """Build a network by the name of its architecture, in any case; settings that are ``None`` keep their default.
 
     Raises:
@@ -20,7 +20,7 @@ def network_of(arch: str, scale: int, **settings: Any) -> nn.Module:
     """
     names = {name.lower(): name for name in NETWORKS.names()}
     if arch.lower() not in names:
-        raise UserError(f"--arch: unknown architecture '{arch}'{nearest(arch, names.values()) or '.'} Known: {listing(names.values())}.")
+        raise UserError(f"--arch: unknown architecture '{arch}'{nearest(arch, names.values())} Known: {listing(names.values())}.")
     name = names[arch.lower()]
     given = {key: value for key, value in settings.items() if value is not None}
     try:

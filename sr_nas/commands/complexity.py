@@ -12,7 +12,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="complexity", description=__doc__)
     parser.add_argument("--arch", required=True, help="architecture, e.g. imdn")
     parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=4, help="upscaling factor (default: 4)")
-    parser.add_argument("--genotype", metavar="A,B,C,D|FILE", help="candidate names, a genotype file or a run folder; default: the published network")
+    parser.add_argument(
+        "--genotype",
+        metavar="A,B,C,D|FILE",
+        help="candidate names, a genotype file or a run folder; default: the published network",
+    )
     parser.add_argument("--nf", type=int, help="feature channels (default: the published network's)")
     parser.add_argument("--num_blocks", type=int, help="number of blocks (default: the published network's)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

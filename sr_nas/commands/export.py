@@ -12,7 +12,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="export", description=__doc__)
     parser.add_argument("--run", required=True, metavar="DIR", type=Path, help="folder of a training; of a search for .json")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", type=Path, help=".safetensors for the network, .json for its genotype alone"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        type=Path,
+        help=".safetensors for the network, .json for its genotype alone",
     )
     parser.add_argument("--last", action="store_true", help="the last network instead of the best")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")

@@ -11,7 +11,12 @@ def parse_run(command: str, description: str | None, arguments: Sequence[str]) -
     parser = argparse.ArgumentParser(prog=command, description=description)
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
     parser.add_argument(
-        "--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options, e.g. train:optim_g:lr=1e-4"
+        "--force_yml",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override options, e.g. train:optim_g:lr=1e-4",
     )
     parser.add_argument("--auto_resume", action="store_true", help="go on with the newest run of this name, where there is one")
     return parser.parse_args(arguments)

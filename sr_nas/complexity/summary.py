@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sr_nas.complexity.macs import LR_1280x720, count_macs
+from sr_nas.contracts import SRNetwork
 
 MACS_LR = "MACs, LR input 1280x720"
 MACS_HR = "MACs, HR output 1280x720"
@@ -15,8 +16,8 @@ def count_params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def complexity(network: nn.Module) -> dict[str, int]:
-    """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720`` of a network with an attribute ``scale``."""
+def complexity(network: SRNetwork) -> dict[str, int]:
+    """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720``."""
     height, width = LR_1280x720
     macs = count_macs(network)[""]
     return {

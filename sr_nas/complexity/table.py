@@ -29,7 +29,9 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
     choices, sites = space.choices(), space.cost_sites()
     with torch.device("meta"):
         built = {label: [site.build(name) for name in choices[label].candidates] for label, site in sites.items()}
-    described = [[label, site.channels, site.downscale, site.count, [repr(m) for m in built[label]]] for label, site in sites.items()]
+    described = [
+        [label, site.channels, site.downscale, site.count, [repr(m) for m in built[label]]] for label, site in sites.items()
+    ]
     key = json.dumps([cost, described, __version__, version("fvcore")])
     file = cache_folder("costs") / f"{cost}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     table = _read(file, {label: len(modules) for label, modules in built.items()})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import load_network
 from sr_nas.export.released import load_released
@@ -13,7 +12,7 @@ from sr_nas.export.released import load_released
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 
-def load_model(source: str | Path, arch: str | None = None) -> nn.Module:
+def load_model(source: str | Path, arch: str | None = None) -> SRNetwork:
     """Return the network of a model, in eval mode, on the CPU.
 
     Args:

@@ -8,9 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sr_nas import __version__
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.registry import NETWORKS
 from sr_nas.runs.files import replacing
@@ -18,7 +19,7 @@ from sr_nas.runs.files import replacing
 FORMAT = "sr_nas network 1"
 
 
-def save_network(path: Path, network: nn.Module, training: dict[str, Any] | None = None) -> None:
+def save_network(path: Path, network: SRNetwork, training: dict[str, Any] | None = None) -> None:
     """Write a network with all that is needed to build it again.
 
     The metadata's keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``,
@@ -43,7 +44,7 @@ def save_network(path: Path, network: nn.Module, training: dict[str, Any] | None
         save_file(tensors, temporary, metadata)
 
 
-def load_network(path: str | Path) -> nn.Module:
+def load_network(path: str | Path) -> SRNetwork:
     """Build the network of an exported file, with its weights, in eval mode, on the CPU.
 
     It takes RGB in 0..1, ``[N, 3, H, W]``, and gives ``[N, 3, scale*H, scale*W]``.
@@ -53,13 +54,15 @@ def load_network(path: str | Path) -> nn.Module:
     """
     metadata, tensors = _read(Path(path))
     if "architecture" not in metadata:
-        raise UserError(f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'.")
+        raise UserError(
+            f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'."
+        )
     network = NETWORKS.get(metadata["architecture"])(**json.loads(metadata["settings"]))
     missing = network.load_state_dict(tensors, strict=False)
     if missing.missing_keys or missing.unexpected_keys:
         raise UserError(
-            f"{path} does not fit its architecture {metadata['architecture']}: missing {listing(missing.missing_keys, 5) or 'nothing'}; "
-            f"unexpected {listing(missing.unexpected_keys, 5) or 'nothing'}."
+            f"{path} does not fit its architecture {metadata['architecture']}; missing: {listing(missing.missing_keys, 5) or 'nothing'}; "
+            f"unexpected: {listing(missing.unexpected_keys, 5) or 'nothing'}."
         )
     return network.eval()
 
@@ -87,6 +90,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise UserError(f"{path} does not exist.")
     try:
         with safe_open(path, framework="pt") as stream:
-            return dict(stream.metadata() or {}), {name: stream.get_tensor(name) for name in stream.keys()}
+            return dict(stream.metadata() or {}), {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it cannot be iterated
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}.") from error

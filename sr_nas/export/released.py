@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.networks.imdn import IMDN
 from sr_nas.runs.checkpoint import load_tensors
@@ -34,22 +35,27 @@ def imdn_from_released(tensors: Mapping[str, Tensor], path: Path) -> IMDN:
     renamed = {_rename(name, _IMDN_NAMES): tensor for name, tensor in tensors.items()}
     blocks = {int(match[1]) for name in renamed if (match := re.match(r"blocks\.(\d+)\.", name))}
     if "head.weight" not in renamed or "tail.weight" not in renamed or not blocks:
-        raise UserError(f"{path} holds no released IMDN: fea_conv, IMDB1 ... and upsampler.0 are expected, found {listing(tensors, 8)}.")
+        raise UserError(
+            f"{path} holds no released IMDN: fea_conv, IMDB1 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
+        )
     scale = round((renamed["tail.weight"].shape[0] / 3) ** 0.5)
     network = IMDN(scale, renamed["head.weight"].shape[0], len(blocks))
     own = network.state_dict()
     wrong = [name for name in own if name not in renamed or renamed[name].shape != own[name].shape]
     unknown = [name for name in renamed if name not in own]
     if wrong or unknown:
-        raise UserError(f"{path} is no published IMDN x{scale}: missing or of another shape: {listing(wrong, 5)}; unknown: {listing(unknown, 5)}.")
+        raise UserError(
+            f"{path} is no published IMDN x{scale}; missing or of another shape: {listing(wrong, 5) or 'nothing'}; "
+            f"unknown: {listing(unknown, 5) or 'nothing'}."
+        )
     network.load_state_dict(renamed)
     return network
 
 
-CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Path], nn.Module]] = {IMDN.arch: imdn_from_released}
+CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Path], SRNetwork]] = {IMDN.arch: imdn_from_released}
 
 
-def load_released(path: str | Path, arch: str) -> nn.Module:
+def load_released(path: str | Path, arch: str) -> SRNetwork:
     """Load a released ``.pth`` file into our network of the same architecture, in eval mode, on the CPU.
 
     The tensors may lie bare, under ``params_ema``, ``params``, ``state_dict`` or ``model``, with or without ``module.``
@@ -64,7 +70,7 @@ def load_released(path: str | Path, arch: str) -> nn.Module:
     """
     known = {name.lower(): convert for name, convert in CONVERTERS.items()}
     if arch.lower() not in known:
-        raise UserError(f"no released weights of '{arch}' are known{nearest(arch, CONVERTERS) or '.'} Known: {listing(CONVERTERS)}.")
+        raise UserError(f"no released weights of '{arch}' are known{nearest(arch, CONVERTERS)} Known: {listing(CONVERTERS)}.")
     return known[arch.lower()](bare_tensors(load_tensors(Path(path)), Path(path)), Path(path)).eval()
 
 

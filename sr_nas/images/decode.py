@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sr_nas.errors import UserError, listing
 
@@ -94,7 +94,7 @@ def _has_16_bits(image: Image.Image, data: bytes) -> bool:
 
 def _pixels_of_8_bits(image: Image.Image) -> np.ndarray:
     mode = _MODES.get(image.mode)
-    if mode is None or image.format == "TIFF" and max(_tiff_tag(image, _BITS_PER_SAMPLE)) > 8:
+    if mode is None or (image.format == "TIFF" and max(_tiff_tag(image, _BITS_PER_SAMPLE)) > 8):
         kind = {"F": "floating point", "I": "32-bit integers"}.get(image.mode, f"of an unusual kind ({image.mode})")
         raise UserError(f"its pixels are {kind}; convert it to a PNG or TIFF of 8 or 16 bits per channel.")
     if "transparency" in image.info:
@@ -148,7 +148,7 @@ def decode(data: bytes) -> np.ndarray:
         pixels = _pixels_of_16_bits(image, data) if _has_16_bits(image, data) else _pixels_of_8_bits(image)
         # Both decoders turn a TIFF by themselves.
         orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UserError(f"it is damaged, or of a kind that is not read; {listing(FORMATS)} of 8 or 16 bits are.") from error
     except _DAMAGED as error:
         raise UserError(f"it is damaged, cut off or too large ({error or type(error).__name__}).") from error

@@ -48,13 +48,18 @@ def read_image(path: Path) -> np.ndarray:
 def read_rgb(path: Path) -> np.ndarray:
     """Return an image file as HxWx3 uint8 RGB: what training and benchmarks see, whatever the file holds.
 
-    Grey is repeated in the three channels, alpha is dropped, and 16 bits are scaled to 8 by rounding v / 257, which
-    maps 65535 to 255.
-
     Raises:
         UserError: as :func:`read_image`.
     """
-    pixels = read_image(path)
+    return as_rgb(read_image(path))
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Return HxWxC pixels of any kind as HxWx3 uint8 RGB.
+
+    Grey is repeated in the three channels, alpha is dropped, and 16 bits are scaled to 8 by rounding v / 257, which
+    maps 65535 to 255.
+    """
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     colour = pixels[..., :1] if pixels.shape[2] < 3 else pixels[..., :3]

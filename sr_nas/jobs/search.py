@@ -54,7 +54,11 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     frequency = options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
 
     with SearchView(console, run.folder.name, choices, searcher.steps, searcher.step) as view, Interrupt() as stop:
-        _say(run, view, f"{'going on' if run.state else 'searching'} in {run.folder} on {device}, step {searcher.step} of {searcher.steps}")
+        _say(
+            run,
+            view,
+            f"{'going on' if run.state else 'searching'} in {run.folder} on {device}, step {searcher.step} of {searcher.steps}",
+        )
 
         def on_step(losses: dict[str, float]) -> None:
             epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
@@ -74,7 +78,11 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
 
         finished = searcher.run(on_step, on_epoch, between_steps)
         if not finished:
-            _say(run, view, f"stopped at step {searcher.step} of {searcher.steps}, saved in {run.folder}. --auto_resume goes on from there.")
+            _say(
+                run,
+                view,
+                f"stopped at step {searcher.step} of {searcher.steps}, saved in {run.folder}. --auto_resume goes on from there.",
+            )
             return run.folder, stop.exit_code
         write_results(run.folder, searcher, choices)
     for line in outcome(run.folder, choices):
@@ -113,11 +121,14 @@ def outcome(folder: Path, choices: dict[str, tuple[str, ...]]) -> list[str]:
     )
     lines.append(
         f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now "
-        f"({found.final_spread / found.initial_spread:.0f} times)" if found.initial_spread else
-        f"alpha     spread within a choice {found.final_spread:.4f}, from none at the start"
+        f"({found.final_spread / found.initial_spread:.0f} times)"
+        if found.initial_spread
+        else f"alpha     spread within a choice {found.final_spread:.4f}, from none at the start"
     )
     gaps = ", ".join(f"{label} {gap:.3f}" for label, gap in found.top2_gap.items())
-    lines.append(f"decision  beta of the winner above the runner-up: {gaps} (1/{max(map(len, choices.values()))} would be an even draw)")
+    lines.append(
+        f"decision  beta of the winner above the runner-up: {gaps} (1/{max(map(len, choices.values()))} would be an even draw)"
+    )
     lines.append(f"all of it {folder}")
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from sr_nas.build import build_pairs, build_trainer
@@ -21,6 +22,7 @@ from sr_nas.runs.checkpoint import save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history
 from sr_nas.runs.interrupt import Interrupt
+from sr_nas.training.trainer import Trainer
 
 PICTURE = "comparison.png"
 
@@ -42,80 +44,119 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
     pairs = None if val is None else build_pairs(val, options.scale)
     baseline = None if pairs is None else evaluate_set(bicubic, pairs, options.scale)
     run = open_run(options, device, auto_resume)
-    best: float | None = None
+    keeper = Keeper(run.folder, options, pairs, device)
     if run.state is not None:
-        best = run.state.pop("best")
+        keeper.load_state_dict(run.state.pop("keeper"))
         trainer.load_state_dict(run.state)
         cut_history(run.folder, trainer.iteration, key="iteration")
-    losses: list[float] = []
     frequency = options.logger.save_checkpoint_freq or options.val.val_freq
+    start = trainer.iteration
 
-    with TrainView(
-        console, run.folder.name, trainer.total, trainer.iteration, options.logger.print_freq
-    ) as view, Interrupt() as stop:
+    with TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view, Interrupt() as stop:
 
         def say(text: str) -> None:
             run.log.info("%s", text)
             view.message(text)
 
-        def validate() -> None:
-            nonlocal best
-            record: dict[str, Any] = {"iteration": trainer.iteration, "loss": sum(losses) / len(losses), "learning_rate": trainer.learning_rate}
-            losses.clear()
-            if val is not None and pairs is not None:
-                record["val"] = {val.name or val.type: evaluate_set(upscaler(trainer.averaged, device=device), pairs, options.scale)}
-                psnr = next(iter(record["val"].values()))["psnr"]
-                improved = best is None or psnr > best
-                best = psnr if best is None else max(best, psnr)
-                view.validation(trainer.iteration, record["val"], improved)
-                if improved:
-                    save_network(run.folder / BEST, trainer.averaged, _summary(options, record))
-            save_network(run.folder / LAST, trainer.averaged, _summary(options, record))
-            memory = peak_memory(device)
-            append_history(run.folder, record | ({} if memory is None else {"memory_bytes": memory}))
-            run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | _means(record))
-
         def on_step(loss: float) -> None:
-            losses.append(loss)
             view.step(trainer.iteration, trainer.total, loss, trainer.learning_rate)
+            keeper.note(loss)
             if trainer.iteration % options.val.val_freq == 0 or trainer.iteration == trainer.total:
-                validate()
+                record, improved = keeper.keep(trainer)
+                run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | means(record))
+                if "val" in record:
+                    view.validation(trainer.iteration, record["val"], improved)
 
         def between_steps() -> bool:
             if stop() or trainer.iteration % frequency == 0 or trainer.iteration == trainer.total:
-                save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"best": best})
+                save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"keeper": keeper.state_dict()})
             return stop()
 
-        say(f"{'going on' if run.state else 'training'} in {run.folder} on {device}, iteration {trainer.iteration} of {trainer.total}")
+        say(
+            f"{'training' if run.state is None else 'going on'} in {run.folder} on {device}, iteration {start} of {trainer.total}"
+        )
         if baseline is not None:
             say(f"bicubic on the validation images: {baseline['psnr']:.3f} dB / {baseline['ssim']:.4f}")
         if not trainer.run(on_step, between_steps):
-            say(f"stopped at iteration {trainer.iteration} of {trainer.total}, saved in {run.folder}. --auto_resume goes on from there.")
+            say(f"stopped at iteration {trainer.iteration}, saved in {run.folder}. --auto_resume goes on from there.")
             return run.folder, stop.exit_code
         if pairs is not None:
-            _picture(run.folder, pairs, options.scale)
+            write_picture(run.folder, pairs, options.scale)
             say(f"{run.folder / PICTURE} shows {pairs.names[0]}: bicubic, the network, HR")
-        say(f"the network is in {run.folder}, {BEST if pairs is not None else LAST}")
+        say(f"the network is {run.folder / (LAST if pairs is None else BEST)}")
     return run.folder, 0
 
 
-def _picture(folder: Path, pairs: Pairs, scale: int) -> None:
+class Keeper:
+    """Measures the network on a schedule, and keeps the best and the last of it.
+
+    Args:
+        folder: of the run.
+        options: of the run.
+        pairs: validation images, or ``None``.
+        device: where the network runs.
+    """
+
+    def __init__(self, folder: Path, options: TrainOptions, pairs: Pairs | None, device: torch.device) -> None:
+        self.folder, self.options, self.pairs, self.device = folder, options, pairs, device
+        self.best: float | None = None
+        self.loss_sum, self.losses = 0.0, 0
+
+    def note(self, loss: float) -> None:
+        """Take a loss into the mean of the next record."""
+        self.loss_sum += loss
+        self.losses += 1
+
+    def keep(self, trainer: Trainer) -> tuple[dict[str, Any], bool]:
+        """Validate, save, and add to the history; return the record, and whether it is the best so far."""
+        record: dict[str, Any] = {
+            "iteration": trainer.iteration,
+            "loss": self.loss_sum / self.losses,
+            "learning_rate": trainer.learning_rate,
+        }
+        self.loss_sum, self.losses = 0.0, 0
+        improved = False
+        val = self.options.datasets.val
+        if self.pairs is not None and val is not None:
+            scores = evaluate_set(upscaler(trainer.averaged, device=self.device), self.pairs, self.options.scale)
+            record["val"] = {val.name or val.type: scores}
+            improved = self.best is None or scores["psnr"] > self.best
+            if improved:
+                self.best = scores["psnr"]
+                save_network(self.folder / BEST, trainer.averaged, self._summary(record))
+        save_network(self.folder / LAST, trainer.averaged, self._summary(record))
+        memory = peak_memory(self.device)
+        append_history(self.folder, record | ({} if memory is None else {"memory_bytes": memory}))
+        return record, improved
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to judge as this one does."""
+        return {"best": self.best, "loss_sum": self.loss_sum, "losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state_dict` was taken."""
+        self.best, self.loss_sum, self.losses = state["best"], state["loss_sum"], state["losses"]
+
+    def _summary(self, record: dict[str, Any]) -> dict[str, Any]:
+        data = self.options.datasets.train
+        return {
+            "run": self.options.name,
+            "iteration": record["iteration"],
+            "data": data.name or data.type,
+            "seed": self.options.manual_seed,
+            "loss": self.options.train.pixel_opt.type,
+            "validation": means(record),
+        }
+
+
+def means(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The mean scores of a record, without those of each image."""
+    return {name: {"psnr": scores["psnr"], "ssim": scores["ssim"]} for name, scores in record.get("val", {}).items()}
+
+
+def write_picture(folder: Path, pairs: Pairs, scale: int) -> None:
+    """Draw the best network's result on the first validation image beside bicubic and HR."""
     low, high = pairs.lr(0), pairs.hr(0)
     network = load_network(folder / BEST)
-    comparison(folder / PICTURE, [("bicubic", bicubic(low, scale)), (f"{network.arch}, searched", upscaler(network)(low, scale)), ("HR", high)])
-
-
-def _summary(options: TrainOptions, record: dict[str, Any]) -> dict[str, Any]:
-    data = options.datasets.train
-    return {
-        "run": options.name,
-        "iteration": record["iteration"],
-        "data": data.name or data.type,
-        "seed": options.manual_seed,
-        "loss": options.train.pixel_opt.type,
-        "validation": _means(record),
-    }
-
-
-def _means(record: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {name: {"psnr": scores["psnr"], "ssim": scores["ssim"]} for name, scores in record.get("val", {}).items()}
+    result = upscaler(network, device=torch.device("cpu"))(low, scale)
+    comparison(folder / PICTURE, [("bicubic", bicubic(low, scale)), (str(folder.name), result), ("HR", high)])

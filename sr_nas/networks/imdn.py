@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.genotype import Genotype, genotype_from, is_genotype_path
+from sr_nas.contracts import SRNetwork
+from sr_nas.genotype import genotype_from, is_genotype_path
 from sr_nas.ops.attention import ContrastAwareChannelAttention
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
 from sr_nas.options.genotypes import GenotypeSource
 from sr_nas.registry import NETWORKS
 
-Scale = Literal[2, 3, 4]
 Features = Annotated[int, Field(ge=16, multiple_of=4, description="feature channels; the published network has 64")]
 Blocks = Annotated[int, Field(ge=1, description="information multi-distillation blocks; the published network has 6")]
 
@@ -76,7 +76,7 @@ class IMDNFrame(nn.Module):
         super().__init__()
         self.scale, self.nf, self.num_blocks = scale, nf, num_blocks
         self.head = nn.Conv2d(3, nf, 3, padding=1)
-        self.blocks = nn.ModuleList(
+        self.blocks: Iterable[IMDBlock] = nn.ModuleList(  # type: ignore[assignment]
             IMDBlock([build_conv(label, *channels) for label, channels in zip(LABELS, conv_channels(nf), strict=True)], nf)
             for _ in range(num_blocks)
         )
@@ -96,11 +96,11 @@ class IMDNFrame(nn.Module):
 
 
 @NETWORKS.register()
-class IMDN(IMDNFrame):
+class IMDN(IMDNFrame, SRNetwork):
     """IMDN (Hui et al. 2019) with the convolutions of a genotype; by default the published network.
 
     Args:
-        scale: upscaling factor.
+        scale: upscaling factor, 2, 3 or 4.
         nf: feature channels.
         num_blocks: number of blocks.
         genotype: four candidate names for the convolutions of every block (list, mapping or :class:`Genotype`).
@@ -111,9 +111,10 @@ class IMDN(IMDNFrame):
 
     arch = "IMDN"
 
-    def __init__(self, scale: Scale = 4, nf: Features = 64, num_blocks: Blocks = 6, genotype: GenotypeSource = PUBLISHED) -> None:
-        self.genotype: Genotype = genotype_from(genotype, self.arch, self.choices())
-        super().__init__(scale, nf, num_blocks, lambda label, *channels: IMDN_CANDIDATES.get(self.genotype[label][0])(*channels))
+    def __init__(self, scale: int = 4, nf: Features = 64, num_blocks: Blocks = 6, genotype: GenotypeSource = PUBLISHED) -> None:
+        picked = genotype_from(genotype, self.arch, self.choices())
+        super().__init__(scale, nf, num_blocks, lambda label, *channels: IMDN_CANDIDATES.get(picked[label][0])(*channels))
+        self.genotype = picked
 
     @staticmethod
     def choices() -> dict[str, tuple[str, ...]]:

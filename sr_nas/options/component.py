@@ -33,16 +33,18 @@ class Of:
             if not isinstance(value, dict) or "type" not in value:
                 raise PydanticCustomError("no_type", f"a mapping with the key 'type' is expected. Each {kind}: {listing(names)}.")
             if value["type"] not in names:
-                hint = nearest(value["type"], names) or "."
+                hint = nearest(value["type"], names)
                 raise PydanticCustomError("unknown_name", f"unknown {kind} '{value['type']}'{hint} Allowed: {listing(names)}.")
             return self.registry.settings(value["type"], source).model_validate(value, context=info.context)
 
         return core_schema.with_info_plain_validator_function(
-            validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True), metadata={"base": source}
+            validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+            metadata={"base": source},
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        base = schema["metadata"]["base"]  # type: ignore[index]
+        base = schema["metadata"]["base"]
         models = [self.registry.settings(name, base) for name in self.registry.names()]
         return {"anyOf": [handler(model.__pydantic_core_schema__) for model in models]}
 

@@ -21,7 +21,7 @@ def _resolve(source: Any, info: ValidationInfo) -> Any:
 
 _SCHEMA = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "object"}],
-    "description": "Candidate names in order, a mapping label -> name, names separated by commas, a genotype file or a run folder.",
+    "description": "Candidate names in order, a mapping label -> name, a genotype file, or a run folder.",
 }
 
 GenotypeSource = Annotated[Any, BeforeValidator(_resolve), WithJsonSchema(_SCHEMA)]

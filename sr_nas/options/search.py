@@ -29,7 +29,7 @@ class Alpha(Strict):
     """normal: value * N(0, 1); constant: value."""
     value: float = 1e-3
     """See init."""
-    offset: dict[str, float] = {}
+    offset: dict[str, float] = Field(default_factory=dict)
     """Candidate name -> added to its alpha at the start, wherever it stands."""
     optim: Optimizer = Field(
         default={"type": "Adam", "lr": 3e-4, "weight_decay": 1e-8, "betas": (0.5, 0.999)}, validate_default=True

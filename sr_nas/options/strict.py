@@ -28,7 +28,7 @@ class Strict(BaseModel):
                 type=PydanticCustomError(
                     "unknown_key",
                     "unknown key{nearest} Allowed: {allowed}.",
-                    {"nearest": nearest(key, cls.model_fields) or ".", "allowed": listing(cls.model_fields, 40)},
+                    {"nearest": nearest(key, cls.model_fields), "allowed": listing(cls.model_fields, 40)},
                 ),
                 loc=(str(key),),
                 input=value[key],
@@ -40,7 +40,11 @@ class Strict(BaseModel):
             result = handler({key: item for key, item in value.items() if key not in unknown})
         except ValidationError as error:
             problems += [
-                InitErrorDetails(type=PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}), loc=found["loc"], input=found["input"])  # type: ignore[arg-type]
+                InitErrorDetails(
+                    type=PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}),
+                    loc=found["loc"],
+                    input=found["input"],
+                )
                 for found in error.errors(include_url=False)
             ]
         if problems:

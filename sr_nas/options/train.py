@@ -37,7 +37,7 @@ class TrainSection(Weights):
     total_iter: PositiveInt
     """Iterations (batches) of the whole training."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the exponential moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+    """Decay of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
 
 
 class Validation(Strict):

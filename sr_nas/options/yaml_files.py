@@ -61,7 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError(f"option file {path} does not exist{nearest(path.name, siblings) or '.'}") from error
+        raise UserError(f"option file {path} does not exist{nearest(path.name, siblings)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"option file {path} cannot be read: {error}.") from error
     try:

@@ -94,7 +94,7 @@ def beta_figure(history: Sequence[Record], choices: Choices) -> Figure:
     handles.append(Line2D([], [], label="1/N, uniform", color=FAINT, linewidth=1.0, linestyle=":"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9, handlelength=2.8)
     figure.supxlabel("epoch", fontsize=10, color=INK)
-    figure.supylabel("weight β of a candidate", fontsize=10, color=INK)
+    figure.supylabel("weight beta of a candidate", fontsize=10, color=INK)
     return figure
 
 
@@ -122,7 +122,7 @@ def alpha_figure(history: Sequence[Record], choices: Choices) -> Figure:
             markersize=10,
         )
         _style(axes, epochs)
-        axes.set_title(f"{name} of α", loc="left", fontsize=10, fontweight="bold", color=INK)
+        axes.set_title(f"{name} of alpha", loc="left", fontsize=10, fontweight="bold", color=INK)
         axes.set_xlabel("epoch", fontsize=10, color=INK)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9, handlelength=2.8)

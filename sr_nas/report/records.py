@@ -13,7 +13,7 @@ from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
 
 Record = Mapping[str, Any]
-"""One epoch of a search: ``epoch`` (from 1), ``alpha`` and ``beta`` by label, ``loss`` by name, ``lambda``, ``genotype``, ``params``, MACs."""
+"""One epoch of a search, as ``Searcher.record`` makes it, with the parameters and MACs of its genotype; epoch 0 is the start."""
 
 
 def series(history: Sequence[Record], choices: Choices, key: str) -> dict[str, npt.NDArray[np.float64]]:

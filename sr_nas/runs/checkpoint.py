@@ -50,7 +50,9 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
             f"with weights_only=True are read. ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as a PyTorch file: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise UserError(
+            f"{path} cannot be read as a PyTorch file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors.")
     return loaded

@@ -31,7 +31,9 @@ def new_run(root: Path, name: str) -> Path:
 def newest_run(root: Path, name: str) -> Path | None:
     """Return the newest of ``root/name``, ``root/name_2`` ..., or ``None`` where there is none."""
     pattern = re.compile(re.escape(name) + r"(?:_(\d+))?")
-    found = [(int(match[1] or 1), path) for path in root.glob(f"{name}*") if path.is_dir() and (match := pattern.fullmatch(path.name))]
+    found = [
+        (int(match[1] or 1), path) for path in root.glob(f"{name}*") if path.is_dir() and (match := pattern.fullmatch(path.name))
+    ]
     return max(found)[1] if found else None
 
 

@@ -38,7 +38,9 @@ class Alpha(nn.Module):
         known = sorted({name for choice in choices.values() for name in choice.candidates})
         for name in offset or {}:
             if name not in known:
-                raise UserError(f"search.alpha.offset: no choice has the candidate '{name}'{nearest(name, known)} Known: {listing(known)}.")
+                raise UserError(
+                    f"search.alpha.offset: no choice has the candidate '{name}'{nearest(name, known)} Known: {listing(known)}."
+                )
         self.logits = nn.ParameterDict()
         for label, choice in choices.items():
             size = len(choice.candidates)

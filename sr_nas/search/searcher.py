@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.search.alpha import Alpha
@@ -20,14 +21,6 @@ from sr_nas.search.cost import expected_cost
 from sr_nas.search.objective import Objective
 
 Record = dict[str, Any]
-
-
-class Stream(Protocol):
-    """An endless source of batches whose state can be saved."""
-
-    def next(self) -> Batch: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -122,7 +115,8 @@ class Searcher:
         self.space.train()
         started = time.perf_counter()
         while self.step < self.steps:
-            epoch, losses = self.epoch, {}
+            epoch = self.epoch
+            losses: dict[str, float] = {}
             if epoch > self.plan.warmup_epochs:
                 losses |= self.alpha_step(epoch)
             losses["train"] = self.weight_step()

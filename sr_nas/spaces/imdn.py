@@ -11,7 +11,7 @@ from torch import Tensor
 from sr_nas.contracts import Choice, CostSite, Weights, keep_strongest
 from sr_nas.errors import listing, nearest
 from sr_nas.genotype import Genotype
-from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, Scale, conv_channels
+from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
 from sr_nas.ops.mixed import MixedOp
 from sr_nas.registry import SPACES
@@ -38,7 +38,7 @@ class IMDNSpace(IMDNFrame):
 
     def __init__(
         self,
-        scale: Scale = 4,
+        scale: int = 4,
         nf: Features = 64,
         num_blocks: Blocks = 6,
         candidates: list[str] | None = None,
@@ -47,7 +47,7 @@ class IMDNSpace(IMDNFrame):
         self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
         self.candidates = tuple(candidates or IMDN_CANDIDATES.names())
         builders = {name: IMDN_CANDIDATES.get(name) for name in self.candidates}
-        super().__init__(scale, nf, num_blocks, lambda _, *channels: MixedOp(builders, *channels, partial_channel))
+        super().__init__(scale, nf, num_blocks, lambda _, read, written: MixedOp(builders, read, written, partial_channel))
 
     @staticmethod
     def check(nf: int = 64, candidates: list[str] | None = None, partial_channel: int = 1, **_: Any) -> None:

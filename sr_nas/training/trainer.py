@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sr_nas.contracts import SRNetwork, Stream
 from sr_nas.errors import UserError
-
-
-class Stream(Protocol):
-    """An endless source of batches whose state can be saved."""
-
-    def next(self) -> tuple[Tensor, ...]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Trainer:
@@ -39,7 +32,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: SRNetwork,
         loss: Callable[[Tensor, Tensor], Tensor],
         stream: Stream,
         optimizer: Optimizer,
@@ -62,9 +55,9 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     @property
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> SRNetwork:
         """The network to validate and to keep: the moving average, with the latest BatchNorm statistics."""
-        return self.network if self.ema is None else self.ema.module
+        return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
 
     def run(self, on_step: Callable[[float], None], between_steps: Callable[[], bool] = lambda: False) -> bool:
         """Train on from the current iteration.

@@ -69,7 +69,7 @@ def empty_cache(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_sources_are_found_by_name_and_their_arguments_are_their_options(tmp_path: Path) -> None:
     assert sorted(PAIRS.names()) == ["folder", "lmdb", "sample"]
     options = PAIRS.settings("folder", Settings)(dataroot_gt=str(tmp_path))
-    assert options.model_dump() == {"type": "folder", "dataroot_gt": str(tmp_path), "dataroot_lq": None, "filename_tmpl": "{}"}
+    assert options.model_dump() == {"type": "folder", "dataroot_gt": [str(tmp_path)], "dataroot_lq": None, "filename_tmpl": "{}"}
     with pytest.raises(ValidationError, match="does not exist"):
         PAIRS.settings("lmdb", Settings)(dataroot_gt=str(tmp_path / "missing"))
     with pytest.raises(ValidationError, match="once"):
@@ -100,28 +100,28 @@ def test_a_missing_sample_photo_says_which_scikit_image_has_it(monkeypatch: pyte
 def test_hr_alone_gets_lr_from_the_cache_and_the_cache_equals_fresh(tmp_path: Path) -> None:
     image = noise(21, 34, 3)
     save(tmp_path / "hr/a.png", image)
-    fresh = folder(str(tmp_path / "hr"), scale=2).lr(0)
+    fresh = folder([str(tmp_path / "hr")], scale=2).lr(0)
     np.testing.assert_array_equal(fresh, downscale(image, 2))
     (entry,) = lr_entries()
     written = entry.stat().st_mtime_ns
-    np.testing.assert_array_equal(folder(str(tmp_path / "hr"), scale=2).lr(0), fresh)
+    np.testing.assert_array_equal(folder([str(tmp_path / "hr")], scale=2).lr(0), fresh)
     assert lr_entries() == [entry] and entry.stat().st_mtime_ns == written
-    np.testing.assert_array_equal(folder(str(tmp_path / "hr"), scale=3).lr(0), downscale(image, 3))
+    np.testing.assert_array_equal(folder([str(tmp_path / "hr")], scale=3).lr(0), downscale(image, 3))
     assert len(lr_entries()) == 2
 
 
 def test_what_is_cached_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "hr/a.png", noise(12, 12, 3))
-    expected = folder(str(tmp_path / "hr"), scale=2).lr(0)
+    expected = folder([str(tmp_path / "hr")], scale=2).lr(0)
     monkeypatch.setattr("sr_nas.data.files.downscale", lambda image, scale: pytest.fail("resized again"))
-    np.testing.assert_array_equal(folder(str(tmp_path / "hr"), scale=2).read_lr(0), expected)
+    np.testing.assert_array_equal(folder([str(tmp_path / "hr")], scale=2).read_lr(0), expected)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_cache_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     image = noise(16, 16, 3)
     save(tmp_path / "hr/a.png", image)
-    pairs = folder(str(tmp_path / "hr"), scale=2)
+    pairs = folder([str(tmp_path / "hr")], scale=2)
     pairs.lr(0)
     (entry,) = lr_entries()
     whole = entry.read_bytes()
@@ -136,14 +136,14 @@ def test_an_edited_hr_file_gets_a_new_lr(tmp_path: Path) -> None:
     for seed in (0, 1):
         image = noise(16, 16, 3, seed=seed)
         save(tmp_path / "hr/a.bmp", image)
-        np.testing.assert_array_equal(folder(str(tmp_path / "hr"), scale=2).lr(0), downscale(image, 2))
+        np.testing.assert_array_equal(folder([str(tmp_path / "hr")], scale=2).lr(0), downscale(image, 2))
 
 
 def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "hr/a.png", noise(8, 8, 3))
     monkeypatch.setenv("SR_NAS_CACHE", str(tmp_path / "hr/a.png"))
     with pytest.raises(UserError, match=r"a\.png cannot be kept in the cache.*SR_NAS_CACHE"):
-        folder(str(tmp_path / "hr"), scale=2).lr(0)
+        folder([str(tmp_path / "hr")], scale=2).lr(0)
 
 
 @pytest.mark.parametrize(("lr_name", "template"), [("a", "{}"), ("ax2", "{}"), ("low_a", "low_{}")])
@@ -151,7 +151,7 @@ def test_lr_folders_pair_by_name(tmp_path: Path, lr_name: str, template: str) ->
     hr, lr = noise(16, 20, 3), noise(8, 10, 3, seed=1)
     save(tmp_path / "hr/a.png", hr)
     save(tmp_path / f"lr/{lr_name}.bmp", lr)
-    pairs = folder(str(tmp_path / "hr"), str(tmp_path / "lr"), template, scale=2)
+    pairs = folder([str(tmp_path / "hr")], [str(tmp_path / "lr")], template, scale=2)
     assert pairs.names == ["a"]
     np.testing.assert_array_equal(pairs.hr(0), hr)
     np.testing.assert_array_equal(pairs.lr(0), lr)
@@ -162,7 +162,7 @@ def test_pixels_of_any_kind_arrive_as_8_bit_rgb(tmp_path: Path) -> None:
     save(tmp_path / "hr/1_grey.png", grey)
     save(tmp_path / "hr/2_rgba.png", rgba)
     save(tmp_path / "hr/3_deep.png", deep)
-    pairs = folder(str(tmp_path / "hr"), scale=2)
+    pairs = folder([str(tmp_path / "hr")], scale=2)
     np.testing.assert_array_equal(pairs.hr(0), np.repeat(grey[..., None], 3, axis=2))
     np.testing.assert_array_equal(pairs.hr(1), rgba[..., :3])
     np.testing.assert_array_equal(pairs.hr(2), np.rint(deep / 257))
@@ -171,7 +171,7 @@ def test_pixels_of_any_kind_arrive_as_8_bit_rgb(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(UserError, match=r"a\.png"):
-        folder(str(tmp_path), scale=2).lr(0)
+        folder([str(tmp_path)], scale=2).lr(0)
 
 
 def test_folders_that_do_not_pair_or_hold_nothing_are_reported(tmp_path: Path) -> None:
@@ -179,19 +179,19 @@ def test_folders_that_do_not_pair_or_hold_nothing_are_reported(tmp_path: Path) -
     save(tmp_path / "lr/b.png", noise(4, 4, 3))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"HR without LR: 1 \(a\)"):
-        folder(str(tmp_path / "hr"), str(tmp_path / "lr"), scale=2)
+        folder([str(tmp_path / "hr")], [str(tmp_path / "lr")], scale=2)
     with pytest.raises(UserError, match="empty"):
-        folder(str(tmp_path / "empty"), scale=2)
+        folder([str(tmp_path / "empty")], scale=2)
     with pytest.raises(UserError, match="no dataroot_lq"):
-        folder(str(tmp_path / "hr"), filename_tmpl="{}_lr", scale=2)
+        folder([str(tmp_path / "hr")], filename_tmpl="{}_lr", scale=2)
     save(tmp_path / "hr/a.jpg", noise(8, 8, 3))
     with pytest.raises(UserError, match=r"a\.jpg and .*a\.png have the same name"):
-        folder(str(tmp_path / "hr"), scale=2)
+        folder([str(tmp_path / "hr")], scale=2)
 
 
 def test_published_lr_of_set5_pairs_and_equals_ours(shared: Path) -> None:
     hr, lr = str(shared / "data/Set5/HR"), str(shared / "data/Set5/LR_matlab/x3")
-    published, made = folder(hr, lr, scale=3), folder(hr, scale=3)
+    published, made = folder([hr], [lr], scale=3), folder([hr], scale=3)
     assert published.names == ["baby", "bird", "butterfly", "head", "woman"]
     for index in range(5):
         np.testing.assert_array_equal(published.lr(index), made.lr(index))
@@ -252,7 +252,7 @@ def test_lmdb_images_of_any_kind_arrive_as_8_bit_rgb(tmp_path: Path) -> None:
         ("a.png\n", r"line 1: 'a\.png' is not of the form"),
         ("a.png (4,4,3) 1\n" * 2, "more than once: a"),
         ("a.png (4,4,3) 1\nb.png (4,4,3) 1\n", "has no image 'b', which its meta_info"),
-        ("text.png (4,4,3) 1\n", "'text' of .* is not an image"),
+        ("text.png (4,4,3) 1\n", "cannot read the image 'text' of"),
     ],
 )
 def test_an_lmdb_that_is_not_whole_says_what_is_wrong(tmp_path: Path, meta: str | None, message: str) -> None:

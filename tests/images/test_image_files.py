@@ -312,7 +312,7 @@ def test_listing_nothing_says_what_it_found(tmp_path: Path) -> None:
         list_images(tmp_path)
     (tmp_path / "notes.txt").touch()
     (tmp_path / "HR").mkdir()
-    with pytest.raises(UserError, match="found HR/, notes.txt"):
+    with pytest.raises(UserError, match=r"found HR/, notes\.txt"):
         list_images(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         list_images(tmp_path / "notes.txt")

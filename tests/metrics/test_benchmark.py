@@ -28,7 +28,7 @@ def noise_pairs(*sizes: tuple[int, int]) -> Pairs:
 
 def test_bicubic_on_set5_gives_the_known_number(shared: Path) -> None:
     place = shared / "data/Set5"
-    scores = evaluate_set(bicubic, folder(str(place / "HR"), str(place / "LR_matlab/x2"), scale=2), 2)
+    scores = evaluate_set(bicubic, folder([str(place / "HR")], [str(place / "LR_matlab/x2")], scale=2), 2)
     assert round(scores["psnr"], 2) == 33.68
     # Papers print .9299 for luma resized by itself.
     assert scores["ssim"] == pytest.approx(0.930, abs=1e-3)

@@ -48,7 +48,7 @@ def test_what_does_not_exist_is_explained_unless_nobody_asked(place: Path, optio
 
 def test_a_relative_name_without_a_neighbour_like_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    with pytest.raises(ValidationError, match=r"folder 'zzz' does not exist \["):
+    with pytest.raises(ValidationError, match=r"folder 'zzz' does not exist\. \["):
         Settings(folder="zzz")
 
 

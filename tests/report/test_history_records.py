@@ -27,7 +27,7 @@ def test_the_history_of_another_space_is_an_error(make_history, imdn_choices) ->
     with pytest.raises(UserError, match=r"epoch 1 .* no alpha for the choice 'cell1' \(it has conv1, conv2, conv3, conv4\)"):
         series(history, {"cell1": ["a", "b"]}, "alpha")
     history[1]["beta"]["conv2"] = [0.5, 0.5]
-    with pytest.raises(UserError, match="epoch 2 .* 2 values of beta for 'conv2', which has 12 candidates"):
+    with pytest.raises(UserError, match=r"epoch 2 .* 2 values of beta for 'conv2', which has 12 candidates"):
         series(history, imdn_choices, "beta")
 
 

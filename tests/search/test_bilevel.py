@@ -28,7 +28,9 @@ def setting() -> tuple[ToySpace, Alpha, tuple[Tensor, Tensor], tuple[Tensor, Ten
     return space, alpha, ToyStream(1).next(), ToyStream(2).next()
 
 
-def value_after_look_ahead(space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float) -> float:
+def value_after_look_ahead(
+    space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float
+) -> float:
     """The objective at w - xi * dL_train/dw, with the step really taken on a copy."""
     space = copy.deepcopy(space)
     weights = {label: value.detach() for label, value in alpha.relax(softmax).items()}
@@ -43,7 +45,9 @@ def value_after_look_ahead(space: ToySpace, alpha: Alpha, validation: tuple[Tens
         return OBJECTIVE(task, alpha.tensors(), weights, EPOCH)[0].item()
 
 
-def numeric_gradient(space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float) -> list[Tensor]:
+def numeric_gradient(
+    space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float
+) -> list[Tensor]:
     gradients, step = [], 1e-5
     for logits in alpha.parameters():
         gradient = torch.zeros_like(logits)

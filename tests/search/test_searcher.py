@@ -20,7 +20,9 @@ from tests.search.toy import ToySpace, ToyStream
 TABLE = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}
 
 
-def searcher(flops_weight: float | None = None, regularizer: Any = none, lr: float = 0.02, alpha_lr: float = 0.05, **plan: Any) -> Searcher:
+def searcher(
+    flops_weight: float | None = None, regularizer: Any = none, lr: float = 0.02, alpha_lr: float = 0.05, **plan: Any
+) -> Searcher:
     torch.manual_seed(0)
     space = ToySpace().double()
     alpha = Alpha(space.choices(), generator=torch.Generator().manual_seed(1)).double()
@@ -29,7 +31,9 @@ def searcher(flops_weight: float | None = None, regularizer: Any = none, lr: flo
         space,
         alpha,
         softmax,
-        Objective(F.mse_loss, regularizer, lambda epoch: 0.2 * epoch, {} if flops_weight is None else {"flops": (flops_weight, TABLE)}),
+        Objective(
+            F.mse_loss, regularizer, lambda epoch: 0.2 * epoch, {} if flops_weight is None else {"flops": (flops_weight, TABLE)}
+        ),
         ToyStream(1),
         ToyStream(2),
         optimizer,
@@ -79,7 +83,9 @@ def test_a_larger_weight_gives_cheaper_networks() -> None:
         search = searcher(weight, epochs=8)
         run(search)
         picked = search.genotype()
-        costs.append(sum(TABLE[label][search.space.choices()[label].candidates.index(picked[label][0])].item() for label in TABLE))
+        costs.append(
+            sum(TABLE[label][search.space.choices()[label].candidates.index(picked[label][0])].item() for label in TABLE)
+        )
         last = search.record(1, 0.0)
     assert costs == sorted(costs, reverse=True) and costs[-1] == 2.0 < costs[0]
     assert last["expected_cost"]["flops"] < 0.9 * sum(costs.mean().item() for costs in TABLE.values())

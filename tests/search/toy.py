@@ -17,8 +17,10 @@ class ToySpace(nn.Module):
         names = ("small", "middle", "large")
         self.table = {"one": Choice(names), "two": Choice(names[:2])}
         self.ops = nn.ModuleDict(
-            {label: nn.ModuleList(nn.Conv2d(2, 2, 2 * size + 1, padding=size) for size in range(len(choice.candidates)))
-             for label, choice in self.table.items()}
+            {
+                label: nn.ModuleList(nn.Conv2d(2, 2, 2 * size + 1, padding=size) for size in range(len(choice.candidates)))
+                for label, choice in self.table.items()
+            }
         )
         self.norm = nn.BatchNorm2d(2)
 
@@ -35,7 +37,8 @@ class ToySpace(nn.Module):
 
     def cost_sites(self) -> dict[str, CostSite]:
         return {
-            label: CostSite(lambda name: nn.Conv2d(2, 2, 2 * ("small", "middle", "large").index(name) + 1), 2) for label in self.table
+            label: CostSite(lambda name: nn.Conv2d(2, 2, 2 * ("small", "middle", "large").index(name) + 1), 2)
+            for label in self.table
         }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_nas.data.files import file_pairs
 from sr_nas.data.pairing import by_stem, check_template, match_names, naming_rules
@@ -16,32 +16,57 @@ from sr_nas.options.paths import ExistingFolder
 from sr_nas.registry import PAIRS
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Folders = Annotated[
+    list[ExistingFolder],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=ExistingFolder | list[ExistingFolder]),
+]
+"""Folders whose images are read as one set; an option file may name a single one without brackets."""
+
+
 @PAIRS.register("folder")
 def folder(
-    dataroot_gt: ExistingFolder,
-    dataroot_lq: ExistingFolder | None = None,
+    dataroot_gt: Folders,
+    dataroot_lq: Folders | None = None,
     filename_tmpl: Annotated[str, AfterValidator(check_template)] = "{}",
     *,
     scale: int,
 ) -> Pairs:
-    """A folder of HR images, with or without a folder of LR images.
+    """Folders of HR images, with or without folders of LR images.
 
     Args:
-        dataroot_gt: folder of the HR images.
-        dataroot_lq: folder of the LR images. Without it LR is made from HR as MATLAB's bicubic ``imresize`` does, and
-            kept in the disk cache.
+        dataroot_gt: folder or folders of the HR images.
+        dataroot_lq: folders of the LR images, one per HR folder. Without them LR is made from HR as MATLAB's bicubic
+            ``imresize`` does, and kept in the disk cache.
         filename_tmpl: LR name for an HR name ``{}``, both without extension. By default LR has the name of HR, or that
             and ``x<scale>`` (``0001x2``).
         scale: HR pixels per LR pixel and side.
 
     Raises:
-        UserError: a folder has no images, or two of one name, or HR and LR do not pair up.
+        UserError: a folder has no images or two of one name, or HR and LR do not pair up.
     """
-    hr = by_stem(list_images(Path(dataroot_gt)))
     if dataroot_lq is None:
         if filename_tmpl != "{}":
             raise UserError(f"filename_tmpl '{filename_tmpl}' names LR images, but no dataroot_lq says where they lie.")
-        return file_pairs(hr, list(hr.values()), None, scale)
-    lr = by_stem(list_images(Path(dataroot_lq)))
-    matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), dataroot_gt, dataroot_lq)
-    return file_pairs(hr, list(hr.values()), [lr[name] for name in matched], scale)
+        files = [(name, file) for place in dataroot_gt for name, file in _images(place).items()]
+        return file_pairs([name for name, _ in files], [file for _, file in files], None, scale)
+    if len(dataroot_lq) != len(dataroot_gt):
+        raise UserError(
+            f"dataroot_gt names {len(dataroot_gt)} folders, dataroot_lq {len(dataroot_lq)}: they go together one by one."
+        )
+    names, hr_files, lr_files = [], [], []
+    for hr_place, lr_place in zip(dataroot_gt, dataroot_lq, strict=True):
+        hr, lr = _images(hr_place), _images(lr_place)
+        matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), hr_place, lr_place)
+        names += list(hr)
+        hr_files += list(hr.values())
+        lr_files += [lr[name] for name in matched]
+    return file_pairs(names, hr_files, lr_files, scale)
+
+
+def _images(place: str) -> dict[str, Path]:
+    return by_stem(list_images(Path(place)))

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-
 from sr_nas.data.pairing import match_names, naming_rules
 from sr_nas.data.pairs import Image, Pairs
 from sr_nas.errors import UserError, listing
+from sr_nas.images.decode import decode
+from sr_nas.images.files import as_rgb
 from sr_nas.options.paths import ExistingFolder
 from sr_nas.registry import PAIRS
 
@@ -75,13 +74,10 @@ def _read(folder: str, keys: list[str], index: int) -> Image:
         raise UserError(f"{folder} cannot be read as LMDB: {error}.") from error
     if value is None:
         raise UserError(f"{folder} has no image '{key}', which its meta_info.txt lists: was it written to the end?")
-    # Colour, whatever is stored: grey is repeated and alpha dropped; 16 bits stay.
-    image = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if value else None
-    if image is None:
-        raise UserError(f"'{key}' of {folder} is not an image or is damaged.")
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.ascontiguousarray(image[..., ::-1])
+    try:
+        return as_rgb(decode(value))
+    except UserError as error:
+        raise UserError(f"cannot read the image '{key}' of {folder}: {error}") from error
 
 
 # Real path -> the process that opened it, and what it opened.
