@@ -61,7 +61,7 @@ def load_network(path: str | Path) -> SRNetwork:
     missing = network.load_state_dict(tensors, strict=False)
     if missing.missing_keys or missing.unexpected_keys:
         raise UserError(
-            f"{path} does not fit its architecture {metadata['architecture']}; missing: {listing(missing.missing_keys, 5) or 'nothing'}; "
+            f"{path} does not fit its architecture {network.arch}; missing: {listing(missing.missing_keys, 5) or 'nothing'}; "
             f"unexpected: {listing(missing.unexpected_keys, 5) or 'nothing'}."
         )
     return network.eval()
