@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from sr_nas.bridge.basicsr_import import import_basicsr
+from sr_nas.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -16,6 +20,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the benchmark images and released weights in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def basicsr() -> ModuleType:
+    """The package basicsr, with its import mended for current torchvision."""
+    try:
+        return import_basicsr()
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

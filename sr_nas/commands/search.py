@@ -11,11 +11,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``search``."""
     parsed = parse_run("search", __doc__, arguments)
 
-    from rich.console import Console  # what follows takes seconds to import; --help and a typo need none of it
-
-    from sr_nas.jobs.search import run_search
-    from sr_nas.options.load import load_options
+    from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
     from sr_nas.options.search import SearchOptions
 
     options = load_options(SearchOptions, parsed.opt, parsed.force_yml)
+
+    from rich.console import Console
+
+    from sr_nas.jobs.search import run_search
+
     return run_search(options, Console(), parsed.auto_resume)[1]

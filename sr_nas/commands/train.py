@@ -11,11 +11,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``train``."""
     parsed = parse_run("train", __doc__, arguments)
 
-    from rich.console import Console  # what follows takes seconds to import; --help and a typo need none of it
-
-    from sr_nas.jobs.train import run_training
-    from sr_nas.options.load import load_options
+    from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
     from sr_nas.options.train import TrainOptions
 
     options = load_options(TrainOptions, parsed.opt, parsed.force_yml)
+
+    from rich.console import Console
+
+    from sr_nas.jobs.train import run_training
+
     return run_training(options, Console(), parsed.auto_resume)[1]

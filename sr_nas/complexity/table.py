@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from sr_nas import __version__
 from sr_nas.cache import cache_folder
-from sr_nas.contracts import SearchSpace
+from sr_nas.contracts import Choice, CostSite, SearchSpace
 from sr_nas.registry import COSTS
+from sr_nas.runs.files import write_json
 
 
 def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
@@ -36,12 +36,20 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
     file = cache_folder("costs") / f"{cost}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     table = _read(file, {label: len(modules) for label, modules in built.items()})
     if table is None:
-        table = {
-            label: [site.count * measure(site.build(name), site.channels, site.downscale) for name in choices[label].candidates]
-            for label, site in sites.items()
-        }
-        _write(file, table)
+        # Building a candidate draws its initial weights; whether it is measured must not show in anything random.
+        with torch.random.fork_rng(devices=[]):
+            table = _measured(choices, sites, measure)
+        write_json(file, table)
     return {label: torch.tensor(costs) for label, costs in table.items()}
+
+
+def _measured(
+    choices: Mapping[str, Choice], sites: Mapping[str, CostSite], measure: Callable[..., float]
+) -> dict[str, list[float]]:
+    return {
+        label: [site.count * measure(site.build(name), site.channels, site.downscale) for name in choices[label].candidates]
+        for label, site in sites.items()
+    }
 
 
 def _read(file: Path, sizes: dict[str, int]) -> dict[str, list[float]] | None:
@@ -51,9 +59,3 @@ def _read(file: Path, sizes: dict[str, int]) -> dict[str, list[float]] | None:
         return table if {label: len(costs) for label, costs in table.items()} == sizes else None
     except (FileNotFoundError, ValueError, AttributeError, TypeError):
         return None
-
-
-def _write(file: Path, table: dict[str, list[float]]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as stream:
-        json.dump(table, stream)
-    os.replace(stream.name, file)

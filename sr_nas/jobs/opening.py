@@ -16,7 +16,7 @@ from sr_nas.options.load import differences, dump_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import TrainOptions
 from sr_nas.runs.checkpoint import load_checkpoint
-from sr_nas.runs.files import write_json, write_text
+from sr_nas.runs.files import sweep, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, OPTIONS, new_run, newest_run
 from sr_nas.runs.provenance import provenance
 
@@ -46,6 +46,7 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
     state = None
     if folder is not None and (folder / CHECKPOINT).is_file():
         _refuse_other_options(folder, options)
+        sweep(folder)
         state = load_checkpoint(folder / CHECKPOINT, device)
         starts = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     else:

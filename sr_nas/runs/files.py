@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_MARK = "-unfinished-"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; when the block ends well it is flushed to disk and takes the name ``path``."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{_MARK}", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -36,6 +38,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, indented, all or nothing."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a kill in the middle of :func:`replacing` has left in a folder."""
+    for leftover in folder.glob(f".*{_MARK}*"):
+        leftover.unlink()
 
 
 def _umask() -> int:

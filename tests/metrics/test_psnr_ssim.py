@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-import sys
-import types
 from types import ModuleType
 
 import numpy as np
@@ -26,13 +25,8 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def basicsr_metrics(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """BasicSR's metrics. Its import asks torchvision for a module of which later releases moved the functions."""
-    functional = pytest.importorskip("torchvision.transforms.functional")
-    moved = types.ModuleType("torchvision.transforms.functional_tensor")
-    moved.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, moved.__name__, moved)
-    return pytest.importorskip("basicsr.metrics.psnr_ssim")
+def basicsr_metrics(basicsr: ModuleType) -> ModuleType:
+    return importlib.import_module("basicsr.metrics.psnr_ssim")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

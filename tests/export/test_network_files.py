@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import sr_nas
+from sr_nas.errors import UserError
+from sr_nas.export.model import load_model
+from sr_nas.export.network_file import load_network, save_network
+from sr_nas.export.released import load_released
+from sr_nas.networks.imdn import IMDN
+
+GENOTYPE = "conv_5x5_bn,dsconv_3x3,dil_dsconv_5x5,conv_3x3"
+
+
+@pytest.fixture
+def network() -> IMDN:
+    torch.manual_seed(0)
+    return IMDN(3, nf=16, num_blocks=2, genotype=GENOTYPE).eval()
+
+
+def test_round_trip_to_the_bit(network: IMDN, tmp_path: Path) -> None:
+    save_network(tmp_path / "net.safetensors", network, {"run": "x"})
+    again = load_network(tmp_path / "net.safetensors")
+    assert not again.training
+    assert again.settings() == network.settings() == {"scale": 3, "nf": 16, "num_blocks": 2, "genotype": GENOTYPE.split(",")}
+    x = torch.rand(1, 3, 9, 7)
+    with torch.inference_mode():
+        assert torch.equal(again(x), network(x))
+
+
+def test_the_metadata_tells_everything(network: IMDN, tmp_path: Path) -> None:
+    save_network(tmp_path / "net.safetensors", network, {"run": "x", "iteration": 7})
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as stream:
+        metadata = stream.metadata()
+    assert metadata["architecture"] == "IMDN"
+    assert json.loads(metadata["settings"])["genotype"] == GENOTYPE.split(",")
+    assert (metadata["scale"], metadata["value_range"]) == ("3", "0..1 RGB")
+    assert json.loads(metadata["training"]) == {"run": "x", "iteration": 7}
+    assert metadata["sr_nas_version"] == sr_nas.__version__
+
+
+def test_files_that_are_no_network(network: IMDN, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.safetensors does not exist"):
+        sr_nas.load_network(tmp_path / "gone.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        load_network(tmp_path / "broken.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match="not a network exported by sr_nas"):
+        load_network(tmp_path / "foreign.safetensors")
+    save_network(tmp_path / "net.safetensors", network)
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as stream:
+        save_file({"head.weight": stream.get_tensor("head.weight")}, tmp_path / "half.safetensors", stream.metadata())
+    with pytest.raises(UserError, match=r"missing: head\.bias"):
+        load_network(tmp_path / "half.safetensors")
+
+
+def released_names(network: IMDN) -> dict[str, torch.Tensor]:
+    """The tensors of our IMDN under its authors' names."""
+    own = network.state_dict()
+    names = {"head": "fea_conv", "fuse": "c.0", "body": "LR_conv", "tail": "upsampler.0"}
+    for block in range(network.num_blocks):
+        names |= {f"blocks.{block}.convs.{conv}": f"IMDB{block + 1}.c{conv + 1}" for conv in range(4)}
+        names |= {f"blocks.{block}.fuse": f"IMDB{block + 1}.c5"}
+        names |= {f"blocks.{block}.attention.gate.{layer}": f"IMDB{block + 1}.cca.conv_du.{layer}" for layer in (0, 2)}
+    return {f"{theirs}.{kind}": own[f"{ours}.{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_released_weights_in_every_wrapper(wrapper: str | None, prefix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = IMDN(2, nf=16, num_blocks=3).eval()
+    tensors = {prefix + name: tensor for name, tensor in released_names(network).items()}
+    torch.save({wrapper: tensors} if wrapper else tensors, tmp_path / "imdn.pth")
+    loaded = load_released(tmp_path / "imdn.pth", "imdn")
+    x = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), network(x))
+
+
+def test_released_files_that_do_not_fit(tmp_path: Path) -> None:
+    torch.save({"weights": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="found weights, epoch"):
+        load_released(tmp_path / "odd.pth", "imdn")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"holds no released IMDN.*found a"):
+        load_released(tmp_path / "other.pth", "imdn")
+    with pytest.raises(UserError, match="name it with --arch"):
+        load_model(tmp_path / "other.pth")
+    with pytest.raises(UserError, match="no released weights of 'imdm' are known - did you mean 'IMDN'"):
+        load_released(tmp_path / "other.pth", "imdm")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("this ran",))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"params": Harmful()}, tmp_path / "harm.pth")
+    with pytest.raises(UserError, match=r"harm\.pth was refused"):
+        load_released(tmp_path / "harm.pth", "imdn")
+    assert capsys.readouterr().out == ""
+
+
+def test_folders_that_hold_no_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no trained network"):
+        load_model(tmp_path)
+    (tmp_path / "genotype.json").write_text("{}")
+    with pytest.raises(UserError, match="is a search"):
+        load_model(tmp_path)
+
+
+def test_released_imdn_x4_has_the_published_count(shared: Path) -> None:
+    network = load_released(shared / "weights" / "IMDN_x4.pth", "IMDN")
+    assert sum(parameter.numel() for parameter in network.parameters()) == 715_176
+    assert network.scale == 4

@@ -1,0 +1,146 @@
+"""Whole searches: what they leave behind, and that stopping them by any means changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from sr_nas.genotype import genotype_from
+from sr_nas.networks.imdn import IMDN
+from sr_nas.runs.checkpoint import load_tensors
+from sr_nas.runs.folder import read_history
+from tests.jobs.processes import TINY_SEARCH, command, interrupt, run
+
+# Long enough that a signal sent after the first epoch arrives before the last.
+LONG = ("search:epochs=12", "search:steps_per_epoch=8", "logger:save_checkpoint_freq=3")
+
+
+def search(root: Path, *overrides: str, resume: bool = False, code: int = 0) -> str:
+    words = ["--force_yml", f"path:experiments_root={root}", *overrides, *(["--auto_resume"] if resume else [])]
+    return run("search", "-opt", TINY_SEARCH, *words, code=code)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("finished")
+    return root / "tiny", search(root, *LONG)
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """What two equal runs must share to the bit."""
+    state = load_tensors(folder / "checkpoint.pt")
+    # Seconds and memory are the machine's, not the search's.
+    history = [{k: v for k, v in record.items() if k not in ("seconds", "memory_bytes")} for record in read_history(folder)]
+    return {"state": state, "history": history, "genotype": (folder / "genotype.json").read_text()}
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert list(first) == list(second)
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+def test_everything_promised_is_there(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    names = {
+        "options.yml",
+        "run.json",
+        "log.txt",
+        "history.jsonl",
+        "checkpoint.pt",
+        "genotype.json",
+        "network_g.yml",
+        "inherited.safetensors",
+    }
+    assert {path.name for path in folder.iterdir()} == {*names, "plots"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {"alpha.png", "beta.png"}
+    start = json.loads((folder / "run.json").read_text())[0]
+    assert start["seed"] == 0
+    assert start["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert "spread within a choice" in printed
+    assert str(folder) in printed
+
+
+def test_the_history_holds_every_epoch(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    history = read_history(folder)
+    assert [record["epoch"] for record in history] == list(range(13))
+    assert [record["lambda"] for record in history] == pytest.approx([0.2 * epoch for epoch in range(13)])
+    for record in history[1:]:
+        loss = record["loss"]
+        assert loss["total"] == pytest.approx(loss["task"] + loss["regularizer"] + loss["cost"], abs=1e-5)
+        for label, alpha in record["alpha"].items():
+            assert record["beta"][label] == pytest.approx(torch.tensor(alpha).softmax(0).tolist(), abs=1e-6)
+        assert record["seconds"] > 0
+        assert record["memory_bytes"] > 10**7
+    last = history[-1]
+    derived = IMDN(2, 16, 1, last["genotype"])
+    assert last["params"] == sum(parameter.numel() for parameter in derived.parameters())
+    assert f"{last['params']:,} parameters" in printed
+
+
+def test_the_option_block_builds_the_genotype(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    block = yaml.safe_load((folder / "network_g.yml").read_text())
+    genotype = json.loads((folder / "genotype.json").read_text())
+    assert block["scale"] == 2
+    assert block["network_g"] | {"genotype": None} == {"type": "IMDN", "nf": 16, "num_blocks": 1, "genotype": None}
+    assert genotype_from(block["network_g"]["genotype"], "IMDN", IMDN.choices()) == genotype_from(
+        genotype, "IMDN", IMDN.choices()
+    )
+    network = IMDN(2, 16, 1, genotype)
+    assert not network.load_state_dict(load_file(folder / "inherited.safetensors"), strict=False).unexpected_keys
+
+
+def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    search(tmp_path, *LONG)
+    assert_equal(everything(folder), everything(tmp_path / "tiny"))
+    search(tmp_path, *LONG, "manual_seed=1", "name=other")
+    assert everything(tmp_path / "other")["history"][-1]["alpha"] != everything(folder)["history"][-1]["alpha"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_stopped_and_resumed_it_is_the_straight_run_to_the_bit(
+    number: signal.Signals, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    words = command("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}", *LONG)
+    code = interrupt(words, tmp_path / "tiny" / "history.jsonl", 3, number)
+    assert code == (-9 if number == signal.SIGKILL else 128 + number)
+    assert not (tmp_path / "tiny" / "genotype.json").exists()
+    printed = search(tmp_path, *LONG, resume=True)
+    assert "going on in" in printed
+    assert_equal(everything(finished[0]), everything(tmp_path / "tiny"))
+    starts = json.loads((tmp_path / "tiny" / "run.json").read_text())
+    assert starts[0]["command"] == words[1:]
+    assert len(starts) == 2
+    assert not [path for path in (tmp_path / "tiny").iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_is_never_written_over(tmp_path: Path) -> None:
+    search(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "tiny").rglob("*") if path.is_file()}
+    assert str(tmp_path / "tiny_2") in search(tmp_path)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    text = search(tmp_path, "search:alpha:optim:lr=0.5", resume=True, code=1)
+    assert "was made with other options" in text
+    assert "search.alpha.optim.lr: 0.01 -> 0.5" in text
+
+
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
+    search(tmp_path)
+    (tmp_path / "tiny" / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
+    assert "checkpoint.pt" in search(tmp_path, resume=True, code=1)

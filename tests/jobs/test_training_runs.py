@@ -1,0 +1,96 @@
+"""Whole trainings, from a genotype to a picture; stopped and resumed like a search."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import sr_nas
+from sr_nas.data.sources.sample import sample
+from sr_nas.inference.images import upscaler
+from sr_nas.metrics.benchmark import evaluate_set
+from sr_nas.networks.imdn import IMDN
+from sr_nas.runs.checkpoint import load_tensors
+from sr_nas.runs.folder import read_history
+from tests.jobs.processes import TINY_TRAINING, command, interrupt, run
+from tests.jobs.test_search_runs import assert_equal
+
+LONG = ("train:total_iter=40", "val:val_freq=10", "logger:save_checkpoint_freq=7")
+
+
+def train(root: Path, *overrides: str, resume: bool = False, code: int = 0) -> str:
+    words = ["--force_yml", f"path:experiments_root={root}", *overrides, *(["--auto_resume"] if resume else [])]
+    return run("train", "-opt", TINY_TRAINING, *words, code=code)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    train(root, *LONG)
+    return root / "tiny_train"
+
+
+def test_best_and_last_are_kept_and_say_what_they_are(trained: Path) -> None:
+    history = read_history(trained)
+    assert [record["iteration"] for record in history] == [10, 20, 30, 40]
+    best = max(history, key=lambda record: record["val"]["chelsea"]["psnr"])
+    network = sr_nas.load_network(trained / "best.safetensors")
+    assert isinstance(network, IMDN)
+    assert network.genotype.names == ["conv_3x3", "dsconv_3x3", "conv_3x3", "dil_dsconv_5x5_bn"]
+    scores = evaluate_set(upscaler(network, device="cpu"), sample(held_out=True, scale=2), 2)
+    assert scores["psnr"] == pytest.approx(best["val"]["chelsea"]["psnr"], abs=1e-4)
+    with Image.open(trained / "comparison.png") as picture:
+        assert picture.width > 3 * 64
+
+
+def test_the_moving_average_is_what_is_kept(trained: Path) -> None:
+    state = load_tensors(trained / "checkpoint.pt")
+    last = sr_nas.load_network(trained / "last.safetensors").state_dict()
+    averaged = {name.removeprefix("module."): tensor for name, tensor in state["ema"].items() if name.startswith("module.")}
+    assert all(torch.equal(last[name], tensor) for name, tensor in averaged.items())
+    assert any(not torch.equal(last[name], tensor) for name, tensor in state["network"].items())
+
+
+def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp_path: Path) -> None:
+    words = command("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", *LONG)
+    assert interrupt(words, tmp_path / "tiny_train" / "history.jsonl", 1, signal.SIGKILL) == -9
+    assert "going on in" in train(tmp_path, *LONG, resume=True)
+    assert_equal(load_tensors(trained / "checkpoint.pt"), load_tensors(tmp_path / "tiny_train" / "checkpoint.pt"))
+    for record, again in zip(read_history(trained), read_history(tmp_path / "tiny_train"), strict=True):
+        assert record | {"memory_bytes": 0} == again | {"memory_bytes": 0}
+
+
+def test_export_then_use_without_any_option_file(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    run("export", "--run", trained, "-o", file)
+    exported, best = sr_nas.load_network(file), sr_nas.load_network(trained / "best.safetensors")
+    x = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(exported(x), best(x))
+    assert "exists" in run("export", "--run", trained, "-o", file, code=1)
+    run("export", "--run", trained, "-o", tmp_path / "genotype.json")
+    assert json.loads((tmp_path / "genotype.json").read_text())["genotype"]["conv4"] == "dil_dsconv_5x5_bn"
+    assert "must end in .safetensors" in run("export", "--run", trained, "-o", tmp_path / "net.onnx", code=1)
+
+
+def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:
+    start = f"path:pretrain_network_g={trained / 'best.safetensors'}"
+    train(tmp_path, start, "train:total_iter=1", "train:optim_g:lr=1e-12", "name=warm")
+    best = sr_nas.load_network(trained / "best.safetensors")
+    warm = sr_nas.load_network(tmp_path / "warm" / "last.safetensors")
+    assert torch.allclose(best.get_parameter("head.weight"), warm.get_parameter("head.weight"), atol=1e-9)
+    text = train(tmp_path, start, "network_g:num_blocks=2", code=1)
+    assert "does not fit the network" in text
+    assert "strict_load_g" in text
+    train(tmp_path, start, "network_g:num_blocks=2", "path:strict_load_g=false", "train:total_iter=1", "name=loose")
+
+
+def test_without_validation_images(tmp_path: Path) -> None:
+    printed = train(tmp_path, "datasets:val=null", "train:total_iter=4", "name=blind")
+    assert "last.safetensors" in printed
+    assert not (tmp_path / "blind" / "best.safetensors").exists()

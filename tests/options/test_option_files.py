@@ -1,0 +1,201 @@
+"""Reading option files: what is shipped, what is inherited, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sr_nas.errors import UserError
+from sr_nas.options.load import differences, dump_options, load_options
+from sr_nas.options.schema import schema_text
+from sr_nas.options.search import SearchOptions
+from sr_nas.options.train import TrainOptions
+from sr_nas.options.yaml_files import read_options
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / "options"
+SHIPPED = [file for file in sorted(FOLDER.rglob("*.yml")) if file.parent.name != "base"]
+SAC = FOLDER / "sac_imdn.yml"
+
+
+def refused(*overrides: str, file: Path = SAC, model: type = SearchOptions) -> str:
+    with pytest.raises(UserError) as caught:
+        load_options(model, file, overrides)
+    return str(caught.value)
+
+
+def test_what_the_readme_promises_is_shipped() -> None:
+    names = [f"{method}_imdn" for method in ("darts", "beta", "sa", "sac")] + ["sac_imdn_flops", "train_imdn"]
+    assert {file.stem for file in SHIPPED} == set(names)
+    assert len(SHIPPED) == 2 * len(names)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(FOLDER)))
+def test_shipped_files_load_and_dump_and_load_again(file: Path, tmp_path: Path) -> None:
+    model = TrainOptions if "train" in file.stem else SearchOptions
+    options = load_options(model, file, check_files=False)
+    copy = tmp_path / "copy.yml"
+    copy.write_text(dump_options(options))
+    assert load_options(model, copy, check_files=False) == options
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yml")), ids=lambda file: str(file.relative_to(FOLDER)))
+def test_the_first_line_leads_to_the_schema(file: Path) -> None:
+    first = file.read_text().splitlines()[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert (file.parent / first.split("=", 1)[1]).resolve() == FOLDER / "schema.json"
+
+
+def test_the_schema_is_current() -> None:
+    assert (FOLDER / "schema.json").read_text() == schema_text(), "renew: python -m sr_nas.options.schema > options/schema.json"
+
+
+def test_the_schema_knows_the_keys_of_every_type() -> None:
+    text = schema_text()
+    for key in ("partial_channel", "nu", "slope", "dataroot_gt", "milestones", "flops_weight", "_base_", "held_out"):
+        assert f'"{key}"' in text, key
+    json.loads(text)
+
+
+def test_published_settings() -> None:
+    """SA-DARTS, section 6.2: both Adam, weights 5e-4 and 1e-8, alpha 3e-4 and 1e-8; lambda_e = epoch / 5."""
+    options = load_options(SearchOptions, FOLDER / "paper" / "sac_imdn.yml", check_files=False)
+    assert options.train.optim_g.arguments() == {"lr": 5e-4, "weight_decay": 1e-8, "betas": (0.9, 0.999)}
+    assert options.search.alpha.optim.arguments() == {"lr": 3e-4, "weight_decay": 1e-8, "betas": (0.5, 0.999)}
+    assert (options.search.alpha.init, options.search.alpha.value) == ("normal", 1e-3)
+    assert options.search.regularizer.arguments() == {"nu": 1, "mu": 0}
+    assert options.search.regularizer.schedule.arguments() == {"slope": 0.2, "warmup_epochs": 0}
+    assert options.network_g.arguments() == {"nf": 64, "num_blocks": 6, "candidates": None, "partial_channel": 4}
+
+
+def test_an_unknown_key_is_named_with_its_path_and_the_nearest() -> None:
+    text = refused("search:regularizer:nuu=1")
+    assert "1 problem" in text
+    assert "search.regularizer.nuu: unknown key - did you mean 'nu'? Allowed: type, schedule, nu, mu." in text
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = refused("scael=2", "train:optim_g:lr=fast", "network_g:partial_channel=3", "datasets:train:type=smaple", "num_gpu=2")
+    assert "5 problems" in text
+    assert "scael: unknown key - did you mean 'scale'?" in text
+    assert "train.optim_g.lr: Input should be a valid number" in text
+    assert "network_g: partial_channel 3 must divide nf/4 = 8" in text
+    assert "datasets.train: unknown data set 'smaple' - did you mean 'sample'? Allowed: folder, lmdb, sample." in text
+    assert "num_gpu" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("search:order=secnd", "search.order: Input should be 'first' or 'second'"),
+        ("search:warmup_epochs=20", "warmup_epochs 20 leaves none of the 20 epochs for alpha"),
+        ("search:xi=0.1", "xi belongs to order: second"),
+        ("datasets:train:gt_size=33", "datasets.train.gt_size 33 is not a multiple of the scale 2"),
+        ("network_g:candidates=[conv_3x3, conv_9x9]", "'conv_9x9' is not a candidate of IMDN"),
+        ("network_g:type=IMDM", "unknown search space 'IMDM' - did you mean 'IMDN'?"),
+        ("network_g:nf=18", "network_g.nf: Input should be a multiple of 4"),
+        ("search:regularizer=says", "unknown regularizer 'says' - did you mean 'sa'? Allowed: none, l2, beta, sa."),
+        ("scale=5", "scale: Input should be 2, 3 or 4 (found 5)"),
+        ("name=../elsewhere", "name: String should match pattern"),
+        ("search:flops_weight=-1", "search.flops_weight: Input should be greater than or equal to 0"),
+        ("datasets:train={type: folder}", "datasets.train.dataroot_gt: this key is required"),
+        ("datasets:train={type: folder, dataroot_gt: nowhere}", "folder 'nowhere' does not exist"),
+    ],
+)
+def test_wrong_values(override: str, words: str) -> None:
+    assert words in refused(override)
+
+
+def test_no_torch_network_is_built_for_a_typo() -> None:
+    code = (
+        "from sr_nas.cli import main; import sys\n"
+        f"code = main(['search', '-opt', {str(SAC)!r}, '--force_yml', 'serch:epochs=1'])\n"
+        "print(code, 'sr_nas.build' in sys.modules, 'sr_nas.data.patches' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1 False False"
+    assert "serch: unknown key - did you mean 'search'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_scientific_notation_is_a_number() -> None:
+    options = load_options(SearchOptions, SAC, ["train:optim_g:lr=1e-4", "search:flops_weight=2e1"])
+    assert options.train.optim_g.arguments()["lr"] == 1e-4
+    assert options.search.costs() == {"flops": 20.0}
+
+
+def test_overrides_reach_new_sections_and_short_forms() -> None:
+    overrides = ["logger:print_freq=7", "search:regularizer=beta", "search:regularizer:schedule={type: linear, slope: 2}"]
+    options = load_options(SearchOptions, SAC, overrides)
+    assert options.logger.print_freq == 7
+    assert (options.search.regularizer.type, options.search.regularizer.schedule.arguments()["slope"]) == ("beta", 2)
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", "a::b=1", "name:x=1:"])
+def test_overrides_of_another_form_are_refused(override: str) -> None:
+    text = refused(override)
+    assert "--force_yml" in text or "name" in text
+
+
+def write(folder: Path, name: str, content: str) -> Path:
+    (folder / name).write_text(content)
+    return folder / name
+
+
+def test_inheritance(tmp_path: Path) -> None:
+    write(tmp_path, "a.yml", "x: {one: 1, two: 2}\nopt: {type: Adam, betas: [0.5, 0.9]}\nlist: [1, 2]")
+    write(tmp_path, "b.yml", "x: {two: 3}\nz: 1")
+    file = write(tmp_path, "c.yml", "_base_: [a.yml, b.yml]\nz: 2\nopt: {type: SGD}\nlist: [3]")
+    assert read_options(file) == {"x": {"one": 1, "two": 3}, "opt": {"type": "SGD"}, "list": [3], "z": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("_base_: self.yml", "is its own _base_"),
+        ("_base_: gone.yml", "gone.yml does not exist"),
+        ("a: 1\na: 2", "line 2, column 1: the key 'a' is given twice"),
+        ("a: [1", "line 1"),
+        ("- 1", "a mapping of keys to values, not a list"),
+        ("", "a mapping of keys to values, not a NoneType"),
+    ],
+)
+def test_files_that_are_none(content: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        read_options(write(tmp_path, "self.yml", content))
+
+
+def test_a_mistyped_file_name() -> None:
+    assert "did you mean 'sac_imdn.yml'?" in refused(file=FOLDER / "sac_imnd.yml")
+
+
+def test_a_genotype_of_a_run_of_a_file_and_inline(tmp_path: Path) -> None:
+    names = ["conv_5x5", "conv_3x3_bn", "dsconv_3x3", "conv_3x3"]
+    write(
+        tmp_path,
+        "genotype.json",
+        json.dumps({"arch": "IMDN", "genotype": dict(zip(("conv1", "conv2", "conv3", "conv4"), names, strict=True))}),
+    )
+    for source in (str(tmp_path), str(tmp_path / "genotype.json"), str(names), ",".join(names)):
+        override = f"network_g:genotype={source if source.startswith('[') else json.dumps(source)}"
+        options = load_options(TrainOptions, FOLDER / "train_imdn.yml", [override])
+        from sr_nas.build import build_network
+
+        assert build_network(options.network_g, 2).genotype.names == names
+    text = refused("network_g:genotype=[conv_3x3, conv_3x3, conv_3x3]", file=FOLDER / "train_imdn.yml", model=TrainOptions)
+    assert "network_g: a genotype of IMDN names 4 candidates" in text
+
+
+def test_differences_name_the_path() -> None:
+    old, new = ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+    assert differences(old, new) == ["a.c: 2 -> 3", "d: None -> 4"]
+
+
+def test_the_dump_is_plain_yaml() -> None:
+    dumped = yaml.safe_load(dump_options(load_options(SearchOptions, SAC)))
+    assert dumped["search"]["regularizer"]["schedule"] == {"type": "linear", "slope": 0.2, "warmup_epochs": 0}
