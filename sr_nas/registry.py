@@ -59,9 +59,9 @@ class Registry(Generic[Entry]):
         self._filled = True
 
     def names(self) -> list[str]:
-        """All names, in the order of registration."""
+        """All names, ordered by module and then as they stand in it: whatever was imported first."""
         self._fill()
-        return list(self._entries)
+        return sorted(self._entries, key=lambda name: self._entries[name].__module__)
 
     def get(self, name: str) -> Entry:
         """Return the entry of ``name``.
@@ -72,7 +72,7 @@ class Registry(Generic[Entry]):
         self._fill()
         if name not in self._entries:
             hint = nearest(name, self._entries)
-            raise UserError(f"unknown {self.kind} '{name}'{hint} Allowed: {listing(self._entries)}.")
+            raise UserError(f"unknown {self.kind} '{name}'{hint} Allowed: {listing(self.names())}.")
         return self._entries[name]
 
     def settings(self, name: str, base: type[BaseModel]) -> type[BaseModel]:
