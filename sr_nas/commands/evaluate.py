@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="folder of HR images, or a set's folder with HR/ and LR_matlab/x4/",
+        help="folder of HR images, or a set's folder with HR/ and LR_matlab/x4/; 'sample' is the held-out sample photo",
     )
     parser.add_argument(
         "--lr", type=Path, metavar="DIR", help="folder of the LR images; by default the set's own, else made from HR"
@@ -73,9 +73,11 @@ def _print(console: Any, model: str, result: dict[str, Any]) -> None:
             )
         console.print(table)
         console.print(f"LR images: {scores['lr']}\n", highlight=False, soft_wrap=True)
-    console.print("Protocol", style="bold")
+    protocol = Table.grid(padding=(0, 2))
     for what, how in result["protocol"].items():
-        console.print(f"  {what}: {how}", highlight=False)
+        protocol.add_row(f"  {what}", how)
+    console.print("Protocol", style="bold")
+    console.print(protocol)
 
 
 def _finite(value: Any) -> Any:

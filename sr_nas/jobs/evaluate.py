@@ -13,11 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.benchmarks import resolve_set
+from sr_nas.data.pairs import Pairs
 from sr_nas.data.sources.folder import folder
+from sr_nas.data.sources.sample import sample
 from sr_nas.errors import UserError
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics.benchmark import bicubic, evaluate_set
 from sr_nas.metrics.psnr_ssim import PROTOCOL
+
+SAMPLE = "sample"
 
 
 def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console) -> dict[str, Any]:
@@ -25,7 +29,7 @@ def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: 
 
     Args:
         network: with an attribute ``scale``.
-        data: folders of sets (see :func:`sr_nas.data.benchmarks.resolve_set`).
+        data: folders of sets (see :func:`sr_nas.data.benchmarks.resolve_set`); ``sample`` is the held-out sample photo.
         lr: folder of the LR images, for a single set.
         device: where the network runs.
         console: where progress is shown.
@@ -38,16 +42,16 @@ def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: 
         UserError: a set that is missing, cannot be read, or stands twice under one name.
     """
     scale = network.scale
-    sets = [resolve_set(path, scale, lr) for path in data]
-    names = [name for name, _, _ in sets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"--data names two sets that are both called '{twice}'.")
-    opened = [folder([str(high)], None if low is None else [str(low)], scale=scale) for _, high, low in sets]
+    sets: dict[str, tuple[Pairs, str]] = {}
+    for path in data:
+        name, pairs, origin = _open(path, scale, lr)
+        if name in sets:
+            raise UserError(f"--data names two sets that are both called '{name}'.")
+        sets[name] = (pairs, origin)
     results: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        for (name, _, low), pairs in zip(sets, opened, strict=True):
+        for name, (pairs, origin) in sets.items():
             advance = partial(_advance, progress, progress.add_task(name, total=2 * len(pairs)))
             scores, baseline = (
                 evaluate_set(upscale, pairs, scale, advance) for upscale in (upscaler(network, device=device), bicubic)
@@ -55,8 +59,19 @@ def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: 
             for image, score in scores["images"].items():
                 score["bicubic"] = baseline["images"][image]
             scores["bicubic"] = {metric: baseline[metric] for metric in ("psnr", "ssim")}
-            results[name] = scores | {"lr": "made from HR" if low is None else str(low)}
+            results[name] = scores | {"lr": origin}
     return {"scale": scale, "protocol": PROTOCOL, "sets": results}
+
+
+def _open(path: Path, scale: int, lr: Path | None) -> tuple[str, Pairs, str]:
+    """Return a set's name, its pairs, and where its LR images come from."""
+    if str(path) == SAMPLE and not path.is_dir():
+        if lr is not None:
+            raise UserError("--lr names LR images, but those of the sample photo are made from it.")
+        return SAMPLE, sample(held_out=True, scale=scale), "made from HR"
+    name, high, low = resolve_set(path, scale, lr)
+    pairs = folder([str(high)], None if low is None else [str(low)], scale=scale)
+    return name, pairs, "made from HR" if low is None else str(low)
 
 
 def _advance(progress: Progress, task: TaskID, *_: object) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from sr_nas.build import build_searcher
-from sr_nas.complexity.summary import complexity
+from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity
 from sr_nas.genotype import Genotype
 from sr_nas.jobs.opening import Opened, open_run
 from sr_nas.options.search import SearchOptions
@@ -114,23 +114,17 @@ def outcome(folder: Path, choices: dict[str, tuple[str, ...]]) -> list[str]:
     """Say what a finished search found, and how far alpha has come from its random start."""
     history = read_history(folder)
     last, found = history[-1], decision(history)
-    lines = [f"genotype  {', '.join(f'{label} {name}' for label, name in last['genotype']['genotype'].items())}"]
-    lines.append(
-        f"network   {last['params']:,} parameters, {last['macs_lr_1280x720'] / 1e9:.2f} G MACs with LR input 1280x720, "
-        f"{last['macs_hr_1280x720'] / 1e9:.2f} G with HR output 1280x720"
-    )
-    lines.append(
-        f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now "
-        f"({found.final_spread / found.initial_spread:.0f} times)"
-        if found.initial_spread
-        else f"alpha     spread within a choice {found.final_spread:.4f}, from none at the start"
-    )
-    gaps = ", ".join(f"{label} {gap:.3f}" for label, gap in found.top2_gap.items())
-    lines.append(
-        f"decision  beta of the winner above the runner-up: {gaps} (1/{max(map(len, choices.values()))} would be an even draw)"
-    )
-    lines.append(f"all of it {folder}")
-    return lines
+    times = f", {found.final_spread / found.initial_spread:.0f} times as much" if found.initial_spread else ""
+    winners = ", ".join(f"{label} {beta:.3f} (+{found.top2_gap[label]:.3f})" for label, beta in found.winner.items())
+    even = ", ".join(sorted({f"{1 / len(names):.3f}" for names in choices.values()}))
+    return [
+        f"genotype  {', '.join(f'{label} {name}' for label, name in last['genotype']['genotype'].items())}",
+        f"network   {last['params']:,} parameters; {MACS_LR} {last['macs_lr_1280x720'] / 1e9:.2f} G; "
+        f"{MACS_HR} {last['macs_hr_1280x720'] / 1e9:.2f} G",
+        f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now{times}",
+        f"decision  beta of the winner (lead over the runner-up): {winners}; an even draw is {even}",
+        f"all of it {folder}",
+    ]
 
 
 def _describer(searcher: Searcher) -> Any:

@@ -14,22 +14,26 @@ class Decision:
     initial_spread: mean over the choices of the standard deviation of alpha within a choice, before the first step.
         Shifts common to a choice, which softmax does not see, are not in it.
     final_spread: the same after the last epoch.
+    winner: label -> beta of the winner.
     top2_gap: label -> beta of the winner minus beta of the runner-up (SA-DARTS, table 1).
     """
 
     initial_spread: float
     final_spread: float
+    winner: dict[str, float]
     top2_gap: dict[str, float]
 
 
 def decision(history: Sequence[dict[str, Any]]) -> Decision:
     """Judge a history whose first record is of epoch 0, before any step (see ``Searcher.record``)."""
     first, last = history[0], history[-1]
-    gaps = {}
-    for label, beta in last["beta"].items():
-        winner, second, *_ = sorted(beta, reverse=True)
-        gaps[label] = winner - second
-    return Decision(_spread(first["alpha"]), _spread(last["alpha"]), gaps)
+    ranked = {label: sorted(beta, reverse=True) for label, beta in last["beta"].items()}
+    return Decision(
+        initial_spread=_spread(first["alpha"]),
+        final_spread=_spread(last["alpha"]),
+        winner={label: beta[0] for label, beta in ranked.items()},
+        top2_gap={label: beta[0] - beta[1] for label, beta in ranked.items()},
+    )
 
 
 def _spread(alpha: dict[str, list[float]]) -> float:
