@@ -23,14 +23,14 @@ setup(
     packages=find_packages(include=["sr_nas", "sr_nas.*"]),
     entry_points={"console_scripts": ["sr-nas = sr_nas.cli:main"]},
     install_requires=[
-        "torch>=2.4",  # torch.amp.GradScaler-free bf16 autocast on every device, weights_only loading of all we save
+        "torch>=2.4",  # reads the states of optimizers and schedulers with weights_only=True
         "numpy>=1.26",
         "pydantic>=2.9",  # JSON schema of what a validator takes, where it differs from what it gives
         "pyyaml>=6.0",
         "rich>=13.0",
         "matplotlib>=3.8",
         "safetensors>=0.4.3",
-        "fvcore>=0.1.5.post20221221",  # first release whose counters accept tensors on the meta device
+        "fvcore>=0.1.5.post20221221",  # the last release
         "scikit-image>=0.22",  # the sample photos, and SSIM
         "opencv-python>=4.8",  # decodes 16-bit PNG and TIFF, which Pillow does not; writes every format
         "pillow>=10.0",  # decodes the rest, and tells what is incomplete, animated or turned

@@ -100,5 +100,5 @@ def downscale(hr: np.ndarray, scale: int) -> np.ndarray:
 
 
 def upscale_bicubic(lr: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge HxW[xC] to (scale H)x(scale W)[xC] by :func:`imresize`: the baseline of every table."""
+    """Enlarge HxW[xC] to (scale H)x(scale W)[xC] by :func:`imresize`, integers rounded after each pass as MATLAB does."""
     return imresize(lr, lr.shape[0] * scale, lr.shape[1] * scale)

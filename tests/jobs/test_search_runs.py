@@ -144,3 +144,13 @@ def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     search(tmp_path)
     (tmp_path / "tiny" / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     assert "checkpoint.pt" in search(tmp_path, resume=True, code=1)
+
+
+def test_a_heavy_flops_weight_leaves_the_cheapest_network(tmp_path: Path) -> None:
+    search(tmp_path, "name=free", "search:flops_weight=0")
+    search(tmp_path, "name=costly", "search:flops_weight=1e4", "search:alpha:optim:lr=0.1")
+    free, costly = (read_history(tmp_path / name)[-1] for name in ("free", "costly"))
+    assert set(costly["genotype"]["genotype"].values()) == {"dsconv_3x3"}
+    assert costly["macs_lr_1280x720"] < free["macs_lr_1280x720"]
+    assert free["loss"]["cost"] == 0
+    assert costly["loss"]["cost"] > 0

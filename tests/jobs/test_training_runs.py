@@ -17,7 +17,7 @@ from sr_nas.metrics.benchmark import evaluate_set
 from sr_nas.networks.imdn import IMDN
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.folder import read_history
-from tests.jobs.processes import TINY_TRAINING, command, interrupt, run
+from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 from tests.jobs.test_search_runs import assert_equal
 
 LONG = ("train:total_iter=40", "val:val_freq=10", "logger:save_checkpoint_freq=7")
@@ -88,6 +88,17 @@ def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:
     assert "does not fit the network" in text
     assert "strict_load_g" in text
     train(tmp_path, start, "network_g:num_blocks=2", "path:strict_load_g=false", "train:total_iter=1", "name=loose")
+
+
+def test_a_start_from_what_the_supernet_leaves(tmp_path: Path) -> None:
+    run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}")
+    start = [f"path:pretrain_network_g={tmp_path / 'tiny' / 'inherited.safetensors'}", "path:strict_load_g=false"]
+    train(
+        tmp_path, f"network_g:genotype={tmp_path / 'tiny'}", *start, "train:total_iter=1", "train:optim_g:lr=1e-12", "name=heir"
+    )
+    supernet = load_tensors(tmp_path / "tiny" / "checkpoint.pt")["space"]
+    heir = sr_nas.load_network(tmp_path / "heir" / "last.safetensors")
+    assert torch.allclose(heir.get_parameter("blocks.0.fuse.weight"), supernet["blocks.0.fuse.weight"], atol=1e-9)
 
 
 def test_without_validation_images(tmp_path: Path) -> None:
