@@ -53,12 +53,15 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     choices = {label: choice.candidates for label, choice in searcher.space.choices().items()}
     frequency = options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
 
-    with SearchView(console, run.folder.name, choices, searcher.steps, searcher.step) as view, Interrupt() as stop:
-        _say(
-            run,
-            view,
-            f"{'going on' if run.state else 'searching'} in {run.folder} on {device}, step {searcher.step} of {searcher.steps}",
-        )
+    data = options.datasets.train.name or options.datasets.train.type
+    start = searcher.step
+
+    with (
+        SearchView(console, run.folder.name, choices, searcher.steps, start, options.logger.print_freq) as view,
+        Interrupt() as stop,
+    ):
+        verb = "searching" if run.state is None else "going on"
+        _say(run, view, f"{verb} in {run.folder} on {device} with {data}, step {start} of {searcher.steps}")
 
         def on_step(losses: dict[str, float]) -> None:
             epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
@@ -78,11 +81,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
 
         finished = searcher.run(on_step, on_epoch, between_steps)
         if not finished:
-            _say(
-                run,
-                view,
-                f"stopped at step {searcher.step} of {searcher.steps}, saved in {run.folder}. --auto_resume goes on from there.",
-            )
+            _say(run, view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
             return run.folder, stop.exit_code
         write_results(run.folder, searcher, choices)
     for line in outcome(run.folder, choices):

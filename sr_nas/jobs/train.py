@@ -72,9 +72,9 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
                 save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"keeper": keeper.state_dict()})
             return stop()
 
-        say(
-            f"{'training' if run.state is None else 'going on'} in {run.folder} on {device}, iteration {start} of {trainer.total}"
-        )
+        verb = "training" if run.state is None else "going on"
+        data = options.datasets.train.name or options.datasets.train.type
+        say(f"{verb} in {run.folder} on {device} with {data}, iteration {start} of {trainer.total}")
         if baseline is not None:
             say(f"bicubic on the validation images: {baseline['psnr']:.3f} dB / {baseline['ssim']:.4f}")
         if not trainer.run(on_step, between_steps):

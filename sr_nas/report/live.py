@@ -20,7 +20,7 @@ Quality = Mapping[str, float]
 
 
 class SearchView(View):
-    """Show a search: on a terminal a panel redrawn in place, elsewhere one line per epoch.
+    """Show a search: on a terminal a panel redrawn in place, elsewhere a line per epoch and every ``print_freq`` steps within.
 
     Args:
         console: where to show it.
@@ -28,15 +28,24 @@ class SearchView(View):
         choices: label -> candidate names.
         steps_total: steps of the whole search, all epochs.
         start: steps done before this process began, where the search is resumed.
+        print_freq: steps between two lines.
         clock: seconds; replaced in tests.
     """
 
     def __init__(
-        self, console: Console, name: str, choices: Choices, steps_total: int, start: int = 0, clock: Clock = time.monotonic
+        self,
+        console: Console,
+        name: str,
+        choices: Choices,
+        steps_total: int,
+        start: int = 0,
+        print_freq: int = 100,
+        clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(console, clock)
         self._name = name
         self._choices = choices
+        self._print_freq = print_freq
         self._time = TimeLeft(steps_total, start, clock)
         self._progress: tuple[int, int, int, int] | None = None
         self._losses: Mapping[str, float] = {}
@@ -49,6 +58,10 @@ class SearchView(View):
         self._losses = losses
         self._time.advance((epoch - 1) * steps_per_epoch + step_in_epoch, window=steps_per_epoch)
         self._changed()
+        if not self.is_live and step_in_epoch % self._print_freq == 0 and step_in_epoch < steps_per_epoch:
+            parts = [f"epoch {epoch}/{epochs}  step {step_in_epoch:,}/{steps_per_epoch:,}"]
+            parts += [f"{name} {value}" for name, value in _numbers(losses).items()]
+            self.message("  ".join([*parts, f"time left {duration(self._time.seconds)}"]))
 
     def epoch(self, record: Record) -> None:
         """Note a finished epoch by its history record."""

@@ -80,6 +80,18 @@ def test_messages_are_neither_wrapped_nor_read_as_markup(imdn_choices) -> None:
     assert written(console) == text + "\n"
 
 
+def test_lines_within_a_long_epoch(imdn_choices) -> None:
+    console, clock = plain(), Clock()
+    with SearchView(console, "run", imdn_choices, 500, print_freq=100, clock=clock) as view:
+        for step in range(1, 251):
+            clock.now += 0.5
+            view.step(2, 2, step, 250, LOSSES)
+    first, second = written(console).splitlines()
+    assert first.startswith("epoch 2/2  step 100/250  train 0.03125  task 0.0298123")
+    assert "step 200/250" in second
+    assert second.endswith("time left 0:00:25")
+
+
 def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch, make_history, imdn_choices) -> None:
     monkeypatch.setenv("TERM", "dumb")
     console = terminal()
