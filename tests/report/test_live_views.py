@@ -82,7 +82,7 @@ def test_messages_are_neither_wrapped_nor_read_as_markup(imdn_choices) -> None:
 
 def test_lines_within_a_long_epoch(imdn_choices) -> None:
     console, clock = plain(), Clock()
-    with SearchView(console, "run", imdn_choices, 500, print_freq=100, clock=clock) as view:
+    with SearchView(console, "run", imdn_choices, 500, start=250, print_freq=100, clock=clock) as view:
         for step in range(1, 251):
             clock.now += 0.5
             view.step(2, 2, step, 250, LOSSES)
