@@ -41,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
+        return 1
+    except OSError as error:  # no space, no permission: the machine's trouble, which the text names
+        print(f"{command}: {error}", file=sys.stderr)
         return 1
 
 

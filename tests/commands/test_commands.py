@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from sr_nas.images.files import read_image, write_image
 from sr_nas.inference.images import upscale_image
 from sr_nas.networks.imdn import IMDN
 from tests.conftest import REPOSITORY
-from tests.jobs.processes import run
+from tests.jobs.processes import TINY_SEARCH, run
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,16 @@ def test_inference_says_what_tiles_change(model: Path, photos: Path, tmp_path: P
 def test_a_search_option_file_for_the_wrong_tool() -> None:
     printed = run("train", "-opt", REPOSITORY / "options" / "sac_imdn.yml", code=1)
     assert "search: unknown key" in printed
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    printed = run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path / 'runs'}", code=1)
+    assert "Permission denied" in printed
+
+
+def test_a_place_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    printed = run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path / 'runs'}", code=1)
+    assert "File exists" in printed

@@ -160,6 +160,7 @@ def test_inheritance(tmp_path: Path) -> None:
         ("_base_: self.yml", "is its own _base_"),
         ("_base_: gone.yml", "gone.yml does not exist"),
         ("a: 1\na: 2", "line 2, column 1: the key 'a' is given twice"),
+        ("a: {[1]: 2}", "is no key: keys are words"),
         ("a: [1", "line 1"),
         ("- 1", "a mapping of keys to values, not a list"),
         ("", "a mapping of keys to values, not a NoneType"),
