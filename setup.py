@@ -32,7 +32,9 @@ setup(
         "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",  # the last release
         "scikit-image>=0.22",  # the sample photos, and SSIM
-        "opencv-python>=4.8",  # decodes 16-bit PNG and TIFF, which Pillow does not; writes every format
+        # Decodes 16-bit PNG and TIFF, which Pillow does not, and writes every format. The headless build, since the other one
+        # needs libGL, which a server or a slim container lacks.
+        "opencv-python-headless>=4.8",
         "pillow>=10.0",  # decodes the rest, and tells what is incomplete, animated or turned
         "lmdb>=1.4",
     ],

@@ -14,7 +14,7 @@ import torch
 
 import sr_nas
 
-PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python", "safetensors", "lmdb", "basicsr")
+PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python-headless", "safetensors", "lmdb", "basicsr")
 
 
 def provenance(seed: int, device: torch.device) -> dict[str, Any]:
