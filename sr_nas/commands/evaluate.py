@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         "--lr", type=Path, metavar="DIR", help="folder of the LR images; by default the set's own, else made from HR"
     )
     parser.add_argument("--scale", type=int, help="upscaling factor (default: the network's)")
+    parser.add_argument("--tile", type=int, metavar="N", help="run the network in tiles of N x N LR pixels, as inference can")
     parser.add_argument(
         "--num_gpu", choices=("auto", "0", "1"), default="auto", help="device, as in option files (default: auto)"
     )
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if parsed.scale not in (None, network.scale):
         raise UserError(f"--scale {parsed.scale}: {parsed.model} upscales by {network.scale}.")
     device = pick_device(parsed.num_gpu if parsed.num_gpu == "auto" else int(parsed.num_gpu))
-    result = evaluate(network, parsed.data, parsed.lr, device, Console(stderr=True))
+    result = evaluate(network, parsed.data, parsed.lr, device, Console(stderr=True), parsed.tile)
     if parsed.json:
         json.dump(_finite(result), sys.stdout, indent=2, allow_nan=False)
         print()

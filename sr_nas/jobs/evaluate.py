@@ -24,7 +24,9 @@ from sr_nas.metrics.psnr_ssim import PROTOCOL
 SAMPLE = "sample"
 
 
-def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console) -> dict[str, Any]:
+def evaluate(
+    network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console, tile: int | None = None
+) -> dict[str, Any]:
     """Score a network.
 
     Args:
@@ -33,6 +35,7 @@ def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: 
         lr: folder of the LR images, for a single set.
         device: where the network runs.
         console: where progress is shown.
+        tile: side of the tiles in LR pixels; ``None`` runs the network on whole images.
 
     Returns:
         ``{"scale", "protocol", "sets": {name: {"psnr", "ssim", "images": {image: {"psnr", "ssim", "bicubic"}}, "bicubic":
@@ -54,7 +57,7 @@ def evaluate(network: SRNetwork, data: Sequence[Path], lr: Path | None, device: 
         for name, (pairs, origin) in sets.items():
             advance = partial(_advance, progress, progress.add_task(name, total=2 * len(pairs)))
             scores, baseline = (
-                evaluate_set(upscale, pairs, scale, advance) for upscale in (upscaler(network, device=device), bicubic)
+                evaluate_set(upscale, pairs, scale, advance) for upscale in (upscaler(network, tile=tile, device=device), bicubic)
             )
             for image, score in scores["images"].items():
                 score["bicubic"] = baseline["images"][image]

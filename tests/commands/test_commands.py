@@ -101,6 +101,15 @@ def test_evaluate_takes_an_hr_folder_or_named_lr(model: Path, shared: Path) -> N
     assert results[0] == results[1] == results[2]
 
 
+def test_evaluate_in_tiles_is_near(shared: Path) -> None:
+    """Near, not equal: IMDN's attention pools over each tile."""
+    words = ["--model", shared / "weights" / "IMDN_x4.pth", "--arch", "imdn", "--data", shared / "data" / "Set5", "--tile", "48"]
+    printed = run("evaluate", *words, "--json")
+    found = json.loads(printed[printed.index("{") :])["sets"]["Set5"]["psnr"]
+    assert found != pytest.approx(32.2096, abs=1e-4)
+    assert found == pytest.approx(32.2096, abs=0.02)
+
+
 def test_evaluate_table_and_refusals(model: Path, photos: Path) -> None:
     printed = run("evaluate", "--model", model, "--data", photos)
     assert "bicubic dB" in printed
