@@ -15,6 +15,7 @@ from sr_nas.export.network_file import load_network, save_network
 from sr_nas.inference.images import upscaler
 from sr_nas.jobs.opening import open_run
 from sr_nas.metrics.benchmark import bicubic, evaluate_set
+from sr_nas.metrics.psnr_ssim import psnr
 from sr_nas.options.train import TrainOptions
 from sr_nas.report.live import TrainView
 from sr_nas.report.picture import comparison
@@ -158,5 +159,6 @@ def write_picture(folder: Path, pairs: Pairs, scale: int) -> None:
     """Draw the best network's result on the first validation image beside bicubic and HR."""
     low, high = pairs.lr(0), pairs.hr(0)
     network = load_network(folder / BEST)
-    result = upscaler(network, device=torch.device("cpu"))(low, scale)
-    comparison(folder / PICTURE, [("bicubic", bicubic(low, scale)), (str(folder.name), result), ("HR", high)])
+    results = {"bicubic": bicubic(low, scale), folder.name: upscaler(network, device=torch.device("cpu"))(low, scale)}
+    columns = [(f"{name}, {psnr(result, high, scale):.2f} dB", result) for name, result in results.items()]
+    comparison(folder / PICTURE, [*columns, ("HR", high)])

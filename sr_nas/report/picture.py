@@ -20,7 +20,7 @@ Image = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom excluded."""
 
-DETAIL = 64
+DETAIL = 128
 """Side of the square that is chosen where no crop is given, in pixels."""
 
 COLUMN = 480
