@@ -115,6 +115,7 @@ def outcome(folder: Path, choices: dict[str, tuple[str, ...]]) -> list[str]:
     last, found = history[-1], decision(history)
     times = f", {found.final_spread / found.initial_spread:.0f} times as much" if found.initial_spread else ""
     winners = ", ".join(f"{label} {beta:.3f} (+{found.top2_gap[label]:.3f})" for label, beta in found.winner.items())
+    memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
     even = ", ".join(sorted({f"{1 / len(names):.3f}" for names in choices.values()}))
     return [
         f"genotype  {', '.join(f'{label} {name}' for label, name in last['genotype']['genotype'].items())}",
@@ -122,6 +123,7 @@ def outcome(folder: Path, choices: dict[str, tuple[str, ...]]) -> list[str]:
         f"{MACS_HR} {last['macs_hr_1280x720'] / 1e9:.2f} G",
         f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now{times}",
         f"decision  beta of the winner (lead over the runner-up): {winners}; an even draw is {even}",
+        f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]
 

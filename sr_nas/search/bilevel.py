@@ -22,12 +22,12 @@ def alpha_gradient(
     objective: Objective,
     epoch: int,
     validation: Batch,
-    training: Batch | None = None,
+    training: Batch,
     xi: float = 0.0,
 ) -> dict[str, Tensor]:
     """Add ``d objective(w - xi * dL_train/dw, alpha) / d alpha`` to the ``grad`` of alpha.
 
-    First order leaves ``training`` out (or has xi = 0). Second order differentiates through the look-ahead step exactly,
+    With xi = 0 this is first order. Second order differentiates through the look-ahead step exactly,
     not by finite differences. Neither changes the supernet: BatchNorm statistics are updated on copies and dropped.
 
     Args:
@@ -38,7 +38,7 @@ def alpha_gradient(
         epoch: counted from 1, for lambda_e.
         validation: (input, target) that alpha is judged on.
         training: (input, target) of the look-ahead step.
-        xi: learning rate of the look-ahead step.
+        xi: learning rate of the look-ahead step; 0 takes none.
 
     Returns:
         The detached parts of the objective.
@@ -46,7 +46,7 @@ def alpha_gradient(
     weights = alpha.relax(relaxation)
     buffers = {name: buffer.clone() for name, buffer in space.named_buffers()}
     state = dict(buffers)
-    if training is not None and xi != 0.0:
+    if xi != 0.0:
         state |= _look_ahead(space, buffers, weights, objective, training, xi)
     output = functional_call(space, state, (validation[0], weights))
     total, parts = objective(objective.task(output, validation[1]), alpha.tensors(), weights, epoch)

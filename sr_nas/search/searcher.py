@@ -117,9 +117,10 @@ class Searcher:
         while self.step < self.steps:
             epoch = self.epoch
             losses: dict[str, float] = {}
+            training = self._batch(self.training)
             if epoch > self.plan.warmup_epochs:
-                losses |= self.alpha_step(epoch)
-            losses["train"] = self.weight_step()
+                losses |= self.alpha_step(epoch, training)
+            losses["train"] = self.weight_step(training)
             self._account(losses)
             on_step(losses)
             if self.step % self.plan.steps_per_epoch == 0:
@@ -131,20 +132,23 @@ class Searcher:
                 break
         return self.step >= self.steps
 
-    def alpha_step(self, epoch: int) -> dict[str, float]:
-        """Move alpha once on the next validation batch; return the parts of its objective."""
+    def alpha_step(self, epoch: int, training: Batch) -> dict[str, float]:
+        """Move alpha once on the next validation batch; return the parts of its objective.
+
+        The look-ahead of second order is a step on the training batch that the weights take next (DARTS, algorithm 1).
+        """
         validation = self._batch(self.validation)
-        training = self._batch(self.training) if self.plan.second_order else None
-        xi = self.plan.xi if self.plan.xi is not None else self.weight_optimizer.param_groups[0]["lr"]
+        learning_rate = self.weight_optimizer.param_groups[0]["lr"]
+        xi = (learning_rate if self.plan.xi is None else self.plan.xi) if self.plan.second_order else 0.0
         self.alpha_optimizer.zero_grad()
         with self._autocast():
             parts = alpha_gradient(self.space, self.alpha, self.relaxation, self.objective, epoch, validation, training, xi)
         self.alpha_optimizer.step()
         return {name: part.item() for name, part in parts.items()}
 
-    def weight_step(self) -> float:
-        """Move the weights once on the next training batch; return the task loss."""
-        low, high = self._batch(self.training)
+    def weight_step(self, training: Batch) -> float:
+        """Move the weights once on a training batch; return the task loss."""
+        low, high = training
         with torch.no_grad():
             weights = self.alpha.relax(self.relaxation)
         self.weight_optimizer.zero_grad()

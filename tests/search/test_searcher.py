@@ -121,7 +121,7 @@ def test_alpha_moves_and_learns_the_task() -> None:
 
 def test_gradient_clipping_bounds_the_step() -> None:
     search = searcher(grad_clip_norm=1e-3)
-    search.weight_step()
+    search.weight_step(search.training.next())
     norm = torch.stack([p.grad.norm() for p in search.space.parameters() if p.grad is not None]).norm()
     assert norm <= 1e-3 * (1 + 1e-6)
 
@@ -142,3 +142,9 @@ def test_alpha_starts() -> None:
     assert offset.logits["one"].tolist() == pytest.approx([-0.9, -1.0, -1.0])
     with pytest.raises(UserError, match="no choice has the candidate 'smal' - did you mean 'small'"):
         Alpha(choices, offset={"smal": 0.1})
+
+
+def test_second_order_with_xi_0_is_first_order_to_the_bit() -> None:
+    first, second = searcher(0.1, sa), searcher(0.1, sa, second_order=True, xi=0.0)
+    assert [record["loss"] for record in run(first)] == [record["loss"] for record in run(second)]
+    assert torch.equal(flat(first), flat(second))
