@@ -40,7 +40,7 @@ setup(
     ],
     extras_require={
         "basicsr": [BASICSR],
-        "test": ["pytest>=8.0", "scipy>=1.11", BASICSR],
+        "test": ["pytest>=8.0", "scipy>=1.11", "jsonschema>=4.0", BASICSR],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

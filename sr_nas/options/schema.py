@@ -23,16 +23,21 @@ def schema() -> dict[str, Any]:
         "description": "Option file(s) to inherit from, relative to this one.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
-    for model in definitions.values():
-        model.pop("required", None)
     for root in ("SearchOptions", "TrainOptions"):
         definitions[root]["properties"]["_base_"] = base
-    return {
+    whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sr_nas option file",
         "anyOf": [refs[(SearchOptions, "validation")], refs[(TrainOptions, "validation")]],
         "$defs": definitions,
     }
+    return _without_required(whole)
+
+
+def _without_required(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _without_required(item) for key, item in part.items() if not (key == "required" and isinstance(item, list))}
+    return [_without_required(item) for item in part] if isinstance(part, list) else part
 
 
 def schema_text() -> str:

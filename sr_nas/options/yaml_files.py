@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import yaml
 from sr_nas.errors import UserError, nearest
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would keep the last in silence."""
+class OptionLoader(yaml.SafeLoader):
+    """SafeLoader that knows 1e-4 for a number, and refuses a key given twice, of which YAML would keep the last in silence."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: OptionLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
@@ -27,7 +28,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# PyYAML follows YAML 1.1, in which 1e-4 is a word. It is a number to everybody else, YAML 1.2 and editors included.
+OptionLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"option file {path} cannot be read: {error}.") from error
     try:
-        options = yaml.load(text, Loader=_Loader)
+        options = yaml.load(text, Loader=OptionLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -100,6 +105,6 @@ def _override(options: dict[str, Any], text: str) -> None:
             raise UserError(f"--force_yml '{text}': {key} is {inner!r}, not a section.")
         section = inner
     try:
-        section[keys[-1]] = yaml.load(value, Loader=_Loader)
+        section[keys[-1]] = yaml.load(value, Loader=OptionLoader)
     except yaml.YAMLError as error:
         raise UserError(f"--force_yml '{text}': the value is no YAML.") from error

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -15,7 +16,7 @@ from sr_nas.options.load import differences, dump_options, load_options
 from sr_nas.options.schema import schema_text
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import TrainOptions
-from sr_nas.options.yaml_files import read_options
+from sr_nas.options.yaml_files import OptionLoader, read_options
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "options"
@@ -53,6 +54,16 @@ def test_the_first_line_leads_to_the_schema(file: Path) -> None:
 
 def test_the_schema_is_current() -> None:
     assert (FOLDER / "schema.json").read_text() == schema_text(), "renew: python -m sr_nas.options.schema > options/schema.json"
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yml")), ids=lambda file: str(file.relative_to(FOLDER)))
+def test_the_schema_accepts_the_files_as_they_are_written(file: Path) -> None:
+    """As an editor sees them, without what they inherit; judged by another implementation of JSON schema."""
+    written = yaml.load(file.read_text(), Loader=OptionLoader)
+    jsonschema.validate(written, json.loads(schema_text()))
+    written["scael"] = 2
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(written, json.loads(schema_text()))
 
 
 def test_the_schema_knows_the_keys_of_every_type() -> None:
@@ -127,6 +138,18 @@ def test_scientific_notation_is_a_number() -> None:
     options = load_options(SearchOptions, SAC, ["train:optim_g:lr=1e-4", "search:flops_weight=2e1"])
     assert options.train.optim_g.arguments()["lr"] == 1e-4
     assert options.search.costs() == {"flops": 20.0}
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E5", "-2e+3", ".5e1", "3.e2", "1.5e-8"])
+def test_every_spelling_of_a_number(text: str) -> None:
+    assert yaml.load(text, Loader=OptionLoader) == float(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("12", 12), ("0x1F", 31), ("1e", "1e"), ("e5", "e5"), ("2026-11-24x", "2026-11-24x"), ("1.5", 1.5)]
+)
+def test_nothing_else_became_a_number(text: str, value: object) -> None:
+    assert yaml.load(text, Loader=OptionLoader) == value
 
 
 def test_overrides_reach_new_sections_and_short_forms() -> None:
