@@ -16,7 +16,7 @@ from sr_nas.data.streams import Stream, split_indices
 from sr_nas.errors import UserError, listing
 from sr_nas.export.network_file import read_tensors
 from sr_nas.options.search import SearchOptions
-from sr_nas.options.sections import Dataset, TrainDataset, Weights
+from sr_nas.options.sections import Dataset, TrainDataset, WeightTraining
 from sr_nas.options.strict import Component
 from sr_nas.options.train import TrainOptions
 from sr_nas.registry import (
@@ -165,7 +165,7 @@ def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int) -> Str
     return Stream(patches, list(indices), section.batch_size_per_gpu, seed, section.num_worker_per_gpu)
 
 
-def _lr_schedule(weights: Weights, optimizer: torch.optim.Optimizer, total: int) -> Any:
+def _lr_schedule(weights: WeightTraining, optimizer: torch.optim.Optimizer, total: int) -> Any:
     return bound(LR_SCHEDULES, weights.scheduler)(optimizer, total=total)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -53,6 +53,6 @@ def cosine(optimizer: Optimizer, total: int, *, eta_min: Decay = 0.0) -> LRSched
 
 
 @LR_SCHEDULES.register("MultiStepLR")
-def multistep(optimizer: Optimizer, total: int, *, milestones: list[int], gamma: Rate = 0.5) -> LRScheduler:
+def multistep(optimizer: Optimizer, total: int, *, milestones: list[PositiveInt], gamma: Rate = 0.5) -> LRScheduler:
     """Multiply the learning rate by ``gamma`` at every milestone (iterations in training, epochs in search)."""
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=milestones, gamma=gamma)

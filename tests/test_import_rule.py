@@ -32,6 +32,7 @@ def imports_of(file: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: imports are absolute"
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module] if node.module != "sr_nas" else [f"sr_nas.{alias.name}" for alias in node.names]
         found |= {parts[1] for name in names if (parts := name.split("."))[0] == "sr_nas" and len(parts) > 1}

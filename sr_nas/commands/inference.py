@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         "--num_gpu", choices=("auto", "0", "1"), default="auto", help="device, as in option files (default: auto)"
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster on a GPU and costs about 0.01 dB"
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster on a GPU and rounds more (default: fp32)"
     )
     parsed = parser.parse_args(arguments)
 

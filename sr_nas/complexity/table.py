@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr_nas import __version__
 from sr_nas.cache import cache_folder
@@ -30,7 +31,7 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         built = {label: [site.build(name) for name in choices[label].candidates] for label, site in sites.items()}
     described = [
-        [label, site.channels, site.downscale, site.count, [repr(m) for m in built[label]]] for label, site in sites.items()
+        [label, site.channels, site.downscale, site.count, [_described(m) for m in built[label]]] for label, site in sites.items()
     ]
     key = json.dumps([cost, described, __version__, version("fvcore")])
     file = cache_folder("costs") / f"{cost}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
@@ -41,6 +42,12 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
             table = _measured(choices, sites, measure)
         write_json(file, table)
     return {label: torch.tensor(costs) for label, costs in table.items()}
+
+
+def _described(module: nn.Module) -> str:
+    """What the cost of a module may depend on: how it is built, and the source of what is not PyTorch's own."""
+    kinds = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
+    return repr(module) + "".join(sorted(inspect.getsource(kind) for kind in kinds))
 
 
 def _measured(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from sr_nas.cache import cache_folder
 from sr_nas.data.pairs import Image
 from sr_nas.errors import UserError
+from sr_nas.runs.files import replacing
 
 # Part of every key: a new number when the resizing changes a pixel.
 RECIPE = "bicubic-1"
@@ -66,9 +65,5 @@ def _write(entry: Path, lr: Image) -> None:
     plain = io.BytesIO()
     np.save(plain, lr, allow_pickle=False)
     body = zlib.compress(plain.getvalue(), level=1)
-    unfinished = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        unfinished.write_bytes(hashlib.sha256(body).digest() + body)
-        os.replace(unfinished, entry)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(entry) as temporary:
+        temporary.write_bytes(hashlib.sha256(body).digest() + body)

@@ -17,7 +17,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
     ``index`` says which pair, ``draw`` is the running number of the sample. Crop and flips come from a generator seeded
     by ``(seed, draw)`` alone, so that a sample depends neither on the workers nor on what was read before.
 
-    Decoded pairs are kept in memory, first come, first kept, up to a budget that all workers share; the others are
+    Decoded pairs are kept in memory, first come, first kept, up to a budget that the workers of a stream share; the others are
     decoded each time.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -99,10 +100,16 @@ class Stream:
             batch_sampler=_Addresses(self.indices, self.batch_size, self._seed, self._position),
             num_workers=self._num_workers,
             collate_fn=_collate,
+            worker_init_fn=_leave_interrupts_to_the_run,
             # The loader draws a seed for its workers. From torch's own generator that would shift every number that the
             # program draws afterwards, and a resumed run, which starts a loader more, would part from a straight one.
             generator=torch.Generator(),
         )
+
+
+def _leave_interrupts_to_the_run(_: int) -> None:
+    """A terminal sends Ctrl-C to workers too, which must go on for the step that the run still finishes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Addresses:

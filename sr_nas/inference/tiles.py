@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from sr_nas.errors import UserError
 from sr_nas.inference.receptive import receptive_radius
+from sr_nas.runs.device import autocast
 
 Precision = Literal["fp32", "bf16"]
 """``"bf16"`` runs the network under bfloat16 autocast; the weights and the output stay float32."""
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def upscale(
@@ -48,9 +47,8 @@ def upscale(
     if tile is not None and tile < 1:
         raise UserError(f"the tile must be at least 1 pixel, not {tile}.")
     device = torch.device(device)
-    dtype = _DTYPES[precision]
     network.to(device)
-    with _eval_mode(network), torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with _eval_mode(network), torch.inference_mode(), autocast(device, precision == "bf16"):
         if tile is None:
             return network(lr.to(device)).float().cpu()
         return _in_tiles(network, lr, tile, device)

@@ -22,6 +22,7 @@ from sr_nas.metrics.benchmark import bicubic, evaluate_set
 from sr_nas.metrics.psnr_ssim import PROTOCOL
 
 SAMPLE = "sample"
+FROM_HR = "made from HR"
 
 
 def evaluate(
@@ -63,7 +64,10 @@ def evaluate(
                 score["bicubic"] = baseline["images"][image]
             scores["bicubic"] = {metric: baseline[metric] for metric in ("psnr", "ssim")}
             results[name] = scores | {"lr": origin}
-    return {"scale": scale, "protocol": PROTOCOL, "sets": results}
+    protocol = dict(PROTOCOL)
+    if any(scores["lr"] != FROM_HR for scores in results.values()):
+        protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"
+    return {"scale": scale, "protocol": protocol, "sets": results}
 
 
 def _open(path: Path, scale: int, lr: Path | None) -> tuple[str, Pairs, str]:
@@ -71,10 +75,10 @@ def _open(path: Path, scale: int, lr: Path | None) -> tuple[str, Pairs, str]:
     if str(path) == SAMPLE and not path.is_dir():
         if lr is not None:
             raise UserError("--lr names LR images, but those of the sample photo are made from it.")
-        return SAMPLE, sample(held_out=True, scale=scale), "made from HR"
+        return SAMPLE, sample(held_out=True, scale=scale), FROM_HR
     name, high, low = resolve_set(path, scale, lr)
     pairs = folder([str(high)], None if low is None else [str(low)], scale=scale)
-    return name, pairs, "made from HR" if low is None else str(low)
+    return name, pairs, FROM_HR if low is None else str(low)
 
 
 def _advance(progress: Progress, task: TaskID, *_: object) -> None:

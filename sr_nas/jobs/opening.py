@@ -24,6 +24,7 @@ PROVENANCE = "run.json"
 LOG = "log.txt"
 # What may differ between a run and its continuation without changing its result.
 _FREE = ("logger", "num_gpu", "path")
+_FREE_OF_A_DATASET = ("name", "num_worker_per_gpu")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
     root = Path(options.path.experiments_root)
     folder = newest_run(root, options.name) if auto_resume else None
     state = None
-    if folder is not None and (folder / CHECKPOINT).is_file():
+    if folder is not None:
         _refuse_other_options(folder, options)
         sweep(folder)
         state = load_checkpoint(folder / CHECKPOINT, device)
@@ -59,9 +60,12 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
 
 def _refuse_other_options(folder: Path, options: SearchOptions | TrainOptions) -> None:
     old, new = (yaml.safe_load(text) for text in ((folder / OPTIONS).read_text(encoding="utf-8"), dump_options(options)))
-    for key in _FREE:
-        old.pop(key, None)
-        new.pop(key, None)
+    for dumped in (old, new):
+        for key in _FREE:
+            dumped.pop(key, None)
+        for dataset in dumped["datasets"].values():
+            for key in _FREE_OF_A_DATASET:
+                dataset.pop(key, None)
     changed = differences(old, new)
     if changed:
         raise UserError(

@@ -19,7 +19,7 @@ from sr_nas.options.search import SearchOptions
 from sr_nas.report.live import SearchView
 from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.runs.checkpoint import save_checkpoint
-from sr_nas.runs.device import peak_memory, pick_device
+from sr_nas.runs.device import check_precision, peak_memory, pick_device
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history, read_history
 from sr_nas.runs.interrupt import Interrupt
@@ -41,11 +41,12 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
         The run folder and the exit code: 0, or 128 plus the signal that stopped the search.
     """
     device = pick_device(options.num_gpu)
+    check_precision(device, options.train.precision == "bf16")
     searcher = build_searcher(options, device)
     run = open_run(options, device, auto_resume)
     describe = _describer(searcher)
     if run.state is None:
-        append_history(run.folder, searcher.record(0, 0.0) | describe(searcher.genotype()))
+        append_history(run.folder, searcher.record(0) | describe(searcher.genotype()))
         save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
     else:
         searcher.load_state_dict(run.state)

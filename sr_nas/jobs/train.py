@@ -20,7 +20,7 @@ from sr_nas.options.train import TrainOptions
 from sr_nas.report.live import TrainView
 from sr_nas.report.picture import comparison
 from sr_nas.runs.checkpoint import save_checkpoint
-from sr_nas.runs.device import peak_memory, pick_device
+from sr_nas.runs.device import check_precision, peak_memory, pick_device
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history
 from sr_nas.runs.interrupt import Interrupt
 from sr_nas.training.trainer import Trainer
@@ -40,6 +40,7 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         The run folder and the exit code: 0, or 128 plus the signal that stopped the training.
     """
     device = pick_device(options.num_gpu)
+    check_precision(device, options.train.precision == "bf16")
     trainer = build_trainer(options, device)
     val = options.datasets.val
     pairs = None if val is None else build_pairs(val, options.scale)
@@ -50,6 +51,8 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         keeper.load_state_dict(run.state.pop("keeper"))
         trainer.load_state_dict(run.state)
         cut_history(run.folder, trainer.iteration, key="iteration")
+    else:
+        save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"keeper": keeper.state_dict()})
     frequency = options.logger.save_checkpoint_freq or options.val.val_freq
     start = trainer.iteration
 

@@ -58,6 +58,8 @@ def evaluate_set(
     if not len(pairs):
         raise UserError("there are no images to evaluate on.")
     images: dict[str, dict[str, float]] = {}
+    if len(set(pairs.names)) != len(pairs):
+        raise UserError("two images of the set have one name, so that their scores cannot be told apart.")
     for index, name in enumerate(pairs.names):
         hr = pairs.hr(index)
         sr = upscale(pairs.lr(index), scale)

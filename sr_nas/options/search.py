@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
 
 from sr_nas.options.component import Of
-from sr_nas.options.sections import Optimizer, Run, TrainSource, Weights, patches_fit
+from sr_nas.options.sections import Optimizer, Run, TrainSource, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
 from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
@@ -105,7 +105,7 @@ class SearchOptions(Run):
     network_g: Annotated[Component, Of(SPACES)]
     """The supernet."""
     path: SearchPath = SearchPath()
-    train: Weights = Weights()
+    train: WeightTraining = WeightTraining()
     search: SearchSection
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ class TrainDataset(Dataset):
     batch_size_per_gpu: PositiveInt = 16
     """Patches per batch."""
     num_worker_per_gpu: NonNegativeInt = 0
-    """Processes that load patches; 0 loads them in the run's own process."""
+    """Processes that load patches, for each of a search's two streams; 0 loads them in the run's own process."""
     use_hflip: bool = True
     """Flip patches left to right at random."""
     use_rot: bool = True
@@ -47,7 +47,7 @@ class Logger(Strict):
     """Steps between two checkpoints; by default one per epoch of a search, one per validation of a training."""
 
 
-class Weights(Strict):
+class WeightTraining(Strict):
     """How network weights are trained."""
 
     optim_g: Optimizer = Field(default={"type": "Adam"}, validate_default=True)

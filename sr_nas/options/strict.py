@@ -15,7 +15,9 @@ Self = TypeVar("Self", bound="Strict")
 class Strict(BaseModel):
     """A section whose unknown keys are errors that name the nearest key and all allowed ones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="wrap")
     @classmethod

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from sr_nas.options.component import Of
 from sr_nas.options.paths import ExistingFile
-from sr_nas.options.sections import Run, TrainSource, ValSource, Weights, patches_fit
+from sr_nas.options.sections import Run, TrainSource, ValSource, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
 from sr_nas.registry import NETWORKS
 
@@ -26,12 +26,12 @@ class TrainPath(Strict):
     experiments_root: str = "experiments"
     """Folder of all runs."""
     pretrain_network_g: ExistingFile | None = None
-    """Weights to start from: an exported file or a search's inherited.safetensors."""
+    """WeightTraining to start from: an exported file or a search's inherited.safetensors."""
     strict_load_g: bool = True
     """Whether these weights must be all of the network's; false takes those that fit."""
 
 
-class TrainSection(Weights):
+class TrainSection(WeightTraining):
     """How the network is trained."""
 
     total_iter: PositiveInt

@@ -28,7 +28,13 @@ def _mapping(loader: OptionLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-# PyYAML follows YAML 1.1, in which 1e-4 is a word. It is a number to everybody else, YAML 1.2 and editors included.
+# PyYAML follows YAML 1.1, in which 1e-4 is a word and "off" is false. To everybody else, YAML 1.2 and editors included, the
+# one is a number and the other a word.
+OptionLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in OptionLoader.yaml_implicit_resolvers.items()
+}
+OptionLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 OptionLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from sr_nas.runs.files import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
 """Okabe and Ito's palette, told apart by colour-blind readers, without the yellow, which white paper swallows."""
@@ -41,10 +42,6 @@ def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG at its own resolution, whole or not at all; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=figure.dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         raise UserError(f"{path} is no checkpoint of a run: it holds {', '.join(map(str, list(state)[:8]))}.")
     torch.set_rng_state(random["cpu"].cpu())
     if torch.cuda.is_available() and random["cuda"]:
-        torch.cuda.set_rng_state_all([state.cpu() for state in random["cuda"]])
+        torch.cuda.set_rng_state_all([state.cpu() for state in random["cuda"][: torch.cuda.device_count()]])
     return state
 
 

@@ -29,10 +29,12 @@ def new_run(root: Path, name: str) -> Path:
 
 
 def newest_run(root: Path, name: str) -> Path | None:
-    """Return the newest of ``root/name``, ``root/name_2`` ..., or ``None`` where there is none."""
+    """Return the newest of ``root/name``, ``root/name_2`` ... that holds a checkpoint, or ``None`` where none does."""
     pattern = re.compile(re.escape(name) + r"(?:_(\d+))?")
     found = [
-        (int(match[1] or 1), path) for path in root.glob(f"{name}*") if path.is_dir() and (match := pattern.fullmatch(path.name))
+        (int(match[1] or 1), path)
+        for path in root.glob(f"{name}*")
+        if (path / CHECKPOINT).is_file() and (match := pattern.fullmatch(path.name))
     ]
     return max(found)[1] if found else None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ def alpha_gradient(
     validation: Batch,
     training: Batch,
     xi: float = 0.0,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Tensor]:
     """Add ``d objective(w - xi * dL_train/dw, alpha) / d alpha`` to the ``grad`` of alpha.
 
@@ -39,6 +42,7 @@ def alpha_gradient(
         validation: (input, target) that alpha is judged on.
         training: (input, target) of the look-ahead step.
         xi: learning rate of the look-ahead step; 0 takes none.
+        autocast: makes the context that forward passes and task losses run in.
 
     Returns:
         The detached parts of the objective.
@@ -47,9 +51,10 @@ def alpha_gradient(
     buffers = {name: buffer.clone() for name, buffer in space.named_buffers()}
     state = dict(buffers)
     if xi != 0.0:
-        state |= _look_ahead(space, buffers, weights, objective, training, xi)
-    output = functional_call(space, state, (validation[0], weights))
-    total, parts = objective(objective.task(output, validation[1]), alpha.tensors(), weights, epoch)
+        state |= _look_ahead(space, buffers, weights, objective, training, xi, autocast)
+    with autocast():
+        task = objective.task(functional_call(space, state, (validation[0], weights)), validation[1])
+    total, parts = objective(task, alpha.tensors(), weights, epoch)
     parameters = list(alpha.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -57,10 +62,17 @@ def alpha_gradient(
 
 
 def _look_ahead(
-    space: nn.Module, buffers: dict[str, Tensor], weights: Weights, objective: Objective, training: Batch, xi: float
+    space: nn.Module,
+    buffers: dict[str, Tensor],
+    weights: Weights,
+    objective: Objective,
+    training: Batch,
+    xi: float,
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> dict[str, Tensor]:
     parameters = dict(space.named_parameters())
-    output = functional_call(space, {name: buffer.clone() for name, buffer in buffers.items()}, (training[0], weights))
-    loss = objective.task(output, training[1])
+    copies = {name: buffer.clone() for name, buffer in buffers.items()}
+    with autocast():
+        loss = objective.task(functional_call(space, copies, (training[0], weights)), training[1])
     gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
     return {name: value - xi * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}

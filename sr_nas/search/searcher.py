@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
+from sr_nas.runs.device import autocast
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.bilevel import Batch, alpha_gradient
 from sr_nas.search.cost import expected_cost
 from sr_nas.search.objective import Objective
 
 Record = dict[str, Any]
+
+_ADVICE = {
+    "regularizer": "Look at search.regularizer and its schedule.",
+    "cost": "Lower the cost's weight in search.",
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Searcher:
         self.weight_optimizer, self.alpha_optimizer, self.scheduler = weight_optimizer, alpha_optimizer, scheduler
         self.device = next(iter(alpha.parameters())).device
         self.step = 0
+        self.seconds = 0.0
         self.sums: dict[str, float] = {}
 
     @property
@@ -113,20 +121,20 @@ class Searcher:
             UserError: a loss is no longer finite.
         """
         self.space.train()
-        started = time.perf_counter()
         while self.step < self.steps:
-            epoch = self.epoch
+            epoch, started = self.epoch, time.perf_counter()
             losses: dict[str, float] = {}
             training = self._batch(self.training)
             if epoch > self.plan.warmup_epochs:
                 losses |= self.alpha_step(epoch, training)
             losses["train"] = self.weight_step(training)
             self._account(losses)
+            self.seconds += time.perf_counter() - started
             on_step(losses)
             if self.step % self.plan.steps_per_epoch == 0:
                 self.scheduler.step()
-                record = self.record(epoch, time.perf_counter() - started)
-                self.sums, started = {}, time.perf_counter()
+                record = self.record(epoch)
+                self.sums, self.seconds = {}, 0.0
                 on_epoch(record)
             if between_steps():
                 break
@@ -141,8 +149,9 @@ class Searcher:
         learning_rate = self.weight_optimizer.param_groups[0]["lr"]
         xi = (learning_rate if self.plan.xi is None else self.plan.xi) if self.plan.second_order else 0.0
         self.alpha_optimizer.zero_grad()
-        with self._autocast():
-            parts = alpha_gradient(self.space, self.alpha, self.relaxation, self.objective, epoch, validation, training, xi)
+        parts = alpha_gradient(
+            self.space, self.alpha, self.relaxation, self.objective, epoch, validation, training, xi, self._autocast
+        )
         self.alpha_optimizer.step()
         return {name: part.item() for name, part in parts.items()}
 
@@ -161,7 +170,7 @@ class Searcher:
         return loss.item()
 
     @torch.no_grad()
-    def record(self, epoch: int, seconds: float) -> Record:
+    def record(self, epoch: int) -> Record:
         """What the history keeps of an epoch: alpha, beta, mean losses, lambda, expected cost, genotype, seconds."""
         weights = self.alpha.relax(self.relaxation)
         alpha_steps = 0 if epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
@@ -175,7 +184,7 @@ class Searcher:
             "lambda": self.objective.strength(epoch),
             "expected_cost": {name: expected_cost(weights, table).item() for name, (_, table) in self.objective.costs.items()},
             "genotype": self.genotype().to_json(),
-            "seconds": seconds,
+            "seconds": self.seconds,
         }
 
     @torch.no_grad()
@@ -188,6 +197,7 @@ class Searcher:
         return {
             "step": self.step,
             "sums": dict(self.sums),
+            "seconds": self.seconds,
             "alpha": self.alpha.state_dict(),
             "space": self.space.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
@@ -199,23 +209,21 @@ class Searcher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was taken."""
-        self.step, self.sums = state["step"], dict(state["sums"])
+        self.step, self.sums, self.seconds = state["step"], dict(state["sums"]), state["seconds"]
         for name in ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation"):
             getattr(self, name).load_state_dict(state[name])
 
     def _batch(self, stream: Stream) -> Batch:
         low, high = stream.next()
-        return low.to(self.device, non_blocking=True), high.to(self.device, non_blocking=True)
+        return low.to(self.device), high.to(self.device)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device, self.plan.bf16)
 
     def _account(self, losses: dict[str, float]) -> None:
         self.step += 1
         for name, value in losses.items():
             if not abs(value) < float("inf"):
-                raise UserError(
-                    f"the {name} loss is {value} at step {self.step}. Lower train.optim_g.lr or search.alpha.optim.lr, or set "
-                    "train.grad_clip_norm. The last checkpoint is from before."
-                )
+                advice = _ADVICE.get(name, "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm.")
+                raise UserError(f"the {name} loss is {value} at step {self.step}. {advice} The last checkpoint is from before.")
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sr_nas.contracts import SRNetwork, Stream
 from sr_nas.errors import UserError
+from sr_nas.runs.device import autocast
 
 
 class Trainer:
@@ -25,7 +26,7 @@ class Trainer:
         optimizer: over the network's parameters.
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
-        ema_decay: decay of the moving average of weights and buffers; 0 keeps the weights themselves.
+        ema_decay: decay of the moving average of the weights, whose buffers are the latest; 0 keeps the weights themselves.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
         bf16: run forward passes under bfloat16 autocast.
     """
@@ -88,9 +89,9 @@ class Trainer:
 
     def step(self) -> float:
         """Move the weights once on the next batch; return the loss."""
-        low, high = (part.to(self.device, non_blocking=True) for part in self.stream.next())
+        low, high = (part.to(self.device) for part in self.stream.next())
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        with autocast(self.device, self.bf16):
             loss = self.loss(self.network(low), high)
         loss.backward()
         if self.grad_clip_norm is not None:

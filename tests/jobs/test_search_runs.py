@@ -37,6 +37,7 @@ def everything(folder: Path) -> dict[str, Any]:
     """What two equal runs must share to the bit."""
     state = load_tensors(folder / "checkpoint.pt")
     # Seconds and memory are the machine's, not the search's.
+    del state["seconds"]
     history = [{k: v for k, v in record.items() if k not in ("seconds", "memory_bytes")} for record in read_history(folder)]
     return {"state": state, "history": history, "genotype": (folder / "genotype.json").read_text()}
 

@@ -146,7 +146,18 @@ def test_every_spelling_of_a_number(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("12", 12), ("0x1F", 31), ("1e", "1e"), ("e5", "e5"), ("2026-11-24x", "2026-11-24x"), ("1.5", 1.5)]
+    ("text", "value"),
+    [
+        ("12", 12),
+        ("0x1F", 31),
+        ("1e", "1e"),
+        ("e5", "e5"),
+        ("2026-11-24x", "2026-11-24x"),
+        ("1.5", 1.5),
+        ("off", "off"),
+        ("true", True),
+        ("no", "no"),
+    ],
 )
 def test_nothing_else_became_a_number(text: str, value: object) -> None:
     assert yaml.load(text, Loader=OptionLoader) == value

@@ -40,10 +40,11 @@ def test_what_a_kill_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
 def test_run_names(tmp_path: Path) -> None:
     assert newest_run(tmp_path, "a") is None
     assert [new_run(tmp_path, "a").name for _ in range(3)] == ["a", "a_2", "a_3"]
+    assert newest_run(tmp_path, "a") is None
     (tmp_path / "a_b").mkdir()
-    newest = newest_run(tmp_path, "a")
-    assert newest is not None
-    assert newest.name == "a_3"
+    for name in ("a", "a_2", "a_b"):
+        (tmp_path / name / "checkpoint.pt").touch()
+    assert newest_run(tmp_path, "a") == tmp_path / "a_2"
 
 
 def test_history(tmp_path: Path) -> None:

@@ -19,6 +19,6 @@ def test_the_gradient_reaches_every_alpha_and_favours_the_cheap() -> None:
     alpha = {label: torch.zeros(len(costs), requires_grad=True) for label, costs in TABLE.items()}
     normalised_cost({label: logits.softmax(0) for label, logits in alpha.items()}, TABLE).backward()
     for label, logits in alpha.items():
-        assert logits.grad is not None and (logits.grad != 0).any()
-        assert logits.grad.argmin() == TABLE[label].argmin() or logits.grad[TABLE[label].argmin()] < 0
-    assert alpha["two"].grad is not None and alpha["two"].grad.argsort().tolist() == [0, 1, 2]
+        assert logits.grad is not None
+        assert (logits.grad != 0).all()
+        assert logits.grad.argsort().tolist() == TABLE[label].argsort().tolist()

@@ -86,7 +86,7 @@ def test_a_larger_weight_gives_cheaper_networks() -> None:
         costs.append(
             sum(TABLE[label][search.space.choices()[label].candidates.index(picked[label][0])].item() for label in TABLE)
         )
-        last = search.record(1, 0.0)
+        last = search.record(1)
     assert costs == sorted(costs, reverse=True) and costs[-1] == 2.0 < costs[0]
     assert last["expected_cost"]["flops"] < 0.9 * sum(costs.mean().item() for costs in TABLE.values())
 
@@ -112,7 +112,7 @@ def test_the_mean_losses_of_an_epoch_are_means() -> None:
 def test_alpha_moves_and_learns_the_task() -> None:
     """The target is a shifted copy of the input: a 1x1 convolution in both layers cannot make it."""
     search = searcher(epochs=10, steps_per_epoch=20)
-    history = [search.record(0, 0.0), *run(search)]
+    history = [search.record(0), *run(search)]
     assert history[-1]["loss"]["train"] < 0.5 * history[1]["loss"]["train"]
     found = decision(history)
     assert found.initial_spread < 2e-3 and found.final_spread > 50 * found.initial_spread

@@ -60,14 +60,16 @@ def test_partial_channel_inherits_what_keeps_its_shape() -> None:
 @pytest.mark.parametrize("partial_channel", [1, 4])
 def test_every_weight_and_every_alpha_gets_a_gradient(partial_channel: int) -> None:
     torch.manual_seed(0)
-    space = IMDNSpace(2, nf=16, num_blocks=2, partial_channel=partial_channel)
+    space = IMDNSpace(2, nf=64, num_blocks=1, partial_channel=partial_channel)
     weights = {label: torch.full((12,), 1 / 12, requires_grad=True) for label in space.choices()}
     space(torch.rand(1, 3, 8, 8), weights).square().mean().backward()
     for label, weight in weights.items():
         assert weight.grad is not None and (weight.grad != 0).all(), label
     for name, parameter in space.named_parameters():
-        # A bias in front of a BatchNorm is cancelled by it.
         assert parameter.grad is not None, name
+        # A BatchNorm cancels the bias of the convolution in front of it, so that rounding is all that is left there.
+        cancelled = "_bn." in name and name.endswith("bias")
+        assert cancelled or (parameter.grad != 0).any(), name
 
 
 def test_the_same_alpha_serves_all_blocks() -> None:

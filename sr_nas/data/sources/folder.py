@@ -52,20 +52,25 @@ def folder(
     if dataroot_lq is None:
         if filename_tmpl != "{}":
             raise UserError(f"filename_tmpl '{filename_tmpl}' names LR images, but no dataroot_lq says where they lie.")
-        files = [(name, file) for place in dataroot_gt for name, file in _images(place).items()]
-        return file_pairs([name for name, _ in files], [file for _, file in files], None, scale)
+        files = [file for place in dataroot_gt for file in _images(place).values()]
+        return file_pairs(_names(files), files, None, scale)
     if len(dataroot_lq) != len(dataroot_gt):
         raise UserError(
             f"dataroot_gt names {len(dataroot_gt)} folders, dataroot_lq {len(dataroot_lq)}: they go together one by one."
         )
-    names, hr_files, lr_files = [], [], []
+    hr_files, lr_files = [], []
     for hr_place, lr_place in zip(dataroot_gt, dataroot_lq, strict=True):
         hr, lr = _images(hr_place), _images(lr_place)
         matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), hr_place, lr_place)
-        names += list(hr)
         hr_files += list(hr.values())
         lr_files += [lr[name] for name in matched]
-    return file_pairs(names, hr_files, lr_files, scale)
+    return file_pairs(_names(hr_files), hr_files, lr_files, scale)
+
+
+def _names(files: list[Path]) -> list[str]:
+    """What to call the images: their names without extension, or their paths where two folders have one of a name."""
+    stems = [file.stem for file in files]
+    return stems if len(set(stems)) == len(stems) else [str(file.with_suffix("")) for file in files]
 
 
 def _images(place: str) -> dict[str, Path]:
