@@ -147,6 +147,8 @@ def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[int, int]:
     Raises:
         UserError: strict and not all fit, or none fits at all.
     """
+    if not path.endswith(".safetensors"):
+        raise UserError(f"path.pretrain_network_g: {path} is no .safetensors file, as tools/export.py and a search write them.")
     own, found = network.state_dict(), read_tensors(path)
     fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     misfits = [name for name in dict.fromkeys((*own, *found)) if name not in fitting]

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from sr_nas.errors import UserError
     from sr_nas.export.model import load_model
-    from sr_nas.images.files import list_images
+    from sr_nas.images.files import IMAGE_SUFFIXES, list_images
     from sr_nas.inference.batch import upscale_files
     from sr_nas.inference.receptive import pools_globally
     from sr_nas.runs.device import pick_device
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
     if parsed.tile is not None and parsed.tile < 1:
         raise UserError(f"--tile {parsed.tile}: a tile has at least one pixel.")
+    if parsed.output.suffix.lower() in IMAGE_SUFFIXES and not parsed.output.is_dir():
+        raise UserError(f"--output {parsed.output}: this is the name of an image; name a folder.")
     inputs: list[Path] = []
     for path in parsed.input:
         inputs += list_images(path) if path.is_dir() else [path]

@@ -98,4 +98,4 @@ def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
 
 def to_tensor(image: Image) -> Tensor:
     """Return uint8 [H, W, C], 0..255, as float32 [C, H, W], 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    return torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255

@@ -24,6 +24,8 @@ def load_model(source: str | Path, arch: str | None = None) -> SRNetwork:
         UserError: none of these, or released weights without ``arch``.
     """
     path = Path(source)
+    if arch is not None and path.suffix not in (".pth", ".pt"):
+        raise UserError(f"--arch is for released weights (.pth, .pt); {path} names its own architecture.")
     if path.is_dir():
         return load_network(trained_file(path))
     if path.suffix in (".pth", ".pt"):

@@ -17,7 +17,7 @@ from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import TrainOptions
 from sr_nas.runs.checkpoint import load_checkpoint
 from sr_nas.runs.files import sweep, write_json, write_text
-from sr_nas.runs.folder import CHECKPOINT, OPTIONS, new_run, newest_run
+from sr_nas.runs.folder import CHECKPOINT, OPTIONS, new_run, resumable_runs
 from sr_nas.runs.provenance import provenance
 
 PROVENANCE = "run.json"
@@ -43,13 +43,12 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
         UserError: the run to go on with was made with other options, or its checkpoint cannot be read.
     """
     root = Path(options.path.experiments_root)
-    folder = newest_run(root, options.name) if auto_resume else None
+    folder = _to_go_on_with(root, options) if auto_resume else None
     state = None
     if folder is not None:
-        _refuse_other_options(folder, options)
         sweep(folder)
         state = load_checkpoint(folder / CHECKPOINT, device)
-        starts = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        starts = json.loads(_read(folder, PROVENANCE))
     else:
         folder = new_run(root, options.name)
         write_text(folder / OPTIONS, dump_options(options))
@@ -58,20 +57,42 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
     return Opened(folder, state, _logger(folder))
 
 
-def _refuse_other_options(folder: Path, options: SearchOptions | TrainOptions) -> None:
-    old, new = (yaml.safe_load(text) for text in ((folder / OPTIONS).read_text(encoding="utf-8"), dump_options(options)))
-    for dumped in (old, new):
-        for key in _FREE:
-            dumped.pop(key, None)
-        for dataset in dumped["datasets"].values():
-            for key in _FREE_OF_A_DATASET:
-                dataset.pop(key, None)
-    changed = differences(old, new)
-    if changed:
+def _to_go_on_with(root: Path, options: SearchOptions | TrainOptions) -> Path | None:
+    """Return the newest run of these options, or ``None`` where none of this name was ever begun."""
+    wanted, others = _decisive(dump_options(options)), []
+    for folder in resumable_runs(root, options.name):
+        found = _decisive(_read(folder, OPTIONS))
+        if found == wanted:
+            return folder
+        # Another name: a folder such as x_2 may be the second run of x, or the first of x_2. Another kind: train or search.
+        if found.get("name") == options.name and ("search" in found) == ("search" in wanted):
+            others.append((folder, found))
+    if others:
+        folder, found = others[0]
         raise UserError(
-            f"{folder} was made with other options, so it cannot go on with these:\n  " + "\n  ".join(changed) + "\n"
-            "Leave --auto_resume out to start a new run, or give back the old options."
+            f"{folder} was made with other options, so it cannot go on with these:\n  "
+            + "\n  ".join(differences(found, wanted))
+            + "\nLeave --auto_resume out to start a new run, or give back the old options."
         )
+    return None
+
+
+def _decisive(text: str) -> dict[str, Any]:
+    """What of dumped options decides a run's result."""
+    dumped: dict[str, Any] = yaml.safe_load(text)
+    for key in _FREE:
+        dumped.pop(key, None)
+    for dataset in dumped.get("datasets", {}).values():
+        for key in _FREE_OF_A_DATASET:
+            dataset.pop(key, None)
+    return dumped
+
+
+def _read(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has lost its {name}, so it cannot go on. Start a new run without --auto_resume.") from error
 
 
 def _logger(folder: Path) -> logging.Logger:

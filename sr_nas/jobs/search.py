@@ -18,7 +18,7 @@ from sr_nas.jobs.opening import Opened, open_run
 from sr_nas.options.search import SearchOptions
 from sr_nas.report.live import SearchView
 from sr_nas.report.plots import plot_alpha, plot_beta
-from sr_nas.runs.checkpoint import save_checkpoint
+from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import check_precision, peak_memory, pick_device
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history, read_history
@@ -27,6 +27,7 @@ from sr_nas.search.decision import decision
 from sr_nas.search.searcher import Record, Searcher
 
 GENOTYPE, NETWORK_BLOCK, INHERITED = "genotype.json", "network_g.yml", "inherited.safetensors"
+ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 
 
 def run_search(options: SearchOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
@@ -77,6 +78,8 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
 
         def between_steps() -> bool:
             if stop() or searcher.step % frequency == 0 or searcher.step == searcher.steps:
+                refuse_non_finite(searcher.space, ADVICE)
+                refuse_non_finite(searcher.alpha, ADVICE)
                 save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
             return stop()
 

@@ -19,13 +19,14 @@ from sr_nas.metrics.psnr_ssim import psnr
 from sr_nas.options.train import TrainOptions
 from sr_nas.report.live import TrainView
 from sr_nas.report.picture import comparison
-from sr_nas.runs.checkpoint import save_checkpoint
+from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import check_precision, peak_memory, pick_device
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history
 from sr_nas.runs.interrupt import Interrupt
 from sr_nas.training.trainer import Trainer
 
 PICTURE = "comparison.png"
+ADVICE = "Lower train.optim_g.lr or set train.grad_clip_norm."
 
 
 def run_training(options: TrainOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
@@ -66,6 +67,7 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
             view.step(trainer.iteration, trainer.total, loss, trainer.learning_rate)
             keeper.note(loss)
             if trainer.iteration % options.val.val_freq == 0 or trainer.iteration == trainer.total:
+                refuse_non_finite(trainer.network, ADVICE)
                 record, improved = keeper.keep(trainer)
                 run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | means(record))
                 if "val" in record:
@@ -73,6 +75,7 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
 
         def between_steps() -> bool:
             if stop() or trainer.iteration % frequency == 0 or trainer.iteration == trainer.total:
+                refuse_non_finite(trainer.network, ADVICE)
                 save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"keeper": keeper.state_dict()})
             return stop()
 

@@ -69,7 +69,7 @@ class Run(Strict):
     """Name of the run and of its folder."""
     scale: Literal[2, 3, 4]
     """Upscaling factor."""
-    manual_seed: NonNegativeInt = 0
+    manual_seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """Seed of everything random."""
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""

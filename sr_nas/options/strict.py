@@ -22,6 +22,8 @@ class Strict(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _name_unknown_keys(cls: type[Self], value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # A section with nothing under it is YAML's null: its defaults, or errors that name what it lacks.
+        value = {} if value is None else value
         if not isinstance(value, dict):
             return handler(value)
         unknown = [key for key in value if key not in cls.model_fields]

@@ -19,6 +19,8 @@ class OptionLoader(yaml.SafeLoader):
 def _mapping(loader: OptionLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node)
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key: keys are words", key_node.start_mark)
@@ -60,19 +62,31 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
         raise UserError(f"{path} is its own _base_: {' -> '.join(str(step.name) for step in (*_chain, resolved))}.")
     options = _read(path)
     bases = options.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: _base_ is the name of an option file or a list of names, not {bases!r}.")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = _merge(merged, read_options(path.parent / str(base), _chain=(*_chain, resolved)))
-    merged = _merge(merged, options)
+    for base in bases:
+        merged = _merge(merged, read_options(path.parent / base, _chain=(*_chain, resolved)))
+    merged = _unshared(_merge(merged, options))
     for override in overrides:
         _override(merged, override)
     return merged
 
 
+def _unshared(value: Any) -> Any:
+    """Copy, so that what a YAML anchor put in two places can be overridden in one."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
 def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not an option file.")
     try:
         text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise UserError(f"option file {path} does not exist{nearest(path.name, siblings)}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sr_nas.errors import UserError
 from sr_nas.runs.files import replacing
@@ -16,6 +17,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` together with the random states of this process."""
     with replacing(path) as temporary:
         torch.save({**state, "random": _random_state()}, temporary)
+
+
+def refuse_non_finite(module: nn.Module, advice: str) -> None:
+    """Raise UserError where a tensor of the module is not finite, before it replaces a good one on disk."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{name} is no longer finite: the run has diverged. {advice} The last checkpoint is from before.")
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

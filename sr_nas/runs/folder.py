@@ -28,15 +28,15 @@ def new_run(root: Path, name: str) -> Path:
             number += 1
 
 
-def newest_run(root: Path, name: str) -> Path | None:
-    """Return the newest of ``root/name``, ``root/name_2`` ... that holds a checkpoint, or ``None`` where none does."""
+def resumable_runs(root: Path, name: str) -> list[Path]:
+    """Return those of ``root/name``, ``root/name_2`` ... that hold a checkpoint, the newest first."""
     pattern = re.compile(re.escape(name) + r"(?:_(\d+))?")
     found = [
         (int(match[1] or 1), path)
         for path in root.glob(f"{name}*")
         if (path / CHECKPOINT).is_file() and (match := pattern.fullmatch(path.name))
     ]
-    return max(found)[1] if found else None
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from sr_nas.errors import UserError
 from sr_nas.runs.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.files import replacing, sweep, write_text
-from sr_nas.runs.folder import append_history, cut_history, new_run, newest_run, read_history
+from sr_nas.runs.folder import append_history, cut_history, new_run, read_history, resumable_runs
 from sr_nas.runs.interrupt import Interrupt
 
 
@@ -38,13 +38,13 @@ def test_what_a_kill_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_run_names(tmp_path: Path) -> None:
-    assert newest_run(tmp_path, "a") is None
+    assert resumable_runs(tmp_path, "a") == []
     assert [new_run(tmp_path, "a").name for _ in range(3)] == ["a", "a_2", "a_3"]
-    assert newest_run(tmp_path, "a") is None
+    assert resumable_runs(tmp_path, "a") == []
     (tmp_path / "a_b").mkdir()
     for name in ("a", "a_2", "a_b"):
         (tmp_path / name / "checkpoint.pt").touch()
-    assert newest_run(tmp_path, "a") == tmp_path / "a_2"
+    assert resumable_runs(tmp_path, "a") == [tmp_path / "a_2", tmp_path / "a"]
 
 
 def test_history(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from sr_nas.data.files import file_pairs
 from sr_nas.data.pairing import by_stem, check_template, match_names, naming_rules
 from sr_nas.data.pairs import Pairs
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, listing
 from sr_nas.images.files import list_images
 from sr_nas.options.paths import ExistingFolder
 from sr_nas.registry import PAIRS
@@ -49,6 +49,8 @@ def folder(
     Raises:
         UserError: a folder has no images or two of one name, or HR and LR do not pair up.
     """
+    if len({Path(place).resolve() for place in dataroot_gt}) != len(dataroot_gt):
+        raise UserError(f"dataroot_gt names one folder twice: {listing(dataroot_gt)}.")
     if dataroot_lq is None:
         if filename_tmpl != "{}":
             raise UserError(f"filename_tmpl '{filename_tmpl}' names LR images, but no dataroot_lq says where they lie.")

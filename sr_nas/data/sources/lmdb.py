@@ -49,8 +49,12 @@ def _keys(folder: str) -> list[str]:
     listed = Path(folder) / "meta_info.txt"
     if not listed.is_file():
         raise UserError(f"{folder} has no meta_info.txt: is it an LMDB folder in BasicSR's layout?")
+    try:
+        lines = listed.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{listed} is no text in UTF-8: {error}.") from error
     keys = []
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         found = re.fullmatch(r"(.+)\.\w+ \(\d+,\d+,\d+\) \d+", line.strip())
         if found is None:
             raise UserError(f"{listed}, line {number}: '{line}' is not of the form '0001.png (480,480,3) 1'.")
