@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import torch
 import yaml
@@ -35,6 +36,12 @@ class Opened:
     state: dict[str, Any] | None
     log: logging.Logger
 
+    def close(self) -> None:
+        """Close the log, which also lets other processes go on with the run."""
+        for handler in list(self.log.handlers):
+            self.log.removeHandler(handler)
+            handler.close()
+
 
 def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_resume: bool) -> Opened:
     """Make a new run folder, or with ``auto_resume`` go on in the newest of that name, and note how it came about.
@@ -44,17 +51,21 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
     """
     root = Path(options.path.experiments_root)
     folder = _to_go_on_with(root, options) if auto_resume else None
-    state = None
-    if folder is not None:
+    if folder is None:
+        folder = new_run(root, options.name)
+        write_text(folder / OPTIONS, dump_options(options))
+        write_json(folder / PROVENANCE, [provenance(options.manual_seed, device)])
+        return Opened(folder, None, _logger(folder))
+    log = _logger(folder)
+    try:
         sweep(folder)
         state = load_checkpoint(folder / CHECKPOINT, device)
         starts = json.loads(_read(folder, PROVENANCE))
-    else:
-        folder = new_run(root, options.name)
-        write_text(folder / OPTIONS, dump_options(options))
-        starts = []
+    except UserError:
+        Opened(folder, None, log).close()
+        raise
     write_json(folder / PROVENANCE, [*starts, provenance(options.manual_seed, device)])
-    return Opened(folder, state, _logger(folder))
+    return Opened(folder, state, log)
 
 
 def _to_go_on_with(root: Path, options: SearchOptions | TrainOptions) -> Path | None:
@@ -99,8 +110,22 @@ def _logger(folder: Path) -> logging.Logger:
     logger = logging.getLogger(f"sr_nas.{folder.resolve()}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    if not logger.handlers:
-        handler = logging.FileHandler(folder / LOG, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(handler)
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    try:
+        _lock(cast(TextIO, handler.stream))
+    except BlockingIOError as error:
+        handler.close()
+        raise UserError(
+            f"another process is running in {folder}. Wait for it, or start a new run without --auto_resume."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
     return logger
+
+
+def _lock(stream: TextIO) -> None:
+    """Hold the file until it is closed or the process ends, however it ends. Windows has no such lock."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

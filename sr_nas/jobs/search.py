@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     start = searcher.step
 
     with (
+        closing(run),
         SearchView(console, run.folder.name, choices, searcher.steps, start, options.logger.print_freq) as view,
         Interrupt() as stop,
     ):
@@ -88,8 +90,9 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
             _say(run, view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
             return run.folder, stop.exit_code
         write_results(run.folder, searcher, choices)
-    for line in outcome(run.folder, choices):
-        run.log.info("%s", line)
+        lines = outcome(run.folder, choices)
+        run.log.info("%s", "\n".join(lines))
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     return run.folder, 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
     frequency = options.logger.save_checkpoint_freq or options.val.val_freq
     start = trainer.iteration
 
-    with TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view, Interrupt() as stop:
+    with (
+        closing(run),
+        TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
+        Interrupt() as stop,
+    ):
 
         def say(text: str) -> None:
             run.log.info("%s", text)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from sr_nas.genotype import genotype_from
 from sr_nas.networks.imdn import IMDN
+from sr_nas.options.load import load_options
+from sr_nas.options.search import SearchOptions
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.folder import read_history
 from tests.jobs.processes import TINY_SEARCH, command, interrupt, run
@@ -155,3 +157,30 @@ def test_a_heavy_flops_weight_leaves_the_cheapest_network(tmp_path: Path) -> Non
     assert costly["macs_lr_1280x720"] < free["macs_lr_1280x720"]
     assert free["loss"]["cost"] == 0
     assert costly["loss"]["cost"] > 0
+
+
+def test_one_run_is_not_taken_up_twice_at_once(tmp_path: Path) -> None:
+    search(tmp_path)
+    fcntl = pytest.importorskip("fcntl", reason="no such lock on Windows")
+    with (tmp_path / "tiny" / "log.txt").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "another process is running in" in search(tmp_path, resume=True, code=1)
+    assert "going on in" in search(tmp_path, resume=True)
+
+
+def test_a_failed_run_does_not_hide_the_one_to_go_on_with(tmp_path: Path) -> None:
+    search(tmp_path)
+    assert "too few for patches of gt_size 5000" in search(tmp_path, "datasets:train:gt_size=5000", code=1)
+    assert f"going on in {tmp_path / 'tiny'} " in search(tmp_path, resume=True)
+
+
+def test_anchors_are_overridden_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "anchored.yml"
+    file.write_text(
+        f"_base_: {TINY_SEARCH}\ntrain: {{optim_g: &o {{type: SGD, lr: 1e-3}}}}\n"
+        "search: {alpha: {optim: {<<: *o, momentum: 0.5}}}\nlogger:\n"
+    )
+    options = load_options(SearchOptions, file, ["search:alpha:optim:lr=0.5"])
+    assert options.train.optim_g.arguments()["lr"] == 1e-3
+    assert options.search.alpha.optim.arguments() == {"lr": 0.5, "weight_decay": 0.0, "momentum": 0.5}
+    assert options.logger.print_freq == 100

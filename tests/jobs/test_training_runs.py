@@ -105,3 +105,17 @@ def test_without_validation_images(tmp_path: Path) -> None:
     printed = train(tmp_path, "datasets:val=null", "train:total_iter=4", "name=blind")
     assert "last.safetensors" in printed
     assert not (tmp_path / "blind" / "best.safetensors").exists()
+
+
+def test_diverged_weights_are_never_kept(tmp_path: Path) -> None:
+    words = ("train:total_iter=3", "val:val_freq=1", "train:optim_g:lr=1e30", "train:ema_decay=0", "name=wild")
+    assert "Lower train.optim_g.lr" in train(tmp_path, *words, code=1)
+    assert not (tmp_path / "wild" / "best.safetensors").exists() or all(
+        tensor.isfinite().all() for tensor in sr_nas.load_network(tmp_path / "wild" / "best.safetensors").state_dict().values()
+    )
+    state = load_tensors(tmp_path / "wild" / "checkpoint.pt")
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_the_smallest_patches(tmp_path: Path) -> None:
+    train(tmp_path, "datasets:train:gt_size=2", "datasets:val=null", "train:total_iter=6", "name=small")
