@@ -37,6 +37,7 @@ setup(
         "opencv-python-headless>=4.8",
         "pillow>=10.0",  # decodes the rest, and tells what is incomplete, animated or turned
         "lmdb>=1.4",
+        "kornia>=0.6.10",  # the first whose Gaussian takes a dtype; the filter of L1HFENLoss
     ],
     extras_require={
         "basicsr": [BASICSR],

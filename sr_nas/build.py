@@ -82,6 +82,9 @@ def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
         task=bound(LOSSES, options.train.pixel_opt),
         regularizer=bound(REGULARIZERS, plan.regularizer),
         strength=bound(SCHEDULES, plan.regularizer.schedule),
+        regularized=[
+            label for label, choice in space.choices().items() if choice.of == "operations" or plan.regularizer.on_inputs
+        ],
         costs={name: (weight, _on(cost_table(space, name), device)) for name, weight in plan.costs().items()},
     )
     weight_optimizer = bound(OPTIMIZERS, options.train.optim_g)(space.parameters())
@@ -101,14 +104,15 @@ def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
             warmup_epochs=plan.warmup_epochs,
             second_order=plan.order == "second",
             xi=plan.xi,
+            alpha_on_both=plan.alpha_loss == "train+val",
             grad_clip_norm=options.train.grad_clip_norm,
             bf16=options.train.precision == "bf16",
         ),
     )
 
 
-def build_trainer(options: TrainOptions, device: torch.device) -> Trainer:
-    """Build everything a training needs, on ``device``.
+def build_trainer(options: TrainOptions, device: torch.device, say: Callable[[str], None]) -> Trainer:
+    """Build everything a training needs, on ``device``; ``say`` is told how much of the starting weights fits.
 
     Raises:
         UserError: data or starting weights that cannot be read, or weights that do not fit.
@@ -116,8 +120,10 @@ def build_trainer(options: TrainOptions, device: torch.device) -> Trainer:
     torch.manual_seed(options.manual_seed)
     pairs = build_pairs(options.datasets.train, options.scale)
     network = build_network(options.network_g, options.scale)
-    if options.path.pretrain_network_g is not None:
-        start_from(network, options.path.pretrain_network_g, options.path.strict_load_g)
+    start = options.path.pretrain_network_g
+    if start is not None:
+        fitting, total = start_from(network, start, options.path.strict_load_g)
+        say(f"starting from {start}: {fitting} of {total} tensors fit")
     network = network.to(device)
     optimizer = bound(OPTIMIZERS, options.train.optim_g)(network.parameters())
     return Trainer(

@@ -12,23 +12,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from sr_nas.genotype import Genotype
+from sr_nas.genotype import Choice, Choices, Genotype
 
 Weights = Mapping[str, Tensor]
 """label -> relaxed weights of its candidates, shape [number of candidates], summing to 1."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One decision of a space.
-
-    Attributes:
-        candidates: names to choose from; position i belongs to alpha[i].
-        picks: how many of them the derived network keeps (1 for operations, 2 for two inputs of a cell).
-    """
-
-    candidates: tuple[str, ...]
-    picks: int = 1
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,7 @@ class SearchSpace(Protocol):
         ...
 
 
-def keep_strongest(arch: str, choices: Mapping[str, Choice], weights: Weights) -> Genotype:
+def keep_strongest(arch: str, choices: Choices, weights: Weights) -> Genotype:
     """Decode by keeping the ``picks`` heaviest candidates of every choice (DARTS, eq. 2; ties go to the first)."""
     picks = []
     for label, choice in choices.items():

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sr_nas.errors import UserError, listing, nearest
 
-Choices = Mapping[str, Sequence[str]]
-"""label -> the candidate names allowed there, in order."""
+JOINT = "+"
+"""Between the names of one choice that keeps several, where a genotype is written as text."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of a space.
+
+    Attributes:
+        candidates: names to choose from; position i belongs to alpha[i].
+        picks: how many of them the derived network keeps (1 for operations, 2 for two inputs of a cell).
+        of: what is chosen. Regularisers act on operations, and on inputs only where an option file says so.
+    """
+
+    candidates: tuple[str, ...]
+    picks: int = 1
+    of: Literal["operations", "inputs"] = "operations"
+
+
+Choices = Mapping[str, Choice]
+"""label -> choice, in the order of the space's labels."""
 
 
 class GenotypeError(UserError, ValueError):
@@ -34,7 +53,7 @@ class Genotype:
         return dict(self.picks)[label]
 
     def __str__(self) -> str:
-        return f"{self.arch}({', '.join('+'.join(names) for _, names in self.picks)})"
+        return f"{self.arch}({', '.join(JOINT.join(names) for _, names in self.picks)})"
 
     @property
     def names(self) -> list[str]:
@@ -54,12 +73,14 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
 
     Args:
         source: a :class:`Genotype`; a mapping label -> name(s); a sequence of names in the order of the labels; a
-            string of such names separated by commas; or what :meth:`Genotype.to_json` returned.
+            string of such names separated by commas; or what :meth:`Genotype.to_json` returned. Several names of one
+            label are a list, or a string such as ``"cell2+cell1"``; their order is kept.
         arch: registered name of the network.
-        choices: label -> allowed names.
+        choices: label -> choice.
 
     Raises:
-        GenotypeError: another architecture, a missing or unknown label, or a name that is not allowed there.
+        GenotypeError: another architecture, a missing or unknown label, a name that is not allowed there, or another
+            number of different names than the choice keeps.
     """
     if isinstance(source, Genotype):
         source = source.to_json()
@@ -85,16 +106,23 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
             )
     else:
         raise GenotypeError(f"a genotype is a list of names or a mapping of labels to names, not {source!r}.")
-    picks = []
-    for (label, allowed), names in zip(choices.items(), picked, strict=True):
-        names = (names,) if isinstance(names, str) else tuple(names)
-        for name in names:
-            if name not in allowed:
-                raise GenotypeError(
-                    f"'{name}' is not a candidate of {arch}.{label}{nearest(name, allowed)} Allowed: {listing(allowed)}."
-                )
-        picks.append((label, names))
-    return Genotype(arch, tuple(picks))
+    kept = zip(choices.items(), picked, strict=True)
+    return Genotype(arch, tuple((label, _names_of(found, f"{arch}.{label}", choice)) for (label, choice), found in kept))
+
+
+def _names_of(found: Any, where: str, choice: Choice) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in found.split(JOINT)) if isinstance(found, str) else found
+    if not isinstance(names, Iterable):
+        raise GenotypeError(f"{where} is a name or a list of names, not {found!r}.")
+    names = tuple(names)
+    for name in names:
+        if name not in choice.candidates:
+            hint = nearest(str(name), choice.candidates)
+            raise GenotypeError(f"'{name}' is not a candidate of {where}{hint} Allowed: {listing(choice.candidates)}.")
+    if len(names) != choice.picks or len(set(names)) != choice.picks:
+        wanted = "one name" if choice.picks == 1 else f"{choice.picks} different names"
+        raise GenotypeError(f"{where} keeps {wanted} of {listing(choice.candidates)}; given: {listing(names) or 'none'}.")
+    return names
 
 
 def is_genotype_path(source: Any) -> bool:

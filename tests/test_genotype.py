@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.genotype import Genotype, GenotypeError, genotype_from, read_genotype
+from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from, read_genotype
 
-CHOICES = {"first": ("conv_3x3", "conv_5x5"), "inputs": ("a", "b", "c")}
+CHOICES = {"first": Choice(("conv_3x3", "conv_5x5")), "inputs": Choice(("a", "b", "c"), picks=2, of="inputs")}
 EXPECTED = Genotype("Toy", (("first", ("conv_5x5",)), ("inputs", ("a", "c"))))
 
 
@@ -20,6 +20,9 @@ EXPECTED = Genotype("Toy", (("first", ("conv_5x5",)), ("inputs", ("a", "c"))))
         json.loads(json.dumps(EXPECTED.to_json())),
         {"first": "conv_5x5", "inputs": ["a", "c"]},
         ["conv_5x5", ["a", "c"]],
+        ["conv_5x5", "a+c"],
+        "conv_5x5, a + c",
+        {"first": ["conv_5x5"], "inputs": "a+c"},
     ],
 )
 def test_every_form_gives_the_same_genotype(source: object) -> None:
@@ -27,7 +30,7 @@ def test_every_form_gives_the_same_genotype(source: object) -> None:
 
 
 def test_names_in_a_string() -> None:
-    choices = {"x": ("p", "q"), "y": ("p", "q")}
+    choices = {"x": Choice(("p", "q")), "y": Choice(("p", "q"))}
     assert genotype_from("q, p", "Toy", choices).names == ["q", "p"]
 
 
@@ -40,6 +43,12 @@ def test_names_in_a_string() -> None:
         ({"frist": "conv_3x3", "inputs": "a"}, "did you mean 'first'"),
         ({"arch": "Other", "genotype": ["conv_3x3", "a"]}, "of Other, not of Toy"),
         (3, "a list of names"),
+        (["conv_3x3", "a"], "Toy.inputs keeps 2 different names of a, b, c; given: a"),
+        (["conv_3x3", "a+a"], "keeps 2 different names"),
+        (["conv_3x3", "a+b+c"], "keeps 2 different names"),
+        (["conv_3x3", 4], "is a name or a list of names, not 4"),
+        ({"first": [["conv_3x3"]], "inputs": "a+b"}, "is not a candidate of Toy.first"),
+        ("conv_3x3+conv_5x5, a+b", "Toy.first keeps one name"),
     ],
 )
 def test_what_is_wrong_is_named(source: object, words: str) -> None:

@@ -16,6 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
     parser.add_argument("--model", required=True, help="exported file, run folder, or released weights with --arch")
     parser.add_argument("--arch", help="architecture of released weights, e.g. imdn")
+    parser.add_argument("--genotype", metavar="A,B,...|FILE", help="genotype of released weights that do not tell it")
     parser.add_argument(
         "--data",
         required=True,
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if parsed.lr is not None and len(parsed.data) > 1:
         raise UserError("--lr names the LR images of one set, but --data names several.")
-    network = load_model(parsed.model, parsed.arch)
+    network = load_model(parsed.model, parsed.arch, parsed.genotype)
     if parsed.scale not in (None, network.scale):
         raise UserError(f"--scale {parsed.scale}: {parsed.model} upscales by {network.scale}.")
     device = pick_device(parsed.num_gpu if parsed.num_gpu == "auto" else int(parsed.num_gpu))

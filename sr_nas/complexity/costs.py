@@ -5,9 +5,12 @@ To add one, register a function here; an option file weighs it with ``search.<na
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from torch import nn
 
 from sr_nas.complexity.macs import LR_1280x720, count_macs
+from sr_nas.complexity.summary import count_params
 from sr_nas.registry import COSTS
 
 
@@ -15,4 +18,10 @@ from sr_nas.registry import COSTS
 def flops(candidate: nn.Module, channels: int, downscale: int) -> float:
     """fvcore's FLOPs (multiply-adds) for a low-resolution network input of 1280x720 (SA-DARTS, section 6.7.3)."""
     height, width = LR_1280x720
-    return float(count_macs(candidate, channels)[""].at(height * width / downscale**2))
+    return float(count_macs(candidate, (Fraction(height, downscale), Fraction(width, downscale)), channels)[""])
+
+
+@COSTS.register()
+def params(candidate: nn.Module, channels: int, downscale: int) -> float:
+    """Trainable values of the candidate."""
+    return float(count_params(candidate))

@@ -1,14 +1,20 @@
-"""Parameters and MACs of a whole super-resolution network, in both conventions of the field."""
+"""What a whole super-resolution network costs, multiply-adds in both conventions of the field."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 from torch import nn
 
 from sr_nas.complexity.macs import LR_1280x720, count_macs
+from sr_nas.complexity.memory import peak_activation_bytes
+from sr_nas.complexity.receptive import receptive_field
 from sr_nas.contracts import SRNetwork
 
 MACS_LR = "MACs, LR input 1280x720"
 MACS_HR = "MACs, HR output 1280x720"
+RECEPTIVE_FIELD = "receptive field, LR pixels"
+PEAK_ACTIVATIONS = "peak activations, HR output 1280x720"
 
 
 def count_params(network: nn.Module) -> int:
@@ -19,22 +25,33 @@ def count_params(network: nn.Module) -> int:
 def complexity(network: SRNetwork) -> dict[str, int]:
     """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720``."""
     height, width = LR_1280x720
-    macs = count_macs(network)[""]
     return {
         "params": count_params(network),
-        "macs_lr_1280x720": macs.at(height * width),
-        "macs_hr_1280x720": macs.at(height * width / network.scale**2),
+        "macs_lr_1280x720": count_macs(network)[""],
+        "macs_hr_1280x720": count_macs(network, (Fraction(height, network.scale), Fraction(width, network.scale)))[""],
+    }
+
+
+def footprint(network: SRNetwork) -> dict[str, int | None]:
+    """Return what takes seconds to measure: ``receptive_field`` and ``peak_activation_bytes``.
+
+    The receptive field is in LR pixels, ``None`` for the whole image. The activations are those of an HR output of 1280x720,
+    or of the nearest size that is a multiple of the scale.
+    """
+    height, width = (round(side / network.scale) for side in LR_1280x720)
+    return {
+        "receptive_field": receptive_field(network),
+        "peak_activation_bytes": peak_activation_bytes(network, (height, width)),
     }
 
 
 def per_layer(network: nn.Module) -> list[tuple[str, str, int, int]]:
     """Return (name, kind, parameters, MACs with LR input 1280x720) of every layer that has either."""
-    height, width = LR_1280x720
     macs = count_macs(network)
     rows = []
     for name, module in network.named_modules():
         if next(module.children(), None) is None:
-            row = (name, type(module).__name__, count_params(module), macs[name].at(height * width))
+            row = (name, type(module).__name__, count_params(module), macs[name])
             if row[2] or row[3]:
                 rows.append(row)
     return rows

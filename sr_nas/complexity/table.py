@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sr_nas import __version__
 from sr_nas.cache import cache_folder
-from sr_nas.contracts import Choice, CostSite, SearchSpace
+from sr_nas.contracts import CostSite, SearchSpace
+from sr_nas.genotype import Choices
 from sr_nas.registry import COSTS
 from sr_nas.runs.files import write_json
 
@@ -50,9 +51,7 @@ def _described(module: nn.Module) -> str:
     return repr(module) + "".join(sorted(inspect.getsource(kind) for kind in kinds))
 
 
-def _measured(
-    choices: Mapping[str, Choice], sites: Mapping[str, CostSite], measure: Callable[..., float]
-) -> dict[str, list[float]]:
+def _measured(choices: Choices, sites: Mapping[str, CostSite], measure: Callable[..., float]) -> dict[str, list[float]]:
     return {
         label: [site.count * measure(site.build(name), site.channels, site.downscale) for name in choices[label].candidates]
         for label, site in sites.items()

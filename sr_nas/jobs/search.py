@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from sr_nas.build import build_searcher
 from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity
-from sr_nas.genotype import Genotype
+from sr_nas.genotype import JOINT, Choice, Choices, Genotype, genotype_from
 from sr_nas.jobs.opening import Opened, open_run
 from sr_nas.options.search import SearchOptions
 from sr_nas.report.live import SearchView
@@ -24,7 +24,7 @@ from sr_nas.runs.device import check_precision, peak_memory, pick_device
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history, read_history
 from sr_nas.runs.interrupt import Interrupt
-from sr_nas.search.decision import decision
+from sr_nas.search.decision import Decision, decision
 from sr_nas.search.searcher import Record, Searcher
 
 GENOTYPE, NETWORK_BLOCK, INHERITED = "genotype.json", "network_g.yml", "inherited.safetensors"
@@ -53,7 +53,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     else:
         searcher.load_state_dict(run.state)
         cut_history(run.folder, searcher.step)
-    choices = {label: choice.candidates for label, choice in searcher.space.choices().items()}
+    choices = searcher.space.choices()
     frequency = options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
 
     data = options.datasets.train.name or options.datasets.train.type
@@ -61,7 +61,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
 
     with (
         closing(run),
-        SearchView(console, run.folder.name, choices, searcher.steps, start, options.logger.print_freq) as view,
+        SearchView(console, run.folder.name, candidates_of(choices), searcher.steps, start, options.logger.print_freq) as view,
         Interrupt() as stop,
     ):
         verb = "searching" if run.state is None else "going on"
@@ -97,7 +97,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     return run.folder, 0
 
 
-def write_results(folder: Path, searcher: Searcher, choices: dict[str, tuple[str, ...]]) -> None:
+def write_results(folder: Path, searcher: Searcher, choices: Choices) -> None:
     """Write the genotype, the option block that trains it, the weights it inherits, and the plots."""
     genotype, history = searcher.genotype(), read_history(folder)
     network = searcher.space.derive(genotype)
@@ -112,27 +112,39 @@ def write_results(folder: Path, searcher: Searcher, choices: dict[str, tuple[str
     with replacing(folder / INHERITED) as temporary:
         save_file(inherited, temporary)
     (folder / "plots").mkdir(exist_ok=True)
-    plot_beta(history, choices, folder / "plots" / "beta.png")
-    plot_alpha(history, choices, folder / "plots" / "alpha.png")
+    plot_beta(history, candidates_of(choices), folder / "plots" / "beta.png")
+    plot_alpha(history, candidates_of(choices), folder / "plots" / "alpha.png")
 
 
-def outcome(folder: Path, choices: dict[str, tuple[str, ...]]) -> list[str]:
-    """Say what a finished search found, and how far alpha has come from its random start."""
+def outcome(folder: Path, choices: Choices) -> list[str]:
+    """Say what a finished search found, how clearly, and how far alpha has come from its random start."""
     history = read_history(folder)
-    last, found = history[-1], decision(history)
+    last, found = history[-1], decision(history, choices)
+    genotype = genotype_from(last["genotype"], last["genotype"]["arch"], choices)
     times = f", {found.final_spread / found.initial_spread:.0f} times as much" if found.initial_spread else ""
-    winners = ", ".join(f"{label} {beta:.3f} (+{found.top2_gap[label]:.3f})" for label, beta in found.winner.items())
     memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
-    even = ", ".join(sorted({f"{1 / len(names):.3f}" for names in choices.values()}))
+    rows = [(label, JOINT.join(names), *_clarity(found, label, choices[label])) for label, names in genotype.picks]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"genotype  {', '.join(f'{label} {name}' for label, name in last['genotype']['genotype'].items())}",
+        f"genotype  {genotype.arch}: what is kept, its beta (the weakest of several), its lead over the rest, an even draw",
+        *("          " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
         f"network   {last['params']:,} parameters; {MACS_LR} {last['macs_lr_1280x720'] / 1e9:.2f} G; "
         f"{MACS_HR} {last['macs_hr_1280x720'] / 1e9:.2f} G",
         f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now{times}",
-        f"decision  beta of the winner (lead over the runner-up): {winners}; an even draw is {even}",
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]
+
+
+def _clarity(found: Decision, label: str, choice: Choice) -> tuple[str, str, str]:
+    if label not in found.kept:
+        return "keeps all it can", "", ""
+    return f"{found.kept[label]:.3f}", f"+{found.lead[label]:.3f}", f"{1 / len(choice.candidates):.3f}"
+
+
+def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
+    """label -> candidates, as the views and plots take them."""
+    return {label: choice.candidates for label, choice in choices.items()}
 
 
 def _describer(searcher: Searcher) -> Any:

@@ -43,7 +43,8 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
     """
     device = pick_device(options.num_gpu)
     check_precision(device, options.train.precision == "bf16")
-    trainer = build_trainer(options, device)
+    beginnings: list[str] = []
+    trainer = build_trainer(options, device, beginnings.append)
     val = options.datasets.val
     pairs = None if val is None else build_pairs(val, options.scale)
     baseline = None if pairs is None else evaluate_set(bicubic, pairs, options.scale)
@@ -87,6 +88,8 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         verb = "training" if run.state is None else "going on"
         data = options.datasets.train.name or options.datasets.train.type
         say(f"{verb} in {run.folder} on {device} with {data}, iteration {start} of {trainer.total}")
+        for text in beginnings if run.state is None else ():
+            say(text)
         if baseline is not None:
             say(f"bicubic on the validation images: {baseline['psnr']:.3f} dB / {baseline['ssim']:.4f}")
         if not trainer.run(on_step, between_steps):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.genotype import genotype_from, is_genotype_path
+from sr_nas.genotype import Choice, genotype_from, is_genotype_path
 from sr_nas.ops.attention import ContrastAwareChannelAttention
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
 from sr_nas.options.genotypes import GenotypeSource
@@ -117,9 +117,9 @@ class IMDN(IMDNFrame, SRNetwork):
         self.genotype = picked
 
     @staticmethod
-    def choices() -> dict[str, tuple[str, ...]]:
-        """label -> every candidate that may stand there."""
-        return {label: tuple(IMDN_CANDIDATES.names()) for label in LABELS}
+    def choices() -> dict[str, Choice]:
+        """``conv1`` to ``conv4``: every candidate may stand there."""
+        return {label: Choice(tuple(IMDN_CANDIDATES.names())) for label in LABELS}
 
     @staticmethod
     def check(genotype: Any = PUBLISHED, **_: Any) -> None:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_nas.errors import listing, nearest
+from sr_nas.registry import Registry
+
 Builder = Callable[[int, int], nn.Module]
+PartialChannel = Annotated[int, Field(ge=1, description="K: a share of 1/K of the channels goes through the candidates; 1 = all")]
+
+
+def check_candidates(registry: Registry[Any], candidates: list[str] | None) -> None:
+    """Raise ValueError unless ``candidates`` are two or more different names of the registry, or ``None`` for all."""
+    if candidates is None:
+        return
+    known = registry.names()
+    for name in candidates:
+        if name not in known:
+            raise ValueError(f"unknown {registry.kind} '{name}'{nearest(name, known)} Allowed: {listing(known)}.")
+    if len(set(candidates)) != len(candidates) or len(candidates) < 2:
+        raise ValueError("candidates must be two or more different names, else there is nothing to search")
 
 
 class MixedOp(nn.Module):

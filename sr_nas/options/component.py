@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sr_nas.errors import listing, nearest
+from sr_nas.options.merging import Retyped, settle
 from sr_nas.options.strict import Component
 from sr_nas.registry import Registry
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,20 @@ class Of:
             if isinstance(value, Component):
                 value = value.model_dump()
             kind, names = self.registry.kind, self.registry.names()
-            if isinstance(value, str):
-                value = {"type": value}
-            if not isinstance(value, dict) or "type" not in value:
-                raise PydanticCustomError("no_type", f"a mapping with the key 'type' is expected. Each {kind}: {listing(names)}.")
-            if value["type"] not in names:
-                hint = nearest(value["type"], names)
-                raise PydanticCustomError("unknown_name", f"unknown {kind} '{value['type']}'{hint} Allowed: {listing(names)}.")
-            return self.registry.settings(value["type"], source).model_validate(value, context=info.context)
+            common = source.model_fields.keys() - source.of_one_type
+            section = settle(value, common)
+            if not isinstance(section, dict) or "type" not in section:
+                raise PydanticCustomError(
+                    "no_type", f"a mapping with the key 'type' is expected. Allowed types: {listing(names)}."
+                )
+            if section["type"] not in names:
+                hint = nearest(section["type"], names)
+                raise PydanticCustomError("unknown_name", f"unknown {kind} '{section['type']}'{hint} Allowed: {listing(names)}.")
+            model = self.registry.settings(section["type"], source)
+            if isinstance(value, Retyped):
+                under = {key: item for key, item in settle(value.under, common).items() if key not in source.of_one_type}
+                _tell_dropped(info.field_name, under, section, model)
+            return model.model_validate(section, context=info.context)
 
         return core_schema.with_info_plain_validator_function(
             validate,
@@ -47,6 +57,16 @@ class Of:
         base = schema["metadata"]["base"]
         models = [self.registry.settings(name, base) for name in self.registry.names()]
         return {"anyOf": [handler(model.__pydantic_core_schema__) for model in models]}
+
+
+def _tell_dropped(where: str | None, under: dict[str, Any], section: dict[str, Any], model: type[BaseModel]) -> None:
+    """Say which keys of the old type the new one knows too, yet does not inherit: nobody would miss the others."""
+    dropped = [f"{key}: {value}" for key, value in under.items() if key in model.model_fields and key not in section]
+    if dropped:
+        old, new = under["type"], section["type"]
+        _LOGGER.warning(
+            "%s is %s instead of %s, whose %s it does not inherit: name it again to keep it", where, new, old, listing(dropped)
+        )
 
 
 def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:

@@ -20,6 +20,8 @@ class Regularizer(Component):
 
     schedule: Schedule = Field(default={"type": "constant"}, validate_default=True)
     """lambda_e over the epochs e = 1, 2, ..."""
+    on_inputs: bool = False
+    """Whether choices of inputs are regularised too; the paper regularises operations only."""
 
 
 class Alpha(Strict):
@@ -50,6 +52,8 @@ class SearchBase(Strict):
     """second differentiates alpha through a look-ahead step of the weights, exactly."""
     xi: NonNegativeFloat | None = None
     """Learning rate of the look-ahead step; by default the weights' current one."""
+    alpha_loss: Literal["val", "train+val"] = "val"
+    """Batches whose task loss alpha descends on: of the validation half, or the sum of both (DLSR)."""
     split: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the images that trains the weights; the others train alpha."""
     relaxation: Annotated[Component, Of(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)

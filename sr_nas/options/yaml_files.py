@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sr_nas.errors import UserError, nearest
+from sr_nas.options.merging import merge
 
 
 class OptionLoader(yaml.SafeLoader):
@@ -47,8 +48,9 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
     """Read an option file with everything it inherits, then apply overrides.
 
     ``_base_`` names one file or a list of files, relative to the file that names them; later ones win over earlier ones,
-    and the file over all. Mappings are merged key by key; a mapping whose ``type`` changes is replaced as a whole, since
-    the keys of one type mean nothing to another.
+    the file over all, and overrides over the file. Mappings are merged key by key. A component that changes its type keeps
+    what every type of its section has, and drops the rest (:mod:`sr_nas.options.merging`). The order of overrides matters
+    only where they name the same key: one of a section, or of its type, goes before those of what is in it.
 
     Args:
         path: the option file.
@@ -67,18 +69,13 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
         raise UserError(f"{path}: _base_ is the name of an option file or a list of names, not {bases!r}.")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = _merge(merged, read_options(path.parent / base, _chain=(*_chain, resolved)))
-    merged = _unshared(_merge(merged, options))
-    for override in overrides:
-        _override(merged, override)
+        merged = merge(merged, read_options(path.parent / base, _chain=(*_chain, resolved)))
+    merged = merge(merged, options)
+    for keys, value in sorted(map(_parsed, overrides), key=_depth):
+        for key in reversed(keys):
+            value = {key: value}
+        merged = merge(merged, value)
     return merged
-
-
-def _unshared(value: Any) -> Any:
-    """Copy, so that what a YAML anchor put in two places can be overridden in one."""
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -102,29 +99,17 @@ def _read(path: Path) -> dict[str, Any]:
     return options
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
-        merged[key] = _merge(old, value) if same_kind else value  # type: ignore[arg-type]
-    return merged
-
-
-def _override(options: dict[str, Any], text: str) -> None:
-    address, equals, value = text.partition("=")
+def _parsed(override: str) -> tuple[list[str], Any]:
+    address, equals, value = override.partition("=")
     keys = address.split(":")
     if not equals or not all(keys):
-        raise UserError(f"--force_yml '{text}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
-    section = options
-    for key in keys[:-1]:
-        inner = section.setdefault(key, {})
-        if isinstance(inner, str):
-            inner = section[key] = {"type": inner}
-        if not isinstance(inner, dict):
-            raise UserError(f"--force_yml '{text}': {key} is {inner!r}, not a section.")
-        section = inner
+        raise UserError(f"--force_yml '{override}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
     try:
-        section[keys[-1]] = yaml.load(value, Loader=OptionLoader)
+        return keys, yaml.load(value, Loader=OptionLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"--force_yml '{text}': the value is no YAML.") from error
+        raise UserError(f"--force_yml '{override}': the value is no YAML.") from error
+
+
+def _depth(override: tuple[list[str], Any]) -> int:
+    keys, _ = override
+    return len(keys) - (keys[-1] == "type")

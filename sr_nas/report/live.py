@@ -9,9 +9,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sr_nas.genotype import Choices
 from sr_nas.report import panels
-from sr_nas.report.records import Record, genotype_text, macs, number
+from sr_nas.report.records import Candidates, Record, genotype_text, macs, number
 from sr_nas.report.timing import Clock, TimeLeft, duration, step_duration
 from sr_nas.report.view import View
 
@@ -36,7 +35,7 @@ class SearchView(View):
         self,
         console: Console,
         name: str,
-        choices: Choices,
+        choices: Candidates,
         steps_total: int,
         start: int = 0,
         print_freq: int = 100,

@@ -13,8 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sr_nas.genotype import Choices
-from sr_nas.report.records import Record, macs, number, winners
+from sr_nas.report.records import Candidates, Record, macs, number, winners
 
 BORDER = 4
 """Columns that a panel's frame and padding take; its frame takes 2 rows."""
@@ -63,7 +62,7 @@ def genotype_lines(record: Record) -> list[RenderableType]:
     return [Text(summary, no_wrap=True), Text(costs, no_wrap=True)]
 
 
-def beta_bars(record: Record, choices: Choices, width: int, height: int) -> RenderableType:
+def beta_bars(record: Record, choices: Candidates, width: int, height: int) -> RenderableType:
     """Draw the strongest candidates of every choice as bars, what the genotype keeps first and in bold.
 
     All bars share one scale, from 0 to the largest beta. Choices fill the columns downwards. Where even one row per choice does
@@ -91,7 +90,7 @@ def beta_bars(record: Record, choices: Choices, width: int, height: int) -> Rend
     return Group(outer, Text(f"and {len(choices) - len(shown)} more: enlarge the window", style="dim", no_wrap=True))
 
 
-def _fit(choices: Choices, kept: Mapping[str, Sequence[str]], width: int, height: int) -> tuple[int, int, list[str]]:
+def _fit(choices: Candidates, kept: Mapping[str, Sequence[str]], width: int, height: int) -> tuple[int, int, list[str]]:
     """Return the number of columns, the candidates shown per choice, and the labels shown."""
     labels = list(choices)
 

@@ -15,9 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sr_nas.genotype import Choices
 from sr_nas.report.figures import FAINT, INK, line_styles, save
-from sr_nas.report.records import Record, series, winners
+from sr_nas.report.records import Candidates, Record, series, winners
 
 DPI = 150
 
@@ -32,7 +31,7 @@ STATISTICS: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
 """Of the alphas of one choice in one epoch; the deviation is that of the population (divided by N)."""
 
 
-def plot_beta(history: Sequence[Record], choices: Choices, path: Path) -> None:
+def plot_beta(history: Sequence[Record], choices: Candidates, path: Path) -> None:
     """Write a PNG with one panel per choice: beta of every candidate over the epochs.
 
     The candidate that the genotype of the last epoch keeps is drawn bold and named above its panel; the dotted line is 1/N,
@@ -44,7 +43,7 @@ def plot_beta(history: Sequence[Record], choices: Choices, path: Path) -> None:
     save(beta_figure(history, choices), path)
 
 
-def plot_alpha(history: Sequence[Record], choices: Choices, path: Path) -> None:
+def plot_alpha(history: Sequence[Record], choices: Candidates, path: Path) -> None:
     """Write a PNG with the mean, median and standard deviation of alpha over the epochs, per choice and over all choices.
 
     This is figure 3 of SA-DARTS.
@@ -55,7 +54,7 @@ def plot_alpha(history: Sequence[Record], choices: Choices, path: Path) -> None:
     save(alpha_figure(history, choices), path)
 
 
-def beta_figure(history: Sequence[Record], choices: Choices) -> Figure:
+def beta_figure(history: Sequence[Record], choices: Candidates) -> Figure:
     """Return the figure of :func:`plot_beta`; in each of its axes, one line per candidate in order, then 1/N."""
     beta = series(history, choices, "beta")
     epochs = [record["epoch"] for record in history]
@@ -98,7 +97,7 @@ def beta_figure(history: Sequence[Record], choices: Choices) -> Figure:
     return figure
 
 
-def alpha_figure(history: Sequence[Record], choices: Choices) -> Figure:
+def alpha_figure(history: Sequence[Record], choices: Candidates) -> Figure:
     """Return the figure of :func:`plot_alpha`; in each of its axes, one line per choice in order, then one of all alphas."""
     alpha = series(history, choices, "alpha")
     epochs = [record["epoch"] for record in history]

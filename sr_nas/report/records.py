@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sr_nas.errors import UserError, listing
-from sr_nas.genotype import Choices
+from sr_nas.genotype import JOINT
+
+Candidates = Mapping[str, Sequence[str]]
+"""label -> names of its candidates; position i belongs to alpha[i]."""
 
 Record = Mapping[str, Any]
 """One epoch of a search, as ``Searcher.record`` makes it, with the parameters and MACs of its genotype; epoch 0 is the start."""
 
 
-def series(history: Sequence[Record], choices: Choices, key: str) -> dict[str, npt.NDArray[np.float64]]:
+def series(history: Sequence[Record], choices: Candidates, key: str) -> dict[str, npt.NDArray[np.float64]]:
     """Return ``key`` (``"alpha"`` or ``"beta"``) over the epochs, per label, shape [epochs, candidates].
 
     Raises:
@@ -47,7 +50,7 @@ def winners(record: Record, label: str, names: Sequence[str]) -> tuple[str, ...]
 def genotype_text(record: Record) -> str:
     """Return e.g. ``IMDN(conv_3x3, dsconv_3x3_bn)``; several names kept by one choice are joined with ``+``."""
     genotype = record["genotype"]
-    kept = [names if isinstance(names, str) else "+".join(names) for names in genotype["genotype"].values()]
+    kept = [names if isinstance(names, str) else JOINT.join(names) for names in genotype["genotype"].values()]
     return f"{genotype['arch']}({', '.join(kept)})"
 
 

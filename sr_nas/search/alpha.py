@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sr_nas.contracts import Choice
 from sr_nas.errors import UserError, listing, nearest
+from sr_nas.genotype import Choices
 
 
 class Alpha(nn.Module):
@@ -28,7 +28,7 @@ class Alpha(nn.Module):
 
     def __init__(
         self,
-        choices: Mapping[str, Choice],
+        choices: Choices,
         init: Literal["normal", "constant"] = "normal",
         value: float = 1e-3,
         offset: Mapping[str, float] | None = None,
@@ -50,8 +50,8 @@ class Alpha(nn.Module):
 
     def relax(self, relaxation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return label -> weights, with a gradient to alpha."""
-        return {label: relaxation(logits) for label, logits in self.logits.items()}
+        return {label: relaxation(logits) for label, logits in self.by_label().items()}
 
-    def tensors(self) -> list[Tensor]:
-        """The logits of all choices, in the order of the labels."""
-        return list(self.logits.values())
+    def by_label(self) -> dict[str, Tensor]:
+        """Return label -> logits, in the order of the labels."""
+        return dict(self.logits.items())

@@ -26,6 +26,7 @@ def alpha_gradient(
     validation: Batch,
     training: Batch,
     xi: float = 0.0,
+    on_both: bool = False,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Tensor]:
     """Add ``d objective(w - xi * dL_train/dw, alpha) / d alpha`` to the ``grad`` of alpha.
@@ -42,6 +43,7 @@ def alpha_gradient(
         validation: (input, target) that alpha is judged on.
         training: (input, target) of the look-ahead step.
         xi: learning rate of the look-ahead step; 0 takes none.
+        on_both: judge alpha on the training batch too, by the sum of the two task losses.
         autocast: makes the context that forward passes and task losses run in.
 
     Returns:
@@ -54,7 +56,9 @@ def alpha_gradient(
         state |= _look_ahead(space, buffers, weights, objective, training, xi, autocast)
     with autocast():
         task = objective.task(functional_call(space, state, (validation[0], weights)), validation[1])
-    total, parts = objective(task, alpha.tensors(), weights, epoch)
+        if on_both:
+            task = task + objective.task(functional_call(space, state, (training[0], weights)), training[1])
+    total, parts = objective(task, alpha.by_label(), weights, epoch)
     parameters = list(alpha.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -40,6 +40,7 @@ class Plan:
         warmup_epochs: epochs at the start in which only weights are trained.
         second_order: differentiate alpha through a look-ahead step of the weights.
         xi: learning rate of the look-ahead; ``None`` for the weights' current one.
+        alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
         bf16: run forward passes under bfloat16 autocast.
     """
@@ -49,6 +50,7 @@ class Plan:
     warmup_epochs: int = 0
     second_order: bool = False
     xi: float | None = None
+    alpha_on_both: bool = False
     grad_clip_norm: float | None = None
     bf16: bool = False
 
@@ -150,7 +152,16 @@ class Searcher:
         xi = (learning_rate if self.plan.xi is None else self.plan.xi) if self.plan.second_order else 0.0
         self.alpha_optimizer.zero_grad()
         parts = alpha_gradient(
-            self.space, self.alpha, self.relaxation, self.objective, epoch, validation, training, xi, self._autocast
+            self.space,
+            self.alpha,
+            self.relaxation,
+            self.objective,
+            epoch,
+            validation,
+            training,
+            xi,
+            self.plan.alpha_on_both,
+            self._autocast,
         )
         self.alpha_optimizer.step()
         return {name: part.item() for name, part in parts.items()}

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
-from sr_nas.contracts import Choice, CostSite, Weights, keep_strongest
-from sr_nas.errors import listing, nearest
-from sr_nas.genotype import Genotype
+from sr_nas.contracts import CostSite, Weights, keep_strongest
+from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
-from sr_nas.ops.mixed import MixedOp
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates
 from sr_nas.registry import SPACES
-
-PartialChannel = Annotated[int, Field(ge=1, description="K: a share of 1/K of the channels goes through the candidates; 1 = all")]
 
 
 @SPACES.register("IMDN")
@@ -54,14 +50,7 @@ class IMDNSpace(IMDNFrame):
         """Refuse combinations that no type excludes."""
         if (nf // 4) % partial_channel:
             raise ValueError(f"partial_channel {partial_channel} must divide nf/4 = {nf // 4}, the channels that a block distils")
-        if candidates is None:
-            return
-        known = IMDN_CANDIDATES.names()
-        for name in candidates:
-            if name not in known:
-                raise ValueError(f"'{name}' is not a candidate of IMDN{nearest(name, known)} Allowed: {listing(known)}.")
-        if len(set(candidates)) != len(candidates) or len(candidates) < 2:
-            raise ValueError("candidates must be two or more different names, else there is nothing to search")
+        check_candidates(IMDN_CANDIDATES, candidates)
 
     def choices(self) -> dict[str, Choice]:
         """``conv1`` to ``conv4``: one operation each."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import sr_nas
+from sr_nas.data.sources.folder import folder
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.export.released import load_released
+from sr_nas.inference.images import upscaler
+from sr_nas.metrics.benchmark import evaluate_set
+from sr_nas.networks.dlsr import DLSR, PUBLISHED
 from sr_nas.networks.imdn import IMDN
 
 GENOTYPE = "conv_5x5_bn,dsconv_3x3,dil_dsconv_5x5,conv_3x3"
@@ -122,3 +127,56 @@ def test_released_imdn_x4_has_the_published_count(shared: Path) -> None:
     network = load_released(shared / "weights" / "IMDN_x4.pth", "IMDN")
     assert sum(parameter.numel() for parameter in network.parameters()) == 715_176
     assert network.scale == 4
+
+
+def released_dlsr_names(network: DLSR) -> dict[str, torch.Tensor]:
+    """The tensors of our DLSR under its authors' names, for images in 0..255."""
+    names = {"head": "fea_conv", "fuse": "cout.0", "body": "LR_conv", "tail": "upsampler.0"}
+    names |= {f"joins.inputs{cell}": f"c{cell}.0" for cell in range(3, network.num_cells + 1)}
+    gates = {"reduce": "conv1", "skip": "conv_f", "stride": "conv2", "expand": "conv4"}
+    gates |= {"wide.0": "conv_max", "wide.2": "conv3", "wide.4": "conv3_"}
+    for cell in range(network.num_cells):
+        names |= {f"cells.{cell}.distill.{index}": f"B{cell + 1}.c{index + 1}_d" for index in range(3)}
+        names |= {f"cells.{cell}.last": f"B{cell + 1}.c4", f"cells.{cell}.fuse": f"B{cell + 1}.c5"}
+        names |= {f"cells.{cell}.attention.{ours}": f"B{cell + 1}.esa.{theirs}" for ours, theirs in gates.items()}
+    own = network.state_dict()
+    tensors = {f"{theirs}.{kind}": own[f"{ours}.{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")}
+    for name, tensor in own.items():
+        if match := re.fullmatch(r"cells\.(\d)\.ops\.(\d)\.(?:(\d)\.)?weight", name):
+            tensors[f"B{int(match[1]) + 1}.c{int(match[2]) + 1}_r.op.{match[3] or 0}.weight"] = tensor
+    tensors["fea_conv.weight"] = tensors["fea_conv.weight"] / 255
+    return tensors | {name: 255 * tensors[name] for name in ("upsampler.0.weight", "upsampler.0.bias")}
+
+
+def test_released_dlsr_of_another_value_range(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = ("sep_conv_3x3", "dil_conv_5x5", "conv_7x7", "cell1+cell2", "cell1+cell3")
+    network = DLSR(3, nf=8, num_cells=4, genotype=names).eval()
+    torch.save({"state_dict": released_dlsr_names(network), "epoch": 7}, tmp_path / "dlsr.pt")
+    loaded = load_model(tmp_path / "dlsr.pt", "dlsr", ",".join(names))
+    assert loaded.genotype == network.genotype and loaded.scale == 3
+    x = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=1e-6)
+    with pytest.raises(
+        UserError, match=r"operations sep_conv_3x3, dil_conv_5x5, conv_7x7, but not which cells feed cells 3 to 4"
+    ):
+        load_model(tmp_path / "dlsr.pt", "dlsr")
+    with pytest.raises(UserError, match="but the genotype names conv_1x1, dil_conv_5x5, conv_7x7"):
+        load_model(tmp_path / "dlsr.pt", "dlsr", "conv_1x1,dil_conv_5x5,conv_7x7,cell1+cell2,cell1+cell3")
+    with pytest.raises(UserError, match="holds no released IMDN"):
+        load_model(tmp_path / "dlsr.pt", "imdn")
+    torch.save(released_names(IMDN(2, nf=16, num_blocks=1)), tmp_path / "imdn.pth")
+    with pytest.raises(UserError, match="holds no released DLSR"):
+        load_model(tmp_path / "imdn.pth", "dlsr", ",".join(names))
+    with pytest.raises(UserError, match="they take no genotype"):
+        load_model(tmp_path / "imdn.pth", "imdn", ",".join(names))
+
+
+def test_released_dlsr_gives_its_scores_on_set5(shared: Path) -> None:
+    network = load_model(shared / "weights" / "DLSR_para_loss_x2.pt", "dlsr", ",".join(PUBLISHED))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 327_804
+    pairs = folder([str(shared / "data/Set5/HR")], [str(shared / "data/Set5/LR_matlab/x2")], scale=2)
+    scores = evaluate_set(upscaler(network, device="cpu"), pairs, 2)
+    assert scores["psnr"] == pytest.approx(38.041, abs=0.003)
+    assert scores["ssim"] == pytest.approx(0.9606, abs=0.0002)

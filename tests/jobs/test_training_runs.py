@@ -88,6 +88,14 @@ def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:
     assert "does not fit the network" in text
     assert "strict_load_g" in text
     train(tmp_path, start, "network_g:num_blocks=2", "path:strict_load_g=false", "train:total_iter=1", "name=loose")
+    loose = sr_nas.load_network(tmp_path / "loose" / "last.safetensors").state_dict()
+    fitting = sum(name in best.state_dict() and best.state_dict()[name].shape == tensor.shape for name, tensor in loose.items())
+    assert 0 < fitting < len(loose)
+    for name, found, total in (("warm", len(best.state_dict()), len(best.state_dict())), ("loose", fitting, len(loose))):
+        log = (tmp_path / name / "log.txt").read_text()
+        assert log.count(f"starting from {trained / 'best.safetensors'}: {found} of {total} tensors fit") == 1
+    train(tmp_path, start, "train:total_iter=1", "train:optim_g:lr=1e-12", "name=warm", resume=True)
+    assert (tmp_path / "warm" / "log.txt").read_text().count("starting from") == 1, "a resumed run starts from its checkpoint"
 
 
 def test_a_start_from_what_the_supernet_leaves(tmp_path: Path) -> None:

@@ -31,9 +31,12 @@ def refused(*overrides: str, file: Path = SAC, model: type = SearchOptions) -> s
 
 
 def test_what_the_readme_promises_is_shipped() -> None:
-    names = [f"{method}_imdn" for method in ("darts", "beta", "sa", "sac")] + ["sac_imdn_flops", "train_imdn"]
-    assert {file.stem for file in SHIPPED} == set(names)
-    assert len(SHIPPED) == 2 * len(names)
+    searches = [f"{method}_{space}" for space in ("imdn", "dlsr") for method in ("beta", "sa", "sac")]
+    searches += ["darts_imdn", "dlsr", "beta_imdn_flops", "sac_imdn_flops"]
+    trainings = {f"train_{name}" for name in searches if name not in ("darts_imdn", "sa_imdn")} | {"train_imdn"}
+    here, paper = ({file.stem for file in folder.glob("*.yml")} for folder in (FOLDER, FOLDER / "paper"))
+    assert here == {*searches, "train_imdn", "train_dlsr"}
+    assert paper == {*searches} | trainings
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(FOLDER)))
@@ -87,7 +90,7 @@ def test_published_settings() -> None:
 def test_an_unknown_key_is_named_with_its_path_and_the_nearest() -> None:
     text = refused("search:regularizer:nuu=1")
     assert "1 problem" in text
-    assert "search.regularizer.nuu: unknown key - did you mean 'nu'? Allowed: type, schedule, nu, mu." in text
+    assert "search.regularizer.nuu: unknown key - did you mean 'nu'? Allowed: type, schedule, on_inputs, nu, mu." in text
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -107,11 +110,20 @@ def test_all_problems_are_told_at_once() -> None:
         ("search:warmup_epochs=20", "warmup_epochs 20 leaves none of the 20 epochs for alpha"),
         ("search:xi=0.1", "xi belongs to order: second"),
         ("datasets:train:gt_size=33", "datasets.train.gt_size 33 is not a multiple of the scale 2"),
-        ("network_g:candidates=[conv_3x3, conv_9x9]", "'conv_9x9' is not a candidate of IMDN"),
+        ("network_g:candidates=[conv_3x3, conv_9x9]", "unknown IMDN candidate 'conv_9x9' - did you mean 'conv_5x5'?"),
         ("network_g:type=IMDM", "unknown search space 'IMDM' - did you mean 'IMDN'?"),
         ("network_g:nf=18", "network_g.nf: Input should be a multiple of 4"),
         ("search:regularizer=says", "unknown regularizer 'says' - did you mean 'sa'? Allowed: none, l2, beta, sa."),
         ("scale=5", "scale: Input should be 2, 3 or 4 (found 5)"),
+        ("scale=true", "scale: Input should be 2, 3 or 4 (found True)"),
+        ("num_gpu=true", "num_gpu: a number is expected, not true or false (found True)"),
+        ("datasets:train:gt_size=true", "datasets.train.gt_size: a number is expected, not true or false"),
+        ("datasets:train:num_worker_per_gpu=false", "datasets.train.num_worker_per_gpu: a number is expected, not true"),
+        ("train:optim_g:lr=true", "train.optim_g.lr: a number is expected, not true or false"),
+        ("train:optim_g:betas=[false, 0.9]", "train.optim_g.betas: a number is expected, not true or false"),
+        ("search:alpha:offset={conv_3x3: true}", "search.alpha.offset: a number is expected, not true or false"),
+        ("network_g:nf=true", "network_g.nf: Input should be a multiple of 4 (found True)"),
+        ("train:optim_g:lr:x=1", "train.optim_g.lr: Input should be a valid number (found {'x': 1})"),
         ("name=../elsewhere", "name: String should match pattern"),
         ("search:flops_weight=-1", "search.flops_weight: Input should be greater than or equal to 0"),
         ("datasets:train={type: folder}", "datasets.train.dataroot_gt: this key is required"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,7 +18,9 @@ from sr_nas.search.relaxations import softmax
 from tests.search.toy import ToySpace, ToyStream
 
 COSTS = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}
-OBJECTIVE = Objective(F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, {"flops": (0.3, COSTS)})
+OBJECTIVE = Objective(
+    F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, ("one", "two"), {"flops": (0.3, COSTS)}
+)
 EPOCH = 4
 
 
@@ -29,7 +32,12 @@ def setting() -> tuple[ToySpace, Alpha, tuple[Tensor, Tensor], tuple[Tensor, Ten
 
 
 def value_after_look_ahead(
-    space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float
+    space: ToySpace,
+    alpha: Alpha,
+    validation: tuple[Tensor, Tensor],
+    training: tuple[Tensor, Tensor],
+    xi: float,
+    on_both: bool = False,
 ) -> float:
     """The objective at w - xi * dL_train/dw, with the step really taken on a copy."""
     space = copy.deepcopy(space)
@@ -42,11 +50,18 @@ def value_after_look_ahead(
                 parameter -= xi * parameter.grad
     with torch.no_grad():
         task = F.mse_loss(space(validation[0], weights), validation[1])
-        return OBJECTIVE(task, alpha.tensors(), weights, EPOCH)[0].item()
+        if on_both:
+            task = task + F.mse_loss(space(training[0], weights), training[1])
+        return OBJECTIVE(task, alpha.by_label(), weights, EPOCH)[0].item()
 
 
 def numeric_gradient(
-    space: ToySpace, alpha: Alpha, validation: tuple[Tensor, Tensor], training: tuple[Tensor, Tensor], xi: float
+    space: ToySpace,
+    alpha: Alpha,
+    validation: tuple[Tensor, Tensor],
+    training: tuple[Tensor, Tensor],
+    xi: float,
+    on_both: bool = False,
 ) -> list[Tensor]:
     gradients, step = [], 1e-5
     for logits in alpha.parameters():
@@ -55,7 +70,7 @@ def numeric_gradient(
             values = []
             for sign in (1, -1):
                 logits.data[index] += sign * step
-                values.append(value_after_look_ahead(space, alpha, validation, training, xi))
+                values.append(value_after_look_ahead(space, alpha, validation, training, xi, on_both))
                 logits.data[index] -= sign * step
             gradient[index] = (values[0] - values[1]) / (2 * step)
         gradients.append(gradient)
@@ -87,6 +102,28 @@ def test_second_order_is_exact_and_differs_from_first() -> None:
     assert max((a - b).abs().max() for a, b in zip(second, gradients(alpha), strict=True)) > 1e-4
 
 
+@pytest.mark.parametrize("xi", [0.0, 0.5])
+def test_alpha_on_both_batches_descends_on_the_sum(xi: float) -> None:
+    space, alpha, validation, training = setting()
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, xi, on_both=True)
+    for found, expected in zip(gradients(alpha), numeric_gradient(space, alpha, validation, training, xi, True), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_choice_that_is_not_regularised_has_no_share_in_the_regulariser() -> None:
+    space, alpha, validation, training = setting()
+    without = Objective(F.mse_loss, sa, lambda _: 0.0, ("one", "two"))
+    partly = Objective(F.mse_loss, sa, lambda _: 0.6, ("one",))
+    found = []
+    for objective in (without, partly):
+        alpha.zero_grad()
+        alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)
+        found.append(gradients(alpha))
+    # Eq. 8 over the three candidates of "one": its gradient is 0.6 / 3 for each of them.
+    torch.testing.assert_close(found[1][0] - found[0][0], torch.full((3,), 0.2, dtype=torch.float64))
+    assert torch.equal(found[1][1], found[0][1])
+
+
 def test_the_supernet_is_left_alone() -> None:
     space, alpha, validation, training = setting()
     before = copy.deepcopy(space.state_dict())
@@ -98,7 +135,7 @@ def test_the_supernet_is_left_alone() -> None:
 def test_parts_of_the_objective() -> None:
     space, alpha, validation, training = setting()
     parts = alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training)
-    assert parts["regularizer"].item() == 0.2 * EPOCH * sa(alpha.tensors(), nu=0.25, mu=3.0).item()
+    assert parts["regularizer"].item() == 0.2 * EPOCH * sa(list(alpha.logits.values()), nu=0.25, mu=3.0).item()
     torch.testing.assert_close(parts["total"], parts["task"] + parts["regularizer"] + parts["cost"])
 
 
@@ -106,7 +143,7 @@ def test_no_strength_is_no_regularizer_to_the_bit() -> None:
     found = []
     for strength, regularizer in ((0.0, sa), (1.0, lambda alpha: alpha[0].new_zeros(()))):
         space, alpha, validation, training = setting()
-        objective = Objective(F.mse_loss, regularizer, lambda _, strength=strength: strength)  # type: ignore[misc]
+        objective = Objective(F.mse_loss, regularizer, lambda _, strength=strength: strength, ("one", "two"))  # type: ignore[misc]
         alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)
         found.append(gradients(alpha))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

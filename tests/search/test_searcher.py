@@ -32,7 +32,11 @@ def searcher(
         alpha,
         softmax,
         Objective(
-            F.mse_loss, regularizer, lambda epoch: 0.2 * epoch, {} if flops_weight is None else {"flops": (flops_weight, TABLE)}
+            F.mse_loss,
+            regularizer,
+            lambda epoch: 0.2 * epoch,
+            tuple(TABLE),
+            {} if flops_weight is None else {"flops": (flops_weight, TABLE)},
         ),
         ToyStream(1),
         ToyStream(2),
@@ -50,7 +54,9 @@ def run(search: Searcher, steps: int | None = None) -> list[dict[str, Any]]:
 
 
 def flat(search: Searcher) -> torch.Tensor:
-    return torch.cat([*(p.detach().flatten() for p in search.space.parameters()), *(a.detach() for a in search.alpha.tensors())])
+    return torch.cat(
+        [*(p.detach().flatten() for p in search.space.parameters()), *(a.detach() for a in search.alpha.logits.values())]
+    )
 
 
 @pytest.mark.parametrize("order", [{}, {"second_order": True}])
@@ -114,7 +120,7 @@ def test_alpha_moves_and_learns_the_task() -> None:
     search = searcher(epochs=10, steps_per_epoch=20)
     history = [search.record(0), *run(search)]
     assert history[-1]["loss"]["train"] < 0.5 * history[1]["loss"]["train"]
-    found = decision(history)
+    found = decision(history, search.space.choices())
     assert found.initial_spread < 2e-3 and found.final_spread > 50 * found.initial_spread
     assert not (search.genotype()["one"] == ("small",) and search.genotype()["two"] == ("small",))
 
@@ -136,8 +142,8 @@ def test_alpha_starts() -> None:
     choices = ToySpace().choices()
     noise = Alpha(choices, "normal", 1e-3, generator=torch.Generator().manual_seed(0))
     again = Alpha(choices, "normal", 1e-3, generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(noise.tensors(), again.tensors(), strict=True))
-    assert 0 < max(a.abs().max().item() for a in noise.tensors()) < 5e-3
+    assert all(torch.equal(a, b) for a, b in zip(noise.logits.values(), again.logits.values(), strict=True))
+    assert 0 < max(a.abs().max().item() for a in noise.logits.values()) < 5e-3
     offset = Alpha(choices, "constant", -1.0, {"small": 0.1})
     assert offset.logits["one"].tolist() == pytest.approx([-0.9, -1.0, -1.0])
     with pytest.raises(UserError, match="no choice has the candidate 'smal' - did you mean 'small'"):

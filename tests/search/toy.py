@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sr_nas.contracts import Choice, CostSite, Weights, keep_strongest
-from sr_nas.genotype import Genotype
+from sr_nas.contracts import CostSite, Weights, keep_strongest
+from sr_nas.genotype import Choice, Genotype
 
 
 class ToySpace(nn.Module):

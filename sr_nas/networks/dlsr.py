@@ -1,0 +1,183 @@
+"""DLSR: lightweight super-resolution by hierarchical search (Huang et al. 2021, arXiv 2105.03939), with any genotype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_nas.contracts import SRNetwork
+from sr_nas.genotype import JOINT, Choice, genotype_from, is_genotype_path
+from sr_nas.ops.attention import EnhancedSpatialAttention
+from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
+from sr_nas.options.genotypes import GenotypeSource
+from sr_nas.registry import NETWORKS
+
+Features = Annotated[int, Field(ge=8, multiple_of=2, description="feature channels; the published networks have 48 and 18")]
+Cells = Annotated[int, Field(ge=2, description="cells; the published networks have 6")]
+
+OPERATIONS = ("op1", "op2", "op3")
+# The genotype and the links of the released DLSR_para_loss_x2.pt.
+PUBLISHED = (
+    *("sep_conv_3x3", "sep_conv_5x5", "sep_conv_5x5"),
+    *("cell2+cell1", "cell3+cell2", "cell4+cell3", "cell1+cell3"),
+)
+NEGATIVE_SLOPE = 0.05
+
+_leaky_relu = partial(F.leaky_relu, negative_slope=NEGATIVE_SLOPE)
+
+
+def input_choices(num_cells: int) -> dict[str, Choice]:
+    """``inputs3``, ``inputs4``, ...: every cell from the third on reads two of all earlier cells."""
+    cells = [f"cell{number}" for number in range(1, num_cells + 1)]
+    return {f"inputs{number}": Choice(tuple(cells[: number - 1]), 2, "inputs") for number in range(3, num_cells + 1)}
+
+
+def with_inputs(genotype: Any, num_cells: int) -> Any:
+    """Complete a genotype of three operations and nothing else: each cell from the third on reads the two before it.
+
+    Papers print the operations alone. Anything else is returned unchanged.
+    """
+    names = genotype.split(",") if isinstance(genotype, str) else genotype
+    if isinstance(names, Sequence) and len(names) == len(OPERATIONS):
+        return [*names, *(JOINT.join(choice.candidates[:-3:-1]) for choice in input_choices(num_cells).values())]
+    return genotype
+
+
+class DLSRCell(nn.Module):
+    """Residual feature distillation (RFDN, Liu et al. 2020): three residual operations, each distilled before it runs.
+
+    Args:
+        ops: three modules that keep ``nf`` channels.
+        nf: channels of the input and output.
+    """
+
+    def __init__(self, ops: Iterable[nn.Module], nf: int) -> None:
+        super().__init__()
+        distilled = nf // 2
+        self.ops = nn.ModuleList(ops)
+        self.distill = nn.ModuleList(nn.Conv2d(nf, distilled, 1) for _ in self.ops)
+        self.last = nn.Conv2d(nf, distilled, 3, padding=1)
+        self.fuse = nn.Conv2d(distilled * (len(self.ops) + 1), nf, 1)
+        self.attention = EnhancedSpatialAttention(nf)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, nf, H, W]`` to the same shape."""
+        return self.run(x, self.ops)
+
+    def run(self, x: Tensor, ops: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+        """Run the cell with the given functions as its operations."""
+        kept = []
+        for op, distill in zip(ops, self.distill, strict=True):
+            kept.append(_leaky_relu(distill(x)))
+            x = _leaky_relu(op(x) + x)
+        kept.append(_leaky_relu(self.last(x)))
+        return self.attention(self.fuse(torch.cat(kept, dim=1)))
+
+
+class DLSRFrame(nn.Module):
+    """Everything of DLSR but the searched operations of its cells and the choice of their inputs.
+
+    Args:
+        scale: upscaling factor.
+        nf: feature channels.
+        num_cells: number of cells.
+        build_op: (label, channels) -> the module of that position.
+        fan_in: label of an input choice -> how many earlier cells that cell joins.
+    """
+
+    def __init__(
+        self, scale: int, nf: int, num_cells: int, build_op: Callable[[str, int], nn.Module], fan_in: Callable[[str], int]
+    ) -> None:
+        super().__init__()
+        self.scale, self.nf, self.num_cells = scale, nf, num_cells
+        self.head = nn.Conv2d(3, nf, 3, padding=1)
+        self.cells = nn.ModuleList(DLSRCell([build_op(label, nf) for label in OPERATIONS], nf) for _ in range(num_cells))
+        self.joins = nn.ModuleDict({label: nn.Conv2d(nf * fan_in(label), nf, 1) for label in input_choices(num_cells)})
+        self.fuse = nn.Conv2d(nf * num_cells, nf, 1)
+        self.body = nn.Conv2d(nf, nf, 3, padding=1)
+        self.tail = nn.Conv2d(nf, 3 * scale**2, 3, padding=1)
+
+    def reconstruct(
+        self,
+        x: Tensor,
+        cells: Iterable[Callable[[Tensor], Tensor]],
+        inputs: Callable[[str, list[Tensor]], list[Tensor]],
+    ) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: ``[N, 3, H, W]``.
+            cells: functions to run as its cells.
+            inputs: (label, outputs of all earlier cells) -> what that cell joins, ``nf`` channels each.
+
+        Returns:
+            ``[N, 3, scale*H, scale*W]``.
+        """
+        first, second, *later = cells
+        shallow = self.head(x)
+        outputs = [first(shallow)]
+        outputs.append(second(outputs[0]))
+        for (label, join), cell in zip(self.joins.items(), later, strict=True):
+            outputs.append(cell(_leaky_relu(join(torch.cat(inputs(label, outputs), dim=1)))))
+        fused = _leaky_relu(self.fuse(torch.cat(outputs, dim=1)))
+        return F.pixel_shuffle(self.tail(self.body(fused) + shallow), self.scale)
+
+
+@NETWORKS.register()
+class DLSR(DLSRFrame, SRNetwork):
+    """DLSR (Huang et al. 2021) with the operations and links of a genotype; by default the released network.
+
+    Args:
+        scale: upscaling factor, 2, 3 or 4.
+        nf: feature channels.
+        num_cells: number of cells.
+        genotype: three candidate names for the operations of every cell, then for each cell from the third on the two
+            earlier cells it reads, such as ``"cell2+cell1"``; three names alone let each read the two cells before it.
+
+    Raises:
+        GenotypeError: a genotype that this network does not have.
+    """
+
+    arch = "DLSR"
+
+    def __init__(self, scale: int = 2, nf: Features = 48, num_cells: Cells = 6, genotype: GenotypeSource = PUBLISHED) -> None:
+        picked = genotype_from(with_inputs(genotype, num_cells), self.arch, self.choices(num_cells))
+        super().__init__(
+            scale,
+            nf,
+            num_cells,
+            lambda label, channels: DLSR_CANDIDATES.get(picked[label][0])(channels, channels),
+            lambda label: len(picked[label]),
+        )
+        self.genotype = picked
+
+    @staticmethod
+    def choices(num_cells: int = 6) -> dict[str, Choice]:
+        """``op1`` to ``op3``: every candidate may stand there; then the inputs of the cells."""
+        operations = {label: Choice(tuple(DLSR_CANDIDATES.names())) for label in OPERATIONS}
+        return operations | input_choices(num_cells)
+
+    @staticmethod
+    def check(num_cells: int = 6, genotype: Any = PUBLISHED, **_: Any) -> None:
+        """Refuse a genotype of other names than :meth:`choices`; a path is left for when files are looked at."""
+        if not is_genotype_path(genotype):
+            genotype_from(with_inputs(genotype, num_cells), DLSR.arch, DLSR.choices(num_cells))
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this network again, JSON-ready."""
+        genotype = self.genotype.to_json()["genotype"]
+        return {"scale": self.scale, "nf": self.nf, "num_cells": self.num_cells, "genotype": genotype}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale ``[N, 3, H, W]`` RGB in 0..1 to ``[N, 3, scale*H, scale*W]``."""
+        return self.reconstruct(x, self.cells, self._picked)
+
+    def _picked(self, label: str, outputs: list[Tensor]) -> list[Tensor]:
+        names = input_choices(self.num_cells)[label].candidates
+        return [outputs[names.index(name)] for name in self.genotype[label]]

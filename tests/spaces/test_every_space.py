@@ -1,0 +1,166 @@
+"""What every registered search space promises (sr_nas.contracts.SearchSpace), against its own derived networks."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from sr_nas.complexity.macs import count_macs
+from sr_nas.complexity.summary import count_params
+from sr_nas.complexity.table import cost_table
+from sr_nas.genotype import Genotype, genotype_from
+from sr_nas.registry import COSTS, NETWORKS, SPACES
+from sr_nas.search.cost import expected_cost, normalised_cost
+from sr_nas.search.relaxations import softmax
+
+SMALL: dict[str, dict[str, Any]] = {"IMDN": {"nf": 16, "num_blocks": 2}, "DLSR": {"nf": 16, "num_cells": 5}}
+MEASURED = {"flops": lambda network: count_macs(network, (720, 1280))[""], "params": count_params}
+
+
+def small(name: str, scale: int = 2, **settings: Any) -> Any:
+    return SPACES.get(name)(scale=scale, **(SMALL[name] | settings))
+
+
+def random_genotype(space: Any, seed: int) -> Genotype:
+    source = random.Random(seed)
+    picked = {label: source.sample(choice.candidates, choice.picks) for label, choice in space.choices().items()}
+    return genotype_from(picked, space.arch, space.choices())
+
+
+def multi_hot(space: Any, genotype: Genotype) -> dict[str, torch.Tensor]:
+    """1 for everything that the genotype keeps, 0 for the rest."""
+    return {
+        label: torch.tensor([float(name in genotype[label]) for name in choice.candidates], dtype=torch.float64)
+        for label, choice in space.choices().items()
+    }
+
+
+@pytest.fixture(params=SPACES.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_of_1_and_0_give_the_derived_network(name: str, seed: int, training: bool) -> None:
+    torch.manual_seed(seed)
+    space = small(name).double().train(training)
+    genotype = random_genotype(space, seed)
+    derived = space.derive(genotype).double().train(training)
+    inherited = space.inherited(genotype)
+    assert set(inherited) == set(derived.state_dict())
+    derived.load_state_dict(inherited)
+    x = torch.rand(2, 3, 17, 16, dtype=torch.float64)
+    torch.testing.assert_close(space(x, multi_hot(space, genotype)), derived(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_scales(name: str, scale: int) -> None:
+    space = small(name, scale)
+    genotype = random_genotype(space, 0)
+    x = torch.rand(1, 3, 16, 17)
+    assert space(x, {label: weight.float() for label, weight in multi_hot(space, genotype).items()}).shape[2:] == (
+        16 * scale,
+        17 * scale,
+    )
+    assert space.derive(genotype)(x).shape[2:] == (16 * scale, 17 * scale)
+
+
+def test_decoding_keeps_the_heaviest_in_order(name: str) -> None:
+    space = small(name)
+    for seed in range(5):
+        genotype = random_genotype(space, seed)
+        weights = {label: torch.rand(len(choice.candidates)) for label, choice in space.choices().items()}
+        for label, names in genotype.picks:
+            for place, picked in enumerate(names):
+                weights[label][space.choices()[label].candidates.index(picked)] = 3.0 - place
+        assert space.decode(weights) == genotype
+
+
+def test_a_genotype_survives_its_network_and_its_text(name: str) -> None:
+    space = small(name)
+    genotype = random_genotype(space, 3)
+    settings = space.derive(genotype).settings()
+    assert NETWORKS.get(genotype.arch)(**settings).genotype == genotype
+    assert genotype_from(str(genotype).removeprefix(f"{name}(").removesuffix(")"), name, space.choices()) == genotype
+
+
+@pytest.mark.parametrize("partial_channel", [1, 4])
+def test_every_weight_and_every_alpha_gets_a_gradient(name: str, partial_channel: int) -> None:
+    torch.manual_seed(0)
+    space = small(name, nf=64, partial_channel=partial_channel)
+    weights = {
+        label: torch.full((len(choice.candidates),), 1 / len(choice.candidates), requires_grad=True)
+        for label, choice in space.choices().items()
+    }
+    space(torch.rand(1, 3, 16, 16), weights).square().mean().backward()
+    for label, weight in weights.items():
+        assert weight.grad is not None and (weight.grad != 0).all(), label
+    for parameter_name, parameter in space.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        # A BatchNorm cancels the bias of the convolution in front of it, so that rounding is all that is left there.
+        cancelled = "_bn." in parameter_name and parameter_name.endswith("bias")
+        assert cancelled or (parameter.grad != 0).any(), parameter_name
+
+
+def test_partial_channels_inherit_what_keeps_its_shape(name: str) -> None:
+    space = small(name, partial_channel=4)
+    genotype = random_genotype(space, 1)
+    inherited = space.inherited(genotype)
+    derived = space.derive(genotype)
+    left = derived.load_state_dict(inherited, strict=False)
+    assert not left.unexpected_keys and left.missing_keys and inherited
+
+
+@pytest.mark.parametrize("cost", COSTS.names())
+def test_cost_of_one_hot_weights_is_the_difference_of_derived_networks(name: str, cost: str) -> None:
+    space = small(name)
+    table = {label: costs.double() for label, costs in cost_table(space, cost).items()}
+
+    def both(seed: int) -> tuple[float, float]:
+        genotype = random_genotype(space, seed)
+        return expected_cost(multi_hot(space, genotype), table).item(), MEASURED[cost](space.derive(genotype))
+
+    expected, measured = both(0)
+    other_expected, other_measured = both(1)
+    assert other_expected != expected
+    assert other_expected - expected == pytest.approx(other_measured - measured, rel=1e-6)
+
+
+@pytest.mark.parametrize("cost", COSTS.names())
+def test_a_cost_gives_alpha_a_gradient_towards_the_cheap(name: str, cost: str) -> None:
+    space = small(name)
+    table = cost_table(space, cost)
+    assert set(table) == {label for label, choice in space.choices().items() if choice.of == "operations"}
+    alpha = {label: torch.zeros(len(costs), requires_grad=True) for label, costs in table.items()}
+    normalised_cost({label: softmax(logits) for label, logits in alpha.items()}, table).backward()
+    for label, logits in alpha.items():
+        assert logits.grad is not None and (logits.grad != 0).any()
+        # d/d alpha_i = beta_i (c_i - sum beta c) / sum c, divided by the number of choices
+        costs = table[label]
+        expected = (costs - costs.mean()) / len(costs) / costs.sum() / len(table)
+        torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"partial_channel": 5}, "partial_channel 5 must divide"),
+        ({"candidates": ["conv_3x3", "conv_9x9"]}, "unknown .* candidate 'conv_9x9'"),
+        ({"candidates": ["conv_3x3"]}, "two or more"),
+        ({"candidates": ["conv_3x3", "conv_3x3"]}, "two or more"),
+    ],
+)
+def test_impossible_spaces_are_refused(name: str, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        small(name, **settings)
+
+
+@pytest.mark.parametrize(("name", "size"), [("IMDN", 12**4), ("DLSR", 9**3 * 3 * 6 * 10)])
+def test_size_of_the_whole_space(name: str, size: int) -> None:
+    choices = SPACES.get(name)(scale=2).choices().values()
+    assert math.prod(math.comb(len(choice.candidates), choice.picks) for choice in choices) == size
