@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sr_nas"
 
 # A room may import from rooms of a lower floor only; rooms of one floor never import each other.
 FLOORS = [
-    {"errors", "cache"},
+    {"errors", "cache", "published"},
     {"registry", "genotype"},
     {"contracts", "options", "losses", "optim", "runs"},
     {"ops", "search", "images", "complexity"},

@@ -1,32 +1,72 @@
-"""A network named on the command line."""
+"""A network named on the command line: by its architecture, or by something that holds one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
+from sr_nas.export.model import load_model
+from sr_nas.genotype import read_genotype
 from sr_nas.options.strict import Component
+from sr_nas.options.yaml_files import read_options
 from sr_nas.registry import NETWORKS
 
+NETWORK_BLOCK = "network_g.yml"
+"""What a search writes beside its genotype: the option block of the network it found."""
 
-def network_of(arch: str, scale: int, **settings: Any) -> SRNetwork:
-    """Build a network by the name of its architecture, in any case; settings that are ``None`` keep their default.
+
+def network_of(arch: str, scale: int, settings: Mapping[str, Any], where: str = "--") -> SRNetwork:
+    """Build a network by the name of its architecture, in any case.
+
+    Args:
+        arch: registered name.
+        scale: upscaling factor.
+        settings: its other arguments.
+        where: what to put before the name of a wrong setting.
 
     Raises:
         UserError: an unknown architecture or a setting it refuses.
     """
     names = {name.lower(): name for name in NETWORKS.names()}
     if arch.lower() not in names:
-        raise UserError(f"--arch: unknown architecture '{arch}'{nearest(arch, names.values())} Known: {listing(names.values())}.")
+        raise UserError(f"unknown architecture '{arch}'{nearest(arch, names.values())} Known: {listing(names.values())}.")
     name = names[arch.lower()]
-    given = {key: value for key, value in settings.items() if value is not None}
     try:
-        section = NETWORKS.settings(name, Component).model_validate(given)
+        section = NETWORKS.settings(name, Component).model_validate(dict(settings))
     except ValidationError as error:
         found = error.errors()[0]
-        where = f"--{found['loc'][0]}: " if found["loc"] else ""
-        raise UserError(where + found["msg"].removeprefix("Value error, ")) from error
+        address = ":".join(map(str, found["loc"]))
+        raise UserError((f"{where}{address}: " if address else "") + found["msg"].removeprefix("Value error, ")) from error
     return NETWORKS.get(name)(scale=scale, **section.arguments())  # type: ignore[attr-defined]
+
+
+def network_in(path: Path, scale: int) -> SRNetwork:
+    """Build the network that something on disk holds; its weights do not matter here.
+
+    Args:
+        path: the folder of a search or a training, an exported ``.safetensors`` file, the option file of a training, or a
+            genotype file.
+        scale: upscaling factor for a genotype file, which names none; its width and depth are those of the published network.
+
+    Raises:
+        UserError: it does not exist, or holds no network.
+    """
+    if path.is_dir() and (path / NETWORK_BLOCK).is_file():
+        path = path / NETWORK_BLOCK
+    if path.suffix in (".yml", ".yaml"):
+        options = read_options(path)
+        block = options.get("network_g")
+        if not isinstance(block, dict) or "type" not in block or "scale" not in options or "search" in options:
+            raise UserError(f"{path} is no option file of a training: a scale and a network_g with its type are expected.")
+        return network_of(block["type"], options["scale"], block, f"{path}: network_g:")
+    if path.suffix == ".json":
+        found = read_genotype(path)
+        if not isinstance(found, dict) or "arch" not in found:
+            raise UserError(f"{path} does not name its architecture; count it with --arch ... --genotype {path}.")
+        return network_of(found["arch"], scale, {"genotype": found}, f"{path}: ")
+    return load_model(path)

@@ -1,46 +1,142 @@
-"""Count a network's parameters and multiply-adds (fvcore), in both conventions of the field."""
+"""Count a network's parameters and multiply-adds (fvcore), in both conventions of the field.
+
+Name the network by --arch, a genotype and its settings; or by --model, for what a run, an export or an option file holds.
+--compare measures the networks of the SA-DARTS paper, and any others, in one table.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sr_nas.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``complexity``."""
-    parser = argparse.ArgumentParser(prog="complexity", description=__doc__)
-    parser.add_argument("--arch", required=True, help="architecture, e.g. imdn")
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=4, help="upscaling factor (default: 4)")
-    parser.add_argument(
-        "--genotype",
-        metavar="A,B,C,D|FILE",
-        help="candidate names, a genotype file or a run folder; default: the published network",
+    parser = argparse.ArgumentParser(
+        prog="complexity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every other option is a setting of the network: --nf 48, --num_blocks 6 (IMDN), --num_cells 6 (DLSR).",
     )
-    parser.add_argument("--nf", type=int, help="feature channels (default: the published network's)")
-    parser.add_argument("--num_blocks", type=int, help="number of blocks (default: the published network's)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parsed = parser.parse_args(arguments)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--arch", help="architecture, e.g. imdn or dlsr")
+    held = "folder of a search or training, exported file, option file of a training, or genotype file"
+    which.add_argument("--model", type=Path, metavar="PATH", help=held)
+    which.add_argument(
+        "--compare", nargs="*", type=Path, metavar="PATH", help=f"a table of the paper's networks and of each {held}"
+    )
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: 4; of a genotype file: 2)")
+    parser.add_argument(
+        "--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parsed, others = parser.parse_known_args(arguments)
+    if parsed.arch is None and (others or parsed.genotype is not None):
+        raise UserError(
+            f"{(others or ['--genotype'])[0]} describes a network that --arch names; --model and --compare take none."
+        )
 
+    from sr_nas.commands.architecture import network_in, network_of
+    from sr_nas.complexity.summary import complexity
+
+    if parsed.compare is not None:
+        return _compare(parsed.compare, parsed.scale or 2, parsed.json)
+    if parsed.model is not None:
+        network = network_in(parsed.model, parsed.scale or 2)
+        if parsed.scale not in (None, network.scale):
+            raise UserError(f"--scale {parsed.scale}: {parsed.model} upscales by {network.scale}.")
+    else:
+        settings = _settings(others) | ({} if parsed.genotype is None else {"genotype": parsed.genotype})
+        network = network_of(parsed.arch, parsed.scale or 4, settings)
+    if parsed.json:
+        print(json.dumps(complexity(network)))
+    else:
+        _print_layers(network)
+    return 0
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    """``["--nf", "48", "--num_cells=4"]`` as a mapping, its values read as in an option file."""
+    import yaml
+
+    from sr_nas.options.yaml_files import OptionLoader
+
+    joined = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    names, values = joined[::2], joined[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise UserError(f"'{' '.join(words)}': settings of the network come in pairs, such as --nf 48.")
+    return {name.removeprefix("--"): yaml.load(value, Loader=OptionLoader) for name, value in zip(names, values, strict=True)}
+
+
+def _print_layers(network: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sr_nas.commands.architecture import network_of
     from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity, per_layer
 
-    network = network_of(parsed.arch, parsed.scale, genotype=parsed.genotype, nf=parsed.nf, num_blocks=parsed.num_blocks)
-    counted = complexity(network)
-    if parsed.json:
-        print(json.dumps(counted))
-        return 0
     table = Table(title=f"{network.genotype} x{network.scale}", caption="multiply-adds as fvcore counts them")
     for heading in ("layer", "kind", "parameters", MACS_LR):
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
     for name, kind, params, macs in per_layer(network):
         table.add_row(name, kind, f"{params:,}", f"{macs / 1e9:.4f} G")
-    console = Console()
+    console, counted = Console(), complexity(network)
     console.print(table)
     console.print(f"parameters                {counted['params']:,}", highlight=False)
     console.print(f"{MACS_LR}    {counted['macs_lr_1280x720'] / 1e9:.2f} G", highlight=False)
     console.print(f"{MACS_HR}   {counted['macs_hr_1280x720'] / 1e9:.2f} G", highlight=False)
+
+
+def _compare(paths: Sequence[Path], scale: int, as_json: bool) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from sr_nas.commands.architecture import network_in, network_of
+    from sr_nas.complexity.summary import complexity, footprint
+    from sr_nas.published import ROWS
+
+    networks = {row.name: network_of(row.arch, row.scale, {"genotype": row.genotype}) for row in ROWS}
+    networks |= {str(path): network_in(path, scale) for path in paths}
+    measured = [
+        {"name": name, "genotype": network.genotype.to_json(), "scale": network.scale} | complexity(network) | footprint(network)
+        for name, network in track(networks.items(), "measuring", console=Console(stderr=True), transient=True)
+    ]
+    if as_json:
+        print(json.dumps(measured, indent=2))
+    else:
+        _print_comparison(measured)
     return 0
+
+
+def _print_comparison(measured: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("network", overflow="fold")
+    for heading in ("scale", "parameters", "MACs, LR", "MACs, HR", "field", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for found in measured:
+        field = found["receptive_field"]
+        table.add_row(
+            found["name"],
+            f"x{found['scale']}",
+            f"{found['params']:,}",
+            f"{found['macs_lr_1280x720'] / 1e9:.2f} G",
+            f"{found['macs_hr_1280x720'] / 1e9:.2f} G",
+            "all" if field is None else f"{field} px",
+            f"{found['peak_activation_bytes'] / 1e6:.0f} MB",
+        )
+    console = Console()
+    console.print(table)
+    for name, meaning in (
+        ("LR", "multiply-adds (fvcore) for an LR input of 1280x720"),
+        ("HR", "multiply-adds for an HR output of 1280x720"),
+        ("field", "receptive field in LR pixels; all: the whole image"),
+        ("memory", "peak of activations for an HR output of 1280x720, single precision"),
+    ):
+        console.print(f"{name:<8}{meaning}", highlight=False)

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``evaluate``."""
     parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
     parser.add_argument("--model", required=True, help="exported file, run folder, or released weights with --arch")
-    parser.add_argument("--arch", help="architecture of released weights, e.g. imdn")
+    parser.add_argument("--arch", help="architecture of released weights, e.g. imdn or dlsr")
     parser.add_argument("--genotype", metavar="A,B,...|FILE", help="genotype of released weights that do not tell it")
     parser.add_argument(
         "--data",

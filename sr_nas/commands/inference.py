@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the upscaled images")
     parser.add_argument("--model", required=True, help="exported file, run folder, or released weights with --arch")
-    parser.add_argument("--arch", help="architecture of released weights, e.g. imdn")
+    parser.add_argument("--arch", help="architecture of released weights, e.g. imdn or dlsr")
     parser.add_argument("--genotype", metavar="A,B,...|FILE", help="genotype of released weights that do not tell it")
     parser.add_argument(
         "--tile", type=int, metavar="N", help="cut the image in tiles of N x N LR pixels, for images that exceed the memory"
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     network = load_model(parsed.model, parsed.arch, parsed.genotype)
     if parsed.tile is not None and pools_globally(network):
         console.print(
-            "[yellow]note[/]: this network pools over the whole image, so that tiles change its output slightly: each sees the "
-            "statistics of its own region. Without --tile, or with larger tiles, there is no or less such change.",
+            "[yellow]note[/]: this network pools or resamples over the whole image, so that tiles change its output slightly: "
+            "each is an image of its own. Without --tile, or with larger tiles, there is no or less such change.",
             soft_wrap=True,
         )
     outcomes = upscale_files(

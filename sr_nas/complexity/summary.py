@@ -13,8 +13,6 @@ from sr_nas.contracts import SRNetwork
 
 MACS_LR = "MACs, LR input 1280x720"
 MACS_HR = "MACs, HR output 1280x720"
-RECEPTIVE_FIELD = "receptive field, LR pixels"
-PEAK_ACTIVATIONS = "peak activations, HR output 1280x720"
 
 
 def count_params(network: nn.Module) -> int:

@@ -62,22 +62,6 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
 
 
-def test_complexity_json() -> None:
-    found = json.loads(run("complexity", "--arch", "imdn", "--scale", "4", "--json"))
-    assert found == {"params": 715_176, "macs_lr_1280x720": 654_527_695_872, "macs_hr_1280x720": 40_907_983_872}
-
-
-def test_complexity_of_a_genotype(tmp_path: Path) -> None:
-    names = "dsconv_3x3,conv_3x3,dsconv_3x3_bn,dsconv_5x5"
-    assert json.loads(run("complexity", "--arch", "IMDN", "--genotype", names, "--json"))["params"] == 349_224
-    (tmp_path / "genotype.json").write_text(json.dumps(names.split(",")))
-    table = run("complexity", "--arch", "imdn", "--genotype", tmp_path / "genotype.json")
-    assert "349,224" in table
-    assert "MACs, LR input 1280x720" in table
-    assert "did you mean 'conv_3x3'" in run("complexity", "--arch", "imdn", "--genotype", "conv3x3,a,b,c", code=1)
-    assert "did you mean 'IMDN'" in run("complexity", "--arch", "imdm", code=1)
-
-
 def test_evaluate_released_imdn_on_set5(shared: Path) -> None:
     """The anchor of everything that measures: IMDN x4, 32.21 dB / .8948 (FACTS of the released weights)."""
     printed = run(
@@ -148,7 +132,7 @@ def test_inference_keeps_what_is_there_and_goes_on_after_a_failure(model: Path, 
 
 def test_inference_says_what_tiles_change(model: Path, photos: Path, tmp_path: Path) -> None:
     printed = run("inference", "-i", photos / "grey.png", "-o", tmp_path, "--model", model, "--tile", "8")
-    assert "pools over the whole image" in printed
+    assert "pools or resamples over the whole image" in printed
     assert "at least one pixel" in run("inference", "-i", photos, "-o", tmp_path, "--model", model, "--tile", "0", code=1)
 
 

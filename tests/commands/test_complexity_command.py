@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sr_nas.export.network_file import save_network
+from sr_nas.networks.dlsr import DLSR
+from sr_nas.published import ROWS
+from tests.conftest import REPOSITORY
+from tests.jobs.processes import run
+
+
+def counted(*words: object) -> dict[str, int]:
+    found: dict[str, int] = json.loads(run("complexity", *words, "--json"))
+    return found
+
+
+def test_the_published_network() -> None:
+    found = counted("--arch", "imdn", "--scale", "4")
+    assert found == {"params": 715_176, "macs_lr_1280x720": 654_527_695_872, "macs_hr_1280x720": 40_907_983_872}
+
+
+def test_a_genotype_in_words_and_in_a_file(tmp_path: Path) -> None:
+    names = "dsconv_3x3,conv_3x3,dsconv_3x3_bn,dsconv_5x5"
+    assert counted("--arch", "IMDN", "--genotype", names)["params"] == 349_224
+    (tmp_path / "genotype.json").write_text(json.dumps(names.split(",")))
+    table = run("complexity", "--arch", "imdn", "--genotype", tmp_path / "genotype.json")
+    assert "349,224" in table
+    assert "MACs, LR input 1280x720" in table
+
+
+def test_settings_of_the_network() -> None:
+    """The default operations are sep_conv 3x3, 5x5, 5x5: twice nf * kernel^2 + nf^2 values each, in six cells."""
+    words = ["--arch", "dlsr", "--scale", "2", "--nf", "18"]
+    separable = sum(2 * (18 * kernel**2 + 18**2) for kernel in (3, 5, 5))
+    dense = counted(*words, "--genotype", "conv_3x3,conv_3x3,conv_3x3")["params"]
+    assert counted(*words)["params"] - dense == 6 * (separable - 3 * 18 * 18 * 9)
+    ops = "conv_1x1,conv_3x3,conv_1x1"
+    shallow = counted("--arch", "dlsr", "--scale", "2", "--num_cells=3", "--nf", "8", "--genotype", ops)
+    assert shallow["params"] == sum(parameter.numel() for parameter in DLSR(2, 8, 3, ops).parameters())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arch", "imdm"], "did you mean 'IMDN'"),
+        (["--arch", "imdn", "--genotype", "conv3x3,a,b,c"], "did you mean 'conv_3x3'"),
+        (["--arch", "dlsr", "--genotype", "sep_conv_3x3,sep_conv_3x3,sep_conv_9x9"], "Allowed: conv_1x1"),
+        (["--arch", "dlsr", "--num_cell", "4"], "--num_cell: unknown key - did you mean 'num_cells'?"),
+        (["--arch", "dlsr", "--nf", "6"], "--nf: Input should be greater than or equal to 8"),
+        (["--arch", "dlsr", "--nf"], "come in pairs"),
+        (["--compare", "--nf", "8"], "--nf describes a network that --arch names"),
+        (["--model", "gone.safetensors"], "gone.safetensors does not exist"),
+        (["--model", REPOSITORY / "options" / "sac_dlsr.yml"], "no option file of a training"),
+    ],
+)
+def test_what_is_wrong_is_named(words: list[object], message: str) -> None:
+    assert message in " ".join(run("complexity", *words, code=1).split())
+
+
+def test_whatever_holds_a_network(tmp_path: Path) -> None:
+    network = DLSR(3, 8, 4, "conv_1x1,conv_3x3,sep_conv_3x3,cell1+cell2,cell1+cell3")
+    expected = sum(parameter.numel() for parameter in network.parameters())
+    save_network(tmp_path / "net.safetensors", network)
+    search = tmp_path / "search"
+    search.mkdir()
+    settings = network.settings()
+    block = {"scale": settings.pop("scale"), "network_g": {"type": "DLSR"} | settings}
+    (search / "network_g.yml").write_text(yaml.safe_dump(block))
+    for path in (tmp_path / "net.safetensors", search, search / "network_g.yml"):
+        assert counted("--model", path)["params"] == expected
+    (tmp_path / "named.json").write_text(json.dumps(DLSR(2, genotype=["conv_7x7"] * 3).genotype.to_json()))
+    assert counted("--model", tmp_path / "named.json")["params"] == 2_243_004
+    (tmp_path / "bare.json").write_text(json.dumps(["conv_7x7"] * 3))
+    assert "does not name its architecture" in run("complexity", "--model", tmp_path / "bare.json", code=1)
+
+
+def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sr_nas import published
+
+    save_network(tmp_path / "net.safetensors", DLSR(2, 8, 2, ["conv_1x1"] * 3))
+    monkeypatch.setattr(published, "ROWS", ROWS[3:4])
+    monkeypatch.chdir(tmp_path)
+    table = run("complexity", "--compare", "net.safetensors")
+    assert "264,732" in table and "216.16 G" in table and "net.safetensors" in table
+    found = json.loads(run("complexity", "--compare", "--json"))
+    assert found[0]["params"] == 264_732 and found[0]["scale"] == 2
