@@ -53,9 +53,9 @@ def dlsr_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any 
     """
     ours = renamed(tensors, NAMES)
     cells = {int(match[1]) for name in ours if (match := re.match(r"cells\.(\d+)\.", name))}
-    if "head.weight" not in ours or "tail.weight" not in ours or not cells:
+    if "head.weight" not in ours or "tail.weight" not in ours or len(cells) < 2:
         raise UserError(
-            f"{path} holds no released DLSR: fea_conv, B1 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
+            f"{path} holds no released DLSR: fea_conv, B1, B2 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
         )
     found = tuple(_operation(ours, index, path) for index in range(len(OPERATIONS)))
     choices = DLSR.choices(len(cells))
@@ -90,5 +90,5 @@ def _operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
     kind = kinds.get(tuple(sorted(shapes)))
     if kind is None:
         raise UserError(f"{path}: operation {index + 1} of cell 1 is none of DLSR's; it has the tensors {listing(shapes)}.")
-    kernel = next(iter(shapes.values()))[-1]
+    kernel = max(shape[-1] for shape in shapes.values())
     return f"{kind}_{kernel}x{kernel}"

@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
-GENOTYPE = ["conv_3x3", "dsconv_3x3", "conv_5x5", "conv_3x3_bn"]
+NETWORKS = [
+    {"type": "IMDN", "num_blocks": 1, "genotype": ["conv_3x3", "dsconv_3x3", "conv_5x5", "conv_3x3_bn"]},
+    {"type": "DLSR", "num_cells": 3, "genotype": ["conv_3x3", "sep_conv_3x3", "dil_conv_5x5", "cell2+cell1"]},
+]
 
 
 def test_basicsr_imports(basicsr: ModuleType) -> None:
@@ -18,7 +22,8 @@ def test_basicsr_imports(basicsr: ModuleType) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "basicsr"
 
 
-def test_a_stock_basicsr_model_trains_our_network(basicsr: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["type"])
+def test_a_stock_basicsr_model_trains_our_network(network: dict[str, object], basicsr: ModuleType, tmp_path: Path) -> None:
     from basicsr.models import build_model
 
     import sr_nas.bridge.basicsr_archs  # noqa: F401 - it registers
@@ -30,13 +35,7 @@ def test_a_stock_basicsr_model_trains_our_network(basicsr: ModuleType, tmp_path:
         "dist": False,
         "is_train": True,
         "manual_seed": 0,
-        "network_g": {
-            "type": "IMDN",
-            "scale": 2,
-            "nf": 16,
-            "num_blocks": 1,
-            "genotype": GENOTYPE,
-        },
+        "network_g": {"scale": 2, "nf": 16} | network,
         "path": {"pretrain_network_g": None, "strict_load_g": True, "models": str(tmp_path)},
         "train": {
             "ema_decay": 0.999,
@@ -53,5 +52,6 @@ def test_a_stock_basicsr_model_trains_our_network(basicsr: ModuleType, tmp_path:
         model.feed_data(batch)
         model.optimize_parameters(iteration)
         losses.append(model.get_current_log()["l_pix"])
-    assert losses[-1] < 0.5 * losses[0]
-    assert model.net_g.genotype.names == GENOTYPE
+    assert losses[-1] < 0.6 * losses[0]
+    assert type(model.net_g).__name__ == network["type"]
+    assert str(model.net_g.genotype).endswith(f"({', '.join(network['genotype'])})")  # type: ignore[arg-type]
