@@ -18,7 +18,8 @@ from sr_nas.registry import COSTS
 def flops(candidate: nn.Module, channels: int, downscale: int) -> float:
     """fvcore's FLOPs (multiply-adds) for a low-resolution network input of 1280x720 (SA-DARTS, section 6.7.3)."""
     height, width = LR_1280x720
-    return float(count_macs(candidate, (Fraction(height, downscale), Fraction(width, downscale)), channels)[""])
+    (macs,) = count_macs(candidate, (Fraction(height, downscale), Fraction(width, downscale)), channels=channels)
+    return float(macs[""])
 
 
 @COSTS.register()

@@ -14,24 +14,24 @@ import torch
 from torch import nn
 
 LR_1280x720 = (720, 1280)
-# Products of strides that are provided for: 6 is RFDN's Enhanced Spatial Attention, 48 is a multiple of all that are usual.
-_STEPS = (6, 48)
-_FAR = 8  # steps
+# Products of strides that are provided for (6 is RFDN's Enhanced Spatial Attention, 48 is a multiple of all that are usual),
+# and after how many such steps a stride that does not divide them has shown.
+_STEPS = {1: 48, 6: 8, 48: 8}
 _SMALLEST = 15  # what that attention needs: a 3x3 convolution of stride 2, then a 7x7 pooling, both unpadded
+_TRACED = 63  # pixels a side up to which a size is traced itself
 
+Size = tuple[float | Fraction, float | Fraction]
 Trace = dict[str, Fraction]
 
 
-def count_macs(
-    network: nn.Module, size: tuple[float | Fraction, float | Fraction] = LR_1280x720, channels: int = 3
-) -> dict[str, int]:
+def count_macs(network: nn.Module, *sizes: Size, channels: int = 3) -> list[dict[str, int]]:
     """Count the MACs of a network and of each of its submodules with fvcore, in eval mode.
 
     Strides and poolings without padding round sizes down, so that a count does not grow evenly with the image. Among the
     heights of one residue class modulo the product of the strides along the network, and widths likewise, it does: there it
-    is exactly a + b H + c W + d H W. Fvcore traces at four small sizes that are congruent to ``size`` modulo 6; they
-    determine the form, and two more, eight steps higher and eight steps wider, check it. Where that fails, the same is done
-    modulo 48. So every product of strides that divides 48 is served, and the common ones cheaply.
+    is exactly a + b H + c W + d H W. Fvcore traces at four small sizes that are congruent modulo 1 (every size), 6 or 48 to
+    the one asked for; they determine the form, and two more, far higher and far wider, check it. The first that holds is
+    taken. So every product of strides that divides 48 is served, and the common ones cheaply.
 
     A size that is no whole number (the input for an output of 1280x720 at x3 is 1280/3 wide) has the residue of the nearest
     whole one, and the form is evaluated at the size itself. So a network whose count is linear in pixels gets exactly that
@@ -39,27 +39,41 @@ def count_macs(
 
     Args:
         network: takes ``[1, channels, H, W]``.
-        size: (height, width) of the input in pixels. A whole size no larger than the probes is traced itself.
+        sizes: (height, width) of the input in pixels, each. Counting several together is cheaper. A whole size no larger
+            than the probes is traced itself.
         channels: input channels.
 
     Returns:
-        module name (``""`` for the whole) -> MACs.
+        For each size: module name (``""`` for the whole) -> MACs.
 
     Raises:
         ValueError: the count does not follow this form.
     """
-    height, width = (Fraction(side) for side in size)
+    forms: dict[tuple[int, int, int], _Form] = {}
+    return [_count(network, channels, Fraction(height), Fraction(width), forms) for height, width in sizes]
+
+
+def _count(
+    network: nn.Module, channels: int, height: Fraction, width: Fraction, forms: dict[tuple[int, int, int], _Form]
+) -> dict[str, int]:
     whole = (round(height), round(width))
-    if whole == (height, width) and max(whole) <= _SMALLEST + _FAR * _STEPS[0]:
+    if whole == (height, width) and max(whole) <= _TRACED:
         return {name: round(macs) for name, macs in _trace(network, channels, *whole).items()}
-    for step in _STEPS:
-        form = _Form(network, channels, whole, step)
-        if form.holds():
-            return {name: round(macs) for name, macs in form.at(height, width).items()}
+    for step in _STEPS if not _has_strides(network) else list(_STEPS)[1:]:
+        key = (step, whole[0] % step, whole[1] % step)
+        if key not in forms:
+            forms[key] = _Form(network, channels, whole, step)
+        if forms[key].holds:
+            return {name: round(macs) for name, macs in forms[key].at(height, width).items()}
     raise ValueError(
         f"the multiply-adds of {type(network).__name__} do not follow a + b H + c W + d H W for heights H and widths W that are "
         f"congruent modulo {step}, so that they cannot be told for {whole[0]}x{whole[1]} from smaller images"
     )
+
+
+def _has_strides(network: nn.Module) -> bool:
+    """Whether a module says so; one that does not is found out by the check of the form."""
+    return any(getattr(module, "stride", 1) not in (1, (1, 1)) for module in network.modules())
 
 
 class _Form:
@@ -72,6 +86,7 @@ class _Form:
             [_trace(network, channels, height, width) for width in (self.left, self.left + step)]
             for height in (self.top, self.top + step)
         ]
+        self.holds = self._holds()
 
     def at(self, height: Fraction | int, width: Fraction | int) -> Trace:
         """Bilinear in height and width: the form that the four corners determine."""
@@ -82,13 +97,14 @@ class _Form:
             for name in a
         }
 
-    def holds(self) -> bool:
+    def _holds(self) -> bool:
         """Compare with a higher and a wider trace, so far away that a stride which does not divide the step shows.
 
-        Over 8 steps a layer behind a stride s grows by 8 step / s lines, to less than one line. The form gives it 8 times
+        Over n steps a layer behind a stride s grows by n step / s lines, to less than one line. The form gives it n times
         what it grows by in the first step. These differ for all s <= 22 that do not divide the step.
         """
-        higher, wider = (self.top + _FAR * self.step, self.left), (self.top, self.left + _FAR * self.step)
+        far = _STEPS[self.step] * self.step
+        higher, wider = (self.top + far, self.left), (self.top, self.left + far)
         return all(self.at(*size) == _trace(self.network, self.channels, *size) for size in (higher, wider))
 
 

@@ -23,11 +23,8 @@ def count_params(network: nn.Module) -> int:
 def complexity(network: SRNetwork) -> dict[str, int]:
     """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720``."""
     height, width = LR_1280x720
-    return {
-        "params": count_params(network),
-        "macs_lr_1280x720": count_macs(network)[""],
-        "macs_hr_1280x720": count_macs(network, (Fraction(height, network.scale), Fraction(width, network.scale)))[""],
-    }
+    lr, hr = count_macs(network, LR_1280x720, (Fraction(height, network.scale), Fraction(width, network.scale)))
+    return {"params": count_params(network), "macs_lr_1280x720": lr[""], "macs_hr_1280x720": hr[""]}
 
 
 def footprint(network: SRNetwork) -> dict[str, int | None]:
@@ -45,7 +42,7 @@ def footprint(network: SRNetwork) -> dict[str, int | None]:
 
 def per_layer(network: nn.Module) -> list[tuple[str, str, int, int]]:
     """Return (name, kind, parameters, MACs with LR input 1280x720) of every layer that has either."""
-    macs = count_macs(network)
+    (macs,) = count_macs(network, LR_1280x720)
     rows = []
     for name, module in network.named_modules():
         if next(module.children(), None) is None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sr_nas.complexity.costs import flops, params
-from sr_nas.complexity.macs import count_macs
+from sr_nas.complexity.macs import LR_1280x720, count_macs
 from sr_nas.complexity.summary import complexity, per_layer
 from sr_nas.networks.imdn import IMDN
 
@@ -42,19 +42,19 @@ def fvcores_own(network: nn.Module, channels: int, height: int, width: int) -> d
 def test_strided_networks_are_counted_as_fvcore_counts_them_at_that_size(size: tuple[int, int]) -> None:
     """The residues of the sides modulo 6, the product of the strides: (0, 4), (1, 5), (2, 0), (0, 3), (0, 5), (5, 1)."""
     network = SpatialAttention()
-    assert count_macs(network, size, channels=5) == fvcores_own(network, 5, *size)
+    assert count_macs(network, size, channels=5)[0] == fvcores_own(network, 5, *size)
 
 
 @pytest.mark.parametrize("strides", [(2, 2), (2, 2, 2), (4, 4), (3, 2, 4), (16, 3)])
 @pytest.mark.parametrize("size", [(211, 173), (198, 205)])
 def test_every_product_of_strides_that_divides_48(strides: tuple[int, ...], size: tuple[int, int]) -> None:
     network = nn.Sequential(*[nn.Conv2d(3, 3, 1, stride) for stride in strides])
-    assert count_macs(network, size) == fvcores_own(network, 3, *size)
+    assert count_macs(network, size)[0] == fvcores_own(network, 3, *size)
 
 
 def test_layers_of_a_strided_network_by_hand() -> None:
     """At 720x1280: 359 x 639 behind the stride of 2, then 118 x 211 behind the pooling's stride of 3."""
-    found = count_macs(SpatialAttention(), channels=5)
+    (found,) = count_macs(SpatialAttention(), LR_1280x720, channels=5)
     assert found["reduce"] == 720 * 1280 * 5 * 2
     assert found["stride"] == 359 * 639 * 2 * 2 * 9
     assert found["coarse"] == 118 * 211 * 2 * 2 * 9
@@ -64,14 +64,14 @@ def test_layers_of_a_strided_network_by_hand() -> None:
 def test_the_extrapolation_is_fvcores_own_count_at_full_size() -> None:
     """Counted where it can be afforded: fvcore at 224x208 and the form must agree to the last multiply-add."""
     network = IMDN(3, nf=16, num_blocks=2, genotype="conv_5x5_bn,dil_dsconv_5x5,dsconv_3x3_bn,conv_3x3")
-    assert count_macs(network, (224, 208)) == fvcores_own(network, 3, 224, 208)
+    assert count_macs(network, (224, 208))[0] == fvcores_own(network, 3, 224, 208)
 
 
 def test_a_size_between_pixels_has_the_linear_count() -> None:
     conv = nn.Conv2d(3, 7, 3, padding=1)
-    assert count_macs(conv, (240, Fraction(1280, 3)))[""] == 3 * 7 * 9 * 720 * 1280 // 9
-    assert count_macs(conv, (240, 1280 / 3))[""] == 3 * 7 * 9 * 720 * 1280 // 9
-    assert count_macs(conv, (20.5, 30))[""] == 3 * 7 * 9 * 615
+    assert count_macs(conv, (240, Fraction(1280, 3)))[0][""] == 3 * 7 * 9 * 720 * 1280 // 9
+    assert count_macs(conv, (240, 1280 / 3))[0][""] == 3 * 7 * 9 * 720 * 1280 // 9
+    assert count_macs(conv, (20.5, 30))[0][""] == 3 * 7 * 9 * 615
 
 
 def test_a_strided_network_between_pixels_continues_its_class() -> None:
@@ -79,7 +79,7 @@ def test_a_strided_network_between_pixels_continues_its_class() -> None:
     network = SpatialAttention()
     at_427, at_475 = (fvcores_own(network, 5, 240, width)[""] for width in (427, 475))
     expected = at_427 - Fraction(at_475 - at_427, 48) / 3
-    assert count_macs(network, (240, Fraction(1280, 3)), channels=5)[""] == round(expected)
+    assert count_macs(network, (240, Fraction(1280, 3)), channels=5)[0][""] == round(expected)
 
 
 def test_layers_add_up() -> None:
@@ -103,7 +103,7 @@ def test_counting_leaves_the_network_as_it_was() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
     network[1].eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    count_macs(network)
+    count_macs(network, LR_1280x720)
     assert [module.training for module in network.modules()] == [True, True, False]
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
@@ -122,14 +122,14 @@ class Product(nn.Module):
 @pytest.mark.parametrize("among", ["rows", "columns"])
 def test_what_grows_faster_than_the_image_is_refused(among: str) -> None:
     with pytest.raises(ValueError, match="multiply-adds of Product do not follow"):
-        count_macs(Product(among))
+        count_macs(Product(among), LR_1280x720)
 
 
 @pytest.mark.parametrize("stride", [5, 7, 9, 10, 14, 18, 22])
 def test_strides_whose_product_does_not_divide_48_are_refused(stride: int) -> None:
     with pytest.raises(ValueError, match="congruent modulo 48"):
-        count_macs(nn.Conv2d(3, 3, 1, stride))
+        count_macs(nn.Conv2d(3, 3, 1, stride), LR_1280x720)
 
 
 def test_a_small_image_is_traced_whatever_its_form() -> None:
-    assert count_macs(Product("rows"), (20, 30))[""] == 3 * 20 * 20 * 30
+    assert count_macs(Product("rows"), (20, 30))[0][""] == 3 * 20 * 20 * 30

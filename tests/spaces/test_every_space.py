@@ -18,7 +18,7 @@ from sr_nas.search.cost import expected_cost, normalised_cost
 from sr_nas.search.relaxations import softmax
 
 SMALL: dict[str, dict[str, Any]] = {"IMDN": {"nf": 16, "num_blocks": 2}, "DLSR": {"nf": 16, "num_cells": 5}}
-MEASURED = {"flops": lambda network: count_macs(network, (720, 1280))[""], "params": count_params}
+MEASURED = {"flops": lambda network: count_macs(network, (720, 1280))[0][""], "params": count_params}
 
 
 def small(name: str, scale: int = 2, **settings: Any) -> Any:
