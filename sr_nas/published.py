@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """Attributes:
-    name: of the row; where it says "FLOPs term" the paper says "w/ FLOPs constraint".
-    genotype: the operations that the paper's text names or its parameter counts determine.
-    search: option file of the search, in ``options/`` and in ``options/paper/``; ``""`` for a network made by hand.
-    params: as printed, in thousands.
-    multi_adds: as printed, in 10^9.
-    psnr: at x2, as printed, in dB: Set5, Set14, B100, Urban100.
+    """One row.
+
+    Attributes:
+        name: as in the paper, but for "FLOPs term", which is its "w/ FLOPs constraint".
+        genotype: the operations, as the text names them; of SAC-IMDN, which it does not name, those of the one row that
+            has the same parameter count.
+        search: option file of the search, in ``options/`` and in ``options/paper/``; ``""`` for a network made by hand.
+        params: as printed, in thousands.
+        multi_adds: as printed, in 10^9.
+        psnr: at x2, as printed, in dB: Set5, Set14, B100, Urban100.
     """
 
     name: str

@@ -8,11 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sr_nas.build import build_network
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_model
 from sr_nas.genotype import read_genotype
+from sr_nas.options.load import check_options
 from sr_nas.options.strict import Component
+from sr_nas.options.train import NetworkOptions
 from sr_nas.options.yaml_files import read_options
 from sr_nas.registry import NETWORKS
 
@@ -45,28 +48,49 @@ def network_of(arch: str, scale: int, settings: Mapping[str, Any], where: str = 
     return NETWORKS.get(name)(scale=scale, **section.arguments())  # type: ignore[attr-defined]
 
 
-def network_in(path: Path, scale: int) -> SRNetwork:
+def network_in(path: Path, scale: int | None = None) -> SRNetwork:
     """Build the network that something on disk holds; its weights do not matter here.
 
     Args:
         path: the folder of a search or a training, an exported ``.safetensors`` file, the option file of a training, or a
             genotype file.
-        scale: upscaling factor for a genotype file, which names none; its width and depth are those of the published network.
+        scale: upscaling factor for a genotype file, which names none, by default 2; its width and depth are those of the
+            published network. Of anything else, what its factor must be.
 
     Raises:
-        UserError: it does not exist, or holds no network.
+        UserError: it does not exist, holds no network, or one of another factor.
     """
     if path.is_dir() and (path / NETWORK_BLOCK).is_file():
         path = path / NETWORK_BLOCK
-    if path.suffix in (".yml", ".yaml"):
-        options = read_options(path)
-        block = options.get("network_g")
-        if not isinstance(block, dict) or "type" not in block or "scale" not in options or "search" in options:
-            raise UserError(f"{path} is no option file of a training: a scale and a network_g with its type are expected.")
-        return network_of(block["type"], options["scale"], block, f"{path}: network_g:")
     if path.suffix == ".json":
-        found = read_genotype(path)
-        if not isinstance(found, dict) or "arch" not in found:
-            raise UserError(f"{path} does not name its architecture; count it with --arch ... --genotype {path}.")
+        return _of_genotype(path, scale or 2)
+    if path.suffix in (".yml", ".yaml"):
+        network = _of_options(path)
+    elif path.suffix in (".pth", ".pt"):
+        raise UserError(f"{path} does not describe itself: first tools/export.py --model {path} --arch NAME -o FILE.safetensors")
+    else:
+        network = load_model(path)
+    if scale not in (None, network.scale):
+        raise UserError(f"--scale {scale}: {path} upscales by {network.scale}.")
+    return network
+
+
+def _of_genotype(path: Path, scale: int) -> SRNetwork:
+    found = read_genotype(path)
+    if not isinstance(found, dict) or "arch" not in found:
+        raise UserError(f"{path} does not name its architecture; count it with --arch ... --genotype {path}.")
+    try:
         return network_of(found["arch"], scale, {"genotype": found}, f"{path}: ")
-    return load_model(path)
+    except UserError as error:
+        raise UserError(
+            f"{error} A genotype file tells no depth and no width, and was taken for the published ones: name the folder of its "
+            f"search instead, or --arch {found['arch']} --genotype {path} with the network's settings."
+        ) from error
+
+
+def _of_options(path: Path) -> SRNetwork:
+    raw = read_options(path)
+    if "search" in raw or "network_g" not in raw:
+        raise UserError(f"{path} is no option file of a training: a scale and a network_g are expected, and no search.")
+    options = check_options(NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
+    return build_network(options.network_g, options.scale)

@@ -45,11 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     from sr_nas.complexity.summary import complexity
 
     if parsed.compare is not None:
-        return _compare(parsed.compare, parsed.scale or 2, parsed.json)
+        return _compare(parsed.compare, parsed.scale, parsed.json)
     if parsed.model is not None:
-        network = network_in(parsed.model, parsed.scale or 2)
-        if parsed.scale not in (None, network.scale):
-            raise UserError(f"--scale {parsed.scale}: {parsed.model} upscales by {network.scale}.")
+        network = network_in(parsed.model, parsed.scale)
     else:
         settings = _settings(others) | ({} if parsed.genotype is None else {"genotype": parsed.genotype})
         network = network_of(parsed.arch, parsed.scale or 4, settings)
@@ -70,7 +68,13 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
     names, values = joined[::2], joined[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise UserError(f"'{' '.join(words)}': settings of the network come in pairs, such as --nf 48.")
-    return {name.removeprefix("--"): yaml.load(value, Loader=OptionLoader) for name, value in zip(names, values, strict=True)}
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is given twice.")
+    try:
+        return {name.removeprefix("--"): yaml.load(value, Loader=OptionLoader) for name, value in zip(names, values, strict=True)}
+    except yaml.YAMLError as error:
+        raise UserError(f"'{' '.join(words)}': a value is no YAML.") from error
 
 
 def _print_layers(network: Any) -> None:
@@ -79,7 +83,9 @@ def _print_layers(network: Any) -> None:
 
     from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity, per_layer
 
-    table = Table(title=f"{network.genotype} x{network.scale}", caption="multiply-adds as fvcore counts them")
+    sizes = {name: value for name, value in network.settings().items() if name not in ("scale", "genotype")}
+    title = f"{network.genotype} x{network.scale}, {', '.join(f'{name} {value}' for name, value in sizes.items())}"
+    table = Table(title=title, caption="multiply-adds as fvcore counts them")
     for heading in ("layer", "kind", "parameters", MACS_LR):
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
     for name, kind, params, macs in per_layer(network):
@@ -91,7 +97,7 @@ def _print_layers(network: Any) -> None:
     console.print(f"{MACS_HR}   {counted['macs_hr_1280x720'] / 1e9:.2f} G", highlight=False)
 
 
-def _compare(paths: Sequence[Path], scale: int, as_json: bool) -> int:
+def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:
     from rich.console import Console
     from rich.progress import track
 
@@ -136,7 +142,8 @@ def _print_comparison(measured: Sequence[dict[str, Any]]) -> None:
     for name, meaning in (
         ("LR", "multiply-adds (fvcore) for an LR input of 1280x720"),
         ("HR", "multiply-adds for an HR output of 1280x720"),
-        ("field", "receptive field in LR pixels; all: the whole image"),
+        ("field", "receptive field in LR pixels; all: the whole image. Of the paper's DLSR, which it prints without links,"),
+        ("", "where each cell reads the two before it"),
         ("memory", "peak of activations for an HR output of 1280x720, single precision"),
     ):
         console.print(f"{name:<8}{meaning}", highlight=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sr_nas import __version__
 from sr_nas.cache import cache_folder
 from sr_nas.contracts import CostSite, SearchSpace
+from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
 from sr_nas.registry import COSTS
 from sr_nas.runs.files import write_json
@@ -26,6 +27,9 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
     Args:
         space: the search space.
         cost: registered name, e.g. ``"flops"``.
+
+    Raises:
+        UserError: no candidate of a label costs anything, so that nothing can be weighed.
     """
     measure = COSTS.get(cost)
     choices, sites = space.choices(), space.cost_sites()
@@ -34,7 +38,7 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
     described = [
         [label, site.channels, site.downscale, site.count, [_described(m) for m in built[label]]] for label, site in sites.items()
     ]
-    key = json.dumps([cost, described, __version__, version("fvcore")])
+    key = json.dumps([cost, _source(measure), described, __version__, version("fvcore")])
     file = cache_folder("costs") / f"{cost}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     table = _read(file, {label: len(modules) for label, modules in built.items()})
     if table is None:
@@ -42,7 +46,16 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=[]):
             table = _measured(choices, sites, measure)
         write_json(file, table)
+    free = [label for label, costs in table.items() if not sum(costs)]
+    if free:
+        raise UserError(f"search.{cost}_weight: no candidate of {listing(free)} costs anything in {cost}, so leave it out.")
     return {label: torch.tensor(costs) for label, costs in table.items()}
+
+
+def _source(measure: Callable[..., float]) -> str:
+    """The text of the room that measures, and of a cost that is defined elsewhere."""
+    room = "".join(file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256((room + inspect.getsource(measure)).encode()).hexdigest()
 
 
 def _described(module: nn.Module) -> str:

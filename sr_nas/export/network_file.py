@@ -23,7 +23,7 @@ def save_network(path: Path, network: SRNetwork, training: dict[str, Any] | None
     """Write a network with all that is needed to build it again.
 
     The metadata's keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``,
-    ``value_range``, ``training`` (JSON: how it was trained) and ``sr_nas_version``.
+    ``value_range``, ``training`` (JSON: how it was trained, or of which released weights it is) and ``sr_nas_version``.
 
     Args:
         path: file to write, ``.safetensors``.

@@ -61,8 +61,8 @@ def export_released(weights: Path, arch: str | None, genotype: str | None, outpu
     """
     if weights.suffix not in (".pth", ".pt"):
         raise UserError(f"--model: {weights} is no file of released weights (.pth, .pt); a run is exported with --run.")
-    network = load_model(weights, arch, genotype)
     _make_way(output, overwrite)
+    network = load_model(weights, arch, genotype)
     if output.suffix == ".json":
         write_json(output, network.genotype.to_json())
         return [f"{output}: {json.dumps(network.genotype.to_json())}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -43,6 +43,8 @@ def with_inputs(genotype: Any, num_cells: int) -> Any:
 
     Papers print the operations alone. Anything else is returned unchanged.
     """
+    if isinstance(genotype, Mapping) and genotype.get("arch") == DLSR.arch and "genotype" in genotype:
+        return dict(genotype) | {"genotype": with_inputs(genotype["genotype"], num_cells)}
     names = genotype.split(",") if isinstance(genotype, str) else genotype
     if isinstance(names, Sequence) and len(names) == len(OPERATIONS):
         return [*names, *(JOINT.join(choice.candidates[:-3:-1]) for choice in input_choices(num_cells).values())]

@@ -29,6 +29,24 @@ def check_candidates(registry: Registry[Any], candidates: list[str] | None) -> N
         raise ValueError("candidates must be two or more different names, else there is nothing to search")
 
 
+def inherited_tensors(supernet: nn.Module, derived: nn.Module, chosen: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the supernet's tensors that keep their shape in a derived network, under the names they have there.
+
+    Args:
+        supernet: with mixed operations.
+        derived: the plain network.
+        chosen: part of a name in the supernet -> what stands there in the derived network, for every candidate kept, such
+            as ``"convs.0.candidates.conv_3x3."`` -> ``"convs.0."``.
+    """
+    wanted, found = derived.state_dict(), {}
+    for name, tensor in supernet.state_dict().items():
+        for inside, outside in chosen.items():
+            name = name.replace(inside, outside)
+        if name in wanted and wanted[name].shape == tensor.shape:
+            found[name] = tensor
+    return found
+
+
 class MixedOp(nn.Module):
     """``sum_i weights[i] * candidate_i(x)`` (DARTS, eq. 1), on all channels or on a share of them.
 

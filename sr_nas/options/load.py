@@ -27,7 +27,11 @@ def load_options(model: type[Options], path: str | Path, overrides: Iterable[str
     Raises:
         UserError: names every wrong key by its path, with the nearest valid name and the allowed values.
     """
-    raw = read_options(Path(path), overrides)
+    return check_options(model, read_options(Path(path), overrides), path, check_files)
+
+
+def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, check_files: bool = True) -> Options:
+    """Check what was read from an option file; the rest is as in :func:`load_options`."""
     try:
         return model.model_validate(raw, context={"check_files": check_files})
     except ValidationError as error:

@@ -21,7 +21,7 @@ class Regularizer(Component):
     schedule: Schedule = Field(default={"type": "constant"}, validate_default=True)
     """lambda_e over the epochs e = 1, 2, ..."""
     on_inputs: bool = False
-    """Whether choices of inputs are regularised too; the paper regularises operations only."""
+    """Whether choices of inputs are regularised too, and not operations alone."""
 
 
 class Alpha(Strict):

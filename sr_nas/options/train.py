@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -11,6 +11,13 @@ from sr_nas.options.paths import ExistingFile
 from sr_nas.options.sections import Run, TrainSource, ValSource, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
 from sr_nas.registry import NETWORKS
+
+
+class NetworkOptions(Strict):
+    """What of an option file says which network it is for."""
+
+    scale: Literal[2, 3, 4]
+    network_g: Annotated[Component, Of(NETWORKS)]
 
 
 class TrainDatasets(Strict):

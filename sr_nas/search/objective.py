@@ -19,7 +19,7 @@ class Objective:
         task: (output, target) -> scalar loss.
         regularizer: logits of the regularised choices -> scalar (``L_SA`` of eq. 7 without lambda_e).
         strength: epoch, counted from 1 -> lambda_e. It is applied once, here.
-        regularized: labels of the choices that the regulariser sees.
+        regularized: labels of the choices that the regulariser sees; with none it is 0.
         costs: name -> (weight, table), e.g. ``{"flops": (0.1, table)}``; weights of 0 may be left out.
     """
 
@@ -33,8 +33,9 @@ class Objective:
         self, task: Tensor, alpha: Mapping[str, Tensor], weights: Weights, epoch: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and its weighted parts ``task``, ``regularizer``, ``cost``, ``total``, all scalars."""
-        regularizer = self.strength(epoch) * self.regularizer([alpha[label] for label in self.regularized])
-        cost = task.new_zeros(())
+        regularizer = cost = task.new_zeros(())
+        if self.regularized:
+            regularizer = self.strength(epoch) * self.regularizer([alpha[label] for label in self.regularized])
         for weight, table in self.costs.values():
             cost = cost + weight * normalised_cost(weights, table)
         total = task + regularizer + cost

@@ -16,7 +16,7 @@ from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, Cells, DLSRCell, DLSRFrame, Features, input_choices
 from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import SPACES
 
 
@@ -90,18 +90,12 @@ class DLSRSpace(DLSRFrame):
         return DLSR(self.scale, self.nf, self.num_cells, genotype)
 
     def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
-        """Return the tensors that fit the derived network; of a join, the columns of the inputs kept.
+        """Return the tensors that fit the derived network; of a join, the columns of the inputs kept, as if weighed by 1.
 
         With K > 1 the candidates' do not fit.
         """
         chosen = {f"ops.{index}.candidates.{genotype[label][0]}.": f"ops.{index}." for index, label in enumerate(OPERATIONS)}
-        wanted = self.derive(genotype).state_dict()
-        found = {}
-        for name, tensor in self.state_dict().items():
-            for inside, outside in chosen.items():
-                name = name.replace(inside, outside)
-            if name in wanted and wanted[name].shape == tensor.shape:
-                found[name] = tensor
+        found = inherited_tensors(self, self.derive(genotype), chosen)
         for label, choice in input_choices(self.num_cells).items():
             columns = self.joins[label].weight.split(self.nf, dim=1)  # type: ignore[operator]
             kept = [columns[choice.candidates.index(name)] for name in genotype[label]]

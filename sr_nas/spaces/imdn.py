@@ -11,7 +11,7 @@ from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import SPACES
 
 
@@ -75,14 +75,7 @@ class IMDNSpace(IMDNFrame):
     def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
         """Return the tensors that keep their shape in the derived network; with K > 1 the candidates' do not."""
         chosen = {f"convs.{index}.candidates.{genotype[label][0]}.": f"convs.{index}." for index, label in enumerate(LABELS)}
-        wanted = self.derive(genotype).state_dict()
-        found = {}
-        for name, tensor in self.state_dict().items():
-            for inside, outside in chosen.items():
-                name = name.replace(inside, outside)
-            if name in wanted and wanted[name].shape == tensor.shape:
-                found[name] = tensor
-        return found
+        return inherited_tensors(self, self.derive(genotype), chosen)
 
     def cost_sites(self) -> dict[str, CostSite]:
         """Each label's candidate at its own channel counts, once per block."""

@@ -52,6 +52,11 @@ def test_settings_of_the_network() -> None:
         (["--arch", "dlsr", "--num_cell", "4"], "--num_cell: unknown key - did you mean 'num_cells'?"),
         (["--arch", "dlsr", "--nf", "6"], "--nf: Input should be greater than or equal to 8"),
         (["--arch", "dlsr", "--nf"], "come in pairs"),
+        (["--arch", "dlsr", "--nf", "["], "a value is no YAML"),
+        (["--arch", "dlsr", "--nf", "8", "--nf=10"], "--nf is given twice"),
+        (["--model", "released.pth"], "first tools/export.py --model released.pth --arch NAME"),
+        (["--model", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
+        (["--compare", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", "--nf", "8"], "--nf describes a network that --arch names"),
         (["--model", "gone.safetensors"], "gone.safetensors does not exist"),
         (["--model", REPOSITORY / "options" / "sac_dlsr.yml"], "no option file of a training"),
@@ -74,8 +79,32 @@ def test_whatever_holds_a_network(tmp_path: Path) -> None:
         assert counted("--model", path)["params"] == expected
     (tmp_path / "named.json").write_text(json.dumps(DLSR(2, genotype=["conv_7x7"] * 3).genotype.to_json()))
     assert counted("--model", tmp_path / "named.json")["params"] == 2_243_004
+    (tmp_path / "deeper.json").write_text(json.dumps(DLSR(2, 8, 7, ["conv_7x7"] * 3).genotype.to_json()))
+    printed = run("complexity", "--model", tmp_path / "deeper.json", code=1)
+    assert "no choice 'inputs7'" in printed and "name the folder of its search instead" in " ".join(printed.split())
     (tmp_path / "bare.json").write_text(json.dumps(["conv_7x7"] * 3))
     assert "does not name its architecture" in run("complexity", "--model", tmp_path / "bare.json", code=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scale: 2\nnetwork_g: DLSR", None),
+        ("scale: 2\nnetwork_g: {type: DLSR, nf: 48}", None),
+        ("scale: two\nnetwork_g: DLSR", "scale: Input should be 2, 3 or 4"),
+        ("scale: 7\nnetwork_g: DLSR", "scale: Input should be 2, 3 or 4"),
+        ("network_g: DLSR", "scale: this key is required"),
+        ("scale: 2\nnetwork_g: {type: DLRS}", "did you mean 'DLSR'"),
+        ("scale: 2\nnetwork_g: {type: DLSR, num_cell: 4}", "did you mean 'num_cells'"),
+    ],
+)
+def test_option_files_are_read_as_by_a_training(text: str, message: str | None, tmp_path: Path) -> None:
+    (tmp_path / "net.yml").write_text(text)
+    printed = run("complexity", "--model", tmp_path / "net.yml", "--json", code=0 if message is None else 1)
+    if message is None:
+        assert json.loads(printed)["params"] == 327_804
+    else:
+        assert message in printed
 
 
 def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

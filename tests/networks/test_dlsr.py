@@ -50,6 +50,8 @@ def test_three_operations_alone_read_the_two_cells_before() -> None:
     short = DLSR(2, 8, 5, "conv_1x1,conv_3x3,conv_1x1").genotype
     assert short["inputs3"] == ("cell2", "cell1") and short["inputs5"] == ("cell4", "cell3")
     assert DLSR(2, 8, 2, ["conv_1x1"] * 3).genotype.names == ["conv_1x1"] * 3
+    in_a_file = {"arch": "DLSR", "genotype": ["conv_1x1", "conv_3x3", "conv_1x1"]}
+    assert DLSR(2, 8, 5, in_a_file).genotype == short
 
 
 def test_forward_follows_the_published_definition() -> None:

@@ -124,6 +124,12 @@ def test_a_choice_that_is_not_regularised_has_no_share_in_the_regulariser() -> N
     assert torch.equal(found[1][1], found[0][1])
 
 
+def test_nothing_regularised_is_no_regulariser() -> None:
+    space, alpha, validation, training = setting()
+    objective = Objective(F.mse_loss, sa, lambda _: 0.6, ())
+    assert alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)["regularizer"].item() == 0
+
+
 def test_the_supernet_is_left_alone() -> None:
     space, alpha, validation, training = setting()
     before = copy.deepcopy(space.state_dict())

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from sr_nas.complexity.table import cost_table
+from sr_nas.errors import UserError
 from sr_nas.genotype import genotype_from
 from sr_nas.networks.imdn import IMDN
+from sr_nas.registry import COSTS
 from sr_nas.spaces.imdn import IMDNSpace
 
 
@@ -27,10 +30,26 @@ def test_costs_by_hand() -> None:
 
 
 def test_the_cost_table_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_nas.complexity import costs
+    space, measured = IMDNSpace(2, nf=20, num_blocks=1), []
 
-    space = IMDNSpace(2, nf=20, num_blocks=1)
-    first = cost_table(space, "flops")
-    monkeypatch.setattr(costs, "count_macs", lambda *_: pytest.fail("measured again"))
-    second = cost_table(space, "flops")
-    assert all(torch.equal(first[label], second[label]) for label in first)
+    def weigh(candidate: nn.Module, channels: int, downscale: int) -> float:
+        measured.append(candidate)
+        return float(channels)
+
+    monkeypatch.setitem(COSTS._entries, "weight", weigh)
+    first = cost_table(space, "weight")
+    assert len(measured) == 4 * 12
+    assert all(torch.equal(first[label], table) for label, table in cost_table(space, "weight").items())
+    assert len(measured) == 4 * 12
+
+    def weigh_again(candidate: nn.Module, channels: int, downscale: int) -> float:
+        return 2.0 * channels
+
+    monkeypatch.setitem(COSTS._entries, "weight", weigh_again)
+    assert all(torch.equal(2 * first[label], table) for label, table in cost_table(space, "weight").items())
+
+
+def test_a_cost_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COSTS._entries, "nothing", lambda candidate, channels, downscale: 0.0)
+    with pytest.raises(UserError, match=r"search\.nothing_weight: no candidate of conv1, conv2, conv3, conv4 costs anything"):
+        cost_table(IMDNSpace(2, nf=16, num_blocks=1), "nothing")
