@@ -14,20 +14,22 @@ from sr_nas.export.rename import fill, renamed
 from sr_nas.genotype import genotype_from
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, PUBLISHED, input_choices
 
+IN_A_CELL = {
+    "c4": "last",
+    "c5": "fuse",
+    "esa.conv1": "attention.reduce",
+    "esa.conv_f": "attention.skip",
+    "esa.conv2": "attention.stride",
+    "esa.conv_max": "attention.wide.0",
+    "esa.conv3": "attention.wide.2",
+    "esa.conv3_": "attention.wide.4",
+    "esa.conv4": "attention.expand",
+}
 NAMES = (
     (r"^fea_conv\.", "head."),
     (r"^B(\d+)\.c([1-3])_d\.", lambda match: f"cells.{int(match[1]) - 1}.distill.{int(match[2]) - 1}."),
-    (r"^B(\d+)\.c([1-3])_r\.op\.0\.", lambda match: f"cells.{int(match[1]) - 1}.ops.{int(match[2]) - 1}."),
-    (r"^B(\d+)\.c([1-3])_r\.op\.", lambda match: f"cells.{int(match[1]) - 1}.ops.{int(match[2]) - 1}."),
-    (r"^B(\d+)\.c4\.", lambda match: f"cells.{int(match[1]) - 1}.last."),
-    (r"^B(\d+)\.c5\.", lambda match: f"cells.{int(match[1]) - 1}.fuse."),
-    (r"^B(\d+)\.esa\.conv1\.", lambda match: f"cells.{int(match[1]) - 1}.attention.reduce."),
-    (r"^B(\d+)\.esa\.conv_f\.", lambda match: f"cells.{int(match[1]) - 1}.attention.skip."),
-    (r"^B(\d+)\.esa\.conv2\.", lambda match: f"cells.{int(match[1]) - 1}.attention.stride."),
-    (r"^B(\d+)\.esa\.conv_max\.", lambda match: f"cells.{int(match[1]) - 1}.attention.wide.0."),
-    (r"^B(\d+)\.esa\.conv3\.", lambda match: f"cells.{int(match[1]) - 1}.attention.wide.2."),
-    (r"^B(\d+)\.esa\.conv3_\.", lambda match: f"cells.{int(match[1]) - 1}.attention.wide.4."),
-    (r"^B(\d+)\.esa\.conv4\.", lambda match: f"cells.{int(match[1]) - 1}.attention.expand."),
+    (r"^B(\d+)\.c([1-3])_r\.op\.(0\.)?", lambda match: f"cells.{int(match[1]) - 1}.ops.{int(match[2]) - 1}."),
+    (r"^B(\d+)\.((?:esa\.)?\w+)\.", lambda match: f"cells.{int(match[1]) - 1}.{IN_A_CELL.get(match[2], match[2])}."),
     (r"^c(\d+)\.0\.", lambda match: f"joins.inputs{match[1]}."),
     (r"^cout\.0\.", "fuse."),
     (r"^LR_conv\.", "body."),
