@@ -1,10 +1,12 @@
-"""Measure PSNR and SSIM by the protocol of the field's tables, beside bicubic."""
+"""Measure PSNR and SSIM by the protocol of the field's tables, beside bicubic: one model, or all that an option file names.
+
+-opt measures several models on several sets and writes the table; the same command goes on where it was stopped.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +15,18 @@ from typing import Any
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``evaluate``."""
-    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
-    parser.add_argument("--model", required=True, help="exported file, run folder, or released weights with --arch")
+    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    table = parser.add_argument_group("a table of several models")
+    table.add_argument("-opt", "--opt", metavar="FILE", help="option file (YAML), e.g. options/benchmark.yml")
+    table.add_argument(
+        "--force_yml", nargs="+", action="extend", metavar="KEY=VALUE", help="override options, e.g. datasets:Set5=DIR"
+    )
+    table.add_argument("--save_images", action="store_true", help="keep every SR image, as the option save_images does")
+    parser.add_argument("--model", help="exported file, run folder, or released weights with --arch")
     parser.add_argument("--arch", help="architecture of released weights, e.g. imdn or dlsr")
     parser.add_argument("--genotype", metavar="A,B,...|FILE", help="genotype of released weights that do not tell it")
     parser.add_argument(
         "--data",
-        required=True,
         nargs="+",
         type=Path,
         metavar="DIR",
@@ -30,17 +37,19 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--scale", type=int, help="upscaling factor (default: the network's)")
     parser.add_argument("--tile", type=int, metavar="N", help="run the network in tiles of N x N LR pixels, as inference can")
-    parser.add_argument(
-        "--num_gpu", choices=("auto", "0", "1"), default="auto", help="device, as in option files (default: auto)"
-    )
+    parser.add_argument("--num_gpu", choices=("auto", "0", "1"), help="device, as in option files (default: auto)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parsed = parser.parse_args(arguments)
+    _one_form(parser, parsed)
+    if parsed.opt is not None:
+        return _benchmark(parsed)
 
     from rich.console import Console
 
     from sr_nas.errors import UserError
     from sr_nas.export.model import load_model
     from sr_nas.jobs.evaluate import evaluate
+    from sr_nas.report.benchmark_tables import finite
     from sr_nas.runs.device import pick_device
 
     if parsed.lr is not None and len(parsed.data) > 1:
@@ -48,14 +57,54 @@ def main(arguments: Sequence[str]) -> int:
     network = load_model(parsed.model, parsed.arch, parsed.genotype)
     if parsed.scale not in (None, network.scale):
         raise UserError(f"--scale {parsed.scale}: {parsed.model} upscales by {network.scale}.")
-    device = pick_device(parsed.num_gpu if parsed.num_gpu == "auto" else int(parsed.num_gpu))
+    device = pick_device("auto" if parsed.num_gpu in (None, "auto") else int(parsed.num_gpu))
     result = evaluate(network, parsed.data, parsed.lr, device, Console(stderr=True), parsed.tile)
     if parsed.json:
-        json.dump(_finite(result), sys.stdout, indent=2, allow_nan=False)
+        json.dump(finite(result), sys.stdout, indent=2, allow_nan=False)
         print()
     else:
         _print(Console(), parsed.model, result)
     return 0
+
+
+def _one_form(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    """Refuse arguments of the one form in the other, which would not heed them."""
+    of_a_table = {"--force_yml": parsed.force_yml, "--save_images": parsed.save_images or None}
+    names = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu")
+    of_a_model = {f"--{name}": getattr(parsed, name) for name in names}
+    if parsed.opt is None:
+        if parsed.model is None or parsed.data is None:
+            parser.error("name a model and its data with --model and --data, or an option file with -opt")
+        wrong = [name for name, value in of_a_table.items() if value is not None]
+        if wrong:
+            parser.error(f"{wrong[0]} belongs to -opt")
+    else:
+        wrong = [name for name, value in of_a_model.items() if value is not None]
+        if wrong:
+            parser.error(f"{wrong[0]} is said by the option file; override it with --force_yml")
+
+
+def _benchmark(parsed: argparse.Namespace) -> int:
+    from sr_nas.options.benchmark import BenchmarkOptions
+    from sr_nas.options.load import load_options
+
+    overrides = [*(parsed.force_yml or ()), *(["save_images=true"] if parsed.save_images else ())]
+    options = load_options(BenchmarkOptions, parsed.opt, overrides)
+
+    from rich.console import Console
+
+    from sr_nas.jobs.benchmark import run_benchmark
+    from sr_nas.report.benchmark_tables import finite, print_tables
+
+    results, code = run_benchmark(options, Console(stderr=True))
+    if parsed.json:
+        json.dump(finite(results), sys.stdout, indent=2, allow_nan=False)
+        print()
+    else:
+        print_tables(Console(), results)
+    told = f"{results['folder']} holds table.md, table.csv and table.json"
+    print(told if code < 128 else f"stopped; the same command goes on. {told} of what is measured.", file=sys.stderr)
+    return code
 
 
 def _print(console: Any, model: str, result: dict[str, Any]) -> None:
@@ -80,10 +129,3 @@ def _print(console: Any, model: str, result: dict[str, Any]) -> None:
         protocol.add_row(f"  {what}", how)
     console.print("Protocol", style="bold")
     console.print(protocol)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal images becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isinf(value) else value

@@ -48,7 +48,7 @@ def evaluate(
     scale = network.scale
     sets: dict[str, tuple[Pairs, str]] = {}
     for path in data:
-        name, pairs, origin = _open(path, scale, lr)
+        name, pairs, origin = open_set(path, scale, lr)
         if name in sets:
             raise UserError(f"--data names two sets that are both called '{name}'.")
         sets[name] = (pairs, origin)
@@ -70,7 +70,7 @@ def evaluate(
     return {"scale": scale, "protocol": protocol, "sets": results}
 
 
-def _open(path: Path, scale: int, lr: Path | None) -> tuple[str, Pairs, str]:
+def open_set(path: Path, scale: int, lr: Path | None = None) -> tuple[str, Pairs, str]:
     """Return a set's name, its pairs, and where its LR images come from."""
     if str(path) == SAMPLE and not path.is_dir():
         if lr is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -17,7 +16,7 @@ from sr_nas.options.load import differences, dump_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import TrainOptions
 from sr_nas.runs.checkpoint import load_checkpoint
-from sr_nas.runs.files import sweep, write_json, write_text
+from sr_nas.runs.files import lock, sweep, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, OPTIONS, new_run, resumable_runs
 from sr_nas.runs.provenance import provenance
 
@@ -112,7 +111,7 @@ def _logger(folder: Path) -> logging.Logger:
     logger.propagate = False
     handler = logging.FileHandler(folder / LOG, encoding="utf-8")
     try:
-        _lock(cast(TextIO, handler.stream))
+        lock(cast(TextIO, handler.stream))
     except BlockingIOError as error:
         handler.close()
         raise UserError(
@@ -121,11 +120,3 @@ def _logger(folder: Path) -> logging.Logger:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(handler)
     return logger
-
-
-def _lock(stream: TextIO) -> None:
-    """Hold the file until it is closed or the process ends, however it ends. Windows has no such lock."""
-    if sys.platform != "win32":
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,12 +62,20 @@ def evaluate_set(
         raise UserError("two images of the set have one name, so that their scores cannot be told apart.")
     for index, name in enumerate(pairs.names):
         hr = pairs.hr(index)
-        sr = upscale(pairs.lr(index), scale)
-        try:
-            images[name] = {"psnr": psnr(sr, hr, scale), "ssim": ssim(sr, hr, scale)}
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+        images[name] = score(upscale(pairs.lr(index), scale), hr, scale, name)
         if on_image:
             on_image(name, images[name])
-    means = {metric: float(np.mean([scores[metric] for scores in images.values()])) for metric in ("psnr", "ssim")}
-    return {**means, "images": images}
+    return {**means(list(images.values())), "images": images}
+
+
+def score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, name: str) -> dict[str, float]:
+    """Return ``{"psnr", "ssim"}`` of one image by the protocol; a UserError begins with ``name``."""
+    try:
+        return {"psnr": psnr(sr, hr, scale), "ssim": ssim(sr, hr, scale)}
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def means(images: Sequence[Mapping[str, float]], metrics: Sequence[str] = ("psnr", "ssim")) -> dict[str, float]:
+    """Return the means over images, of which there must be one."""
+    return {metric: float(np.mean([scores[metric] for scores in images])) for metric in metrics}

@@ -8,27 +8,31 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.search import SearchOptions
+from sr_nas.options.strict import Strict
 from sr_nas.options.train import TrainOptions
+
+KINDS: tuple[type[Strict], ...] = (SearchOptions, TrainOptions, BenchmarkOptions)
 
 
 def schema() -> dict[str, Any]:
-    """Return one schema for both kinds of option file.
+    """Return one schema for every kind of option file.
 
     No key is required in it, since any may come from ``_base_``.
     """
-    refs, shared = models_json_schema([(SearchOptions, "validation"), (TrainOptions, "validation")])
+    refs, shared = models_json_schema([(kind, "validation") for kind in KINDS])
     definitions = shared["$defs"]
     base = {
         "description": "Option file(s) to inherit from, relative to this one.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
-    for root in ("SearchOptions", "TrainOptions"):
-        definitions[root]["properties"]["_base_"] = base
+    for kind in KINDS:
+        definitions[kind.__name__]["properties"]["_base_"] = base
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sr_nas option file",
-        "anyOf": [refs[(SearchOptions, "validation")], refs[(TrainOptions, "validation")]],
+        "anyOf": [refs[(kind, "validation")] for kind in KINDS],
         "$defs": definitions,
     }
     return _without_required(whole)

@@ -96,10 +96,15 @@ def most_detailed(image: Image, side: int) -> Box:
     energy = np.zeros_like(grey)
     energy[:, :-1] += np.diff(grey, axis=1) ** 2
     energy[:-1] += np.diff(grey, axis=0) ** 2
-    integral = np.pad(energy.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    sums = integral[side:, side:] - integral[:-side, side:] - integral[side:, :-side] + integral[:-side, :-side]
+    sums = window_sums(energy, side)
     top, left = (int(index) for index in np.unravel_index(sums.argmax(), sums.shape))
     return left, top, left + side, top + side
+
+
+def window_sums(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Return the sum over every square of ``side`` pixels, by its top left pixel: [H, W] -> [H - side + 1, W - side + 1]."""
+    integral = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    return integral[side:, side:] - integral[:-side, side:] - integral[side:, :-side] + integral[:-side, :-side]
 
 
 def _text_width(text: str, size: float) -> int:

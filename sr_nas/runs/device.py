@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,13 +41,14 @@ def check_precision(device: torch.device, bf16: bool) -> None:
         UserError: so it is.
     """
     if bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError(f"train.precision: {torch.cuda.get_device_name(device)} knows no bf16. Set it to fp32.")
+        raise UserError(f"precision: {torch.cuda.get_device_name(device)} knows no bf16. Set it to fp32.")
 
 
 def peak_memory(device: torch.device) -> int | None:
     """Largest memory in bytes since the start: allocated on the GPU for CUDA, resident in this process elsewhere.
 
-    ``None`` on Windows without CUDA, where the standard library cannot tell.
+    Where :func:`reset_peak_memory` can, it counts from there. ``None`` on Windows without CUDA, where the
+    standard library cannot tell.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -56,3 +58,16 @@ def peak_memory(device: torch.device) -> int | None:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Let :func:`peak_memory` count from now on; return whether the system can: CUDA can, and Linux without it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        # 5 resets the peak of the resident set to its present size (proc(5), since Linux 4.0).
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True

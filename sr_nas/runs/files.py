@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _MARK = "-unfinished-"
 
@@ -44,6 +45,18 @@ def sweep(folder: Path) -> None:
     """Remove the temporary files that a kill in the middle of :func:`replacing` has left in a folder."""
     for leftover in folder.glob(f".*{_MARK}*"):
         leftover.unlink()
+
+
+def lock(stream: TextIO) -> None:
+    """Hold an open file until it is closed or the process ends, however it ends. Windows has no such lock.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _umask() -> int:

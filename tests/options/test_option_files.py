@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from sr_nas.errors import UserError
+from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import differences, dump_options, load_options
 from sr_nas.options.schema import schema_text
 from sr_nas.options.search import SearchOptions
@@ -35,13 +36,13 @@ def test_what_the_readme_promises_is_shipped() -> None:
     searches += ["darts_imdn", "dlsr", "beta_imdn_flops", "sac_imdn_flops"]
     trainings = {f"train_{name}" for name in searches if name not in ("darts_imdn", "sa_imdn")} | {"train_imdn"}
     here, paper = ({file.stem for file in folder.glob("*.yml")} for folder in (FOLDER, FOLDER / "paper"))
-    assert here == {*searches, "train_imdn", "train_dlsr"}
+    assert here == {*searches, "train_imdn", "train_dlsr", "benchmark"}
     assert paper == {*searches} | trainings
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(FOLDER)))
 def test_shipped_files_load_and_dump_and_load_again(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = TrainOptions if "train" in file.stem else SearchOptions
+    model = BenchmarkOptions if file.stem == "benchmark" else TrainOptions if "train" in file.stem else SearchOptions
     options = load_options(model, file, check_files=False)
     assert not caplog.records, "a type is changed and a key that both types have is not said again"
     copy = tmp_path / "copy.yml"

@@ -1,0 +1,341 @@
+"""The benchmark table, from an option file to the files that it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sr_nas.complexity.summary import complexity
+from sr_nas.data.sources.folder import folder
+from sr_nas.export.network_file import load_network, save_network
+from sr_nas.images.files import read_rgb, write_image
+from sr_nas.inference.images import upscaler
+from sr_nas.jobs import contestants
+from sr_nas.jobs.measuring import Bench
+from sr_nas.metrics import perceptual
+from sr_nas.metrics.benchmark import bicubic
+from sr_nas.networks.imdn import IMDN
+from sr_nas.runs.measurements import MEASUREMENTS
+from tests.jobs.processes import TINY_TRAINING, command, interrupt, run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks, a set with its own LR images at x2, and one without."""
+    place = tmp_path_factory.mktemp("benchmark")
+    torch.manual_seed(0)
+    for scale in (2, 3):
+        save_network(place / f"x{scale}.safetensors", IMDN(scale, nf=16, num_blocks=1).eval())
+    random = np.random.default_rng(0)
+    for name, count in (("Own", 3), ("Made", 2)):
+        for number in range(count):
+            coarse = random.integers(0, 256, (7 + number, 9, 3), np.uint8)
+            write_image(place / name / "HR" / f"photo{number}.png", cv2.resize(coarse, (54, 48), interpolation=cv2.INTER_CUBIC))
+    for number in range(3):
+        lr = random.integers(0, 256, (24, 27, 3), np.uint8)
+        write_image(place / "Own" / "LR_matlab" / "x2" / f"photo{number}x2.png", lr)
+    return place
+
+
+def option_file(tmp_path: Path, place: Path, **changes: Any) -> Path:
+    options = {
+        "name": "table",
+        "num_gpu": 0,
+        "datasets": {"Own": str(place / "Own"), "Made": str(place / "Made")},
+        "models": {"two": {"path": str(place / "x2.safetensors")}, "three": {"path": str(place / "x3.safetensors")}},
+        "path": {"experiments_root": str(tmp_path)},
+        "crop": 16,
+    }
+    file = tmp_path / "table.yml"
+    file.write_text(yaml.safe_dump(options | changes, sort_keys=False))
+    return file
+
+
+def table(root: Path) -> dict[str, Any]:
+    return json.loads((root / "table" / "table.json").read_text())
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What has been measured, and not taken from before, by model."""
+    counts: Counter[str] = Counter()
+    original = Bench.measure
+
+    def counted(self: Bench, contestant: contestants.Contestant, *rest: Any) -> Any:
+        counts[f"{contestant.name} x{contestant.scale}"] += 1
+        return original(self, contestant, *rest)
+
+    monkeypatch.setattr(Bench, "measure", counted)
+    return counts
+
+
+ALL = {"bicubic x2": 5, "bicubic x3": 5, "two x2": 5, "three x3": 5}
+
+
+def test_one_evaluator_gives_one_number_everywhere(tmp_path: Path, place: Path) -> None:
+    """The table, ``evaluate --model`` and a training's validation, to the last bit."""
+    data = f"{{type: folder, dataroot_gt: {place / 'Made' / 'HR'}}}"
+    run("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", f"datasets:val={data}", "name=net")
+    lines = [json.loads(line) for line in (tmp_path / "net" / "history.jsonl").read_text().splitlines()]
+    validated = max((line["val"]["folder"] for line in lines), key=lambda scores: scores["psnr"])
+    models = {"net": {"path": str(tmp_path / "net")}}
+    run("evaluate", "-opt", option_file(tmp_path, place, models=models))
+    baseline, row = table(tmp_path)["models"]
+    for name in ("Own", "Made"):
+        printed = run("evaluate", "--model", tmp_path / "net", "--data", place / name, "--json", "--num_gpu", "0")
+        single = json.loads(printed[printed.index("{") :])["sets"][name]
+        for metric in ("psnr", "ssim"):
+            assert row["sets"][name][metric] == single[metric]
+            assert baseline["sets"][name][metric] == single["bicubic"][metric]
+            for image, scores in single["images"].items():
+                assert row["sets"][name]["images"][image][metric] == scores[metric]
+        assert row["sets"][name]["lr"] == single["lr"]
+    assert (row["sets"]["Made"]["psnr"], row["sets"]["Made"]["ssim"]) == (validated["psnr"], validated["ssim"])
+
+
+def test_the_released_imdn_in_the_table(shared: Path, tmp_path: Path) -> None:
+    models = {"IMDN": {"path": str(shared / "weights" / "IMDN_x4.pth"), "arch": "imdn"}}
+    printed = run("evaluate", "-opt", option_file(tmp_path, shared, models=models, datasets={"Set5": str(shared / "data/Set5")}))
+    assert "32.21 / .8948" in printed
+    assert "28.43 / .8113" in printed
+    bicubic_row, row = table(tmp_path)["models"]
+    assert (bicubic_row["scale"], row["scale"], row["params"]) == (4, 4, 715_176)  # IMDN's paper: 715K
+
+
+def test_screen_markdown_csv_and_json_agree(tmp_path: Path, place: Path) -> None:
+    printed = run("evaluate", "-opt", option_file(tmp_path, place))
+    results = table(tmp_path)
+    assert [(row["name"], row["scale"]) for row in results["models"]] == [
+        ("bicubic", 2),
+        ("bicubic", 3),
+        ("two", 2),
+        ("three", 3),
+    ]
+    with (tmp_path / "table" / "table.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    markdown = (tmp_path / "table" / "table.md").read_text()
+    assert len(lines) == 8
+    for row in results["models"]:
+        counted = {} if row["name"] == "bicubic" else complexity(load_network(place / f"x{row['scale']}.safetensors"))
+        assert {key: row[key] for key in counted} == counted
+        for name, found in row["sets"].items():
+            (line,) = [
+                line for line in lines if (line["model"], line["scale"], line["set"]) == (row["name"], str(row["scale"]), name)
+            ]
+            images = list(found["images"].values())
+            assert found["psnr"] == pytest.approx(np.mean([image["psnr"] for image in images]))
+            assert found["seconds"] == pytest.approx(np.mean([image["seconds"] for image in images]))
+            assert found["memory_bytes"] == max(image["memory_bytes"] for image in images)
+            assert (float(line["psnr"]), float(line["ssim"])) == (found["psnr"], found["ssim"])
+            assert line["params"] == str(row.get("params", ""))
+            cell = f"{found['psnr']:.2f} / {found['ssim']:.4f}".replace(" 0.", " .")
+            assert cell in printed
+            assert f" {cell} |" in markdown
+    assert "resident memory" in printed
+    assert results["complete"]
+
+
+def test_nothing_is_measured_twice(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
+    file = option_file(tmp_path, place)
+    run("evaluate", "-opt", file)
+    assert measured == ALL
+    first = table(tmp_path)
+    pictures = {path: path.stat().st_mtime_ns for path in (tmp_path / "table" / "crops").iterdir()}
+    assert {path.name for path in pictures} == {
+        f"{name}_x{scale}_{which}.png" for name in ("Own", "Made") for scale in (2, 3) for which in ("best", "worst")
+    }
+    measured.clear()
+    run("evaluate", "-opt", file)
+    assert not measured
+    assert table(tmp_path) == first
+    assert all(path.stat().st_mtime_ns == before for path, before in pictures.items())
+
+    lines = (tmp_path / "table" / MEASUREMENTS).read_text().splitlines(keepends=True)
+    dropped = next(line for line in lines if '"two"' in line)
+    (tmp_path / "table" / MEASUREMENTS).write_text("".join(line for line in lines if line != dropped))
+    run("evaluate", "-opt", file)
+    assert measured == {"two x2": 1}
+
+
+def test_what_changes_is_measured_again_and_nothing_else(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes((place / "x2.safetensors").read_bytes())
+    file = option_file(tmp_path, place, models={"two": {"path": str(copy)}}, bicubic=[])
+    run("evaluate", "-opt", file)
+    measured.clear()
+
+    run("evaluate", "-opt", file, "--force_yml", "models:two=null", f"models:renamed:path={copy}")
+    assert not measured, "another name is no other network"
+    run("evaluate", "-opt", file, "--force_yml", "models:two:tile=20")
+    assert measured == {"two x2": 5}
+    measured.clear()
+    run("evaluate", "-opt", file, "--force_yml", "crop=20")
+    assert measured == {"two x2": 5}, "other crops need other gains"
+    measured.clear()
+
+    before = table(tmp_path)["models"][0]["sets"]["Made"]["psnr"]
+    save_network(copy, IMDN(2, nf=16, num_blocks=1).eval())
+    run("evaluate", "-opt", file, "--force_yml", "crop=20")
+    assert measured == {"two x2": 5}
+    assert table(tmp_path)["models"][0]["sets"]["Made"]["psnr"] != before
+
+
+def test_another_image_is_measured(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
+    for number in range(2):
+        write_image(tmp_path / "Set" / f"{number}.png", read_rgb(place / "Made" / "HR" / f"photo{number}.png"))
+    file = option_file(tmp_path, place, datasets={"Set": str(tmp_path / "Set")}, models={}, bicubic=[2])
+    run("evaluate", "-opt", file)
+    measured.clear()
+    write_image(tmp_path / "Set" / "1.png", read_rgb(place / "Own" / "HR" / "photo2.png"))
+    run("evaluate", "-opt", file)
+    assert measured == {"bicubic x2": 1}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_stopped_benchmark_goes_on(
+    tmp_path: Path, place: Path, measured: Counter[str], number: signal.Signals, code: int
+) -> None:
+    # Small tiles take long enough to be stopped among them.
+    models = {name: {"path": str(place / f"x{scale}.safetensors"), "tile": 3} for name, scale in (("two", 2), ("three", 3))}
+    file = option_file(tmp_path, place, models=models)
+    done = tmp_path / "table" / MEASUREMENTS
+    assert interrupt(command("evaluate", "-opt", file), done, 3, number) == code
+    kept = [line for line in done.read_text().splitlines(keepends=True) if line.endswith("\n") and '"image"' in line]
+    assert 3 <= len(kept) < 20
+    if number == signal.SIGINT:
+        assert not table(tmp_path)["complete"]
+    run("evaluate", "-opt", file)
+    assert sum(measured.values()) == 20 - len(kept)
+    assert done.read_text().startswith("".join(kept[:3]))
+    assert table(tmp_path)["complete"]
+
+
+def test_a_missing_set_is_named_and_the_others_are_measured(tmp_path: Path, place: Path) -> None:
+    datasets = {"B100": str(place / "B100"), "Made": str(place / "Made"), "Urban100": str(place / "x2.safetensors")}
+    file = option_file(tmp_path, place, datasets=datasets)
+    printed = run("evaluate", "-opt", file, code=1)
+    assert f"not measured: B100 x2, x3: folder '{place / 'B100'}' does not exist" in printed
+    assert f"Put its HR images into {place / 'B100'}/HR" in printed
+    assert "--force_yml datasets:B100=FOLDER" in printed
+    assert "is a file, not a folder" in printed
+    results = table(tmp_path)
+    assert [list(row["sets"]) for row in results["models"]] == [["Made"]] * 4
+    assert [problem["where"] for problem in results["problems"]] == ["B100 x2, x3", "Urban100 x2, x3"]
+    assert not results["complete"]
+    assert "B100" in (tmp_path / "table" / "table.md").read_text()
+    run("evaluate", "-opt", file, "--force_yml", "datasets:B100=null", "datasets:Urban100=null")
+
+
+def test_an_image_that_cannot_be_read_costs_its_set_only(tmp_path: Path, place: Path) -> None:
+    write_image(tmp_path / "Bad" / "a.png", read_rgb(place / "Made" / "HR" / "photo0.png"))
+    (tmp_path / "Bad" / "b.png").write_bytes((tmp_path / "Bad" / "a.png").read_bytes()[:100])
+    datasets = {"Bad": str(tmp_path / "Bad"), "Made": str(place / "Made")}
+    printed = run("evaluate", "-opt", option_file(tmp_path, place, datasets=datasets, models={}, bicubic=[2]), code=1)
+    assert "not measured: bicubic on Bad x2: cannot read the image" in printed
+    assert list(table(tmp_path)["models"][0]["sets"]) == ["Made"]
+
+
+def test_saved_images_are_what_was_scored(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
+    file = option_file(tmp_path, place)
+    run("evaluate", "-opt", file)
+    assert not (tmp_path / "table" / "images").exists()
+    measured.clear()
+    run("evaluate", "-opt", file, "--save_images")
+    assert measured == ALL
+    images = tmp_path / "table" / "images"
+    assert len(list(images.rglob("*.png"))) == 20
+    lr = read_rgb(place / "Own" / "LR_matlab" / "x2" / "photo1x2.png")
+    network = load_network(place / "x2.safetensors")
+    np.testing.assert_array_equal(read_rgb(images / "two" / "Own_x2" / "photo1.png"), upscaler(network, device="cpu")(lr, 2))
+    np.testing.assert_array_equal(read_rgb(images / "bicubic" / "Own_x2" / "photo1.png"), bicubic(lr, 2))
+    measured.clear()
+    (images / "two" / "Own_x2" / "photo1.png").unlink()
+    write_image(images / "three" / "Made_x3" / "photo0.png", np.zeros((48, 54, 3), np.uint8))
+    run("evaluate", "-opt", file, "--save_images")
+    assert measured == {"two x2": 1, "three x3": 1}
+
+
+def test_the_self_ensemble_is_asked_for_where_the_options_do(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def watched(network: Any, *, ensemble: bool | None = None, **rest: Any) -> Any:
+        asked.append({"ensemble": ensemble, **rest})
+        return upscaler(network, **rest)
+
+    monkeypatch.setattr(contestants, "upscaler", watched)
+    path = str(place / "x2.safetensors")
+    models = {"one": {"path": path, "tile": 20}, "eight": {"path": path, "ensemble": True}}
+    run("evaluate", "-opt", option_file(tmp_path, place, models=models, bicubic=[]))
+    found = {(call["ensemble"], call["tile"], call["precision"], str(call["device"])) for call in asked}
+    assert found == {(None, 20, "fp32", "cpu"), (True, None, "fp32", "cpu")}
+    one, eight = table(tmp_path)["models"]
+    assert (one["params"], 8 * one["macs_hr_1280x720"]) == (eight["params"], eight["macs_hr_1280x720"])
+
+
+def test_a_further_metric_is_a_further_figure(
+    tmp_path: Path, place: Path, measured: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distance(sr: np.ndarray, hr: np.ndarray) -> float:
+        return float(np.abs(sr.astype(float) - hr).mean() / 255)
+
+    monkeypatch.setattr(perceptual, "perceptual_metrics", lambda names, device: dict.fromkeys(names, distance))
+    file = option_file(tmp_path, place, models={}, bicubic=[2], datasets={"Made": str(place / "Made")})
+    run("evaluate", "-opt", file)
+    assert table(tmp_path)["metrics"] == ["psnr", "ssim"]
+    measured.clear()
+    printed = run("evaluate", "-opt", file, "--force_yml", "perceptual=[lpips]")
+    assert measured == {"bicubic x2": 2}
+    pairs = folder([str(place / "Made" / "HR")], scale=2)
+    expected = np.mean([distance(bicubic(pairs.lr(index), 2), pairs.hr(index)) for index in range(2)])
+    found = table(tmp_path)["models"][0]["sets"]["Made"]
+    assert found["lpips"] == pytest.approx(expected)
+    assert "PSNR / SSIM / LPIPS" in printed
+    assert f" / {expected:.4f}".replace(" 0.", " .") in printed
+    assert "LPIPS 0.1 with AlexNet" in printed
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "options.yml").write_text("mine")
+    assert "holds no benchmark but something else" in run("evaluate", "-opt", option_file(tmp_path, place), code=1)
+    assert [(path.name, path.read_text()) for path in (tmp_path / "table").iterdir()] == [("options.yml", "mine")]
+
+
+def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "weights.pth").touch()
+    (tmp_path / "broken.safetensors").touch()
+    models = {"a": {"path": str(tmp_path / "weights.pth")}, "b": {"path": str(tmp_path / "broken.safetensors")}}
+    printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)
+    assert "models.a: " in printed and "does not say what network it holds" in printed
+    assert "models.b: " in printed and "cannot be read as safetensors" in printed
+    assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--model and --data, or an option file with -opt"),
+        (["--model", "x"], "--model and --data, or an option file with -opt"),
+        (["--model", "x", "--data", "y", "--save_images"], "--save_images belongs to -opt"),
+        (["-opt", "x", "--scale", "2"], "--scale is said by the option file"),
+    ],
+)
+def test_the_two_forms_are_not_mixed(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from sr_nas.cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", *words])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
