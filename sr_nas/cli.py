@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from sr_nas.errors import UserError, nearest
 
 COMMANDS = {
+    "prepare_data": "fetch data sets, make LR images, crop, pack and check them",
     "search": "search a network: option file -> genotype",
     "train": "train a network",
     "evaluate": "measure PSNR and SSIM by the field's protocol",

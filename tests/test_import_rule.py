@@ -18,7 +18,7 @@ FLOORS = [
     {"contracts", "options", "losses", "optim", "runs"},
     {"ops", "search", "images", "complexity"},
     {"networks", "data", "metrics", "inference"},
-    {"spaces", "export", "training", "report", "bridge"},
+    {"spaces", "export", "training", "report", "bridge", "preparation"},
     {"build"},
     {"jobs"},
     {"commands"},

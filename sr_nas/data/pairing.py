@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sr_nas.errors import UserError, listing
@@ -34,6 +35,32 @@ def by_stem(files: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """Which names belong together.
+
+    Attributes:
+        rule: the template by which they do, see :func:`naming_rules`.
+        lr_of: HR name -> LR name, of those that have one.
+        without_lr: HR names that have none.
+        without_hr: LR names that no HR name has.
+    """
+
+    rule: str
+    lr_of: dict[str, str]
+    without_lr: list[str]
+    without_hr: list[str]
+
+
+def pair_up(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str]) -> Pairing:
+    """Pair names by the rule that pairs most of them, the first of those that pair equally many."""
+    known = set(lr)
+    rule = max(rules, key=lambda rule: len({rule.format(name) for name in hr} & known))
+    lr_of = {name: rule.format(name) for name in hr if rule.format(name) in known}
+    taken = set(lr_of.values())
+    return Pairing(rule, lr_of, [name for name in hr if name not in lr_of], [name for name in lr if name not in taken])
+
+
 def match_names(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_place: str, lr_place: str) -> list[str]:
     """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
 
@@ -47,20 +74,19 @@ def match_names(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_p
     Raises:
         UserError: no rule pairs all; the text is a report of the rule that pairs most.
     """
-    expected = {rule: [rule.format(name) for name in hr] for rule in rules}
-    best = max(rules, key=lambda rule: len(set(expected[rule]) & set(lr)))
-    for rule in rules:
-        if set(expected[rule]) == set(lr):
-            return expected[rule]
-    without_lr = [name for name, wanted in zip(hr, expected[best], strict=True) if wanted not in set(lr)]
-    without_hr = [name for name in lr if name not in set(expected[best])]
+    pairing = pair_up(hr, lr, rules)
+    without_lr, without_hr = pairing.without_lr, pairing.without_hr
+    if not without_lr and not without_hr:
+        return [pairing.lr_of[name] for name in hr]
     lines = [
         "HR and LR images do not pair up.",
         f"  HR: {len(hr)} images in {hr_place}",
         f"  LR: {len(lr)} images in {lr_place}",
         f"  HR without LR: {len(without_lr)}" + (f" ({listing(without_lr, 10)})" if without_lr else ""),
         f"  LR without HR: {len(without_hr)}" + (f" ({listing(without_hr, 10)})" if without_hr else ""),
-        "  names of LR tried, {} being the name of HR: " + ", ".join(f"'{rule}'" for rule in rules) + f"; counted by '{best}'",
+        "  names of LR tried, {} being the name of HR: "
+        + ", ".join(f"'{rule}'" for rule in rules)
+        + f"; counted by '{pairing.rule}'",
         "Check that both are of the same set and scale, or set filename_tmpl to the names' pattern, such as '{}_lr'.",
     ]
     raise UserError("\n".join(lines))

@@ -18,8 +18,8 @@ def images(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("hr", ["HR", "GT", "original"])
-@pytest.mark.parametrize("lr", ["LR_matlab/x2", "LR_bicubic/X2", "LR/x2"])
+@pytest.mark.parametrize("hr", ["HR", "GT", "GTmod12", "original"])
+@pytest.mark.parametrize("lr", ["LR_matlab/x2", "LR_bicubic/X2", "LR/x2", "LRbicx2"])
 def test_known_layouts(tmp_path: Path, hr: str, lr: str) -> None:
     images(tmp_path / "Set7" / hr)
     images(tmp_path / "Set7" / lr)
@@ -31,6 +31,14 @@ def test_a_folder_of_images_is_a_set(tmp_path: Path) -> None:
     photos, lr = images(tmp_path / "photos"), images(tmp_path / "small")
     assert resolve_set(photos, 2) == ("photos", photos, None)
     assert resolve_set(photos, 2, lr) == ("photos", photos, lr)
+
+
+def test_lr_may_lie_beside_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hr, lr = images(tmp_path / "Set7"), images(tmp_path / "Set7_LR" / "x2")
+    assert resolve_set(hr, 2) == ("Set7", hr, lr)
+    assert resolve_set(hr, 3) == ("Set7", hr, None)
+    monkeypatch.chdir(hr)
+    assert resolve_set(Path("."), 2) == ("Set7", Path("."), lr)
 
 
 def test_a_set_is_named_after_the_folder_above_hr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +61,12 @@ def test_nothing_recognised_lists_what_was_tried(tmp_path: Path) -> None:
         resolve_set(tmp_path / "Set7", 4)
     for tried in ("HR", "GT", "original", "LR_matlab/x4", "LR_bicubic/X4", "LR/x4", ".png"):
         assert tried in str(error.value)
+
+
+def test_selfexsr_is_told_how_to_become_one(tmp_path: Path) -> None:
+    images(tmp_path / "Set7/image_SRF_2")
+    with pytest.raises(UserError, match="prepare_data SET --from"):
+        resolve_set(tmp_path / "Set7", 2)
 
 
 def test_a_folder_that_does_not_exist_names_the_nearest(tmp_path: Path) -> None:

@@ -1,0 +1,190 @@
+"""The jobs of ``prepare_data``: call, show how far they are, print what came of it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TransferSpeedColumn as Speed
+
+from sr_nas.data.layouts import Layout, recognise
+from sr_nas.data.meta_info import read_meta_info
+from sr_nas.data.pairing import by_stem
+from sr_nas.errors import UserError, listing
+from sr_nas.images.files import list_images
+from sr_nas.preparation import crop as cropping
+from sr_nas.preparation import lr as downscaling
+from sr_nas.preparation.addresses import FOLDERS, SETS, Archive, Part
+from sr_nas.preparation.adopt import adopt
+from sr_nas.preparation.check import Findings
+from sr_nas.preparation.check import check as look_at
+from sr_nas.preparation.download import Report
+from sr_nas.preparation.lmdb_writer import write_lmdb
+from sr_nas.preparation.outcome import Outcome
+from sr_nas.preparation.placing import Placed
+from sr_nas.preparation.processes import cores
+from sr_nas.preparation.sets import ARCHIVES, parts_of, prepare
+
+
+def fetch(parsed: Namespace) -> int:
+    """Fetch published sets, or take one from a copy."""
+    names = list(dict.fromkeys([parsed.first, *parsed.more]))
+    console = Console(stderr=True)
+    if parsed.source is not None:
+        return _take(names, parsed.source, parsed.root)
+    parts = parts_of(names, () if parsed.hr_only else parsed.scales, parsed.split)
+    different = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as loading:
+        unpacking = _Unpacking(console)
+
+        def fetching(archive: Archive) -> Report:
+            task = loading.add_task(f"fetching {archive.name}", total=archive.size)
+            return lambda done, total: loading.update(task, completed=done, total=total)
+
+        for part, placed in prepare(parts, parsed.root, fetching, unpacking):
+            different += _print_placed(parsed.root / part.folder, placed)
+    if (parsed.root / ARCHIVES).is_dir():
+        print(f"The archives stay in {parsed.root / ARCHIVES}; nothing needs them any more.")
+    return 1 if different else 0
+
+
+class _Unpacking:
+    """Says which part is being unpacked, once each: the bar of the download is still on the screen."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def __call__(self, part: Part, number: int) -> None:
+        if number == 1:
+            self.console.print(f"unpacking {part.folder}", markup=False, highlight=False)
+
+
+def _take(names: list[str], source: Path, root: Path) -> int:
+    if len(names) > 1 or names[0] == "div2k":
+        raise UserError("--from takes one benchmark set. DIV2K is read as it was published: put its folders into datasets/DIV2K.")
+    count = SETS[names[0]][0].count
+    different = sum([_print_placed(place, placed) for place, placed in adopt(source, root / FOLDERS[names[0]], count)])
+    return 1 if different else 0
+
+
+def _print_placed(place: Path, placed: Placed | None) -> int:
+    """Say what was written to a folder; return how many files are other ones than those that were to be written."""
+    if placed is None:
+        print(f"{place}: there already")
+        return 0
+    parts = [f"{len(placed.written)} images written"]
+    parts += [f"{len(placed.same)} were there"] if placed.same else []
+    parts += [f"{len(placed.different)} KEPT THOUGH DIFFERENT ({listing(placed.different, 5)})"] if placed.different else []
+    print(f"{place}: {', '.join(parts)}")
+    return len(placed.different)
+
+
+def make_lr(parsed: Namespace) -> int:
+    """Make LR images."""
+    scales = sorted(set(parsed.scales))
+    return _follow("making LR", *downscaling.make_lr(parsed.hr, parsed.output, scales, parsed.workers or cores()), parsed.output)
+
+
+def crop(parsed: Namespace) -> int:
+    """Cut sub-images."""
+    grid = cropping.Grid(parsed.size, parsed.step, tuple(sorted(set(parsed.scales))))
+    return _follow(
+        "cropping", *cropping.crop(parsed.hr, parsed.lr, parsed.output, grid, parsed.workers or cores()), parsed.output
+    )
+
+
+def _follow(what: str, total: int, outcomes: Iterator[Outcome], output: Path) -> int:
+    console = Console(stderr=True)
+    written = kept = failed = 0
+    with _progress(console) as progress:
+        for outcome in progress.track(outcomes, total=total, description=what):
+            written, kept, failed = written + outcome.written, kept + outcome.kept, failed + bool(outcome.failure)
+            if outcome.failure:
+                console.print(outcome.failure, markup=False, highlight=False, soft_wrap=True)
+    parts = [f"{written} images written to {output}"]
+    parts += [f"{kept} kept as they were there"] if kept else []
+    parts += [f"{failed} of {total} HR images failed"] if failed else []
+    print(", ".join(parts))
+    return 1 if failed else 0
+
+
+def pack(parsed: Namespace) -> int:
+    """Write an LMDB."""
+    with _progress(Console(stderr=True)) as progress:
+        task = progress.add_task("packing", total=None)
+        count, now = write_lmdb(
+            parsed.folder,
+            parsed.output,
+            parsed.compression,
+            parsed.workers or cores(),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print(f"{parsed.output}: {count} images" + ("" if now else ", there already"))
+    return 0
+
+
+def check(parsed: Namespace) -> int:
+    """Report what is wrong with sets."""
+    if (parsed.lr is None) != (parsed.scale is None):
+        raise UserError("--lr and --scale go together: the folder of the LR images, and their scale.")
+    sets = [layout for folder in dict.fromkeys(parsed.sets) for layout in recognise(folder)]
+    if parsed.lr is not None:
+        if len(sets) > 1:
+            raise UserError("--lr names the LR images of one folder of HR images, but several sets are named.")
+        (only,) = sets
+        sets = [Layout(only.name, only.kind, only.hr, {parsed.scale: by_stem(list_images(parsed.lr))})]
+    listed = None if parsed.meta_info is None else read_meta_info(parsed.meta_info)
+    with _progress(Console(stderr=True)) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        found = look_at(sets, parsed.workers or cores(), not parsed.no_duplicates, listed, report)
+    _print_findings(found, print)
+    return 0 if found.fine else 1
+
+
+def _print_findings(found: Findings, say: Callable[[str], None]) -> None:
+    for name, kind, count in found.counts:
+        say(f"{name} {kind}: {count} images")
+    _section(say, "cannot be read", found.unreadable)
+    for name, scale, without_lr, without_hr in found.unpaired:
+        say(f"\n{name} x{scale} does not pair up:")
+        for what, names in (("HR without LR", without_lr), ("LR without HR", without_hr)):
+            say(f"  {what}: {len(names)}" + (f" ({listing(names, 10)})" if names else ""))
+    _section(say, "LR images of the wrong size", found.misfits)
+    _section(say, "differ from the list", found.unlisted)
+    _section(
+        say,
+        "show the same picture, or one a part of it",
+        [
+            f"{pair.one} and {pair.other}: " + ("every pixel" if pair.likeness == 1 else f"likeness {pair.likeness:.4f}")
+            for pair in found.duplicates
+        ],
+    )
+    say("\nnothing is wrong" if found.fine else "")
+
+
+def _section(say: Callable[[str], None], title: str, lines: list[str]) -> None:
+    if lines:
+        say(f"\n{title}: {len(lines)}")
+        for line in lines:
+            say(f"  {line}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,99 @@
+"""The images of a data set, however its folders and files are named by those who publish it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sr_nas.data.benchmarks import resolve_set
+from sr_nas.data.pairing import by_stem
+from sr_nas.errors import UserError
+from sr_nas.images.files import list_images
+from sr_nas.images.size import image_size
+
+SCALES = (2, 3, 4, 8)
+"""Scales that are looked for."""
+
+_SELFEXSR = re.compile(r"(.+)_SRF_(\d+)_(HR|LR)")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The images of one set.
+
+    Attributes:
+        name: of the set.
+        kind: whose layout it is, for messages.
+        hr: name -> HR image.
+        lr: scale -> name as the file has it -> LR image.
+    """
+
+    name: str
+    kind: str
+    hr: dict[str, Path]
+    lr: dict[int, dict[str, Path]]
+
+
+def recognise(folder: Path) -> list[Layout]:
+    """Return the sets that lie in a folder: one, or the splits of DIV2K.
+
+    Known are DIV2K's layout (``DIV2K_train_HR``, ``DIV2K_train_LR_bicubic/X2``), SelfExSR's
+    (``image_SRF_2/img_001_SRF_2_HR.png``), and those of :func:`sr_nas.data.benchmarks.resolve_set`, which are this
+    project's, EDSR's, IMDN's and BasicSR's, and a plain folder of images.
+
+    Raises:
+        UserError: the folder is of none of these; the text lists what was tried. Or two images have one name.
+    """
+    found = list(_div2k(folder)) or list(_selfexsr(folder))
+    if found:
+        return found
+    try:
+        sets = {scale: resolve_set(folder, scale) for scale in SCALES}
+    except UserError as error:
+        if not folder.is_dir():
+            raise
+        raise UserError(
+            f"{error}\nTried too: DIV2K (DIV2K_train_HR, DIV2K_train_LR_bicubic/X2) and SelfExSR "
+            "(image_SRF_2/img_001_SRF_2_HR.png)."
+        ) from error
+    name, hr, _ = sets[2]
+    lr = {scale: by_stem(list_images(place)) for scale, (_, _, place) in sets.items() if place is not None}
+    return [Layout(name, "a folder of HR images" if hr == folder else f"HR in {hr.name}", by_stem(list_images(hr)), lr)]
+
+
+def _div2k(folder: Path) -> Iterator[Layout]:
+    own = re.fullmatch(r"DIV2K_(\w+)_HR", folder.resolve().name)
+    above = folder.resolve().parent if own else folder
+    for split in (own[1],) if own else ("train", "valid", "test"):
+        hr = above / f"DIV2K_{split}_HR"
+        if hr.is_dir():
+            places = {scale: above / f"DIV2K_{split}_LR_bicubic" / f"X{scale}" for scale in SCALES}
+            lr = {scale: by_stem(list_images(place)) for scale, place in places.items() if place.is_dir()}
+            yield Layout(f"DIV2K_{split}", "DIV2K", by_stem(list_images(hr)), lr)
+
+
+def _selfexsr(folder: Path) -> Iterator[Layout]:
+    """HR is cropped for each scale there: of these the largest is taken, of which the others are parts."""
+    hr: dict[str, Path] = {}
+    lr: dict[int, dict[str, Path]] = {}
+    for scale in SCALES:
+        place = folder / f"image_SRF_{scale}"
+        for file in list_images(place) if place.is_dir() else []:
+            parsed = _SELFEXSR.fullmatch(file.stem)
+            if parsed is None or int(parsed[2]) != scale:
+                continue  # results of methods lie beside them: img_001_SRF_2_bicubic.png
+            name, kind = parsed[1], parsed[3]
+            if kind == "LR":
+                lr.setdefault(scale, {})[name] = file
+            elif name not in hr or _area(file) > _area(hr[name]):
+                hr[name] = file
+    if hr:
+        name = folder.resolve().name
+        yield Layout(name, "SelfExSR", dict(sorted(hr.items())), lr)
+
+
+def _area(file: Path) -> int:
+    height, width = image_size(file)
+    return height * width

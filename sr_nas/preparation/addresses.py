@@ -1,0 +1,97 @@
+"""Where the published data sets are fetched from, what the archives weigh and hold, and where that goes. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch.
+
+    Attributes:
+        name: what it is called on disk.
+        url: its official address.
+        size: bytes, where published.
+        checksum: ``"sha256:..."`` or ``"md5:..."``, where published.
+    """
+
+    name: str
+    url: str
+    size: int | None
+    checksum: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of images in an archive.
+
+    Attributes:
+        archive: which.
+        inside: the folder's path in it.
+        folder: where its images go, below the folder of all data sets.
+        count: images in it.
+        scale: of LR images; ``None`` for HR.
+        split: of DIV2K.
+    """
+
+    archive: Archive
+    inside: str
+    folder: str
+    count: int
+    scale: int | None
+    split: str | None = None
+
+
+DIV2K_ADDRESS = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
+
+# The set's page gives neither sizes nor checksums; these are those by which TensorFlow Datasets verifies its downloads
+# (tensorflow_datasets/datasets/div2k/checksums.tsv).
+_DIV2K = {
+    "DIV2K_train_HR": (3530603713, "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"),
+    "DIV2K_train_LR_bicubic_X2": (925390592, "a53a424317575838dadce4bcd97cf7b744d6855f43740ed5f0245af3cf4bd850"),
+    "DIV2K_train_LR_bicubic_X3": (427847282, "ad5c8e5507e2765823d3c2c5bd0934842efcd487c5370604c224090898b3163a"),
+    "DIV2K_train_LR_bicubic_X4": (246914039, "f006b837f4eb52b82909aa01478e6d6d199eefce932179491d0c9dbb706dde3a"),
+    "DIV2K_valid_HR": (448993893, "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc"),
+    "DIV2K_valid_LR_bicubic_X2": (117763600, "60eed9875c697df51204aa579e2a699e1d5215095788a097ff54dd17e2664d57"),
+    "DIV2K_valid_LR_bicubic_X3": (54513392, "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3"),
+    "DIV2K_valid_LR_bicubic_X4": (31505881, "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"),
+}
+
+# EDSR's archive of the benchmark sets, about 250 MB. Its page gives no checksum; this MD5 is the one by which torchSR verifies
+# its download (torchsr/datasets/benchmarks.py).
+BENCHMARK = Archive(
+    "benchmark.tar", "https://cv.snu.ac.kr/research/EDSR/benchmark.tar", None, "md5:4ace41d33c2384b97e6b320cd0afd6ba"
+)
+
+
+def _div2k() -> tuple[Part, ...]:
+    parts = []
+    for stem, (size, digest) in _DIV2K.items():
+        archive = Archive(f"{stem}.zip", f"{DIV2K_ADDRESS}/{stem}.zip", size, f"sha256:{digest}")
+        inside, _, scale = stem.partition("_X")
+        inside += f"/X{scale}" if scale else ""
+        split = stem.split("_")[1]
+        parts.append(
+            Part(archive, inside, f"DIV2K/{inside}", {"train": 800, "valid": 100}[split], int(scale) if scale else None, split)
+        )
+    return tuple(parts)
+
+
+def _benchmark(name: str, count: int) -> tuple[Part, ...]:
+    hr = Part(BENCHMARK, f"benchmark/{name}/HR", f"{name}/HR", count, None)
+    lr = [Part(BENCHMARK, f"benchmark/{name}/LR_bicubic/X{s}", f"{name}/LR_matlab/x{s}", count, s) for s in (2, 3, 4)]
+    return (hr, *lr)
+
+
+SETS = {
+    "div2k": _div2k(),
+    "set5": _benchmark("Set5", 5),
+    "set14": _benchmark("Set14", 14),
+    "b100": _benchmark("B100", 100),
+    "urban100": _benchmark("Urban100", 100),
+}
+"""Name on the command line -> its parts."""
+
+FOLDERS = {name: parts[0].folder.split("/")[0] for name, parts in SETS.items()}
+"""Name on the command line -> name of its folder."""
