@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sr_nas.errors import UserError, listing
+from sr_nas.images.metadata import ORIENTATION, Metadata, metadata_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """What is decoded, in Pillow's names."""
@@ -49,9 +50,8 @@ _DAMAGED = (
 )
 """What Pillow and OpenCV raise over files that are damaged, cut off or of another kind."""
 
-_ORIENTATION = 274
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
-"""Tags of TIFF 6.0 and, the first, of EXIF."""
+"""Tags of TIFF 6.0."""
 
 _limit = threading.Lock()
 
@@ -128,7 +128,12 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Return the pixels of an encoded image, the right way up.
+    """Return the pixels of an encoded image, the right way up: the first of what :func:`decode_with_metadata` returns."""
+    return decode_with_metadata(data)[0]
+
+
+def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
+    """Return the pixels of an encoded image, the right way up, and what the file says beside them.
 
     Pillow decodes whatever has up to 8 bits per channel; unlike OpenCV it raises where an image is cut off. It cuts 16
     bits to 8, so these are decoded by OpenCV once Pillow has found them complete.
@@ -136,7 +141,8 @@ def decode(data: bytes) -> np.ndarray:
     Returns:
         HxWxC, uint8 or uint16 over their full range; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA; alpha not
         multiplied in). The EXIF orientation is applied. Palettes and colour keys are expanded to RGB or, where
-        something is transparent, RGBA; fewer than 8 bits are spread over 0..255; CMYK becomes RGB.
+        something is transparent, RGBA; fewer than 8 bits are spread over 0..255; CMYK becomes RGB. A colour profile is
+        not applied: the pixels are as stored.
 
     Raises:
         UserError: empty, damaged, cut off, several images in one, floating point, or another format.
@@ -147,9 +153,10 @@ def decode(data: bytes) -> np.ndarray:
         image = _load(data)
         pixels = _pixels_of_16_bits(image, data) if _has_16_bits(image, data) else _pixels_of_8_bits(image)
         # Both decoders turn a TIFF by themselves.
-        orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+        metadata = metadata_of(image)
     except UnidentifiedImageError as error:
         raise UserError(f"it is damaged, or of a kind that is not read; {listing(FORMATS)} of 8 or 16 bits are.") from error
     except _DAMAGED as error:
         raise UserError(f"it is damaged, cut off or too large ({error or type(error).__name__}).") from error
-    return np.ascontiguousarray(_upright(pixels.reshape(*pixels.shape[:2], -1), orientation))
+    return np.ascontiguousarray(_upright(pixels.reshape(*pixels.shape[:2], -1), orientation)), metadata

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.decode import decode
+from sr_nas.images.decode import decode_with_metadata
 from sr_nas.images.encode import FORMATS, encode
+from sr_nas.images.metadata import Metadata
 from sr_nas.runs.files import replacing
 
 IMAGE_SUFFIXES = tuple(FORMATS)
@@ -31,8 +34,40 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
+def find_images(folder: Path, besides: Path) -> list[Path]:
+    """Return the image files in ``folder`` and all folders below, in :func:`natural_order`.
+
+    Hidden files and folders are left out, links to folders are not followed, and the folder ``besides`` is not entered.
+
+    Raises:
+        UserError: the folder does not exist, or holds no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder {folder} does not exist.")
+    besides, found = besides.resolve(), []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name).resolve() != besides]
+        found += [Path(place, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise UserError(f"no image in {folder} or below: looked for {listing(IMAGE_SUFFIXES)}.")
+    return sorted(found, key=natural_order)
+
+
+def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
+    """Return the key that sorts paths as people count: ``frame_9.png`` before ``frame_10.png``."""
+    parts = [re.split(r"(\d+)", part.lower()) for part in path.parts]
+    return [[int(piece) if number % 2 else piece for number, piece in enumerate(part)] for part in parts], str(path)
+
+
 def read_image(path: Path) -> np.ndarray:
-    """Return the pixels of an image file: HxWxC, uint8 or uint16, as :func:`~sr_nas.images.decode.decode` says.
+    """Return the pixels of an image file: the first of what :func:`read_with_metadata` returns."""
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: Path) -> tuple[np.ndarray, Metadata]:
+    """Return an image file's pixels, HxWxC, uint8 or uint16, and what it says beside them.
+
+    See :func:`~sr_nas.images.decode.decode_with_metadata`.
 
     The format is told by the content, not by the suffix.
 
@@ -40,7 +75,7 @@ def read_image(path: Path) -> np.ndarray:
         UserError: missing, unreadable, empty, damaged, cut off, several images in one, floating point, or another format.
     """
     try:
-        return decode(path.read_bytes())
+        return decode_with_metadata(path.read_bytes())
     except (OSError, UserError) as error:
         raise UserError(f"cannot read the image {path}: {_reason(error)}") from error
 
@@ -66,7 +101,7 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
 
-def write_image(path: Path, pixels: np.ndarray, quality: int = 95) -> None:
+def write_image(path: Path, pixels: np.ndarray, quality: int = 95, icc_profile: bytes | None = None) -> None:
     """Write an image file in the format of its suffix, as :func:`~sr_nas.images.encode.encode` says.
 
     The file appears, or replaces an older one, in one step; its folder is made where it is missing.
@@ -75,13 +110,14 @@ def write_image(path: Path, pixels: np.ndarray, quality: int = 95) -> None:
         path: the file.
         pixels: HxW or HxWxC, uint8 or uint16.
         quality: of JPEG, 0..100.
+        icc_profile: colour profile that the file holds, see :func:`~sr_nas.images.encode.holds_profile`.
 
     Raises:
         UserError: an unknown suffix, a format that cannot hold these pixels, or a place that cannot be written to.
-        ValueError: an array that is no image.
+        ValueError: an array that is no image, or a profile that the file cannot hold.
     """
     try:
-        data = encode(pixels, path.suffix, quality)
+        data = encode(pixels, path.suffix, quality, icc_profile)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(data)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import read_image, write_image
-from sr_nas.inference.images import upscale_image
-from sr_nas.inference.tiles import Precision
+from sr_nas.images.encode import holds_profile
+from sr_nas.images.files import read_with_metadata, write_image
+from sr_nas.inference.images import output_size, upscale_image
+from sr_nas.inference.precision import Precision, check_precision
+from sr_nas.inference.tile_size import SMALLEST_TILE, fitting_tile
+from sr_nas.inference.tiles import tile_count
 
-SMALLEST_TILE = 32
-"""Where memory runs out, tiles are halved as long as they stay this large; below, the overlap is all they hold."""
-
+Tile = int | Literal["auto"] | None
+"""Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: that where the memory suffices, else as
+large tiles as fit."""
 Status = Literal["written", "kept", "failed"]
 
 
@@ -34,6 +37,8 @@ class Outcome:
         status: ``"written"``; ``"kept"``: it was there already; ``"failed"``.
         message: why it failed, or what else is worth knowing; mostly empty.
         seconds: time spent on it.
+        tiles: in how many tiles it was cut.
+        dropped: what the input says beside its pixels and the output does not, such as ``"EXIF"``.
     """
 
     source: Path
@@ -41,17 +46,28 @@ class Outcome:
     status: Status
     message: str
     seconds: float
+    tiles: int = 1
+    dropped: tuple[str, ...] = ()
 
 
-def output_paths(inputs: Sequence[Path], output: Path, suffix: str) -> list[Path]:
+def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Sequence[Path] | None = None) -> list[Path]:
     """Return where each input's upscaled image goes: ``<stem><suffix><extension>`` in the folder ``output``.
+
+    Args:
+        inputs: image files.
+        output: folder.
+        suffix: a part of every name.
+        roots: a folder around each input; the folders between the two are kept below ``output``.
 
     Raises:
         UserError: two inputs would be written to one file, or an input would be overwritten.
     """
     if "/" in suffix or os.sep in suffix:
         raise UserError(f"the suffix '{suffix}' is to be a part of file names and cannot hold a path.")
-    outputs = [output / f"{source.stem}{suffix}{source.suffix}" for source in inputs]
+    folders = (
+        [source.parent.relative_to(root) for source, root in zip(inputs, roots, strict=True)] if roots else [Path()] * len(inputs)
+    )
+    outputs = [output / folder / f"{source.stem}{suffix}{source.suffix}" for source, folder in zip(inputs, folders, strict=True)]
     sources = {_identity(source): source for source in inputs}
     taken: dict[str, Path] = {}
     for source, target in zip(inputs, outputs, strict=True):
@@ -73,85 +89,126 @@ def upscale_files(
     inputs: Sequence[Path],
     output: Path,
     *,
-    tile: int | None = None,
+    tile: Tile = "auto",
     suffix: str = "",
+    roots: Sequence[Path] | None = None,
     overwrite: bool = False,
     device: torch.device | str,
     precision: Precision = "fp32",
+    ensemble: bool = False,
+    outscale: float | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[Outcome]:
     """Upscale image files one after the other, each when its outcome is asked for.
 
-    Channels, depth and format stay as they are. What fails does not stop the others. Where the memory does not
-    suffice for a tile, tiles are halved from there on, and the outcome says so.
+    Channels, depth, format and, where the format takes it, the colour profile stay as they are. What fails does not stop
+    the others. Where the memory does not suffice for a tile, tiles are halved from there on, and the outcome says so.
 
     Args:
-        network: see :func:`~sr_nas.inference.tiles.upscale`; so are ``tile``, ``device`` and ``precision``.
+        network: see :func:`~sr_nas.inference.tiles.upscale`; so are ``device``, ``precision`` and ``ensemble``.
         inputs: image files.
         output: folder for the upscaled images, made where it is missing.
+        tile: see :data:`Tile`.
         suffix: put between the stem and the extension of every name.
+        roots: see :func:`output_paths`.
         overwrite: upscale again what is there already.
+        outscale: see :func:`~sr_nas.inference.images.upscale_image`.
+        progress: called as an image grows, with the share of it that is done, up to 1.
 
     Returns:
         An outcome per input, in their order.
 
     Raises:
-        UserError: at once, before anything is written: :func:`output_paths`, or a folder that cannot be made.
+        UserError: at once, before anything is written: :func:`output_paths`, a folder that cannot be made, a precision the
+            device lacks, or a scale that is none.
     """
-    outputs = output_paths(inputs, output, suffix)
+    outputs = output_paths(inputs, output, suffix, roots)
+    check_precision(torch.device(device), precision)
+    if outscale is not None:
+        output_size((1, 1), outscale)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder {output}: {error.strerror}") from error
-    return _outcomes(network, list(zip(inputs, outputs, strict=True)), tile, overwrite, device, precision)
+    settings = {"device": device, "precision": precision, "ensemble": ensemble, "outscale": outscale, "progress": progress}
+    batch = _Batch(network, tile, settings)
+    return (
+        Outcome(source, target, "kept", "", 0.0) if target.exists() and not overwrite else batch.upscale_file(source, target)
+        for source, target in zip(inputs, outputs, strict=True)
+    )
 
 
-def _outcomes(
-    network: nn.Module,
-    files: list[tuple[Path, Path]],
-    tile: int | None,
-    overwrite: bool,
-    device: torch.device | str,
-    precision: Precision,
-) -> Iterator[Outcome]:
-    for source, target in files:
-        if target.exists() and not overwrite:
-            yield Outcome(source, target, "kept", "", 0.0)
-            continue
+class _Batch:
+    """Upscales files, and remembers from one to the next what tiles fitted in memory."""
+
+    def __init__(self, network: nn.Module, tile: Tile, settings: dict[str, Any]) -> None:
+        self.network, self.tile, self.settings = network, tile, settings
+        self.fitting: dict[tuple[int, int], int | None] = {}
+        self.largest: int | None = None
+        """Tiles are no larger than this, since a larger one exceeded the memory."""
+
+    def upscale_file(self, source: Path, target: Path) -> Outcome:
         start = time.perf_counter()
-        status: Status = "written"
-        message = ""
+        dropped: tuple[str, ...] = ()
         try:
-            pixels, used = _upscale_in_memory(network, read_image(source), tile, device, precision)
-            write_image(target, pixels)
-            if used != tile:
-                tile, message = used, f"the memory did not suffice for tiles of {tile} pixels: going on with {used}"
+            pixels, metadata = read_with_metadata(source)
+            upscaled, tiles, message = self._upscale(pixels)
+            channels, bits, profile = upscaled.shape[2], upscaled.dtype.itemsize * 8, metadata.icc_profile
+            dropped = metadata.others
+            if profile is not None and not holds_profile(target.suffix, channels, bits, profile):
+                profile, dropped = None, (*dropped, "colour profile")
+            write_image(target, upscaled, icc_profile=profile)
         except UserError as error:
-            status, message = "failed", str(error)
-        yield Outcome(source, target, status, message, time.perf_counter() - start)
+            return Outcome(source, target, "failed", str(error), time.perf_counter() - start)
+        except MemoryError:
+            message = f"the memory does not suffice to read, resize or write {source}."
+            return Outcome(source, target, "failed", message, time.perf_counter() - start)
+        return Outcome(source, target, "written", message, time.perf_counter() - start, tiles, dropped)
 
+    def _upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
+        """Return the upscaled image, the number of its tiles, and what there is to say."""
+        height, width = size = pixels.shape[0], pixels.shape[1]
+        shown, device = f"{width}x{height} pixels", self.settings["device"]
+        tile, failed = self._first_tile(size), None
+        while True:
+            try:
+                upscaled = upscale_image(self.network, pixels, tile=tile, **self.settings)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise UserError(f"the network does not run on {shown}: {error}") from error
+                if self.tile is None:
+                    raise UserError(
+                        f"the memory of {device} does not suffice for {shown} at once: use --tile auto or --tile 256."
+                    ) from error
+                side = max(size) if tile is None else min(tile, max(size))
+                if side <= SMALLEST_TILE:
+                    how = "" if tile is None else f", even in tiles of {tile}"
+                    raise UserError(f"the memory of {device} does not suffice for {shown}{how}.") from error
+            # Outside of the handler, which would keep the failed attempt's tensors alive.
+            failed = failed or (shown if tile is None else f"tiles of {tile} pixels")
+            tile = max(side // 2, SMALLEST_TILE)
+        if failed is None:
+            return upscaled, tile_count(size, tile), ""
+        self.largest = tile
+        return upscaled, tile_count(size, tile), f"the memory did not suffice for {failed}: going on with tiles of {tile} pixels"
 
-def _upscale_in_memory(
-    network: nn.Module, pixels: np.ndarray, tile: int | None, device: torch.device | str, precision: Precision
-) -> tuple[np.ndarray, int | None]:
-    """Return the upscaled image and the size of the tiles that fitted in memory."""
-    size = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
-    while True:
-        try:
-            return upscale_image(network, pixels, tile=tile, device=device, precision=precision), tile
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise UserError(f"the network does not run on {size}: {error}") from error
-            if tile is None:
-                raise UserError(
-                    f"the memory of {device} does not suffice for {size} at once: cut them in tiles by --tile 256."
-                ) from error
-            if tile < 2 * SMALLEST_TILE:
-                raise UserError(f"the memory of {device} does not suffice for {size}, even in tiles of {tile}.") from error
-        # Outside of the handler, which would keep the failed attempt's tensors alive.
-        tile //= 2
+    def _first_tile(self, size: tuple[int, int]) -> int | None:
+        if self.tile != "auto":
+            tile = self.tile
+        elif size in self.fitting:
+            tile = self.fitting[size]
+        else:
+            try:
+                tile = self.fitting[size] = fitting_tile(self.network, size, self.settings["device"])
+            except RuntimeError as error:
+                raise UserError(f"the network does not run on images this large: {error}") from error
+        if self.largest is None:
+            return tile
+        return self.largest if tile is None else min(tile, self.largest)
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     # CUDA has an exception of its own; the CPU and MPS only a text.
     known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-    return known or any(text in str(error) for text in ("out of memory", "can't allocate memory"))
+    return known or any(text in str(error) for text in ("out of memory", "can't allocate memory", "not enough memory"))

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
 from sr_nas.images.decode import decode
-from sr_nas.images.files import IMAGE_SUFFIXES, list_images, read_image, read_rgb, write_image
+from sr_nas.images.files import IMAGE_SUFFIXES, find_images, list_images, natural_order, read_image, read_rgb, write_image
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -303,6 +303,26 @@ def test_listing_is_sorted_and_takes_images_only(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
     assert set(IMAGE_SUFFIXES) == {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def test_finding_goes_into_folders_but_not_into_hidden_ones_or_the_output(tmp_path: Path) -> None:
+    for name in ("b.png", "clip/frame_000010.png", "clip/frame_000009.PNG", ".git/a.png", "out/b.png", "clip/out/c.png", "x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in find_images(tmp_path, besides=tmp_path / "clip" / ".." / "out")]
+    assert found == ["b.png", "clip/frame_000009.PNG", "clip/frame_000010.png", "clip/out/c.png"]
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match=r"no image in .*x or below"):
+        find_images(tmp_path / "x", tmp_path)
+
+
+def test_natural_order_counts() -> None:
+    names = ["frame_10.png", "frame_9.png", "Frame_11.png", "1.png", "a.png", "frame_9a.png", "frame_09.png"]
+    found = sorted(map(Path, names), key=natural_order)
+    assert [path.name for path in found] == [
+        *("1.png", "a.png", "frame_09.png", "frame_9.png", "frame_9a.png", "frame_10.png", "Frame_11.png")
+    ]
 
 
 def test_listing_nothing_says_what_it_found(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageCms
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import read_image, write_image
+from sr_nas.images.files import list_images, read_image, read_with_metadata, write_image
+from sr_nas.images.metadata import Metadata
 from sr_nas.inference.batch import output_paths, upscale_files
 
 
@@ -144,7 +146,7 @@ CPU_ERROR = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocato
 @pytest.mark.parametrize("error", [None, CPU_ERROR, MemoryError()])
 def test_too_little_memory_for_a_whole_image_advises_tiles(tmp_path: Path, error: Exception | None) -> None:
     inputs = images(tmp_path, "big.png", size=(90, 100)) + images(tmp_path, "small.png")
-    outcomes = list(upscale_files(Nearest(1000, error), inputs, tmp_path / "out", device="cpu"))
+    outcomes = list(upscale_files(Nearest(1000, error), inputs, tmp_path / "out", tile=None, device="cpu"))
     assert [outcome.status for outcome in outcomes] == ["failed", "written"]
     assert "memory of cpu does not suffice for 100x90 pixels" in outcomes[0].message and "--tile" in outcomes[0].message
 
@@ -153,7 +155,7 @@ def test_tiles_are_halved_until_they_fit_and_stay_so(tmp_path: Path) -> None:
     inputs = images(tmp_path, "a.png", "b.png", size=(90, 200))
     first, second = upscale_files(Nearest(40 * 40), inputs, tmp_path / "out", tile=150, device="cpu")
     assert first.status == second.status == "written"
-    assert "tiles of 150 pixels: going on with 37" in first.message and second.message == ""
+    assert "tiles of 150 pixels: going on with tiles of 37 pixels" in first.message and second.message == ""
     np.testing.assert_array_equal(read_image(first.output), doubled(noise(90, 200, 3)))
 
 
@@ -162,9 +164,87 @@ def test_tiles_are_not_halved_without_end(tmp_path: Path) -> None:
     assert outcome.status == "failed" and "even in tiles of 32" in outcome.message
 
 
+@pytest.mark.parametrize("error", [None, CPU_ERROR, MemoryError()])
+def test_by_default_the_whole_image_is_tried_first_and_then_tiles(tmp_path: Path, error: Exception | None) -> None:
+    inputs = images(tmp_path, "a.png", "b.png", size=(90, 200)) + images(tmp_path, "c.png")
+    network = Nearest(60 * 60, error)
+    first, second, third = upscale_files(network, inputs, tmp_path / "out", device="cpu")
+    assert "for 200x90 pixels: going on with tiles of 50 pixels" in first.message and first.tiles == 8
+    assert second.message == third.message == "" and second.tiles == 8 and third.tiles == 1
+    np.testing.assert_array_equal(read_image(first.output), doubled(noise(90, 200, 3)))
+    (alone,) = upscale_files(network, inputs[2:], tmp_path / "alone", device="cpu")
+    assert alone.message == "" and alone.tiles == 1
+
+
 def test_an_image_on_which_the_network_fails_is_reported(tmp_path: Path) -> None:
     network = Nearest(100, RuntimeError("Kernel size can't be greater than actual input size"))
     inputs = images(tmp_path, "a.png", size=(20, 20)) + images(tmp_path, "b.png")
     outcomes = list(upscale_files(network, inputs, tmp_path / "out", device="cpu"))
     assert [outcome.status for outcome in outcomes] == ["failed", "written"]
     assert "does not run on 20x20 pixels: Kernel size" in outcomes[0].message
+    inputs = images(tmp_path, "large.png", size=(300, 300)) + inputs[1:]
+    outcomes = list(upscale_files(network, inputs, tmp_path / "out", overwrite=True, device="cpu"))
+    assert [outcome.status for outcome in outcomes] == ["failed", "written"]
+    assert "does not run on images this large: Kernel size" in outcomes[0].message
+
+
+@pytest.mark.parametrize("outscale", [1e6, 1e12, 1e30])
+def test_an_output_too_large_for_the_memory_is_reported_before_the_network_runs(tmp_path: Path, outscale: float) -> None:
+    network = Nearest(0, AssertionError("it ran"))
+    (outcome,) = upscale_files(network, images(tmp_path, "a.png"), tmp_path / "out", device="cpu", outscale=outscale)
+    assert outcome.status == "failed" and f"for an output of {4 * outscale:.0f}x{5 * outscale:.0f} pixels" in outcome.message
+
+
+def test_folders_below_are_kept(tmp_path: Path) -> None:
+    inputs = images(tmp_path / "in", "a.png", "day/a.png", "day/late/a.png")
+    outcomes = list(upscale_files(Nearest(), inputs, tmp_path / "out", roots=[tmp_path / "in"] * 3, suffix="_x2", device="cpu"))
+    names = ["a_x2.png", "day/a_x2.png", "day/late/a_x2.png"]
+    assert [outcome.output for outcome in outcomes] == [tmp_path / "out" / name for name in names]
+    assert all(outcome.output.is_file() for outcome in outcomes)
+
+
+def test_the_profile_is_kept_and_what_is_dropped_is_named(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "a camera"
+    for name in ("a.jpg", "b.png", "c.tif", "d.webp"):
+        Image.fromarray(noise(5, 4, 3)).save(tmp_path / name, icc_profile=profile, exif=exif)
+    Image.new("CMYK", (5, 4)).save(tmp_path / "e.jpg", icc_profile=profile[:16] + b"CMYK" + profile[20:])
+    outcomes = list(upscale_files(Nearest(), list_images(tmp_path), tmp_path / "out", device="cpu"))
+    assert [outcome.dropped for outcome in outcomes] == [("EXIF",)] * 4 + [("colour profile",)]
+    for outcome in outcomes[:4]:
+        with Image.open(outcome.output) as image:
+            assert image.info["icc_profile"] == profile and image.getexif().get(274, 1) == 1
+            assert image.size == (10, 8), "turned upright"
+    pixels, metadata = read_with_metadata(outcomes[4].output)
+    assert pixels.shape == (8, 10, 3) and metadata == Metadata()
+
+
+def test_a_batch_outlives_every_kind_of_odd_file(tmp_path: Path) -> None:
+    images(tmp_path, "whole.png", "cut.png", "renamed.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:70])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.bmp").write_text("no image")
+    plain = Image.fromarray(noise(5, 4, 3))
+    other = [Image.fromarray(255 - noise(5, 4, 3))]
+    plain.save(tmp_path / "animated.png", save_all=True, append_images=other)
+    plain.save(tmp_path / "animated.webp", save_all=True, append_images=other)
+    plain.quantize(4).save(tmp_path / "palette.png")
+    plain.convert("CMYK").save(tmp_path / "cmyk.tif")
+    Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "one.png")
+    Image.fromarray(noise(5, 4, 4)).save(tmp_path / "alpha.jpg", "PNG")
+    found = {o.source.name: o for o in upscale_files(Nearest(), list_images(tmp_path), tmp_path / "out", device="cpu")}
+    why = {
+        "cut.png": "damaged",
+        "empty.jpg": "empty",
+        "text.bmp": "damaged",
+        "animated.png": "holds 2 images",
+        "animated.webp": "holds 2 images",
+        "alpha.jpg": "JPEG cannot hold 4 channels",
+    }
+    assert {name for name, outcome in found.items() if outcome.status == "failed"} == set(why)
+    assert all(name in found[name].message and text in found[name].message for name, text in why.items())
+    colours = np.asarray(plain.quantize(4).convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "palette.png"), doubled(colours))
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "one.png"), np.full((2, 2, 3), (9, 8, 7)))
+    assert read_image(tmp_path / "out" / "cmyk.tif").shape == (10, 8, 3)

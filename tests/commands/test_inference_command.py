@@ -1,0 +1,85 @@
+"""The command ``inference`` over folders of frames: order, structure, restarts, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sr_nas.commands.inference import main
+from sr_nas.export.network_file import load_network, save_network
+from sr_nas.images.files import read_image, write_image
+from sr_nas.images.resize import imresize
+from sr_nas.inference.images import upscale_image
+from sr_nas.networks.imdn import IMDN
+from tests.jobs.processes import run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("model") / "net.safetensors"
+    save_network(file, IMDN(2, nf=16, num_blocks=1).eval())
+    return file
+
+
+def frames(folder: Path, *numbers: int) -> list[Path]:
+    files = [folder / f"frame_{number}.png" for number in numbers]
+    for file in files:
+        write_image(file, np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8))
+    return files
+
+
+def test_frames_are_taken_in_order_and_a_restart_goes_on(model: Path, tmp_path: Path) -> None:
+    clip, out = tmp_path / "clip", tmp_path / "out"
+    files = frames(clip, 1, 2, 9, 10, 11)
+    for file in files[2:4]:
+        file.write_bytes(b"damaged")
+    printed = run("inference", "-i", clip, "-o", out, "--model", model, code=1)
+    assert "3 written" in printed and "2 failed" in printed
+    assert printed.index("frame_9.png") < printed.index("frame_10.png")
+    frames(clip, 9, 10)
+    before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert "2 written" in (printed := run("inference", "-i", clip, "-o", out, "--model", model)) and "3 kept" in printed
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_recursive_keeps_folders_and_skips_the_output(model: Path, tmp_path: Path) -> None:
+    frames(tmp_path / "one", 1)
+    frames(tmp_path / "one" / "two", 1, 2)
+    words = ["-i", tmp_path, "-o", tmp_path / "out", "--model", model, "-r"]
+    assert "3 written" in run("inference", *words)
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+    assert found == ["one/frame_1.png", "one/two/frame_1.png", "one/two/frame_2.png"]
+    assert "0 written" in (printed := run("inference", *words)) and "3 kept" in printed
+
+
+def test_outscale_and_ensemble_reach_the_network(model: Path, tmp_path: Path) -> None:
+    (file,) = frames(tmp_path, 1)
+    run("inference", "-i", file, "-o", tmp_path / "out", "--model", model, "--outscale", "3.5", "--ensemble")
+    by_network = upscale_image(load_network(model), read_image(file), device="cpu", ensemble=True)
+    found = read_image(tmp_path / "out" / file.name)
+    np.testing.assert_array_equal(found, imresize(by_network, 42, 32))  # 31.5 and 9 * 3.5 round to even
+    refused = run("inference", "-i", file, "-o", tmp_path / "new", "--model", model, "--outscale", "0", code=1)
+    assert "above 0" in refused and not (tmp_path / "new").exists()
+
+
+def test_what_is_dropped_is_one_line_and_half_precision_is_refused_at_once(model: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[271] = "a camera"
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, exif=exif)
+    words = ["-i", tmp_path, "-o", tmp_path / "out", "--model", model, "--num_gpu", "0"]
+    refused = run("inference", *words, "--precision", "fp16", code=1)
+    assert "fp16 is for a GPU" in refused and not (tmp_path / "out").exists()
+    assert "not in the output: EXIF of 2" in run("inference", *words)
+
+
+@pytest.mark.parametrize("tile", ["0", "-3", "half"])
+def test_a_tile_is_auto_whole_or_a_number(model: Path, tmp_path: Path, tile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-i", str(tmp_path), "-o", str(tmp_path), "--model", str(model), f"--tile={tile}"])
+    assert "of at least one pixel, not" in capsys.readouterr().err
