@@ -15,6 +15,8 @@ from tests.conftest import REPOSITORY
 
 OPTIONS = REPOSITORY / "options"
 DOCUMENT = (REPOSITORY / "docs" / "paper.md").read_text()
+# fvcore's own count of the whole network at 1280x720, in 10^9.
+MACS = {"DLSR": 269.51, "SA-DLSR": 216.16, "SAC-DLSR": 257.30, "DLSR + Beta-DARTS": 2039.34, "IMDN": 654.53}
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
@@ -60,6 +62,8 @@ def test_the_search_file_searches_as_the_row_says(row: Row, folder: str) -> None
 def test_docs_paper_prints_what_the_paper_prints_and_what_we_count(row: Row) -> None:
     network = NETWORKS.get(row.arch)(scale=row.scale, genotype=row.genotype)
     found = complexity(network)
+    if row.name in MACS:
+        assert found["macs_lr_1280x720"] / 1e9 == pytest.approx(MACS[row.name], abs=0.005)
     assert cells(row)[1:] == [
         f"`{row.search}.yml`" if row.search else "",
         f"`{row.training}.yml`",

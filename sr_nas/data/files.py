@@ -8,11 +8,14 @@ from pathlib import Path
 
 from sr_nas.data.lr_cache import cached_lr
 from sr_nas.data.pairs import Image, Pairs
-from sr_nas.images.files import read_rgb
+from sr_nas.data.pixel_cache import PixelCache, cached
+from sr_nas.images.files import read_rgb, read_size
 from sr_nas.images.resize import downscale
 
 
-def file_pairs(names: Iterable[str], hr: Sequence[Path], lr: Sequence[Path] | None, scale: int) -> Pairs:
+def file_pairs(
+    names: Iterable[str], hr: Sequence[Path], lr: Sequence[Path] | None, scale: int, cache: PixelCache = False
+) -> Pairs:
     """Return the pairs of these image files.
 
     Args:
@@ -21,10 +24,16 @@ def file_pairs(names: Iterable[str], hr: Sequence[Path], lr: Sequence[Path] | No
         lr: the LR images in the same order; ``None`` makes each from its HR image by
             :func:`sr_nas.images.resize.downscale` and keeps it in the disk cache.
         scale: HR pixels per LR pixel and side.
+        cache: whether, or where, the pixels of both are kept too (:func:`sr_nas.data.pixel_cache.cached`).
+
+    Raises:
+        UserError: the pixel cache cannot be used.
     """
     read_lr = partial(_downscaled, hr, scale) if lr is None else partial(_read, lr)
     shown = [(str(one), str(other)) for one, other in zip(hr, hr if lr is None else lr, strict=True)]
-    return Pairs(list(names), scale, partial(_read, hr), read_lr, shown)
+    pairs = Pairs(list(names), scale, partial(_read, hr), read_lr, shown)
+    own_lr = None if lr is None else [(path, "") for path in lr]
+    return cached(pairs, [(path, "") for path in hr], own_lr, cache, lambda index: read_size(hr[index]))
 
 
 # Functions of the module, not closures: what reads the images is pickled to the loader's worker processes.

@@ -24,6 +24,7 @@ class Pairs:
         read_hr: index -> HR image as stored, uint8 [H, W, 3], RGB.
         read_lr: index -> LR image, uint8 [H // scale, W // scale, 3], RGB; ``None`` makes LR from HR.
         files: ``(HR, LR)`` of every pair as an error message names them; by default its name for both.
+        mapped: the readers return files mapped into memory: reading again costs nothing, and keeping them wins nothing.
     """
 
     names: list[str]
@@ -31,6 +32,7 @@ class Pairs:
     read_hr: Callable[[int], Image]
     read_lr: Callable[[int], Image] | None = None
     files: Sequence[tuple[str, str]] = ()
+    mapped: bool = False
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:

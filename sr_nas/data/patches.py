@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from sr_nas.data.pairs import Image, Pairs, pixels
 from sr_nas.errors import UserError
+from sr_nas.images.tensors import to_tensor
 
 
 class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -18,7 +18,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
     by ``(seed, draw)`` alone, so that a sample depends neither on the workers nor on what was read before.
 
     Decoded pairs are kept in memory, first come, first kept, up to a budget that the workers of a stream share; the others are
-    decoded each time.
+    decoded each time. Pairs from the pixel cache are mapped for each patch and not kept: the patch alone is read and copied.
 
     Args:
         pairs: the images.
@@ -68,7 +68,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
         lr = lr[top : top + lr_size, left : left + lr_size]
         hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
-        return to_tensor(orient(lr, *orientation)), to_tensor(orient(hr, *orientation))
+        return to_tensor(orient(lr, *orientation))[0], to_tensor(orient(hr, *orientation))[0]
 
     def _pair(self, index: int) -> tuple[Image, Image]:
         if index in self._kept:
@@ -80,6 +80,8 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"Lower gt_size to {min(hr.shape[:2])} or less, or take the image out."
             )
         lr = self.pairs.lr(index)
+        if self.pairs.mapped:
+            return lr, hr
         worker = get_worker_info()
         if self._kept_bytes + hr.nbytes + lr.nbytes <= self.memory_budget // (worker.num_workers if worker else 1):
             self._kept[index] = (lr, hr)
@@ -94,8 +96,3 @@ def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
     if vflip:
         image = image[::-1]
     return image.swapaxes(0, 1) if transpose else image
-
-
-def to_tensor(image: Image) -> Tensor:
-    """Return uint8 [H, W, C], 0..255, as float32 [C, H, W], 0..1."""
-    return torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255

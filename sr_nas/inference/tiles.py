@@ -21,6 +21,10 @@ Write = Callable[[slice, slice, Tensor], None]
 """Takes (rows, columns) of the SR image and its pixels there, [1, 3, h, w], float32, on the CPU, not clipped."""
 
 
+class NonFiniteOutput(UserError):
+    """A network that gives NaN or infinity."""
+
+
 def upscale(
     network: nn.Module,
     lr: Tensor,
@@ -115,7 +119,7 @@ def run_in_tiles(
             pixels = sr[..., rows, columns].float().cpu()
             if not pixels.sum().isfinite():
                 advice = "use fp32" if precision == "fp16" else "its weights are damaged or have diverged"
-                raise UserError(f"the network's output in {precision} is not finite: {advice}.")
+                raise NonFiniteOutput(f"the network's output in {precision} is not finite: {advice}.")
             write(slice(scale * top, scale * bottom), slice(scale * left, scale * right), pixels)
             if progress is not None:
                 progress(done / len(corners))

@@ -24,7 +24,7 @@ PROVENANCE = "run.json"
 LOG = "log.txt"
 # What may differ between a run and its continuation without changing its result.
 _FREE = ("logger", "num_gpu", "path")
-_FREE_OF_A_DATASET = ("name", "num_worker_per_gpu")
+_FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
 
 
 @dataclass(frozen=True)

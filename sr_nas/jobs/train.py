@@ -11,9 +11,11 @@ from rich.console import Console
 
 from sr_nas.build import build_pairs, build_trainer
 from sr_nas.data.pairs import Pairs
+from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.inference.images import upscaler
+from sr_nas.inference.tiles import NonFiniteOutput
 from sr_nas.jobs.opening import open_run
 from sr_nas.metrics.benchmark import bicubic, evaluate_set
 from sr_nas.metrics.psnr_ssim import psnr
@@ -133,7 +135,12 @@ class Keeper:
         improved = False
         val = self.options.datasets.val
         if self.pairs is not None and val is not None:
-            scores = evaluate_set(upscaler(trainer.averaged, device=self.device), self.pairs, self.options.scale)
+            try:
+                scores = evaluate_set(upscaler(trainer.averaged, device=self.device), self.pairs, self.options.scale)
+            except NonFiniteOutput as error:
+                raise UserError(
+                    f"validation: the run has diverged ({error}) {ADVICE} The last checkpoint is from before."
+                ) from error
             record["val"] = {val.name or val.type: scores}
             improved = self.best is None or scores["psnr"] > self.best
             if improved:

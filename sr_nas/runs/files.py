@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,10 +42,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that a kill in the middle of :func:`replacing` has left in a folder."""
+def sweep(folder: Path, age: float = 0) -> None:
+    """Remove the temporary files that a kill in the middle of :func:`replacing` has left in a folder.
+
+    Args:
+        folder: where to look.
+        age: seconds since they were last written to; more than 0 in a folder that other processes write to.
+    """
     for leftover in folder.glob(f".*{_MARK}*"):
-        leftover.unlink()
+        # Another process may finish or sweep the same file.
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime >= age:
+                leftover.unlink()
 
 
 def lock(stream: TextIO) -> None:

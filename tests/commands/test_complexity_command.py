@@ -8,6 +8,7 @@ import yaml
 
 from sr_nas.export.network_file import save_network
 from sr_nas.networks.dlsr import DLSR
+from sr_nas.networks.imdn import IMDN
 from sr_nas.published import ROWS
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
@@ -33,14 +34,12 @@ def test_a_genotype_in_words_and_in_a_file(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_network() -> None:
-    """The default operations are sep_conv 3x3, 5x5, 5x5: twice nf * kernel^2 + nf^2 values each, in six cells."""
-    words = ["--arch", "dlsr", "--scale", "2", "--nf", "18"]
+    """A separable convolution has twice nf * kernel^2 + nf^2 values; here in two cells."""
+    words = ["--arch", "dlsr", "--scale", "2", "--nf", "18", "--num_cells", "2", "--genotype"]
     separable = sum(2 * (18 * kernel**2 + 18**2) for kernel in (3, 5, 5))
-    dense = counted(*words, "--genotype", "conv_3x3,conv_3x3,conv_3x3")["params"]
-    assert counted(*words)["params"] - dense == 6 * (separable - 3 * 18 * 18 * 9)
-    ops = "conv_1x1,conv_3x3,conv_1x1"
-    shallow = counted("--arch", "dlsr", "--scale", "2", "--num_cells=3", "--nf", "8", "--genotype", ops)
-    assert shallow["params"] == sum(parameter.numel() for parameter in DLSR(2, 8, 3, ops).parameters())
+    dense = counted(*words, "conv_3x3,conv_3x3,conv_3x3")["params"]
+    found = counted(*words, "sep_conv_3x3,sep_conv_5x5,sep_conv_5x5")["params"]
+    assert found - dense == 2 * (separable - 3 * 18 * 18 * 9)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_what_is_wrong_is_named(words: list[object], message: str) -> None:
 
 
 def test_whatever_holds_a_network(tmp_path: Path) -> None:
-    network = DLSR(3, 8, 4, "conv_1x1,conv_3x3,sep_conv_3x3,cell1+cell2,cell1+cell3")
+    network = DLSR(3, 8, 3, "conv_1x1,conv_3x3,sep_conv_3x3,cell1+cell2")
     expected = sum(parameter.numel() for parameter in network.parameters())
     save_network(tmp_path / "net.safetensors", network)
     search = tmp_path / "search"
@@ -77,8 +76,8 @@ def test_whatever_holds_a_network(tmp_path: Path) -> None:
     (search / "network_g.yml").write_text(yaml.safe_dump(block))
     for path in (tmp_path / "net.safetensors", search, search / "network_g.yml"):
         assert counted("--model", path)["params"] == expected
-    (tmp_path / "named.json").write_text(json.dumps(DLSR(2, genotype=["conv_7x7"] * 3).genotype.to_json()))
-    assert counted("--model", tmp_path / "named.json")["params"] == 2_243_004
+    (tmp_path / "named.json").write_text(json.dumps(IMDN(2).genotype.to_json()))
+    assert counted("--model", tmp_path / "named.json")["params"] == 694_404
     (tmp_path / "deeper.json").write_text(json.dumps(DLSR(2, 8, 7, ["conv_7x7"] * 3).genotype.to_json()))
     printed = run("complexity", "--model", tmp_path / "deeper.json", code=1)
     assert "no choice 'inputs7'" in printed and "name the folder of its search instead" in " ".join(printed.split())
@@ -89,8 +88,8 @@ def test_whatever_holds_a_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scale: 2\nnetwork_g: DLSR", None),
-        ("scale: 2\nnetwork_g: {type: DLSR, nf: 48}", None),
+        ("scale: 2\nnetwork_g: IMDN", None),
+        ("scale: 2\nnetwork_g: {type: IMDN, nf: 64}", None),
         ("scale: two\nnetwork_g: DLSR", "scale: Input should be 2, 3 or 4"),
         ("scale: 7\nnetwork_g: DLSR", "scale: Input should be 2, 3 or 4"),
         ("network_g: DLSR", "scale: this key is required"),
@@ -102,7 +101,7 @@ def test_option_files_are_read_as_by_a_training(text: str, message: str | None, 
     (tmp_path / "net.yml").write_text(text)
     printed = run("complexity", "--model", tmp_path / "net.yml", "--json", code=0 if message is None else 1)
     if message is None:
-        assert json.loads(printed)["params"] == 327_804
+        assert json.loads(printed)["params"] == 694_404
     else:
         assert message in printed
 
@@ -115,5 +114,3 @@ def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     table = run("complexity", "--compare", "net.safetensors")
     assert "264,732" in table and "216.16 G" in table and "net.safetensors" in table
-    found = json.loads(run("complexity", "--compare", "--json"))
-    assert found[0]["params"] == 264_732 and found[0]["scale"] == 2

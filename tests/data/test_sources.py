@@ -69,7 +69,11 @@ def empty_cache(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_sources_are_found_by_name_and_their_arguments_are_their_options(tmp_path: Path) -> None:
     assert sorted(PAIRS.names()) == ["folder", "lmdb", "sample"]
     options = PAIRS.settings("folder", Settings)(dataroot_gt=str(tmp_path))
-    assert options.model_dump() == {"type": "folder", "dataroot_gt": [str(tmp_path)], "dataroot_lq": None, "filename_tmpl": "{}"}
+    unset = {"dataroot_lq": None, "filename_tmpl": "{}", "cache": False}
+    assert options.model_dump() == {"type": "folder", "dataroot_gt": [str(tmp_path)]} | unset
+    assert PAIRS.settings("lmdb", Settings)(dataroot_gt=str(tmp_path), cache="~/px").model_dump()["cache"] == str(
+        Path.home() / "px"
+    )
     with pytest.raises(ValidationError, match="does not exist"):
         PAIRS.settings("lmdb", Settings)(dataroot_gt=str(tmp_path / "missing"))
     with pytest.raises(ValidationError, match="once"):

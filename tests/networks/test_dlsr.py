@@ -7,25 +7,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.summary import complexity, count_params
+from sr_nas.complexity.summary import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError
 from sr_nas.networks.dlsr import DLSR
 
 
 @pytest.mark.parametrize(
-    ("genotype", "params", "macs_lr"),
+    ("genotype", "params"),
     [
-        ("sep_conv_5x5, conv_1x1, sep_conv_7x7", 322_620, 269.51),
-        ("dil_conv_3x3, dil_conv_3x3, dil_conv_5x5", 264_732, 216.16),
-        ("sep_conv_3x3, sep_conv_3x3, sep_conv_3x3", 309_372, 257.30),
-        ("conv_7x7, conv_7x7, conv_7x7", 2_243_004, 2039.34),
+        ("sep_conv_5x5, conv_1x1, sep_conv_7x7", 322_620),
+        ("dil_conv_3x3, dil_conv_3x3, dil_conv_5x5", 264_732),
+        ("sep_conv_3x3, sep_conv_3x3, sep_conv_3x3", 309_372),
+        ("conv_7x7, conv_7x7, conv_7x7", 2_243_004),
     ],
 )
-def test_published_networks(genotype: str, params: int, macs_lr: float) -> None:
-    found = complexity(DLSR(2, genotype=genotype))
-    assert found["params"] == params
-    assert found["macs_lr_1280x720"] / 1e9 == pytest.approx(macs_lr, abs=0.005)
+def test_published_networks(genotype: str, params: int) -> None:
+    assert count_params(DLSR(2, genotype=genotype)) == params
 
 
 def test_the_released_network_is_the_default() -> None:

@@ -78,7 +78,7 @@ def test_another_data_set_keeps_how_patches_are_drawn_whatever_the_order(overrid
     """The command of docs/results.md: patches of 64 in batches of 8 are train_imdn.yml's."""
     data = trained(*overrides).datasets.train
     assert (data.type, data.gt_size, data.batch_size_per_gpu, data.use_rot) == ("folder", 64, 8, False)
-    assert data.arguments() == {"dataroot_gt": ["a", "b"], "dataroot_lq": None, "filename_tmpl": "{}"}
+    assert data.arguments() == {"dataroot_gt": ["a", "b"], "dataroot_lq": None, "filename_tmpl": "{}", "cache": False}
 
 
 def test_the_own_keys_of_the_old_type_are_dropped(caplog: pytest.LogCaptureFixture) -> None:

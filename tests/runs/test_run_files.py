@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_what_a_kill_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-unfinished-abc.pt").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".hidden"]
+
+
+def test_sweeping_by_age_leaves_what_others_are_writing(tmp_path: Path) -> None:
+    with replacing(tmp_path / "new.txt"), replacing(tmp_path / "old.txt") as old:
+        os.utime(old, (time.time() - 100,) * 2)
+        sweep(tmp_path, 50)
+        assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == [".new"]
+        old.touch()
 
 
 def test_run_names(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from sr_nas.data.files import file_pairs
 from sr_nas.data.pairing import by_stem, check_template, match_names, naming_rules
 from sr_nas.data.pairs import Pairs
+from sr_nas.data.pixel_cache import PixelCache
 from sr_nas.errors import UserError, listing
 from sr_nas.images.files import list_images
 from sr_nas.options.paths import ExistingFolder
@@ -33,6 +34,7 @@ def folder(
     dataroot_gt: Folders,
     dataroot_lq: Folders | None = None,
     filename_tmpl: Annotated[str, AfterValidator(check_template)] = "{}",
+    cache: PixelCache = False,
     *,
     scale: int,
 ) -> Pairs:
@@ -44,10 +46,12 @@ def folder(
             ``imresize`` does, and kept in the disk cache.
         filename_tmpl: LR name for an HR name ``{}``, both without extension. By default LR has the name of HR, or that
             and ``x<scale>`` (``0001x2``).
+        cache: keep the decoded pixels of both on disk, 3 bytes a pixel, and read patches from there instead of decoding an
+            image for each: ``true`` in the cache folder, a path in that folder. Worth it for sets that do not fit into memory.
         scale: HR pixels per LR pixel and side.
 
     Raises:
-        UserError: a folder has no images or two of one name, or HR and LR do not pair up.
+        UserError: a folder has no images or two of one name, HR and LR do not pair up, or the cache cannot be used.
     """
     if len({Path(place).resolve() for place in dataroot_gt}) != len(dataroot_gt):
         raise UserError(f"dataroot_gt names one folder twice: {listing(dataroot_gt)}.")
@@ -55,7 +59,7 @@ def folder(
         if filename_tmpl != "{}":
             raise UserError(f"filename_tmpl '{filename_tmpl}' names LR images, but no dataroot_lq says where they lie.")
         files = [file for place in dataroot_gt for file in _images(place).values()]
-        return file_pairs(_names(files), files, None, scale)
+        return file_pairs(_names(files), files, None, scale, cache)
     if len(dataroot_lq) != len(dataroot_gt):
         raise UserError(
             f"dataroot_gt names {len(dataroot_gt)} folders, dataroot_lq {len(dataroot_lq)}: they go together one by one."
@@ -66,7 +70,7 @@ def folder(
         matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), hr_place, lr_place)
         hr_files += list(hr.values())
         lr_files += [lr[name] for name in matched]
-    return file_pairs(_names(hr_files), hr_files, lr_files, scale)
+    return file_pairs(_names(hr_files), hr_files, lr_files, scale, cache)
 
 
 def _names(files: list[Path]) -> list[str]:
