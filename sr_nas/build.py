@@ -106,7 +106,7 @@ def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
             xi=plan.xi,
             alpha_on_both=plan.alpha_loss == "train+val",
             grad_clip_norm=options.train.grad_clip_norm,
-            bf16=options.train.precision == "bf16",
+            precision=options.train.precision,
         ),
     )
 
@@ -135,7 +135,7 @@ def build_trainer(options: TrainOptions, device: torch.device, say: Callable[[st
         total=options.train.total_iter,
         ema_decay=options.train.ema_decay,
         grad_clip_norm=options.train.grad_clip_norm,
-        bf16=options.train.precision == "bf16",
+        precision=options.train.precision,
     )
 
 

@@ -18,9 +18,7 @@ from sr_nas.options.strict import Component
 from sr_nas.options.train import NetworkOptions
 from sr_nas.options.yaml_files import read_options
 from sr_nas.registry import NETWORKS
-
-NETWORK_BLOCK = "network_g.yml"
-"""What a search writes beside its genotype: the option block of the network it found."""
+from sr_nas.runs.folder import NETWORK_BLOCK
 
 
 def network_of(arch: str, scale: int, settings: Mapping[str, Any], where: str = "--") -> SRNetwork:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-SETS = ("div2k", "set5", "set14", "b100", "urban100")
-"""The keys of sr_nas.preparation.addresses.SETS, which --help does not import."""
+from sr_nas.preparation.addresses import SETS
 
 Formatter = argparse.RawDescriptionHelpFormatter
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from sr_nas.data.lr_cache import cached_lr
 from sr_nas.data.pairs import Image, Pairs
 from sr_nas.data.pixel_cache import PixelCache, cached
-from sr_nas.images.files import read_rgb, read_size
+from sr_nas.errors import UserError
+from sr_nas.images.files import read_rgb
 from sr_nas.images.resize import downscale
+from sr_nas.images.size import image_size
 
 
 def file_pairs(
@@ -33,7 +35,14 @@ def file_pairs(
     shown = [(str(one), str(other)) for one, other in zip(hr, hr if lr is None else lr, strict=True)]
     pairs = Pairs(list(names), scale, partial(_read, hr), read_lr, shown)
     own_lr = None if lr is None else [(path, "") for path in lr]
-    return cached(pairs, [(path, "") for path in hr], own_lr, cache, lambda index: read_size(hr[index]))
+    return cached(pairs, [(path, "") for path in hr], own_lr, cache, lambda index: _size(hr[index]))
+
+
+def _size(file: Path) -> tuple[int, int] | None:
+    try:
+        return image_size(file)
+    except UserError:
+        return None
 
 
 # Functions of the module, not closures: what reads the images is pickled to the loader's worker processes.

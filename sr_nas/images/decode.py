@@ -8,7 +8,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -126,15 +125,6 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-def sides(stream: BinaryIO) -> tuple[int, int] | None:
-    """Return height and width, before any EXIF orientation, from the header of an encoded image; ``None`` if it has none."""
-    try:
-        with _any_size(), Image.open(stream, formats=FORMATS) as image:
-            return image.height, image.width
-    except _DAMAGED:
-        return None
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.decode import decode_with_metadata, sides
+from sr_nas.images.decode import decode_with_metadata
 from sr_nas.images.encode import FORMATS, encode
 from sr_nas.images.metadata import Metadata
 from sr_nas.runs.files import replacing
@@ -87,15 +87,6 @@ def read_rgb(path: Path) -> np.ndarray:
         UserError: as :func:`read_image`.
     """
     return as_rgb(read_image(path))
-
-
-def read_size(path: Path) -> tuple[int, int] | None:
-    """Return the two sides of an image in pixels as its header tells them, or ``None`` if it does not; nothing is decoded."""
-    try:
-        with path.open("rb") as stream:
-            return sides(stream)
-    except OSError:
-        return None
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sr_nas.errors import UserError
 from sr_nas.inference.ensemble import self_ensemble
-from sr_nas.inference.precision import Precision, autocast, check_precision
 from sr_nas.inference.receptive import receptive_radius
+from sr_nas.runs.precision import Precision, autocast, check_precision
 
 Read = Callable[[slice, slice], Tensor]
 """(rows, columns) of the LR image -> [1, 3, h, w], float32 in 0..1, on the CPU."""
@@ -49,7 +49,7 @@ def upscale(
         lr: [1, 3, H, W], float32 in 0..1, on the CPU.
         tile: side of the tiles in LR pixels, without what is cut around them; ``None``: the whole image at once.
         device: where the network runs.
-        precision: see :data:`~sr_nas.inference.precision.Precision`.
+        precision: see :data:`~sr_nas.runs.precision.Precision`.
         ensemble: average over the eight flips and transpositions of the image, or of each tile, in eight times the time.
 
     Returns:

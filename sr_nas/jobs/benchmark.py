@@ -22,11 +22,12 @@ from sr_nas.metrics.psnr_ssim import PROTOCOL
 from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import dump_options
 from sr_nas.report.benchmark_tables import MACS, finite, write_csv, write_markdown
-from sr_nas.runs.device import check_precision, pick_device
+from sr_nas.runs.device import pick_device
 from sr_nas.runs.files import sweep, write_json, write_text
 from sr_nas.runs.folder import OPTIONS
 from sr_nas.runs.interrupt import Interrupt
 from sr_nas.runs.measurements import MEASUREMENTS, Measurements, digest, measurements
+from sr_nas.runs.precision import check_precision
 
 PASSES_OF_ENSEMBLE = 8
 COST = ("seconds", "memory_bytes")
@@ -47,7 +48,9 @@ def run_benchmark(options: BenchmarkOptions, console: Console) -> tuple[dict[str
         UserError: a model cannot be loaded, or the folder is that of another run.
     """
     device = pick_device(options.num_gpu)
-    check_precision(device, any(model is not None and model.precision == "bf16" for model in options.models.values()))
+    for model in options.models.values():
+        if model is not None:
+            check_precision(device, model.precision)
     entries = contestants(options)
     sets, problems = benchmark_sets(options, sorted({entry.scale for entry in entries}))
     metrics = perceptual.perceptual_metrics(options.perceptual, device)

@@ -54,8 +54,9 @@ def benchmark_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[li
     told = [
         Problem(
             f"{name} {', '.join(f'x{scale}' for scale in at)}",
-            f"{text.rstrip('.')}. Put its HR images into {options.datasets[name]}/HR (see datasets/README.md), name another "
-            f"folder with --force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null.",
+            f"{text.rstrip('.')}. tools/prepare_data.py fetches published sets. Or put its HR images into "
+            f"{options.datasets[name]}/HR (see datasets/README.md), name another folder with "
+            f"--force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null.",
         )
         for (name, text), at in problems.items()
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,8 +42,8 @@ class Contestant:
         """Return it as a function; :meth:`rest` takes the network off the device again."""
         if self.network is None or self.options is None:
             return bicubic
-        ensemble: dict[str, Any] = {"ensemble": True} if self.options.ensemble else {}
-        return upscaler(self.network, tile=self.options.tile, device=device, precision=self.options.precision, **ensemble)
+        how = self.options
+        return upscaler(self.network, tile=how.tile, device=device, precision=how.precision, ensemble=how.ensemble)
 
     def rest(self) -> None:
         """Leave the device to others."""

@@ -26,9 +26,9 @@ from sr_nas.data.sources.lmdb import lmdb_pairs
 from sr_nas.data.streams import Stream
 from sr_nas.data.synthetic import photo_like
 from sr_nas.errors import UserError
-from sr_nas.images.encode import encode
-from sr_nas.images.files import list_images, read_rgb
+from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
+from sr_nas.preparation.lmdb_writer import write_lmdb
 
 
 @dataclass(frozen=True)
@@ -148,27 +148,19 @@ def _open(hr: Path, lr: Path, cache: bool | str, plan: Plan) -> Dataset[Any]:
 
 
 def _write_images(plan: Plan, place: Path, data: Path | None, say: Callable[[str], None]) -> None:
-    import lmdb
-
     files = list_images(data)[: plan.images] if data else []
     if data and len(files) < plan.images:
         raise UserError(f"{data} has {len(files)} images, fewer than --images {plan.images}.")
     say(f"writing {plan.images} {'images of ' + str(data) if data else 'synthetic images'} as PNG and LMDB to {place}")
     width, height = plan.size
-    meta: dict[str, list[str]] = {"hr": [], "lr": []}
-    for kind in meta:
+    for kind in ("hr", "lr"):
         (place / kind).mkdir()
-        (place / f"{kind}.lmdb").mkdir()
     for number in range(plan.images):
         hr = modcrop(read_rgb(files[number]) if data else photo_like(height, width, number), plan.scale)
-        for kind, image in (("hr", hr), ("lr", downscale(hr, plan.scale))):
-            png = encode(image, ".png", 95)
-            (place / kind / f"{number:04}.png").write_bytes(png)
-            meta[kind].append(f"{number:04}.png ({image.shape[0]},{image.shape[1]},3) 1\n")
-            with lmdb.open(str(place / f"{kind}.lmdb"), map_size=2**40) as environment, environment.begin(write=True) as write:
-                write.put(f"{number:04}".encode(), png)
-    for kind, lines in meta.items():
-        (place / f"{kind}.lmdb" / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
+        write_image(place / "hr" / f"{number:04}.png", hr)
+        write_image(place / "lr" / f"{number:04}.png", downscale(hr, plan.scale))
+    for kind in ("hr", "lr"):
+        write_lmdb(place / kind, place / f"{kind}.lmdb", compression=1, workers=1)
 
 
 @contextmanager

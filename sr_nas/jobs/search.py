@@ -20,14 +20,15 @@ from sr_nas.options.search import SearchOptions
 from sr_nas.report.live import SearchView
 from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
-from sr_nas.runs.device import check_precision, peak_memory, pick_device
+from sr_nas.runs.device import peak_memory, pick_device
 from sr_nas.runs.files import replacing, write_json, write_text
-from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history, read_history
+from sr_nas.runs.folder import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
 from sr_nas.runs.interrupt import Interrupt
+from sr_nas.runs.precision import check_precision
 from sr_nas.search.decision import Decision, decision
 from sr_nas.search.searcher import Record, Searcher
 
-GENOTYPE, NETWORK_BLOCK, INHERITED = "genotype.json", "network_g.yml", "inherited.safetensors"
+GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 
 
@@ -43,7 +44,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
         The run folder and the exit code: 0, or 128 plus the signal that stopped the search.
     """
     device = pick_device(options.num_gpu)
-    check_precision(device, options.train.precision == "bf16")
+    check_precision(device, options.train.precision)
     searcher = build_searcher(options, device)
     run = open_run(options, device, auto_resume)
     describe = _describer(searcher)

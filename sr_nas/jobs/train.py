@@ -23,9 +23,10 @@ from sr_nas.options.train import TrainOptions
 from sr_nas.report.live import TrainView
 from sr_nas.report.picture import comparison
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
-from sr_nas.runs.device import check_precision, peak_memory, pick_device
+from sr_nas.runs.device import peak_memory, pick_device
 from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history
 from sr_nas.runs.interrupt import Interrupt
+from sr_nas.runs.precision import check_precision
 from sr_nas.training.trainer import Trainer
 
 PICTURE = "comparison.png"
@@ -44,7 +45,7 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         The run folder and the exit code: 0, or 128 plus the signal that stopped the training.
     """
     device = pick_device(options.num_gpu)
-    check_precision(device, options.train.precision == "bf16")
+    check_precision(device, options.train.precision)
     beginnings: list[str] = []
     trainer = build_trainer(options, device, beginnings.append)
     val = options.datasets.val

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.genotype import JOINT, Choice, genotype_from, is_genotype_path
+from sr_nas.genotype import JOINT, Choice, GenotypeError, genotype_from, is_genotype_path
 from sr_nas.ops.attention import EnhancedSpatialAttention
 from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
 from sr_nas.options.genotypes import GenotypeSource
@@ -27,6 +27,7 @@ PUBLISHED = (
     *("sep_conv_3x3", "sep_conv_5x5", "sep_conv_5x5"),
     *("cell2+cell1", "cell3+cell2", "cell4+cell3", "cell1+cell3"),
 )
+PUBLISHED_CELLS = 6
 NEGATIVE_SLOPE = 0.05
 
 _leaky_relu = partial(F.leaky_relu, negative_slope=NEGATIVE_SLOPE)
@@ -42,9 +43,17 @@ def with_inputs(genotype: Any, num_cells: int) -> Any:
     """Complete a genotype of three operations and nothing else: each cell from the third on reads the two before it.
 
     Papers print the operations alone. Anything else is returned unchanged.
+
+    Raises:
+        GenotypeError: the published genotype, as it is by default, for another number of cells.
     """
     if isinstance(genotype, Mapping) and genotype.get("arch") == DLSR.arch and "genotype" in genotype:
         return dict(genotype) | {"genotype": with_inputs(genotype["genotype"], num_cells)}
+    if genotype == PUBLISHED and num_cells != PUBLISHED_CELLS:
+        raise GenotypeError(
+            f"the published genotype is of {PUBLISHED_CELLS} cells. With num_cells {num_cells} name one, for example "
+            f"{', '.join(PUBLISHED[: len(OPERATIONS)])}."
+        )
     names = genotype.split(",") if isinstance(genotype, str) else genotype
     if isinstance(names, Sequence) and len(names) == len(OPERATIONS):
         return [*names, *(JOINT.join(choice.candidates[:-3:-1]) for choice in input_choices(num_cells).values())]
@@ -148,7 +157,9 @@ class DLSR(DLSRFrame, SRNetwork):
 
     arch = "DLSR"
 
-    def __init__(self, scale: int = 2, nf: Features = 48, num_cells: Cells = 6, genotype: GenotypeSource = PUBLISHED) -> None:
+    def __init__(
+        self, scale: int = 2, nf: Features = 48, num_cells: Cells = PUBLISHED_CELLS, genotype: GenotypeSource = PUBLISHED
+    ) -> None:
         picked = genotype_from(with_inputs(genotype, num_cells), self.arch, self.choices(num_cells))
         super().__init__(
             scale,
@@ -160,13 +171,13 @@ class DLSR(DLSRFrame, SRNetwork):
         self.genotype = picked
 
     @staticmethod
-    def choices(num_cells: int = 6) -> dict[str, Choice]:
+    def choices(num_cells: int = PUBLISHED_CELLS) -> dict[str, Choice]:
         """``op1`` to ``op3``: every candidate may stand there; then the inputs of the cells."""
         operations = {label: Choice(tuple(DLSR_CANDIDATES.names())) for label in OPERATIONS}
         return operations | input_choices(num_cells)
 
     @staticmethod
-    def check(num_cells: int = 6, genotype: Any = PUBLISHED, **_: Any) -> None:
+    def check(num_cells: int = PUBLISHED_CELLS, genotype: Any = PUBLISHED, **_: Any) -> None:
         """Refuse a genotype of other names than :meth:`choices`; a path is left for when files are looked at."""
         if not is_genotype_path(genotype):
             genotype_from(with_inputs(genotype, num_cells), DLSR.arch, DLSR.choices(num_cells))

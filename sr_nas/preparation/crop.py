@@ -100,8 +100,8 @@ def crop(hr: Path, lr: Path | None, output: Path, grid: Grid, workers: int) -> t
     grid.check()
     images = by_stem(list_images(hr))
     pairs: dict[str, dict[int, Path]] = {name: {} for name in images}
-    for scale in grid.scales if lr is not None else ():
-        place = _lr_folder(lr, scale, grid.scales) if lr is not None else hr
+    places = {} if lr is None else {scale: _lr_folder(lr, scale, grid.scales) for scale in grid.scales}
+    for scale, place in places.items():
         found = by_stem(list_images(place))
         names = match_names(list(images), list(found), naming_rules("{}", scale), str(hr), str(place))
         for name, partner in zip(images, names, strict=True):

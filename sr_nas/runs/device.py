@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,21 +25,6 @@ def pick_device(num_gpu: int | str) -> torch.device:
     if num_gpu == "auto":
         return torch.device("cpu")
     raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
-
-
-def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
-    """bfloat16 autocast on the device, or nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
-
-
-def check_precision(device: torch.device, bf16: bool) -> None:
-    """Refuse bfloat16 on a GPU that lacks it.
-
-    Raises:
-        UserError: so it is.
-    """
-    if bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError(f"precision: {torch.cuda.get_device_name(device)} knows no bf16. Set it to fp32.")
 
 
 def peak_memory(device: torch.device) -> int | None:

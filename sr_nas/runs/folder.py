@@ -13,6 +13,8 @@ from sr_nas.runs.files import replacing
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
 OPTIONS = "options.yml"
+NETWORK_BLOCK = "network_g.yml"
+"""What a search writes beside its genotype: the option block of the network it found."""
 
 
 def new_run(root: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
-from sr_nas.runs.device import autocast
+from sr_nas.runs.precision import Precision, autocast
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.bilevel import Batch, alpha_gradient
 from sr_nas.search.cost import expected_cost
@@ -42,7 +42,7 @@ class Plan:
         xi: learning rate of the look-ahead; ``None`` for the weights' current one.
         alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
-        bf16: run forward passes under bfloat16 autocast.
+        precision: of forward passes.
     """
 
     epochs: int
@@ -52,7 +52,7 @@ class Plan:
     xi: float | None = None
     alpha_on_both: bool = False
     grad_clip_norm: float | None = None
-    bf16: bool = False
+    precision: Precision = "fp32"
 
 
 class Searcher:
@@ -229,7 +229,7 @@ class Searcher:
         return low.to(self.device), high.to(self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self.device, self.plan.bf16)
+        return autocast(self.device, self.plan.precision)
 
     def _account(self, losses: dict[str, float]) -> None:
         self.step += 1

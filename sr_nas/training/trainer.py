@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sr_nas.contracts import SRNetwork, Stream
 from sr_nas.errors import UserError
-from sr_nas.runs.device import autocast
+from sr_nas.runs.precision import Precision, autocast
 
 
 class Trainer:
@@ -28,7 +28,7 @@ class Trainer:
         total: iterations of the whole training.
         ema_decay: decay of the moving average of the weights, whose buffers are the latest; 0 keeps the weights themselves.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
-        bf16: run forward passes under bfloat16 autocast.
+        precision: of forward passes.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Trainer:
         total: int,
         ema_decay: float = 0.999,
         grad_clip_norm: float | None = None,
-        bf16: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
         self.network, self.loss, self.stream = network, loss, stream
         self.optimizer, self.scheduler, self.total = optimizer, scheduler, total
-        self.grad_clip_norm, self.bf16 = grad_clip_norm, bf16
+        self.grad_clip_norm, self.precision = grad_clip_norm, precision
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
         self.device = next(network.parameters()).device
         self.iteration = 0
@@ -91,7 +91,7 @@ class Trainer:
         """Move the weights once on the next batch; return the loss."""
         low, high = (part.to(self.device) for part in self.stream.next())
         self.optimizer.zero_grad()
-        with autocast(self.device, self.bf16):
+        with autocast(self.device, self.precision):
             loss = self.loss(self.network(low), high)
         loss.backward()
         if self.grad_clip_norm is not None:

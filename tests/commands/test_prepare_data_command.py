@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sr_nas.commands.prepare_data import SETS
 from sr_nas.images.files import read_rgb
 from sr_nas.preparation import addresses
 from tests.jobs.processes import ENVIRONMENT, command, run
 from tests.preparation.images import contents, save
 from tests.preparation.server import Site, serving
 from tests.preparation.test_sets import make_set5, packed
-
-
-def test_the_words_name_the_sets_of_the_table() -> None:
-    assert tuple(addresses.SETS) == SETS
 
 
 def test_sets_are_fetched_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

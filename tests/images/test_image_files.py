@@ -24,7 +24,6 @@ from sr_nas.images.files import (
     natural_order,
     read_image,
     read_rgb,
-    read_size,
     write_image,
 )
 
@@ -111,17 +110,6 @@ def test_jpeg_obeys_its_quality_and_keeps_chroma(tmp_path: Path) -> None:
     assert JpegImageFile(tmp_path / "95.jpg").layer == [(1, 1, 1, 0), (2, 1, 1, 1), (3, 1, 1, 1)], "4:4:4"
     write_image(tmp_path / "grey.jpeg", pixels[..., :1])
     assert read_image(tmp_path / "grey.jpeg").shape == (64, 64, 1)
-
-
-def test_the_size_is_read_from_the_header_alone(tmp_path: Path) -> None:
-    file = tmp_path / "a.png"
-    for suffix in IMAGE_SUFFIXES:
-        write_image(file.with_suffix(suffix), noise(300, 47, 3))
-        assert read_size(file.with_suffix(suffix)) == (300, 47)
-    file.write_bytes(file.read_bytes()[:100])
-    assert read_size(file) == (300, 47)
-    file.write_bytes(b"no image")
-    assert read_size(file) is None and read_size(tmp_path / "missing.png") is None
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])

@@ -19,6 +19,13 @@ def test_it_is_the_size_of_what_is_read(tmp_path: Path, suffix: str) -> None:
     assert image_size(tmp_path / f"a{suffix}") == (5, 7) == read_image(tmp_path / f"a{suffix}").shape[:2]
 
 
+def test_only_the_header_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    write_image(file, np.random.default_rng(0).integers(0, 256, (300, 47, 3), np.uint8))
+    file.write_bytes(file.read_bytes()[:100])
+    assert image_size(file) == (300, 47)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_images_that_lie_on_their_side_are_measured_upright(tmp_path: Path, suffix: str, orientation: int) -> None:

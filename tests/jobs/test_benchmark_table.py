@@ -225,7 +225,7 @@ def test_a_missing_set_is_named_and_the_others_are_measured(tmp_path: Path, plac
     file = option_file(tmp_path, place, datasets=datasets)
     printed = run("evaluate", "-opt", file, code=1)
     assert f"not measured: B100 x2, x3: folder '{place / 'B100'}' does not exist" in printed
-    assert f"Put its HR images into {place / 'B100'}/HR" in printed
+    assert f"put its HR images into {place / 'B100'}/HR" in printed
     assert "--force_yml datasets:B100=FOLDER" in printed
     assert "is a file, not a folder" in printed
     results = table(tmp_path)
@@ -270,17 +270,18 @@ def test_the_self_ensemble_is_asked_for_where_the_options_do(
 ) -> None:
     asked: list[dict[str, Any]] = []
 
-    def watched(network: Any, *, ensemble: bool | None = None, **rest: Any) -> Any:
-        asked.append({"ensemble": ensemble, **rest})
-        return upscaler(network, **rest)
+    def watched(network: Any, **how: Any) -> Any:
+        asked.append(how)
+        return upscaler(network, **how)
 
     monkeypatch.setattr(contestants, "upscaler", watched)
     path = str(place / "x2.safetensors")
     models = {"one": {"path": path, "tile": 20}, "eight": {"path": path, "ensemble": True}}
     run("evaluate", "-opt", option_file(tmp_path, place, models=models, bicubic=[]))
     found = {(call["ensemble"], call["tile"], call["precision"], str(call["device"])) for call in asked}
-    assert found == {(None, 20, "fp32", "cpu"), (True, None, "fp32", "cpu")}
+    assert found == {(False, 20, "fp32", "cpu"), (True, None, "fp32", "cpu")}
     one, eight = table(tmp_path)["models"]
+    assert {one["sets"][name]["psnr"] for name in one["sets"]} != {eight["sets"][name]["psnr"] for name in eight["sets"]}
     assert (one["params"], 8 * one["macs_hr_1280x720"]) == (eight["params"], eight["macs_hr_1280x720"])
 
 

@@ -120,3 +120,8 @@ def test_genotypes_that_are_none_are_refused(genotype: object, words: str) -> No
     with pytest.raises(GenotypeError, match=words) as caught:
         DLSR(2, 8, 4, genotype)
     assert isinstance(caught.value, UserError)
+
+
+def test_the_published_genotype_is_of_six_cells() -> None:
+    with pytest.raises(GenotypeError, match="With num_cells 4 name one, for example sep_conv_3x3, sep_conv_5x5, sep_conv_5x5"):
+        DLSR(2, 8, 4)

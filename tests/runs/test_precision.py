@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sr_nas.errors import UserError
-from sr_nas.inference.precision import check_precision
 from sr_nas.inference.tiles import upscale
+from sr_nas.runs.precision import check_precision
 
 
 class Loud(nn.Module):
