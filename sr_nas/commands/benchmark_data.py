@@ -45,14 +45,14 @@ def main(arguments: Sequence[str]) -> int:
         rounds=parsed.rounds,
         seconds=parsed.seconds,
     )
-    progress = Console(stderr=True)
+    progress = Console(stderr=True, markup=False)
     with tempfile.TemporaryDirectory(prefix="sr_nas_benchmark_") as place:
         result = measure(plan, Path(place), parsed.data, lambda text: progress.print(text, highlight=False, soft_wrap=True))
     if parsed.json:
         json.dump(result, sys.stdout, indent=2)
         print()
     else:
-        _print(Console(), result)
+        _print(Console(markup=False), result)
     return 0
 
 

@@ -90,7 +90,7 @@ def _print_layers(network: Any) -> None:
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
     for name, kind, params, macs in per_layer(network):
         table.add_row(name, kind, f"{params:,}", f"{macs / 1e9:.4f} G")
-    console, counted = Console(), complexity(network)
+    console, counted = Console(markup=False), complexity(network)
     console.print(table)
     console.print(f"parameters                {counted['params']:,}", highlight=False)
     console.print(f"{MACS_LR}    {counted['macs_lr_1280x720'] / 1e9:.2f} G", highlight=False)
@@ -137,7 +137,7 @@ def _print_comparison(measured: Sequence[dict[str, Any]]) -> None:
             "all" if field is None else f"{field} px",
             f"{found['peak_activation_bytes'] / 1e6:.0f} MB",
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for name, meaning in (
         ("LR", "multiply-adds (fvcore) for an LR input of 1280x720"),
@@ -146,4 +146,4 @@ def _print_comparison(measured: Sequence[dict[str, Any]]) -> None:
         ("", "where each cell reads the two before it"),
         ("memory", "peak of activations for an HR output of 1280x720, single precision"),
     ):
-        console.print(f"{name:<8}{meaning}", highlight=False)
+        console.print(f"{name:<8}{meaning}", highlight=False, soft_wrap=True)

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         json.dump(finite(result), sys.stdout, indent=2, allow_nan=False)
         print()
     else:
-        _print(Console(), parsed.model, result)
+        _print(Console(markup=False), parsed.model, result)
     return 0
 
 
@@ -101,7 +101,7 @@ def _benchmark(parsed: argparse.Namespace) -> int:
         json.dump(finite(results), sys.stdout, indent=2, allow_nan=False)
         print()
     else:
-        print_tables(Console(), results)
+        print_tables(Console(markup=False), results)
     told = f"{results['folder']} holds table.md, table.csv and table.json"
     print(told if code < 128 else f"stopped; the same command goes on. {told} of what is measured.", file=sys.stderr)
     return code

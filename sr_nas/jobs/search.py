@@ -94,7 +94,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
         lines = outcome(run.folder, choices)
         run.log.info("%s", "\n".join(lines))
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return run.folder, 0
 
 

@@ -94,6 +94,13 @@ def test_evaluate_in_tiles_is_near(shared: Path) -> None:
     assert found == pytest.approx(32.2096, abs=0.02)
 
 
+def test_names_with_brackets_are_printed_as_they_are(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "set[red]").mkdir()
+    (tmp_path / "set[red]" / "a[b].png").write_bytes((photos / "grey.png").read_bytes())
+    printed = run("evaluate", "--model", model, "--data", tmp_path / "set[red]")
+    assert "set[red] x2" in printed and "a[b]" in printed
+
+
 def test_evaluate_table_and_refusals(model: Path, photos: Path) -> None:
     printed = run("evaluate", "--model", model, "--data", photos)
     assert "bicubic dB" in printed
