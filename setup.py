@@ -43,7 +43,7 @@ setup(
         "basicsr": [BASICSR],
         # LPIPS and DISTS; 1.7 is the first with DISTS. Both take their backbones from torchvision.
         "perceptual": ["torchmetrics>=1.7", "torchvision>=0.19"],
-        "test": ["pytest>=8.0", "scipy>=1.11", "jsonschema>=4.0", BASICSR],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.2", "scipy>=1.11", "jsonschema>=4.0", BASICSR],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )
