@@ -11,6 +11,7 @@ assert VERSION is not None
 
 # basicsr 1.4.2 is the last release; its setup.py cannot be read by Python 3.13 and later.
 BASICSR = 'basicsr>=1.4.2; python_version < "3.13"'
+TENSORBOARD = "tensorboard>=2.17.1"  # the first that runs with NumPy 2
 
 setup(
     name="sr_nas",
@@ -43,7 +44,8 @@ setup(
         "basicsr": [BASICSR],
         # LPIPS and DISTS; 1.7 is the first with DISTS. Both take their backbones from torchvision.
         "perceptual": ["torchmetrics>=1.7", "torchvision>=0.19"],
-        "test": ["pytest>=8.0", "pytest-xdist>=3.2", "scipy>=1.11", "jsonschema>=4.0", BASICSR],
+        "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
+        "test": ["pytest>=8.0", "pytest-xdist>=3.2", "scipy>=1.11", "jsonschema>=4.0", BASICSR, TENSORBOARD],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

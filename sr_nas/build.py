@@ -14,11 +14,13 @@ from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
 from sr_nas.data.streams import Stream, split_indices
 from sr_nas.errors import UserError, listing
-from sr_nas.export.network_file import read_tensors
+from sr_nas.export.model import load_model
+from sr_nas.export.network_file import read_metadata, read_tensors
+from sr_nas.optim import WarmUp
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.sections import Dataset, TrainDataset, WeightTraining
 from sr_nas.options.strict import Component
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.train import Distill, TrainOptions
 from sr_nas.registry import (
     LOSSES,
     LR_SCHEDULES,
@@ -31,9 +33,13 @@ from sr_nas.registry import (
     SPACES,
     Registry,
 )
+from sr_nas.runs.precision import Precision
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 from sr_nas.search.searcher import Plan, Searcher
+from sr_nas.training.compiled import compiled
+from sr_nas.training.distillation import Distillation
+from sr_nas.training.divergence import DivergenceWatch
 from sr_nas.training.trainer import Trainer
 
 # Each random thing has a generator of its own, so that changing one does not change the others.
@@ -111,35 +117,65 @@ def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
     )
 
 
-def build_trainer(options: TrainOptions, device: torch.device, say: Callable[[str], None]) -> Trainer:
-    """Build everything a training needs, on ``device``; ``say`` is told how much of the starting weights fits.
+def build_trained_network(options: TrainOptions) -> tuple[SRNetwork, list[str]]:
+    """Build the network of a training with its starting weights, on the CPU, and lines that say where they are from.
 
     Raises:
-        UserError: data or starting weights that cannot be read, or weights that do not fit.
+        UserError: starting weights that cannot be read or do not fit.
     """
     torch.manual_seed(options.manual_seed)
-    pairs = build_pairs(options.datasets.train, options.scale)
     network = build_network(options.network_g, options.scale)
     start = options.path.pretrain_network_g
-    if start is not None:
-        fitting, total = start_from(network, start, options.path.strict_load_g)
-        say(f"starting from {start}: {fitting} of {total} tensors fit")
+    if start is None:
+        return network, []
+    new, total = start_from(network, start, options.path.strict_load_g)
+    fresh = f"; new: {listing(new, 5)}" if new else ""
+    return network, [f"starting from {start}: {total - len(new)} of {total} tensors fit{fresh}"]
+
+
+def build_trainer(options: TrainOptions, network: SRNetwork, device: torch.device, precision: Precision) -> Trainer:
+    """Build everything a training needs, on ``device``, around its network, which is moved there.
+
+    Raises:
+        UserError: data or a teacher that cannot be read, or no compiler where one is asked for.
+    """
+    plan = options.train
+    pairs = build_pairs(options.datasets.train, options.scale)
     network = network.to(device)
-    optimizer = bound(OPTIMIZERS, options.train.optim_g)(network.parameters())
+    optimizer = bound(OPTIMIZERS, plan.optim_g)(network.parameters())
     return Trainer(
         network=network,
-        loss=bound(LOSSES, options.train.pixel_opt),
+        loss=bound(LOSSES, plan.pixel_opt),
         stream=_stream(pairs, options.datasets.train, range(len(pairs)), options.manual_seed + TRAINING_SEED),
         optimizer=optimizer,
-        scheduler=_lr_schedule(options.train, optimizer, options.train.total_iter),
-        total=options.train.total_iter,
-        ema_decay=options.train.ema_decay,
-        grad_clip_norm=options.train.grad_clip_norm,
-        precision=options.train.precision,
+        scheduler=WarmUp(_lr_schedule(plan, optimizer, plan.total_iter), plan.warmup_iter),
+        total=plan.total_iter,
+        forward=compiled(network, device) if plan.compile else network,
+        distillation=None if plan.distill_opt is None else build_distillation(plan.distill_opt, options.scale, device),
+        accumulate=plan.accumulate,
+        ema_decay=plan.ema_decay,
+        grad_clip_norm=plan.grad_clip_norm,
+        precision=precision,
+        watch=DivergenceWatch(plan.divergence_factor or None),
     )
 
 
-def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[int, int]:
+def build_distillation(section: Distill, scale: int, device: torch.device) -> Distillation:
+    """Read a teacher.
+
+    Raises:
+        UserError: it cannot be read, or is of another scale.
+    """
+    where = "train.distill_opt.teacher"
+    if section.teacher.endswith((".pth", ".pt")):
+        raise UserError(f"{where}: export {section.teacher} to a .safetensors file first, with tools/export.py --model.")
+    teacher = load_model(section.teacher)
+    if teacher.scale != scale:
+        raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {scale}.")
+    return Distillation(teacher.to(device), bound(LOSSES, section))
+
+
+def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[list[str], int]:
     """Give a network the weights of a safetensors file.
 
     Args:
@@ -148,7 +184,7 @@ def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[int, int]:
         strict: refuse a file that lacks a tensor, or has one of another shape or name.
 
     Returns:
-        How many of the network's tensors were found, and how many it has.
+        The names of the network's tensors that were not found and stay as they are, and how many it has.
 
     Raises:
         UserError: strict and not all fit, or none fits at all.
@@ -162,10 +198,15 @@ def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[int, int]:
         advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
         raise UserError(
             f"path.pretrain_network_g: {path} does not fit the network; missing or of another shape: "
-            f"{listing(misfits, 5)}.{advice}"
+            f"{listing(misfits, 5)}.{_another_scale(network, path)}{advice}"
         )
     network.load_state_dict(fitting, strict=False)
-    return len(fitting), len(own)
+    return [name for name in own if name not in fitting], len(own)
+
+
+def _another_scale(network: SRNetwork, path: str) -> str:
+    scale = read_metadata(path).get("scale", "") if path.endswith(".safetensors") else ""
+    return f" The file is of scale {scale} and the network of {network.scale}." if scale not in ("", str(network.scale)) else ""
 
 
 def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int) -> Stream:

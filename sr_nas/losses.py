@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field
@@ -23,6 +24,21 @@ def _odd(value: int) -> int:
 
 LossWeight = Annotated[float, Field(gt=0)]
 KernelSize = Annotated[int, Field(ge=3), AfterValidator(_odd)]
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
+
+
+def needs_above(pixels: Callable[..., int]) -> Callable[[Loss], Loss]:
+    """Note on a loss that images must be larger than this, a function of its options, so that option files are checked for it."""
+
+    def note(loss: Loss) -> Loss:
+        loss.needs_above = pixels  # type: ignore[attr-defined]
+        return loss
+
+    return note
+
+
+def _radius(*, kernel_size: int, **_: Any) -> int:
+    return kernel_size // 2
 
 
 @LOSSES.register("L1Loss")
@@ -37,7 +53,19 @@ def mse(output: Tensor, target: Tensor, *, loss_weight: LossWeight = 1.0) -> Ten
     return loss_weight * F.mse_loss(output, target)
 
 
+@LOSSES.register("CharbonnierLoss")
+def charbonnier(
+    output: Tensor, target: Tensor, *, loss_weight: LossWeight = 1.0, eps: Annotated[float, Field(gt=0)] = 1e-12
+) -> Tensor:
+    """``loss_weight`` times the mean of ``sqrt((output - target)^2 + eps)``, an L1 that is smooth at 0.
+
+    Lai et al., CVPR 2017, arXiv 1704.03915; ``eps`` is added to the square, as in BasicSR.
+    """
+    return loss_weight * ((output - target) ** 2 + eps).sqrt().mean()
+
+
 @LOSSES.register("L1HFENLoss")
+@needs_above(_radius)
 def l1_hfen(
     output: Tensor,
     target: Tensor,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from sr_nas.errors import UserError
 from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS
 
 Rate = Annotated[float, Field(gt=0)]
@@ -56,3 +59,129 @@ def cosine(optimizer: Optimizer, total: int, *, eta_min: Decay = 0.0) -> LRSched
 def multistep(optimizer: Optimizer, total: int, *, milestones: list[PositiveInt], gamma: Rate = 0.5) -> LRScheduler:
     """Multiply the learning rate by ``gamma`` at every milestone (iterations in training, epochs in search)."""
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
+
+
+@LR_SCHEDULES.register("MultiStepRestartLR")
+class MultiStepRestartLR(LRScheduler):
+    """MultiStepLR that begins anew at every restart, with the optimizer's learning rate times that restart's weight.
+
+    Args:
+        optimizer: gives the learning rate to start from.
+        total: length of the run.
+        milestones: where the rate is multiplied by ``gamma``; one that is a restart too does not count.
+        gamma: see ``milestones``.
+        restarts: ascending; up to the first one the weight is 1.
+        restart_weights: one per restart.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total: int,
+        *,
+        milestones: tuple[PositiveInt, ...],
+        gamma: Rate = 0.1,
+        restarts: tuple[NonNegativeInt, ...] = (0,),
+        restart_weights: tuple[Rate, ...] = (1.0,),
+    ) -> None:
+        self.milestones, self.gamma = milestones, gamma
+        self.starts = [(0, 1.0), *zip(restarts, restart_weights, strict=True)]
+        super().__init__(optimizer)
+
+    @staticmethod
+    def check(restarts: tuple[int, ...], restart_weights: tuple[float, ...], **_: Any) -> None:
+        """Refuse restarts out of order, or without a weight each."""
+        if list(restarts) != sorted(set(restarts)):
+            raise ValueError(f"restarts must ascend, and {list(restarts)} do not")
+        if len(restarts) != len(restart_weights):
+            raise ValueError(f"restart_weights: {len(restart_weights)} for {len(restarts)} restarts")
+
+    def get_lr(self) -> list[Any]:
+        """Rates of the iteration ``last_epoch``, which counts from 0."""
+        start, weight = [begun for begun in self.starts if begun[0] <= self.last_epoch][-1]
+        passed = sum(start < milestone <= self.last_epoch for milestone in self.milestones)
+        return [base * weight * self.gamma**passed for base in self.base_lrs]
+
+
+@LR_SCHEDULES.register("CosineAnnealingRestartLR")
+class CosineAnnealingRestartLR(LRScheduler):
+    """One half cosine down to ``eta_min`` after another; SGDR (Loshchilov & Hutter, ICLR 2017) with BasicSR's weights.
+
+    Iteration t of a period of length T has ``eta_min + weight / 2 (lr - eta_min) (1 + cos(pi t / T))``, and the last of a
+    period, t = T, stands where the next begins.
+
+    Args:
+        optimizer: gives the learning rate to start from.
+        total: length of the run, which the periods must cover.
+        periods: their lengths.
+        restart_weights: one per period.
+        eta_min: lowest rate.
+
+    Raises:
+        UserError: the periods end before the run.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total: int,
+        *,
+        periods: Annotated[tuple[PositiveInt, ...], Field(min_length=1)],
+        restart_weights: tuple[Rate, ...] = (1.0,),
+        eta_min: Decay = 0.0,
+    ) -> None:
+        if sum(periods) < total:
+            raise UserError(f"train.scheduler: the periods end after {sum(periods)} iterations, and the run after {total}.")
+        self.periods, self.restart_weights, self.eta_min = periods, restart_weights, eta_min
+        super().__init__(optimizer)
+
+    @staticmethod
+    def check(periods: tuple[int, ...], restart_weights: tuple[float, ...], **_: Any) -> None:
+        """Refuse periods without a weight each."""
+        if len(periods) != len(restart_weights):
+            raise ValueError(f"restart_weights: {len(restart_weights)} for {len(periods)} periods")
+
+    def get_lr(self) -> list[Any]:
+        """Rates of the iteration ``last_epoch``, which counts from 0."""
+        ends = list(itertools.accumulate(self.periods))
+        current = next((place for place, end in enumerate(ends) if self.last_epoch <= end), len(ends) - 1)
+        period, weight = self.periods[current], self.restart_weights[current]
+        fall = 1 + math.cos(math.pi * (self.last_epoch - (ends[current] - period)) / period)
+        return [self.eta_min + weight * 0.5 * (base - self.eta_min) * fall for base in self.base_lrs]
+
+
+class WarmUp:
+    """Linear warm-up under any schedule: iteration t = 1, 2, ... has the schedule's rate times ``min(1, t / iterations)``.
+
+    Args:
+        schedule: goes on below as if there were no warm-up.
+        iterations: length of the warm-up; 0 for none.
+    """
+
+    def __init__(self, schedule: LRScheduler, iterations: int) -> None:
+        self.schedule, self.iterations, self.done = schedule, iterations, 0
+        self._scale()
+
+    def step(self) -> None:
+        """Set the rates of the next iteration."""
+        # Schedules that go on from the present rate must find their own there.
+        for group, rate in zip(self.schedule.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate
+        self.schedule.step()
+        self.done += 1
+        self._scale()
+
+    def _scale(self) -> None:
+        self.rates = [group["lr"] for group in self.schedule.optimizer.param_groups]
+        if self.done + 1 < self.iterations:
+            for group in self.schedule.optimizer.param_groups:
+                group["lr"] *= (self.done + 1) / self.iterations
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes on from here; the optimizer's own state holds the rates of the next iteration."""
+        return {"schedule": self.schedule.state_dict(), "done": self.done, "rates": self.rates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state_dict` was taken."""
+        self.schedule.load_state_dict(state["schedule"])
+        self.done, self.rates = state["done"], state["rates"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy.ndimage import gaussian_laplace
 from torch.nn import functional as F
 
 from sr_nas.errors import UserError
-from sr_nas.losses import l1, l1_hfen, laplacian_of_gaussian, mse
+from sr_nas.losses import charbonnier, l1, l1_hfen, laplacian_of_gaussian, mse
 from sr_nas.options.strict import Component
 from sr_nas.registry import LOSSES
 
@@ -97,6 +98,23 @@ def test_l1_and_mse_are_the_means() -> None:
     output, target = torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0])
     assert l1(output, target, loss_weight=255).item() == 255 * 2
     assert mse(output, target, loss_weight=2).item() == 2 * 5
+
+
+def test_charbonnier_is_the_formula_and_smooth_at_zero() -> None:
+    output, target = noise(2, 3, 5, 4), noise(2, 3, 5, 4, seed=1)
+    expected = 3 * np.sqrt((output.numpy() - target.numpy()) ** 2 + 1e-4).mean()
+    assert charbonnier(output, target, loss_weight=3, eps=1e-4).item() == pytest.approx(expected, rel=1e-12)
+    same = target.clone().requires_grad_()
+    charbonnier(same, target).backward()
+    assert charbonnier(same, target).item() == pytest.approx(1e-6, rel=1e-9)
+    assert same.grad is not None and not same.grad.any()
+
+
+def test_charbonnier_is_basicsrs(basicsr: ModuleType) -> None:
+    from basicsr.losses.basic_loss import CharbonnierLoss
+
+    output, target = noise(2, 3, 5, 4), noise(2, 3, 5, 4, seed=1)
+    torch.testing.assert_close(charbonnier(output, target, loss_weight=2), CharbonnierLoss(2.0)(output, target))
 
 
 def test_checking_options_does_not_load_kornia() -> None:

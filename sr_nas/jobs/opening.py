@@ -24,6 +24,7 @@ PROVENANCE = "run.json"
 LOG = "log.txt"
 # What may differ between a run and its continuation without changing its result.
 _FREE = ("logger", "num_gpu", "path")
+_FREE_OF_TRAINING = ("divergence_factor",)
 _FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
 
 
@@ -92,6 +93,8 @@ def _decisive(text: str) -> dict[str, Any]:
     dumped: dict[str, Any] = yaml.safe_load(text)
     for key in _FREE:
         dumped.pop(key, None)
+    for key in _FREE_OF_TRAINING:
+        dumped.get("train", {}).pop(key, None)
     for dataset in dumped.get("datasets", {}).values():
         for key in _FREE_OF_A_DATASET:
             dataset.pop(key, None)

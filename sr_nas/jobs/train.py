@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,28 +10,28 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from sr_nas.build import build_pairs, build_trainer
+from sr_nas.build import build_pairs, build_trained_network, build_trainer
 from sr_nas.data.pairs import Pairs
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
-from sr_nas.export.network_file import load_network, save_network
+from sr_nas.export.network_file import load_network
 from sr_nas.inference.images import upscaler
-from sr_nas.inference.tiles import NonFiniteOutput
+from sr_nas.jobs.keeper import Keeper, means
 from sr_nas.jobs.opening import open_run
 from sr_nas.metrics.benchmark import bicubic, evaluate_set
 from sr_nas.metrics.psnr_ssim import psnr
 from sr_nas.options.train import TrainOptions
 from sr_nas.report.live import TrainView
 from sr_nas.report.picture import comparison
-from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
-from sr_nas.runs.device import peak_memory, pick_device
-from sr_nas.runs.folder import CHECKPOINT, append_history, cut_history
+from sr_nas.report.tensorboard import Scalars, check_tensorboard
+from sr_nas.runs.device import pick_device
+from sr_nas.runs.folder import cut_history
 from sr_nas.runs.interrupt import Interrupt
-from sr_nas.runs.precision import check_precision
-from sr_nas.training.trainer import Trainer
+from sr_nas.runs.precision import resolve_precision
+from sr_nas.training.divergence import Diverged
+from sr_nas.training.trainer import Losses
 
 PICTURE = "comparison.png"
-ADVICE = "Lower train.optim_g.lr or set train.grad_clip_norm."
 
 
 def run_training(options: TrainOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
@@ -43,27 +44,33 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
 
     Returns:
         The run folder and the exit code: 0, or 128 plus the signal that stopped the training.
+
+    Raises:
+        UserError: something is missing that the options ask for, or the training has diverged.
     """
+    # Whatever may be missing is missed here, before there is a folder.
     device = pick_device(options.num_gpu)
-    check_precision(device, options.train.precision)
-    beginnings: list[str] = []
-    trainer = build_trainer(options, device, beginnings.append)
-    val = options.datasets.val
-    pairs = None if val is None else build_pairs(val, options.scale)
-    baseline = None if pairs is None else evaluate_set(bicubic, pairs, options.scale)
+    precision = resolve_precision(device, options.train.precision)
+    if options.logger.use_tb_logger:
+        check_tensorboard()
+    network, beginnings = build_trained_network(options)
+    trainer = build_trainer(options, network, device, precision)
+    sets = {name: build_pairs(section, options.scale) for name, section in options.datasets.validation().items()}
+    baselines = {name: evaluate_set(bicubic, pairs, options.scale) for name, pairs in sets.items()}
+
     run = open_run(options, device, auto_resume)
-    keeper = Keeper(run.folder, options, pairs, device)
+    keeper = Keeper(run.folder, options, sets, device)
     if run.state is not None:
-        keeper.load_state_dict(run.state.pop("keeper"))
-        trainer.load_state_dict(run.state)
+        keeper.take_up(trainer, run.state)
         cut_history(run.folder, trainer.iteration, key="iteration")
     else:
-        save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"keeper": keeper.state_dict()})
-    frequency = options.logger.save_checkpoint_freq or options.val.val_freq
+        keeper.save(trainer)
+    checkpoint_freq = options.logger.save_checkpoint_freq or options.val.val_freq
     start = trainer.iteration
 
     with (
         closing(run),
+        closing(Scalars(run.folder if options.logger.use_tb_logger else None, start)) as scalars,
         TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
         Interrupt() as stop,
     ):
@@ -72,109 +79,56 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
             run.log.info("%s", text)
             view.message(text)
 
-        def on_step(loss: float) -> None:
-            view.step(trainer.iteration, trainer.total, loss, trainer.learning_rate)
-            keeper.note(loss)
-            if trainer.iteration % options.val.val_freq == 0 or trainer.iteration == trainer.total:
-                refuse_non_finite(trainer.network, ADVICE)
+        def due(frequency: int) -> bool:
+            return trainer.iteration % frequency == 0 or trainer.iteration == trainer.total
+
+        def on_step(losses: Losses) -> None:
+            view.step(trainer.iteration, trainer.total, losses, trainer.learning_rate)
+            keeper.note(losses)
+            if due(options.logger.print_freq):
+                scalars.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
+            if due(options.val.val_freq):
                 record, improved = keeper.keep(trainer)
                 run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | means(record))
+                scalars.write(trainer.iteration, by_metric(record))
                 if "val" in record:
                     view.validation(trainer.iteration, record["val"], improved)
 
         def between_steps() -> bool:
-            if stop() or trainer.iteration % frequency == 0 or trainer.iteration == trainer.total:
-                refuse_non_finite(trainer.network, ADVICE)
-                save_checkpoint(run.folder / CHECKPOINT, trainer.state_dict() | {"keeper": keeper.state_dict()})
+            if stop() or due(checkpoint_freq):
+                scalars.flush()
+                if not keeper.save(trainer):
+                    say(f"the loss is far above what it was: the checkpoint stays that of iteration {keeper.saved}")
             return stop()
 
         verb = "training" if run.state is None else "going on"
         data = options.datasets.train.name or options.datasets.train.type
-        say(f"{verb} in {run.folder} on {device} with {data}, iteration {start} of {trainer.total}")
+        say(f"{verb} in {run.folder} on {device} in {precision} with {data}, iteration {start} of {trainer.total}")
         for text in beginnings if run.state is None else ():
             say(text)
-        if baseline is not None:
-            say(f"bicubic on the validation images: {baseline['psnr']:.3f} dB / {baseline['ssim']:.4f}")
-        if not trainer.run(on_step, between_steps):
-            say(f"stopped at iteration {trainer.iteration}, saved in {run.folder}. --auto_resume goes on from there.")
+        for name, scores in baselines.items():
+            say(f"bicubic on {name}: {scores['psnr']:.3f} dB / {scores['ssim']:.4f}")
+        if len(sets) > 1:
+            say(f"the best network is judged by its PSNR on {next(iter(sets))}")
+        try:
+            finished = trainer.run(on_step, between_steps)
+        except Diverged as error:
+            run.log.info("%s", error)
+            raise UserError(f"{error}\n{keeper.what_is_left()}") from error
+        if not finished:
+            say(f"stopped at iteration {trainer.iteration}, saved in {run.folder}. --auto_resume goes on from {keeper.saved}.")
             return run.folder, stop.exit_code
-        if pairs is not None:
+        if sets:
+            pairs = next(iter(sets.values()))
             write_picture(run.folder, pairs, options.scale)
             say(f"{run.folder / PICTURE} shows {pairs.names[0]}: bicubic, the network, HR")
-        say(f"the network is {run.folder / (LAST if pairs is None else BEST)}")
+        say(f"the network is {run.folder / (BEST if sets else LAST)}")
     return run.folder, 0
 
 
-class Keeper:
-    """Measures the network on a schedule, and keeps the best and the last of it.
-
-    Args:
-        folder: of the run.
-        options: of the run.
-        pairs: validation images, or ``None``.
-        device: where the network runs.
-    """
-
-    def __init__(self, folder: Path, options: TrainOptions, pairs: Pairs | None, device: torch.device) -> None:
-        self.folder, self.options, self.pairs, self.device = folder, options, pairs, device
-        self.best: float | None = None
-        self.loss_sum, self.losses = 0.0, 0
-
-    def note(self, loss: float) -> None:
-        """Take a loss into the mean of the next record."""
-        self.loss_sum += loss
-        self.losses += 1
-
-    def keep(self, trainer: Trainer) -> tuple[dict[str, Any], bool]:
-        """Validate, save, and add to the history; return the record, and whether it is the best so far."""
-        record: dict[str, Any] = {
-            "iteration": trainer.iteration,
-            "loss": self.loss_sum / self.losses,
-            "learning_rate": trainer.learning_rate,
-        }
-        self.loss_sum, self.losses = 0.0, 0
-        improved = False
-        val = self.options.datasets.val
-        if self.pairs is not None and val is not None:
-            try:
-                scores = evaluate_set(upscaler(trainer.averaged, device=self.device), self.pairs, self.options.scale)
-            except NonFiniteOutput as error:
-                raise UserError(
-                    f"validation: the run has diverged ({error}) {ADVICE} The last checkpoint is from before."
-                ) from error
-            record["val"] = {val.name or val.type: scores}
-            improved = self.best is None or scores["psnr"] > self.best
-            if improved:
-                self.best = scores["psnr"]
-                save_network(self.folder / BEST, trainer.averaged, self._summary(record))
-        save_network(self.folder / LAST, trainer.averaged, self._summary(record))
-        memory = peak_memory(self.device)
-        append_history(self.folder, record | ({} if memory is None else {"memory_bytes": memory}))
-        return record, improved
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to judge as this one does."""
-        return {"best": self.best, "loss_sum": self.loss_sum, "losses": self.losses}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state_dict` was taken."""
-        self.best, self.loss_sum, self.losses = state["best"], state["loss_sum"], state["losses"]
-
-    def _summary(self, record: dict[str, Any]) -> dict[str, Any]:
-        data = self.options.datasets.train
-        return {
-            "run": self.options.name,
-            "iteration": record["iteration"],
-            "data": data.name or data.type,
-            "seed": self.options.manual_seed,
-            "loss": self.options.train.pixel_opt.type,
-            "validation": means(record),
-        }
-
-
-def means(record: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The mean scores of a record, without those of each image."""
-    return {name: {"psnr": scores["psnr"], "ssim": scores["ssim"]} for name, scores in record.get("val", {}).items()}
+def by_metric(record: Mapping[str, Any]) -> dict[str, float]:
+    """The mean scores of a record by names that TensorBoard groups: a chart per metric and set."""
+    return {f"{metric}/{name}": scores[metric] for name, scores in record.get("val", {}).items() for metric in ("psnr", "ssim")}
 
 
 def write_picture(folder: Path, pairs: Pairs, scale: int) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from sr_nas.options.genotypes import GenotypeSource
-from sr_nas.options.paths import describe_missing
+from sr_nas.options.paths import ExistingPath
 from sr_nas.options.sections import RunName
 from sr_nas.options.strict import Strict
 
@@ -21,17 +20,10 @@ def _nothing_is_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-def _exists(value: str, info: ValidationInfo) -> str:
-    path = Path(value).expanduser()
-    if (info.context or {}).get("check_files") is not False and not path.exists():
-        raise ValueError(describe_missing(path, "file or folder"))
-    return str(path)
-
-
 class Model(Strict):
     """A network to measure, and how it runs."""
 
-    path: Annotated[str, Field(min_length=1), AfterValidator(_exists)]
+    path: ExistingPath
     """Exported file, folder of a training, or released weights (.pth, .pt) with arch."""
     arch: str | None = None
     """Architecture of released weights, e.g. imdn or dlsr."""

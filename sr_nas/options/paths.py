@@ -43,8 +43,18 @@ def _file(value: str, info: ValidationInfo) -> str:
     return str(path)
 
 
+def _either(value: str, info: ValidationInfo) -> str:
+    path = Path(value).expanduser()
+    if _wants_check(info) and not path.exists():
+        raise ValueError(describe_missing(path, "file or folder"))
+    return str(path)
+
+
 ExistingFolder = Annotated[str, Field(min_length=1), AfterValidator(_folder)]
 """Path of a folder, ``~`` expanded. It must exist unless the validation context holds ``check_files=False``."""
 
 ExistingFile = Annotated[str, Field(min_length=1), AfterValidator(_file)]
 """Path of a file, ``~`` expanded. It must exist unless the validation context holds ``check_files=False``."""
+
+ExistingPath = Annotated[str, Field(min_length=1), AfterValidator(_either)]
+"""Path of a file or a folder, ``~`` expanded. It must exist unless the validation context holds ``check_files=False``."""

@@ -114,5 +114,5 @@ class SearchOptions(Run):
 
     @model_validator(mode="after")
     def _patches_fit(self) -> SearchOptions:
-        patches_fit(self.datasets.train, self.scale)
+        patches_fit(self.datasets.train, self.scale, self.train.pixel_opt)
         return self

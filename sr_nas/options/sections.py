@@ -78,10 +78,14 @@ class Run(Strict):
     logger: Logger = Logger()
 
 
-def patches_fit(dataset: TrainDataset, scale: int) -> None:
-    """Raise ValueError where HR patches cannot be ``scale`` times LR patches."""
+def patches_fit(dataset: TrainDataset, scale: int, *losses: Component) -> None:
+    """Raise ValueError where HR patches cannot be ``scale`` times LR patches, or are too small for a loss."""
     if dataset.gt_size % scale:
         raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not a multiple of the scale {scale}")
+    for loss in losses:
+        needs_above = getattr(LOSSES.get(loss.type), "needs_above", None)
+        if needs_above is not None and dataset.gt_size <= (least := needs_above(**loss.arguments())):
+            raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not above {least}, as {loss.type} needs it")
 
 
 TrainSource = Annotated[TrainDataset, Of(PAIRS)]

@@ -28,6 +28,9 @@ def _problem(kind: str, text: str, where: tuple[int | str, ...], found: Any) -> 
 class Strict(BaseModel):
     """A section whose unknown keys are errors that name the nearest key and all allowed ones, and true is no number."""
 
+    more_keys: ClassVar[str | None] = None
+    """How further keys begin that a section with ``extra="allow"`` takes, checked as its ``__pydantic_extra__`` says."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -39,8 +42,9 @@ class Strict(BaseModel):
         value = {} if value is None else value
         if not isinstance(value, dict):
             return handler(value)
-        unknown = [key for key in value if key not in cls.model_fields]
-        allowed = listing(cls.model_fields, 40)
+        more = cls.more_keys
+        unknown = [key for key in value if key not in cls.model_fields and not (more and str(key).startswith(more))]
+        allowed = listing([*cls.model_fields, *([f"{more}_..."] if more else [])], 40)
         problems = [
             _problem("unknown_key", f"unknown key{nearest(key, cls.model_fields)} Allowed: {allowed}.", (str(key),), value[key])
             for key in unknown

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PositiveInt, model_validator
+from pydantic_core import CoreSchema
 
 from sr_nas.options.component import Of
-from sr_nas.options.paths import ExistingFile
-from sr_nas.options.sections import Run, TrainSource, ValSource, WeightTraining, patches_fit
+from sr_nas.options.paths import ExistingFile, ExistingPath
+from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
-from sr_nas.registry import NETWORKS
+from sr_nas.registry import LOSSES, NETWORKS
+
+
+def _above_one(value: float) -> float:
+    if 0 < value <= 1:
+        raise ValueError(f"must be above 1, or null, and {value:g} is not")
+    return value
+
+
+DivergenceFactor = Annotated[
+    float,
+    Field(ge=0),
+    AfterValidator(_above_one),
+    BeforeValidator(lambda value: 0.0 if value is None else value, json_schema_input_type=float | None),
+]
 
 
 class NetworkOptions(Strict):
@@ -21,10 +36,41 @@ class NetworkOptions(Strict):
 
 
 class TrainDatasets(Strict):
-    """What a training learns from, and what it is judged on."""
+    """What a training learns from, and what it is judged on: ``val``, and further keys that begin so, such as ``val_2``."""
+
+    model_config = ConfigDict(extra="allow")
+    more_keys: ClassVar[str] = "val"
+    __pydantic_extra__: dict[str, ValSource | None]
 
     train: TrainSource
     val: ValSource | None = None
+    """Judges which network is the best, or where it is left out, the first of the further sets."""
+
+    def validation(self) -> dict[str, Dataset]:
+        """Name in tables and logs -> set, for all that are given."""
+        return {section.name or section.type: section for section in self._validation().values()}
+
+    def _validation(self) -> dict[str, Dataset]:
+        sections: dict[str, Any] = {"val": self.val, **(self.model_extra or {})}
+        return {key: section for key, section in sections.items() if section is not None}
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> TrainDatasets:
+        known: dict[str, str] = {}
+        for key, section in self._validation().items():
+            name = section.name or section.type
+            if name in known:
+                raise ValueError(f"{known[name]} and {key} are both called '{name}': give one of them another name")
+            known[name] = key
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        described = handler(schema)
+        target = handler.resolve_ref_schema(described)
+        target["patternProperties"] = {f"^{cls.more_keys}": target["additionalProperties"]}
+        target["additionalProperties"] = False
+        return described
 
 
 class TrainPath(Strict):
@@ -33,22 +79,48 @@ class TrainPath(Strict):
     experiments_root: str = "experiments"
     """Folder of all runs."""
     pretrain_network_g: ExistingFile | None = None
-    """WeightTraining to start from: an exported file or a search's inherited.safetensors."""
+    """Weights to start from: an exported file or a search's inherited.safetensors."""
     strict_load_g: bool = True
-    """Whether these weights must be all of the network's; false takes those that fit."""
+    """Whether these weights must be all of the network's; false takes those that fit, for x3 and x4 all of x2's but the tail."""
+
+
+class TrainLogger(Logger):
+    """What a training tells, and how often it saves itself."""
+
+    use_tb_logger: bool = False
+    """Also write TensorBoard events, into tb/ of the run; they need pip install 'sr_nas[tensorboard]'."""
+
+
+class Distill(Component):
+    """What is learned from a teacher: a loss between its output and the network's, added to the task loss."""
+
+    teacher: ExistingPath
+    """An exported .safetensors file or the folder of a training, of the same scale."""
 
 
 class TrainSection(WeightTraining):
     """How the network is trained."""
 
     total_iter: PositiveInt
-    """Iterations (batches) of the whole training."""
+    """Iterations of the whole training."""
+    accumulate: PositiveInt = 1
+    """Batches of an iteration, which descends on the mean of their losses: as one of so many times the size, in its memory."""
+    warmup_iter: Annotated[int, Field(ge=-1)] = 0
+    """Iterations over which the learning rate grows linearly to the scheduler's; 0 or -1 for none."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # type: ignore[assignment] # a training knows more than a search
+    """Of forward passes under autocast. auto: bf16 on a CUDA device that computes in it, fp16 on others, fp32 elsewhere."""
+    compile: bool = False
+    """Compile the network with torch.compile: a slow start, then faster iterations."""
+    distill_opt: Annotated[Distill, Of(LOSSES)] | None = None
+    """Knowledge distillation from a teacher; its type is a loss."""
+    divergence_factor: DivergenceFactor = 10.0
+    """Stop where the mean loss of 100 iterations is so many times the lowest such mean; null or 0 to go on whatever happens."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
 
 
 class Validation(Strict):
-    """When the network is measured, by the field's protocol, on datasets.val."""
+    """When the network is measured, by the field's protocol, on datasets.val and its like."""
 
     val_freq: PositiveInt = 1000
     """Iterations between two validations."""
@@ -60,11 +132,13 @@ class TrainOptions(Run):
     datasets: TrainDatasets
     network_g: Annotated[Component, Of(NETWORKS)]
     """The network."""
+    logger: TrainLogger = TrainLogger()
     path: TrainPath = TrainPath()
     train: TrainSection
     val: Validation = Validation()
 
     @model_validator(mode="after")
     def _patches_fit(self) -> TrainOptions:
-        patches_fit(self.datasets.train, self.scale)
+        losses = [self.train.pixel_opt, *([self.train.distill_opt] if self.train.distill_opt else [])]
+        patches_fit(self.datasets.train, self.scale, *losses)
         return self

@@ -127,11 +127,11 @@ class TrainView(View):
         self._latest: tuple[int, Mapping[str, Quality]] | None = None
         self._best: tuple[int, Mapping[str, Quality]] | None = None
 
-    def step(self, iteration: int, total: int, loss: float, learning_rate: float) -> None:
+    def step(self, iteration: int, total: int, losses: Mapping[str, float], learning_rate: float) -> None:
         """Note a finished iteration; they count from 1."""
         self._time.total = total
         self._time.advance(iteration)
-        self._figures = {"loss": loss, "learning rate": learning_rate}
+        self._figures = {**losses, "learning rate": learning_rate}
         self._changed()
         if not self.is_live and (iteration % self._print_freq == 0 or iteration == total):
             parts = [

@@ -21,9 +21,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def refuse_non_finite(module: nn.Module, advice: str) -> None:
     """Raise UserError where a tensor of the module is not finite, before it replaces a good one on disk."""
+    name = first_non_finite(module)
+    if name is not None:
+        raise UserError(f"{name} is no longer finite: the run has diverged. {advice} The last checkpoint is from before.")
+
+
+def first_non_finite(module: nn.Module) -> str | None:
+    """Return the name of a tensor of the module that is not finite, or ``None`` where all are."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{name} is no longer finite: the run has diverged. {advice} The last checkpoint is from before.")
+            return name
+    return None
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

@@ -12,7 +12,25 @@ from sr_nas.errors import UserError
 Precision = Literal["fp32", "bf16", "fp16"]
 """``"bf16"`` and ``"fp16"`` run the network under autocast; the weights and the output stay float32."""
 
+Wanted = Literal["auto", "fp32", "bf16", "fp16"]
+"""What an option file may ask for; ``"auto"`` is what :func:`resolve_precision` makes of it."""
+
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(device: torch.device, wanted: Wanted) -> Precision:
+    """Return the precision to train in: for ``"auto"`` bf16 on CUDA that computes in it, fp16 on other CUDA, else fp32.
+
+    Raises:
+        UserError: a half precision was asked for that the device does not compute in.
+    """
+    if wanted != "auto":
+        check_precision(device, wanted)
+        return wanted
+    if device.type != "cuda":
+        return "fp32"
+    # Generations before Ampere only emulate bf16, which PyTorch counts as support, and are slower in it than in fp32.
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def check_precision(device: torch.device, precision: Precision) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sr_nas.contracts import SRNetwork, Stream
-from sr_nas.errors import UserError
+from sr_nas.optim import WarmUp
+from sr_nas.runs.checkpoint import first_non_finite
 from sr_nas.runs.precision import Precision, autocast
+from sr_nas.training.distillation import Distillation
+from sr_nas.training.divergence import Diverged, DivergenceWatch
+
+Losses = dict[str, float]
+"""``loss``, the task loss; with a teacher also ``distill``. What is descended on is their sum."""
 
 
 class Trainer:
@@ -26,9 +32,14 @@ class Trainer:
         optimizer: over the network's parameters.
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
+        forward: what runs the network in a step, for instance compiled; by default the network itself.
+        distillation: adds its loss to the task loss.
+        accumulate: batches of an iteration; it descends on the mean of their losses.
         ema_decay: decay of the moving average of the weights, whose buffers are the latest; 0 keeps the weights themselves.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
-        precision: of forward passes.
+        precision: of forward passes. In fp16 the loss is scaled, so that small gradients are not lost, and an iteration whose
+            gradient is not finite moves no weights and lowers the scale.
+        watch: tells when the loss has diverged.
     """
 
     def __init__(
@@ -37,18 +48,28 @@ class Trainer:
         loss: Callable[[Tensor, Tensor], Tensor],
         stream: Stream,
         optimizer: Optimizer,
-        scheduler: LRScheduler,
+        scheduler: WarmUp,
         total: int,
+        *,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        distillation: Distillation | None = None,
+        accumulate: int = 1,
         ema_decay: float = 0.999,
         grad_clip_norm: float | None = None,
         precision: Precision = "fp32",
+        watch: DivergenceWatch | None = None,
     ) -> None:
         self.network, self.loss, self.stream = network, loss, stream
         self.optimizer, self.scheduler, self.total = optimizer, scheduler, total
-        self.grad_clip_norm, self.precision = grad_clip_norm, precision
+        self.forward, self.distillation = network if forward is None else forward, distillation
+        self.accumulate, self.grad_clip_norm, self.precision = accumulate, grad_clip_norm, precision
+        self.watch = DivergenceWatch(None) if watch is None else watch
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
         self.device = next(network.parameters()).device
+        # Disabled it hands everything through unscaled.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.iteration = 0
+        self._latest: tuple[Tensor, ...] | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -60,11 +81,11 @@ class Trainer:
         """The network to validate and to keep: the moving average, with the latest BatchNorm statistics."""
         return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
 
-    def run(self, on_step: Callable[[float], None], between_steps: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, on_step: Callable[[Losses], None], between_steps: Callable[[], bool] = lambda: False) -> bool:
         """Train on from the current iteration.
 
         Args:
-            on_step: called after every iteration with its loss.
+            on_step: called after every iteration with its losses.
             between_steps: called last after every iteration, when :meth:`state_dict` is complete; when it returns true,
                 the training returns.
 
@@ -72,43 +93,91 @@ class Trainer:
             Whether the training is finished.
 
         Raises:
-            UserError: the loss is no longer finite.
+            Diverged: the loss is no longer finite, or far above what it was.
         """
         self.network.train()
         while self.iteration < self.total:
-            loss = self.step()
-            if not abs(loss) < float("inf"):
-                raise UserError(
-                    f"the loss is {loss} at iteration {self.iteration}. Lower train.optim_g.lr or set train.grad_clip_norm. "
-                    "The last checkpoint is from before."
-                )
-            on_step(loss)
+            losses = self.step()
+            self._judge(sum(losses.values()))
+            on_step(losses)
             if between_steps():
                 break
         return self.iteration >= self.total
 
-    def step(self) -> float:
-        """Move the weights once on the next batch; return the loss."""
-        low, high = (part.to(self.device) for part in self.stream.next())
+    def step(self) -> Losses:
+        """Move the weights once, on the next ``accumulate`` batches; return the means of their losses."""
         self.optimizer.zero_grad()
-        with autocast(self.device, self.precision):
-            loss = self.loss(self.network(low), high)
-        loss.backward()
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.accumulate):
+            self._latest = tuple(part.to(self.device) for part in self.stream.next())
+            losses = self._losses(*self._latest)
+            # Gradients add up over the batches: to those of the mean.
+            self.scaler.scale(torch.stack(list(losses.values())).sum() / self.accumulate).backward()
+            sums = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}
         if self.grad_clip_norm is not None:
+            # The limit is meant for the gradient itself.
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.scheduler.step()
-        if self.ema is not None:
-            self._average()
+        self._average()
         self.iteration += 1
-        return loss.item()
+        return {name: total.item() / self.accumulate for name, total in sums.items()}
+
+    def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        with autocast(self.device, self.precision):
+            output = self.forward(low)
+            losses = {"loss": self.loss(output, high)}
+            if self.distillation is not None:
+                losses["distill"] = self.distillation(low, output)
+        return losses
 
     @torch.no_grad()
     def _average(self) -> None:
-        assert self.ema is not None
+        if self.ema is None:
+            return
         self.ema.update_parameters(self.network)
         for averaged, latest in zip(self.ema.module.buffers(), self.network.buffers(), strict=True):
             averaged.copy_(latest)
+
+    def _judge(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self.diverged(f"the loss is {loss}")
+        self.watch.note(loss)
+        if self.watch.diverged:
+            raise self.diverged(self.watch.describe())
+
+    def refuse_diverged(self) -> None:
+        """Raise :class:`Diverged` where the weights are not finite, before they replace good ones on disk."""
+        name = first_non_finite(self.network)
+        if name is not None:
+            raise self.diverged(f"{name} is no longer finite")
+
+    @torch.no_grad()
+    def is_sound(self) -> bool:
+        """Whether the state may replace an earlier one on disk: false where the loss was, or now is, far above what it was.
+
+        The losses so far are of weights that have been moved since, so the latest batch is asked about the present ones.
+        """
+        if self.watch.suspicious:
+            return False
+        if self._latest is None:
+            return True
+        low, high = self._latest
+        self.network.eval()  # BatchNorm statistics must not notice
+        with autocast(self.device, self.precision):
+            loss = self.loss(self.network(low), high).item()
+        self.network.train()
+        return not self.watch.far_above(loss)
+
+    def diverged(self, what: str) -> Diverged:
+        """Return the error for what has been found, with the iteration and what to try."""
+        narrow = " or train.precision to bf16 or fp32," if self.precision == "fp16" else ""
+        return Diverged(
+            f"the training has diverged at iteration {self.iteration}: {what}. Lower train.optim_g.lr, set train.grad_clip_norm,"
+            f"{narrow} or warm up longer with train.warmup_iter."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; tensors and plain Python values only."""
@@ -118,13 +187,17 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "stream": self.stream.state_dict(),
+            "watch": self.watch.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was taken."""
         self.iteration = state["iteration"]
-        for name in ("network", "optimizer", "scheduler", "stream"):
+        for name in ("network", "optimizer", "scheduler", "stream", "watch"):
             getattr(self, name).load_state_dict(state[name])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        if state["scaler"]:  # empty where the run began in another precision, on another device
+            self.scaler.load_state_dict(state["scaler"])

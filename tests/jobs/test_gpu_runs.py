@@ -1,4 +1,4 @@
-"""The same runs on a GPU, in bfloat16."""
+"""The same runs on a GPU, in half precision."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def test_search_on_a_gpu_and_resume_on_the_cpu(tmp_path: Path) -> None:
     assert "going on in" in run("search", *words, "num_gpu=0", "train:precision=bf16", "--auto_resume")
 
 
-def test_a_network_trained_on_a_gpu_is_the_same_on_the_cpu(tmp_path: Path) -> None:
-    run("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", *GPU)
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
+def test_a_network_trained_on_a_gpu_is_the_same_on_the_cpu(precision: str, tmp_path: Path) -> None:
+    words = [f"path:experiments_root={tmp_path}", "num_gpu=1", f"train:precision={precision}", "train:grad_clip_norm=1"]
+    run("train", "-opt", TINY_TRAINING, "--force_yml", *words)
     network = sr_nas.load_network(tmp_path / "tiny_train" / "best.safetensors")
     x = torch.rand(1, 3, 12, 12)
     with torch.inference_mode():

@@ -117,7 +117,9 @@ def test_without_validation_images(tmp_path: Path) -> None:
 
 def test_diverged_weights_are_never_kept(tmp_path: Path) -> None:
     words = ("train:total_iter=3", "val:val_freq=1", "train:optim_g:lr=1e30", "train:ema_decay=0", "name=wild")
-    assert "Lower train.optim_g.lr" in train(tmp_path, *words, code=1)
+    text = train(tmp_path, *words, code=1)
+    assert "the training has diverged at iteration" in text and "Lower train.optim_g.lr" in text
+    assert f"The last good checkpoint, {tmp_path / 'wild' / 'checkpoint.pt'}, is of iteration" in text
     assert not (tmp_path / "wild" / "best.safetensors").exists() or all(
         tensor.isfinite().all() for tensor in sr_nas.load_network(tmp_path / "wild" / "best.safetensors").state_dict().values()
     )

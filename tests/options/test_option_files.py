@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "options"
 SHIPPED = [file for file in sorted(FOLDER.rglob("*.yml")) if file.parent.name != "base"]
-SAC = FOLDER / "sac_imdn.yml"
+SAC, TRAIN = FOLDER / "sac_imdn.yml", FOLDER / "train_imdn.yml"
 
 
 def refused(*overrides: str, file: Path = SAC, model: type = SearchOptions) -> str:
@@ -238,6 +238,65 @@ def test_a_genotype_of_a_run_of_a_file_and_inline(tmp_path: Path) -> None:
         assert build_network(options.network_g, 2).genotype.names == names
     text = refused("network_g:genotype=[conv_3x3, conv_3x3, conv_3x3]", file=FOLDER / "train_imdn.yml", model=TrainOptions)
     assert "network_g: a genotype of IMDN names 4 candidates" in text
+
+
+def test_any_key_that_begins_with_val_is_a_validation_set() -> None:
+    more = [
+        "datasets:val_2={type: folder, dataroot_gt: a}",
+        "datasets:validation={type: sample, name: all}",
+        "datasets:val_3=null",
+    ]
+    datasets = load_options(TrainOptions, TRAIN, more, check_files=False).datasets
+    assert [(name, section.type) for name, section in datasets.validation().items()] == [
+        ("chelsea", "sample"),
+        ("folder", "folder"),
+        ("all", "sample"),
+    ]
+    only = load_options(TrainOptions, TRAIN, ["datasets:val=null", *more], check_files=False).datasets
+    assert list(only.validation()) == ["folder", "all"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("datasets:vla={type: sample}", "datasets.vla: unknown key - did you mean 'val'? Allowed: train, val, val_..."),
+        ("datasets:val_2={type: smaple}", "datasets.val_2: unknown data set 'smaple' - did you mean 'sample'?"),
+        ("datasets:val_2={type: sample, hold_out: true}", "datasets.val_2.hold_out: unknown key - did you mean 'held_out'?"),
+        (
+            "datasets:val_2={type: sample, name: chelsea}",
+            "val and val_2 are both called 'chelsea': give one of them another name",
+        ),
+        (
+            "train:pixel_opt={type: L1HFENLoss, kernel_size: 129}",
+            "datasets.train.gt_size 64 is not above 64, as L1HFENLoss needs",
+        ),
+        ("train:distill_opt={type: L1HFENLoss, teacher: x, kernel_size: 129}", "datasets.train.gt_size 64 is not above 64"),
+        ("train:distill_opt={type: L1Loss}", "train.distill_opt.teacher: this key is required"),
+        ("train:divergence_factor=0.5", "train.divergence_factor: must be above 1, or null, and 0.5 is not"),
+        ("train:precision=half", "train.precision: Input should be 'auto', 'fp32', 'bf16' or 'fp16'"),
+        ("train:warmup_iter=-2", "train.warmup_iter: Input should be greater than or equal to -1"),
+    ],
+)
+def test_wrong_values_of_a_training(override: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_options(TrainOptions, TRAIN, [override], check_files=False)
+    assert words in str(caught.value)
+
+
+def test_the_schema_takes_further_validation_sets_and_nothing_else() -> None:
+    sample = {"type": "sample"}
+    allowed = json.loads(schema_text())
+    jsonschema.validate({"datasets": {"train": sample, "val_2": sample, "validation": None}}, allowed)
+    for wrong in ({"vla": sample}, {"val_2": {"type": "smaple"}}, {"val_2": sample | {"hold_out": True}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"datasets": wrong}, allowed)
+
+
+def test_a_null_that_means_something_survives_the_dump(tmp_path: Path) -> None:
+    options = load_options(TrainOptions, TRAIN, ["train:divergence_factor=null", "train:distill_opt=null"], check_files=False)
+    copy = write(tmp_path, "copy.yml", dump_options(options))
+    assert options.train.divergence_factor == 0
+    assert load_options(TrainOptions, copy, check_files=False) == options
 
 
 def test_differences_name_the_path() -> None:

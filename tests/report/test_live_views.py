@@ -291,7 +291,7 @@ def test_training_prints_every_print_freq_iterations_and_the_last() -> None:
     with TrainView(console, "run", total=1025, start=1000, print_freq=10, clock=clock) as view:
         for iteration in range(1001, 1026):
             clock.now += 2.0
-            view.step(iteration, 1025, 0.0234375, 2e-4)
+            view.step(iteration, 1025, {"loss": 0.0234375}, 2e-4)
     assert written(console).splitlines() == [
         "iteration 1,010/1,025  loss 0.0234375  learning rate 0.0002  2.00 s an iteration  time left 0:00:30",
         "iteration 1,020/1,025  loss 0.0234375  learning rate 0.0002  2.00 s an iteration  time left 0:00:10",
@@ -314,7 +314,7 @@ def test_the_panel_of_a_training_shows_latest_and_best() -> None:
     clock = Clock()
     view = TrainView(terminal(), "retrain", 500_000, start=12_000, clock=clock)
     clock.now = 345 * 0.25
-    view.step(12_345, 500_000, 0.0234375, 2e-4)
+    view.step(12_345, 500_000, {"loss": 0.0234375}, 2e-4)
     view.validation(5000, {"Set5": {"psnr": 32.21, "ssim": 0.8948}}, best=True)
     view.validation(10_000, {"Set5": {"psnr": 32.1, "ssim": 0.89}}, best=False)
     lines = lines_of(view.panel(80, 23), 80)

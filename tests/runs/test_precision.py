@@ -8,7 +8,7 @@ from torch import nn
 
 from sr_nas.errors import UserError
 from sr_nas.inference.tiles import upscale
-from sr_nas.runs.precision import check_precision
+from sr_nas.runs.precision import check_precision, resolve_precision
 
 
 class Loud(nn.Module):
@@ -30,6 +30,17 @@ def test_the_cpu_takes_fp32_and_bf16_and_refuses_fp16() -> None:
     check_precision(torch.device("cpu"), "bf16")
     with pytest.raises(UserError, match="the CPU computes in bf16 or fp32"):
         upscale(Loud(), torch.ones(1, 3, 4, 4), device="cpu", precision="fp16")
+
+
+def test_auto_is_what_the_device_is_good_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    assert resolve_precision(torch.device("cpu"), "auto") == resolve_precision(torch.device("mps"), "auto") == "fp32"
+    for capability, expected in (((8, 0), "bf16"), ((12, 0), "bf16"), ((7, 5), "fp16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert resolve_precision(cuda, "auto") == expected
+    assert resolve_precision(torch.device("cpu"), "bf16") == "bf16"
+    with pytest.raises(UserError, match="the CPU computes in bf16 or fp32"):
+        resolve_precision(torch.device("cpu"), "fp16")
 
 
 def test_where_autocast_does_not_deliver_the_type_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,27 +2,31 @@ from __future__ import annotations
 
 import copy
 import io
-import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
-from sr_nas.optim import adam, cosine, multistep
+from sr_nas.optim import WarmUp, adam, multistep, sgd
+from sr_nas.training.distillation import Distillation
+from sr_nas.training.divergence import Diverged, DivergenceWatch
 from sr_nas.training.trainer import Trainer
 
 
 class Batches:
-    """Batch number n is drawn from a generator seeded by n."""
+    """Patch number n is drawn from a generator seeded by n."""
 
-    def __init__(self) -> None:
-        self.position = 0
+    def __init__(self, size: int = 2, dtype: torch.dtype = torch.float32) -> None:
+        self.size, self.dtype, self.position = size, dtype, 0
 
     def next(self) -> tuple[torch.Tensor, ...]:
-        self.position += 1
-        low = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(self.position))
+        seeds = range(self.position, self.position + self.size)
+        self.position += self.size
+        low = torch.stack(
+            [torch.rand(3, 6, 6, dtype=self.dtype, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
         return low, low.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
     def state_dict(self) -> dict[str, int]:
@@ -32,12 +36,28 @@ class Batches:
         self.position = state["position"]
 
 
-def trainer(total: int = 8, lr: float = 1e-3, ema_decay: float = 0.9, clip: float | None = None) -> Trainer:
-    torch.manual_seed(0)
-    network = IMDN(2, nf=16, num_blocks=1, genotype="conv_3x3,conv_3x3_bn,dsconv_3x3,conv_3x3")
+def imdn(genotype: str = "conv_3x3,conv_3x3_bn,dsconv_3x3,conv_3x3", seed: int = 0) -> IMDN:
+    torch.manual_seed(seed)
+    return IMDN(2, nf=16, num_blocks=1, genotype=genotype)
+
+
+def trainer(total: int = 8, lr: float = 1e-3, warmup: int = 0, network: IMDN | None = None, **options: Any) -> Trainer:
+    network = imdn() if network is None else network
     optimizer = adam(network.parameters(), lr=lr)
-    schedule = multistep(optimizer, total, milestones=[3, 6], gamma=0.1)
-    return Trainer(network, F.l1_loss, Batches(), optimizer, schedule, total, ema_decay, clip)
+    schedule = WarmUp(multistep(optimizer, total, milestones=[3, 6], gamma=0.1), warmup)
+    return Trainer(network, F.l1_loss, Batches(), optimizer, schedule, total, **{"ema_decay": 0.9, **options})
+
+
+def exact(batch_size: int, **options: Any) -> Trainer:
+    """In float64, without BatchNorm, whose statistics are a batch's, and by a step in proportion to the gradient."""
+    network = imdn("conv_3x3,conv_3x3,dsconv_3x3,conv_3x3").double()
+    optimizer = sgd(network.parameters(), lr=0.1)
+    schedule = WarmUp(multistep(optimizer, 9, milestones=[9]), 0)
+    return Trainer(network, F.l1_loss, Batches(batch_size, torch.float64), optimizer, schedule, 9, ema_decay=0, **options)
+
+
+def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def test_the_moving_average_by_its_formula() -> None:
@@ -61,7 +81,7 @@ def test_without_an_average_the_weights_themselves_are_kept() -> None:
 
 
 def test_the_state_is_read_with_weights_only_and_goes_on_to_the_bit() -> None:
-    straight, first, second = trainer(), trainer(), trainer()
+    straight, first, second = (trainer(warmup=6, accumulate=2, watch=DivergenceWatch(10.0, window=3)) for _ in range(3))
     straight.run(lambda _: None)
     first.run(lambda _: None, lambda: first.iteration == 4)
     file = io.BytesIO()
@@ -69,29 +89,101 @@ def test_the_state_is_read_with_weights_only_and_goes_on_to_the_bit() -> None:
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     assert second.run(lambda _: None)
-    for one, other in ((straight.network, second.network), (straight.averaged, second.averaged)):
-        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert_same(straight.network, second.network)
+    assert_same(straight.averaged, second.averaged)
+    for name in ("stream", "scheduler", "watch"):
+        assert second.state_dict()[name] == straight.state_dict()[name]
+    assert straight.stream.state_dict() == {"position": 8 * 2 * 2}
 
 
 def test_learning_rates() -> None:
     train, rates = trainer(), []
     train.run(lambda _: rates.append(train.learning_rate))
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5, 1e-5, 1e-5])
-    optimizer = adam([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = cosine(optimizer, 10, eta_min=1.0)
-    for iteration in range(1, 11):
-        optimizer.step()
-        schedule.step()
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(1.5 + 0.5 * math.cos(math.pi * iteration / 10))
+
+
+def gradient_norm(train: Trainer) -> float:
+    return torch.stack([p.grad.norm() for p in train.network.parameters() if p.grad is not None]).norm().item()
 
 
 def test_gradient_clipping() -> None:
-    train = trainer(clip=1e-3)
+    train = trainer(grad_clip_norm=1e-3)
     train.step()
-    norm = torch.stack([p.grad.norm() for p in train.network.parameters() if p.grad is not None]).norm()
-    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert gradient_norm(train) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_diverging_loss_is_reported() -> None:
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at iteration \d+\. Lower train\.optim_g\.lr"):
+def test_accumulated_batches_are_one_of_their_joint_size() -> None:
+    parts, whole = exact(2, accumulate=3, grad_clip_norm=0.5), exact(6, grad_clip_norm=0.5)
+    for _ in range(3):
+        one, other = parts.step(), whole.step()
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-12)
+        for a, b in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_fp16_scales_the_loss_and_clips_the_gradient_itself() -> None:
+    train = trainer(precision="fp16", grad_clip_norm=1e-3)
+    reference = trainer()
+    train.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    train.step()
+    reference.step()
+    assert gradient_norm(train) == pytest.approx(1e-3, rel=1e-3)
+    kept, other = (
+        torch.cat([p.grad.flatten() for p in t.network.parameters() if p.grad is not None]) for t in (train, reference)
+    )
+    assert F.cosine_similarity(kept, other, dim=0) > 0.99
+    train.step()
+    assert train.state_dict()["scaler"]["scale"] == 2.0**11
+    resumed = trainer(precision="fp16")
+    resumed.load_state_dict(train.state_dict())
+    assert resumed.scaler.get_scale() == 2.0**11
+    reference.load_state_dict(train.state_dict())
+    assert reference.state_dict()["scaler"] == {}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_a_gradient_beyond_fp16_moves_no_weights_and_lowers_the_scale() -> None:
+    train = trainer(precision="fp16")
+    train.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    before = copy.deepcopy(dict(train.network.named_parameters()))
+    train.step()
+    assert all(torch.equal(before[name], value) for name, value in train.network.named_parameters())
+    assert train.scaler.get_scale() == 2.0**125
+
+
+def test_distillation_by_its_formula() -> None:
+    teacher = imdn("conv_3x3,conv_3x3,conv_3x3,conv_3x3_bn", seed=1).double().train()
+    train = exact(2, distillation=Distillation(teacher, lambda output, target: 0.5 * F.mse_loss(output, target)))
+    low, high = Batches(2, torch.float64).next()
+    student = copy.deepcopy(train.network)
+    statistics = copy.deepcopy(dict(teacher.named_buffers()))
+    losses = train.step()
+    output, target = student(low), teacher(low).detach()
+    task, distill = (output - high).abs().mean(), 0.5 * ((output - target) ** 2).mean()
+    assert losses == pytest.approx({"loss": task.item(), "distill": distill.item()}, rel=1e-12)
+    (task + distill).backward()
+    for moved, start in zip(train.network.parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(moved, start - 0.1 * start.grad, rtol=0, atol=1e-12)
+    assert not teacher.training
+    assert all(torch.equal(statistics[name], buffer) for name, buffer in teacher.named_buffers())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_loss_that_is_not_finite_is_reported() -> None:
+    with pytest.raises(
+        Diverged, match=r"diverged at iteration \d+: the loss is (nan|inf)\. Lower train\.optim_g\.lr, set train\.grad_clip"
+    ):
         trainer(lr=1e30).run(lambda _: None)
+
+
+def test_a_loss_far_above_what_it_was_is_reported() -> None:
+    train = trainer(total=40, lr=1e-3, watch=DivergenceWatch(5.0, window=4))
+    train.scheduler = WarmUp(multistep(train.optimizer, 40, milestones=[20], gamma=1e4), 0)
+    with pytest.raises(Diverged, match=r"diverged at iteration 2\d: the mean loss of the last 4 iterations is .*\. Lower"):
+        train.run(lambda _: None)
+    assert train.watch.suspicious
+
+
+def test_fp16_is_among_what_to_change() -> None:
+    assert "train.precision to bf16 or fp32" in str(trainer(precision="fp16").diverged("x"))
+    assert "precision" not in str(trainer().diverged("x"))

@@ -1,0 +1,129 @@
+"""What a training keeps of its network: measured on a schedule, the best and the last, and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sr_nas.data.pairs import Pairs
+from sr_nas.export.model import BEST, LAST
+from sr_nas.export.network_file import save_network
+from sr_nas.inference.images import upscaler
+from sr_nas.inference.tiles import NonFiniteOutput
+from sr_nas.metrics.benchmark import evaluate_set
+from sr_nas.options.train import TrainOptions
+from sr_nas.runs.checkpoint import save_checkpoint
+from sr_nas.runs.device import peak_memory
+from sr_nas.runs.folder import CHECKPOINT, append_history
+from sr_nas.training.trainer import Losses, Trainer
+
+
+class Keeper:
+    """Measures the network on a schedule, keeps the best and the last of it, and the state to go on from.
+
+    Args:
+        folder: of the run.
+        options: of the run.
+        sets: name -> validation images; the first one judges which network is the best.
+        device: where the network runs.
+    """
+
+    def __init__(self, folder: Path, options: TrainOptions, sets: Mapping[str, Pairs], device: torch.device) -> None:
+        self.folder, self.options, self.sets, self.device = folder, options, sets, device
+        self.best: float | None = None
+        self.best_iteration = 0
+        self.sums: Losses = {}
+        self.count = 0
+        self.saved: int | None = None
+
+    def note(self, losses: Losses) -> None:
+        """Take the losses of an iteration into the means of the next record."""
+        self.sums = {name: self.sums.get(name, 0.0) + loss for name, loss in losses.items()}
+        self.count += 1
+
+    def keep(self, trainer: Trainer) -> tuple[dict[str, Any], bool]:
+        """Validate, save, and add to the history; return the record, and whether it is the best so far.
+
+        Raises:
+            Diverged: the network or its output is not finite.
+        """
+        trainer.refuse_diverged()
+        record: dict[str, Any] = {
+            "iteration": trainer.iteration,
+            **{name: total / self.count for name, total in self.sums.items()},
+            "learning_rate": trainer.learning_rate,
+        }
+        self.sums, self.count = {}, 0
+        improved = False
+        if self.sets:
+            record["val"] = self._validate(trainer)
+            psnr = next(iter(record["val"].values()))["psnr"]
+            improved = self.best is None or psnr > self.best
+            if improved:
+                self.best, self.best_iteration = psnr, trainer.iteration
+                save_network(self.folder / BEST, trainer.averaged, self._summary(record))
+        if trainer.iteration == trainer.total or trainer.is_sound():
+            save_network(self.folder / LAST, trainer.averaged, self._summary(record))
+        memory = peak_memory(self.device)
+        append_history(self.folder, record | ({} if memory is None else {"memory_bytes": memory}))
+        return record, improved
+
+    def save(self, trainer: Trainer) -> bool:
+        """Write the checkpoint, unless it might replace a good one by one that is diverging; return whether it was written.
+
+        Raises:
+            Diverged: the network is not finite.
+        """
+        trainer.refuse_diverged()
+        if not trainer.is_sound():
+            return False
+        save_checkpoint(self.folder / CHECKPOINT, trainer.state_dict() | {"keeper": self.state_dict()})
+        self.saved = trainer.iteration
+        return True
+
+    def take_up(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go back to where a checkpoint was taken."""
+        self.best, self.best_iteration, self.sums, self.count = (state["keeper"][name] for name in self.state_dict())
+        trainer.load_state_dict(state)
+        self.saved = trainer.iteration
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to judge as this one does."""
+        return {"best": self.best, "best_iteration": self.best_iteration, "sums": self.sums, "count": self.count}
+
+    def what_is_left(self) -> str:
+        """Say which good states a training that has diverged leaves, and how to go on from them."""
+        best = self.folder / (LAST if self.best is None else BEST)
+        checkpoint = f"The last good checkpoint, {self.folder / CHECKPOINT}, is of iteration {self.saved}."
+        if not best.is_file():
+            return checkpoint
+        score = "" if self.best is None else f" ({self.best:.3f} dB on {next(iter(self.sets))}, iteration {self.best_iteration})"
+        return f"{checkpoint} A new run with other options can start from {best}{score}: path.pretrain_network_g."
+
+    def _validate(self, trainer: Trainer) -> dict[str, Any]:
+        upscale = upscaler(trainer.averaged, device=self.device)
+        try:
+            return {name: evaluate_set(upscale, pairs, self.options.scale) for name, pairs in self.sets.items()}
+        except NonFiniteOutput as error:
+            raise trainer.diverged("the output for a validation image is not finite") from error
+
+    def _summary(self, record: dict[str, Any]) -> dict[str, Any]:
+        data = self.options.datasets.train
+        teacher = self.options.train.distill_opt
+        return {
+            "run": self.options.name,
+            "iteration": record["iteration"],
+            "data": data.name or data.type,
+            "seed": self.options.manual_seed,
+            "loss": self.options.train.pixel_opt.type,
+            **({} if teacher is None else {"teacher": teacher.teacher}),
+            "validation": means(record),
+        }
+
+
+def means(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The mean scores of a record, without those of each image."""
+    return {name: {"psnr": scores["psnr"], "ssim": scores["ssim"]} for name, scores in record.get("val", {}).items()}

@@ -1,0 +1,117 @@
+"""Learning rates over a run, by formulas and by BasicSR's own schedulers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.optim import Optimizer
+
+from sr_nas.errors import UserError
+from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, cosine, multistep, sgd
+from sr_nas.options.strict import Component
+from sr_nas.registry import LR_SCHEDULES
+
+CYCLES = {"periods": (4, 6, 10), "restart_weights": (1.0, 0.5, 0.25), "eta_min": 0.1}
+STEPS = {"milestones": (3, 5, 5, 8, 11), "gamma": 0.5, "restarts": (0, 6, 11), "restart_weights": (1.0, 0.8, 0.6)}
+
+
+def rates(schedule: Callable[[Optimizer], Any], count: int = 20, lr: float = 2.0) -> list[float]:
+    """Learning rates of the iterations 1 to ``count``."""
+    optimizer = sgd([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    steps, found = schedule(optimizer), []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    return found
+
+
+def test_the_half_cosine_by_its_formula() -> None:
+    expected = [1.5 + 0.5 * math.cos(math.pi * t / 10) for t in range(10)]
+    assert rates(lambda optimizer: cosine(optimizer, 10, eta_min=1.0), 10) == pytest.approx(expected)
+
+
+def test_cosines_with_restarts_by_their_formula() -> None:
+    def rate(t: int) -> float:
+        begin, length, weight = next(part for part in ((0, 4, 1.0), (4, 6, 0.5), (10, 10, 0.25)) if t <= part[0] + part[1])
+        return 0.1 + weight * 0.5 * 1.9 * (1 + math.cos(math.pi * (t - begin) / length))
+
+    found = rates(lambda optimizer: CosineAnnealingRestartLR(optimizer, 20, **CYCLES))
+    assert found == pytest.approx([rate(t) for t in range(20)], rel=1e-12)
+    assert found[4] == pytest.approx(0.1)
+
+
+def test_steps_with_restarts_by_hand() -> None:
+    found = rates(lambda optimizer: MultiStepRestartLR(optimizer, 14, **STEPS), 14)
+    assert found == pytest.approx([2, 2, 2, 1, 1, 0.25, 1.6, 1.6, 0.8, 0.8, 0.8, 1.2, 1.2, 1.2])
+
+
+def test_restarts_are_basicsrs(basicsr: ModuleType) -> None:
+    from basicsr.models import lr_scheduler as theirs
+
+    for own, other, options in (
+        (CosineAnnealingRestartLR, theirs.CosineAnnealingRestartLR, CYCLES),
+        (MultiStepRestartLR, theirs.MultiStepRestartLR, STEPS),
+    ):
+        found = rates(lambda optimizer, own=own, options=options: own(optimizer, 20, **options))
+        expected = rates(lambda optimizer, other=other, options=options: other(optimizer, **options))
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer: cosine(optimizer, 20, eta_min=0.5),
+        lambda optimizer: multistep(optimizer, 20, milestones=[2, 9], gamma=0.1),
+        lambda optimizer: CosineAnnealingRestartLR(optimizer, 20, **CYCLES),
+    ],
+)
+def test_warm_up_multiplies_any_schedule_and_leaves_no_trace(schedule: Callable[[Optimizer], Any]) -> None:
+    plain, warm = rates(schedule), rates(lambda optimizer: WarmUp(schedule(optimizer), 7))
+    assert warm == pytest.approx([rate * min(1, t / 7) for t, rate in enumerate(plain, start=1)], rel=1e-12)
+    assert warm[6:] == plain[6:]
+    assert rates(lambda optimizer: WarmUp(schedule(optimizer), -1)) == plain
+
+
+def test_warm_up_resumes_in_its_midst() -> None:
+    def steps(optimizer: Optimizer) -> WarmUp:
+        return WarmUp(cosine(optimizer, 20, eta_min=0.5), 7)
+
+    optimizers = [sgd([torch.nn.Parameter(torch.zeros(1))], lr=2.0) for _ in range(2)]
+    first, second = map(steps, optimizers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no weights are moved here
+        for _ in range(4):
+            first.step()
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+        second.load_state_dict(first.state_dict())
+        for _ in range(10):
+            first.step()
+            second.step()
+            assert optimizers[1].param_groups[0]["lr"] == optimizers[0].param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"type": "MultiStepRestartLR", "milestones": [1], "restarts": [4, 2], "restart_weights": [1, 1]}, "must ascend"),
+        ({"type": "MultiStepRestartLR", "milestones": [1], "restarts": [0, 2]}, "restart_weights: 1 for 2 restarts"),
+        ({"type": "CosineAnnealingRestartLR", "periods": [4, 4]}, "restart_weights: 1 for 2 periods"),
+        ({"type": "CosineAnnealingRestartLR", "periods": []}, "at least 1 item"),
+    ],
+)
+def test_schedules_without_a_meaning_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        LR_SCHEDULES.settings(options["type"], Component).model_validate(options)
+
+
+def test_periods_must_cover_the_run() -> None:
+    with pytest.raises(UserError, match="the periods end after 20 iterations, and the run after 21"):
+        rates(lambda optimizer: CosineAnnealingRestartLR(optimizer, 21, **CYCLES))
