@@ -33,6 +33,7 @@ from sr_nas.registry import (
     SPACES,
     Registry,
 )
+from sr_nas.runs.distributed import rank, world_size
 from sr_nas.runs.precision import Precision
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
@@ -61,8 +62,14 @@ def build_network(section: Component, scale: int) -> SRNetwork:
     return bound(NETWORKS, section)(scale=scale)
 
 
-def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
+def build_searcher(options: SearchOptions, device: torch.device, begun_with: int = 1) -> Searcher:
     """Build everything a search needs, on ``device``.
+
+    Args:
+        options: checked options.
+        device: of this process.
+        begun_with: number of processes that the run was begun with; its batch is ``batch_size_per_gpu`` for each of
+            them, however many share it now.
 
     Raises:
         UserError: data that cannot be read or that is too little to search with.
@@ -73,7 +80,7 @@ def build_searcher(options: SearchOptions, device: torch.device) -> Searcher:
     pairs = build_pairs(dataset, options.scale)
     halves = split_indices(len(pairs), seed, plan.split)
     training, validation = (
-        _stream(pairs, dataset, indices, seed + offset)
+        _stream(pairs, dataset, indices, seed + offset, begun_with)
         for indices, offset in zip(halves, (TRAINING_SEED, VALIDATION_SEED), strict=True)
     )
     space = bound(SPACES, options.network_g)(scale=options.scale).to(device)
@@ -209,9 +216,10 @@ def _another_scale(network: SRNetwork, path: str) -> str:
     return f" The file is of scale {scale} and the network of {network.scale}." if scale not in ("", str(network.scale)) else ""
 
 
-def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int) -> Stream:
+def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int, begun_with: int = 1) -> Stream:
     patches = PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed)
-    return Stream(patches, list(indices), section.batch_size_per_gpu, seed, section.num_worker_per_gpu)
+    batch = section.batch_size_per_gpu * begun_with
+    return Stream(patches, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())
 
 
 def _lr_schedule(weights: WeightTraining, optimizer: torch.optim.Optimizer, total: int) -> Any:

@@ -11,13 +11,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``search``."""
     parsed = parse_run("search", __doc__, arguments)
 
-    from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
-    from sr_nas.options.search import SearchOptions
+    from sr_nas.runs.distributed import processes
 
-    options = load_options(SearchOptions, parsed.opt, parsed.force_yml)
+    with processes():
+        from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
+        from sr_nas.options.search import SearchOptions
 
-    from rich.console import Console
+        options = load_options(SearchOptions, parsed.opt, parsed.force_yml)
 
-    from sr_nas.jobs.search import run_search
+        from rich.console import Console
 
-    return run_search(options, Console(), parsed.auto_resume)[1]
+        from sr_nas.jobs.search import run_search
+
+        return run_search(options, Console(), parsed.auto_resume)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -50,17 +51,33 @@ class Stream:
         dataset: items are addressed by ``(index, draw)``, ``draw`` being the running number of the sample in this
             stream, and are tuples of tensors (:class:`sr_nas.data.patches.PatchDataset`).
         indices: the part of the data set to read; not empty.
-        batch_size: samples per batch; may exceed the number of indices.
+        batch_size: samples per batch, of all processes together; may exceed the number of indices.
         seed: of the order.
         num_workers: processes that read ahead; 0 reads in this one. The batches are the same.
+        rank: number of this process among those that share the batches.
+        world_size: how many share them. Each gets its slice of every batch: joined in the order of their ranks, the
+            slices are the batch that one process would get, so that a state is good for any number of processes.
     """
 
-    def __init__(self, dataset: Dataset[Any], indices: Sequence[int], batch_size: int, seed: int, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        indices: Sequence[int],
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         if not indices or batch_size < 1:
             raise ValueError(f"a stream needs indices and a positive batch_size, not {len(indices)} indices and {batch_size}")
+        if batch_size % world_size or not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} has no equal share in a batch of {batch_size}")
         self.indices = list(indices)
         self.batch_size = batch_size
         self._dataset = _UserErrorsAsItems(dataset)
+        share = batch_size // world_size
+        self._slice = range(rank * share, (rank + 1) * share)
         self._seed = seed
         self._num_workers = num_workers
         self._position = 0
@@ -72,7 +89,7 @@ class Stream:
         return math.ceil(len(self.indices) / self.batch_size)
 
     def next(self) -> tuple[Tensor, ...]:
-        """Return the next batch: the items' tensors, stacked along a new first axis, ``(lr, hr)`` for patches.
+        """Return this process's slice of the next batch: its items stacked along a new first axis, ``(lr, hr)`` for patches.
 
         Raises:
             UserError: as the data set raised it, from whichever process.
@@ -97,27 +114,30 @@ class Stream:
     def _loader(self) -> DataLoader[Any]:
         return DataLoader(
             self._dataset,
-            batch_sampler=_Addresses(self.indices, self.batch_size, self._seed, self._position),
+            batch_sampler=_Addresses(self.indices, self.batch_size, self._slice, self._seed, self._position),
             num_workers=self._num_workers,
             collate_fn=_collate,
-            worker_init_fn=_leave_interrupts_to_the_run,
+            worker_init_fn=_leave_signals_to_the_run,
             # The loader draws a seed for its workers. From torch's own generator that would shift every number that the
             # program draws afterwards, and a resumed run, which starts a loader more, would part from a straight one.
             generator=torch.Generator(),
         )
 
 
-def _leave_interrupts_to_the_run(_: int) -> None:
-    """A terminal sends Ctrl-C to workers too, which must go on for the step that the run still finishes."""
+def _leave_signals_to_the_run(_: int) -> None:
+    """A terminal's Ctrl-C and torchrun's signals go to a whole process group; workers must go on for the run's last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 class _Addresses:
-    """Endless batches of ``(index, draw)``, from batch number ``position`` on."""
+    """Endless slices of batches of ``(index, draw)``, from batch number ``position`` on."""
 
-    def __init__(self, indices: list[int], batch_size: int, seed: int, position: int) -> None:
+    def __init__(self, indices: list[int], batch_size: int, places: range, seed: int, position: int) -> None:
         self.indices = indices
         self.batch_size = batch_size
+        self.places = places
         self.seed = seed
         self.position = position
 
@@ -125,7 +145,8 @@ class _Addresses:
         order, ordered_pass = self.indices, -1
         for number in itertools.count(self.position):
             batch = []
-            for draw in range(number * self.batch_size, (number + 1) * self.batch_size):
+            for place_in_batch in self.places:
+                draw = number * self.batch_size + place_in_batch
                 current_pass, place = divmod(draw, len(self.indices))
                 if current_pass != ordered_pass:
                     order = np.random.default_rng([self.seed, current_pass]).permutation(self.indices).tolist()

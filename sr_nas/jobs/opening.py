@@ -11,11 +11,12 @@ from typing import Any, TextIO, cast
 import torch
 import yaml
 
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, listing
 from sr_nas.options.load import differences, dump_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import TrainOptions
 from sr_nas.runs.checkpoint import load_checkpoint
+from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, sweep, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, OPTIONS, new_run, resumable_runs
 from sr_nas.runs.provenance import provenance
@@ -30,7 +31,7 @@ _FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
 
 @dataclass(frozen=True)
 class Opened:
-    """A run folder, and the state to go on from where it is taken up again."""
+    """A run folder, and the state to go on from where it is taken up again; only the first process's log is written."""
 
     folder: Path
     state: dict[str, Any] | None
@@ -43,12 +44,61 @@ class Opened:
             handler.close()
 
 
+def begun_with(options: SearchOptions | TrainOptions, auto_resume: bool) -> int:
+    """Return how many processes the run to go on with was begun with, or there are now where it is a new one.
+
+    A run's batch is ``batch_size_per_gpu`` for each of these. It stays so, however many processes share it later on.
+
+    Raises:
+        UserError: the processes there are now cannot share it equally, or the run was made with other options.
+    """
+
+    def look() -> int:
+        folder = _to_go_on_with(Path(options.path.experiments_root), options) if auto_resume else None
+        return world_size() if folder is None else int(json.loads(_read(folder, PROVENANCE))[0]["processes"])
+
+    begun = from_first(look)
+    batch = options.datasets.train.batch_size_per_gpu * begun
+    if batch % world_size():
+        fitting = listing(count for count in range(1, batch + 1) if batch % count == 0)
+        raise UserError(
+            f"{options.name} was begun with batches of {batch} patches, which {world_size()} processes cannot share equally. "
+            f"Go on with another number of them: {fitting}."
+        )
+    return begun
+
+
+def batch_share(options: SearchOptions | TrainOptions, begun: int) -> str:
+    """Say what each process takes of a batch; nothing where there has only ever been one."""
+    if begun == world_size() == 1:
+        return ""
+    batch = options.datasets.train.batch_size_per_gpu * begun
+    return f", batches of {batch}, {batch // world_size()} for each of {world_size()} process{'es' * (world_size() > 1)}"
+
+
 def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_resume: bool) -> Opened:
     """Make a new run folder, or with ``auto_resume`` go on in the newest of that name, and note how it came about.
+
+    Of several processes the first does so, and the others are told what it found: they need not see its disk.
 
     Raises:
         UserError: the run to go on with was made with other options, or its checkpoint cannot be read.
     """
+    log = logging.getLogger(f"{__name__}.silent")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+
+    def open_folder() -> tuple[Path, dict[str, Any] | None]:
+        nonlocal log
+        opened = _open_folder(options, device, auto_resume)
+        log = opened.log
+        return opened.folder, opened.state
+
+    folder, state = from_first(open_folder)
+    return Opened(folder, state, log)
+
+
+def _open_folder(options: SearchOptions | TrainOptions, device: torch.device, auto_resume: bool) -> Opened:
     root = Path(options.path.experiments_root)
     folder = _to_go_on_with(root, options) if auto_resume else None
     if folder is None:
@@ -59,7 +109,8 @@ def open_run(options: SearchOptions | TrainOptions, device: torch.device, auto_r
     log = _logger(folder)
     try:
         sweep(folder)
-        state = load_checkpoint(folder / CHECKPOINT, device)
+        # Each process brings the state to its own device, which is not the first one's.
+        state = load_checkpoint(folder / CHECKPOINT, device if world_size() == 1 else CPU)
         starts = json.loads(_read(folder, PROVENANCE))
     except UserError:
         Opened(folder, None, log).close()

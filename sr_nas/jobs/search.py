@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from sr_nas.build import build_searcher
 from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity
 from sr_nas.genotype import JOINT, Choice, Choices, Genotype, genotype_from
-from sr_nas.jobs.opening import Opened, open_run
+from sr_nas.jobs.opening import Opened, batch_share, begun_with, open_run
 from sr_nas.options.search import SearchOptions
 from sr_nas.report.live import SearchView
 from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device
+from sr_nas.runs.distributed import is_first
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
 from sr_nas.runs.interrupt import Interrupt
@@ -33,11 +34,11 @@ ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_cli
 
 
 def run_search(options: SearchOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
-    """Search, or go on searching.
+    """Search, or go on searching; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
         options: checked options.
-        console: where progress is shown.
+        console: where the first process shows progress.
         auto_resume: go on with the newest run of this name, where there is one.
 
     Returns:
@@ -45,14 +46,17 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     """
     device = pick_device(options.num_gpu)
     check_precision(device, options.train.precision)
-    searcher = build_searcher(options, device)
+    begun = begun_with(options, auto_resume)
+    searcher = build_searcher(options, device, begun)
     run = open_run(options, device, auto_resume)
+    console = console if is_first() else Console(quiet=True, force_terminal=False)
     describe = _describer(searcher)
-    if run.state is None:
+    if run.state is not None:
+        searcher.load_state_dict(run.state)
+    if is_first() and run.state is None:
         append_history(run.folder, searcher.record(0) | describe(searcher.genotype()))
         save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
-    else:
-        searcher.load_state_dict(run.state)
+    elif is_first():
         cut_history(run.folder, searcher.step)
     choices = searcher.space.choices()
     frequency = options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
@@ -66,13 +70,16 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
         Interrupt() as stop,
     ):
         verb = "searching" if run.state is None else "going on"
-        _say(run, view, f"{verb} in {run.folder} on {device} with {data}, step {start} of {searcher.steps}")
+        share = batch_share(options, begun)
+        _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}")
 
         def on_step(losses: dict[str, float]) -> None:
             epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
             view.step(epoch + 1, searcher.plan.epochs, within + 1, searcher.plan.steps_per_epoch, losses)
 
         def on_epoch(record: Record) -> None:
+            if not is_first():
+                return
             memory = peak_memory(device)
             record |= describe(searcher.genotype()) | ({} if memory is None else {"memory_bytes": memory})
             append_history(run.folder, record)
@@ -80,16 +87,20 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
             view.epoch(record)
 
         def between_steps() -> bool:
-            if stop() or searcher.step % frequency == 0 or searcher.step == searcher.steps:
+            stopping = stop.agreed()
+            if stopping or searcher.step % frequency == 0 or searcher.step == searcher.steps:
                 refuse_non_finite(searcher.space, ADVICE)
                 refuse_non_finite(searcher.alpha, ADVICE)
-                save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
-            return stop()
+                if is_first():
+                    save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
+            return stopping
 
         finished = searcher.run(on_step, on_epoch, between_steps)
         if not finished:
             _say(run, view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
             return run.folder, stop.exit_code
+        if not is_first():
+            return run.folder, 0
         write_results(run.folder, searcher, choices)
         lines = outcome(run.folder, choices)
         run.log.info("%s", "\n".join(lines))

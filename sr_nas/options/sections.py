@@ -31,7 +31,7 @@ class TrainDataset(Dataset):
     gt_size: PositiveInt = 96
     """Side of an HR patch in pixels; a multiple of the scale."""
     batch_size_per_gpu: PositiveInt = 16
-    """Patches per batch."""
+    """Patches per batch; under torchrun for each of the processes that a run is begun with."""
     num_worker_per_gpu: NonNegativeInt = 0
     """Processes that load patches, for each of a search's two streams; 0 loads them in the run's own process."""
     use_hflip: bool = True
@@ -74,7 +74,7 @@ class Run(Strict):
     manual_seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """Seed of everything random."""
     num_gpu: Literal["auto", 0, 1] = "auto"
-    """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""
+    """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist. Under torchrun for each process."""
     logger: Logger = Logger()
 
 

@@ -8,16 +8,21 @@ from pathlib import Path
 import torch
 
 from sr_nas.errors import UserError
+from sr_nas.runs.distributed import launched, local_rank
 
 
 def pick_device(num_gpu: int | str) -> torch.device:
     """``"auto"``: CUDA, else MPS, else CPU; ``0``: CPU; ``1``: one accelerator, which must exist.
 
+    Of the processes that torchrun starts on a machine each gets a GPU of its own, which becomes its current one.
+
     Raises:
-        UserError: ``1`` where PyTorch finds no accelerator.
+        UserError: ``1`` where PyTorch finds no accelerator, or fewer GPUs than torchrun has started processes.
     """
     if num_gpu == 0:
         return torch.device("cpu")
+    if launched():
+        return _own_gpu(num_gpu)
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -25,6 +30,20 @@ def pick_device(num_gpu: int | str) -> torch.device:
     if num_gpu == "auto":
         return torch.device("cpu")
     raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
+
+
+def _own_gpu(num_gpu: int | str) -> torch.device:
+    count = torch.cuda.device_count()
+    if local_rank() < count:
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
+        return device
+    if count == 0 and num_gpu == "auto":
+        return torch.device("cpu")
+    raise UserError(
+        f"torchrun has started more processes than the {count} CUDA devices that PyTorch finds here. "
+        "Start one for each with --nproc_per_node, or set num_gpu to 0."
+    )
 
 
 def peak_memory(device: torch.device) -> int | None:

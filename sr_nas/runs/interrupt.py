@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+from sr_nas.runs.distributed import largest
+
 
 class Interrupt:
     """Context manager; call it to ask whether a signal has asked the run to stop.
@@ -28,6 +30,11 @@ class Interrupt:
     def __call__(self) -> bool:
         """Whether to stop."""
         return self.signal is not None
+
+    def agreed(self) -> bool:
+        """Whether to stop, asked by all processes of a run after the same step: a signal to one of them stops them all."""
+        self.signal = largest(self.signal or 0) or None
+        return self()
 
     @property
     def exit_code(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import sr_nas
+from sr_nas.runs.distributed import world_size
 
 PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python-headless", "safetensors", "lmdb", "basicsr")
 
@@ -23,6 +24,7 @@ def provenance(seed: int, device: torch.device) -> dict[str, Any]:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": seed,
+        "processes": world_size(),
         "sr_nas": sr_nas.__version__,
         "git": git_revision(),
         "python": platform.python_version(),

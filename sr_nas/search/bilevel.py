@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sr_nas.contracts import Weights
+from sr_nas.runs.distributed import mean
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 
@@ -34,6 +35,9 @@ def alpha_gradient(
     With xi = 0 this is first order. Second order differentiates through the look-ahead step exactly,
     not by finite differences. Neither changes the supernet: BatchNorm statistics are updated on copies and dropped.
 
+    Where several processes each hold a slice of the batches, the objective is the mean of theirs, and so is the training
+    loss of the look-ahead step: the gradient is that of one process with the whole batches.
+
     Args:
         space: the supernet.
         alpha: architecture parameters.
@@ -47,7 +51,7 @@ def alpha_gradient(
         autocast: makes the context that forward passes and task losses run in.
 
     Returns:
-        The detached parts of the objective.
+        The detached parts of the objective, means over the processes.
     """
     weights = alpha.relax(relaxation)
     buffers = {name: buffer.clone() for name, buffer in space.named_buffers()}
@@ -60,9 +64,11 @@ def alpha_gradient(
             task = task + objective.task(functional_call(space, state, (training[0], weights)), training[1])
     total, parts = objective(task, alpha.by_label(), weights, epoch)
     parameters = list(alpha.parameters())
-    for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+    own = [*torch.autograd.grad(total, parameters), *(part.detach() for part in parts.values())]
+    found = mean(own)
+    for parameter, gradient in zip(parameters, found, strict=False):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-    return {name: part.detach() for name, part in parts.items()}
+    return dict(zip(parts, found[len(parameters) :], strict=True))
 
 
 def _look_ahead(
@@ -78,5 +84,5 @@ def _look_ahead(
     copies = {name: buffer.clone() for name, buffer in buffers.items()}
     with autocast():
         loss = objective.task(functional_call(space, copies, (training[0], weights)), training[1])
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+    gradients = mean(torch.autograd.grad(loss, list(parameters.values()), create_graph=True))
     return {name: value - xi * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
+from sr_nas.runs.distributed import mean, replicate, share
 from sr_nas.runs.precision import Precision, autocast
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.bilevel import Batch, alpha_gradient
@@ -58,6 +59,11 @@ class Plan:
 class Searcher:
     """One search: everything it needs to go on is in :meth:`state_dict`.
 
+    Several processes may search together (:mod:`sr_nas.runs.distributed`), each with its slice of every batch: gradients
+    and losses are means over them, so that all hold the same weights and the same alpha, those of one process with the
+    whole batches. BatchNorm alone sees slices: each process normalises by its own, as in DistributedDataParallel, and the
+    running statistics are the first process's.
+
     Args:
         space: supernet (:class:`sr_nas.contracts.SearchSpace`), on its device.
         alpha: architecture parameters, on the same device.
@@ -88,6 +94,9 @@ class Searcher:
         self.training, self.validation = training, validation
         self.weight_optimizer, self.alpha_optimizer, self.scheduler = weight_optimizer, alpha_optimizer, scheduler
         self.device = next(iter(alpha.parameters())).device
+        # The alpha step calls the bare supernet, on other weights than its own, and averages what comes of it by itself.
+        self._replica = replicate(space)
+        share(list(alpha.parameters()))
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -173,12 +182,12 @@ class Searcher:
             weights = self.alpha.relax(self.relaxation)
         self.weight_optimizer.zero_grad()
         with self._autocast():
-            loss = self.objective.task(self.space(low, weights), high)
+            loss = self.objective.task(self._replica(low, weights), high)
         loss.backward()
         if self.plan.grad_clip_norm is not None:
             nn.utils.clip_grad_norm_(self.space.parameters(), self.plan.grad_clip_norm)
         self.weight_optimizer.step()
-        return loss.item()
+        return mean([loss.detach()])[0].item()
 
     @torch.no_grad()
     def record(self, epoch: int) -> Record:

@@ -100,6 +100,22 @@ def test_a_resumed_stream_gives_the_batches_of_an_uninterrupted_one(num_workers:
     assert_equal(take(interrupted, 2), straight[1:3])
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+def test_the_slices_of_all_processes_are_the_batches_of_one(world_size: int) -> None:
+    whole, *shares = (Stream(Addresses(), [2, 3, 5, 7], 6, 3, 0, rank, size) for size in (1, world_size) for rank in range(size))
+    for share in (whole, *shares):
+        share.load_state_dict({"position": 4})
+    for batch in take(whole, 5):
+        slices = [share.next() for share in shares]
+        assert_equal([tuple(torch.cat(parts) for parts in zip(*slices, strict=True))], [batch])
+    assert all(share.state_dict() == whole.state_dict() for share in shares)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(ValueError, match="no equal share"):
+        Stream(Addresses(), [0], 3, 0, 0, 0, 2)
+
+
 def test_reading_leaves_torchs_own_generator_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)

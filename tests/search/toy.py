@@ -12,7 +12,7 @@ from sr_nas.genotype import Choice, Genotype
 class ToySpace(nn.Module):
     arch = "Toy"
 
-    def __init__(self) -> None:
+    def __init__(self, norm: bool = True) -> None:
         super().__init__()
         names = ("small", "middle", "large")
         self.table = {"one": Choice(names), "two": Choice(names[:2])}
@@ -22,7 +22,7 @@ class ToySpace(nn.Module):
                 for label, choice in self.table.items()
             }
         )
-        self.norm = nn.BatchNorm2d(2)
+        self.norm = nn.BatchNorm2d(2) if norm else nn.Identity()
 
     def choices(self) -> dict[str, Choice]:
         return self.table
@@ -43,15 +43,15 @@ class ToySpace(nn.Module):
 
 
 class ToyStream:
-    """Batches that depend on their number alone."""
+    """Batches that depend on their number alone; of each a slice, where several processes share them."""
 
-    def __init__(self, seed: int, dtype: torch.dtype = torch.float64) -> None:
-        self.seed, self.dtype, self.position = seed, dtype, 0
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float64, size: int = 2, places: slice = slice(None)) -> None:
+        self.seed, self.dtype, self.size, self.places, self.position = seed, dtype, size, places, 0
 
     def next(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1000 * self.seed + self.position)
         self.position += 1
-        x = torch.rand(2, 2, 5, 5, generator=generator, dtype=self.dtype)
+        x = torch.rand(self.size, 2, 5, 5, generator=generator, dtype=self.dtype)[self.places]
         return x, 0.5 * x.roll(1, -1) + 0.25 * x
 
     def state_dict(self) -> dict[str, int]:

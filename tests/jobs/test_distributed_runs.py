@@ -1,0 +1,75 @@
+"""Whole searches by several processes, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sr_nas.errors import UserError
+from sr_nas.jobs import opening
+from sr_nas.options.load import load_options
+from sr_nas.options.search import SearchOptions
+from sr_nas.runs.distributed import LOST
+from sr_nas.runs.folder import read_history
+from tests.jobs.processes import ENVIRONMENT, TINY_SEARCH, command, run
+
+# Without BatchNorm, which sees the slices of a batch and not the batch.
+OPTIONS = ("network_g:candidates=[conv_3x3,dsconv_3x3]", "search:epochs=8", "search:steps_per_epoch=4")
+
+
+def words(root: Path, batch: int, name: str) -> list[str]:
+    batches = f"datasets:train:batch_size_per_gpu={batch}"
+    return ["-opt", str(TINY_SEARCH), "--force_yml", f"path:experiments_root={root}", batches, f"name={name}", *OPTIONS]
+
+
+def kill_one_rank(launcher: subprocess.Popen[str], history: Path) -> str:
+    """Kill one of torchrun's processes once the history has two lines; return what all of them printed."""
+    children: list[str] = []
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and launcher.poll() is None:
+        lines = history.read_text().count("\n") if history.is_file() else 0
+        if lines and not children:
+            listed = subprocess.run(["pgrep", "-P", str(launcher.pid), "-f", "search.py"], capture_output=True, text=True)
+            children = listed.stdout.split()
+        if lines >= 2:
+            os.kill(int(children[-1]), signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    return launcher.communicate(timeout=60)[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on_with_the_same_batches(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    two = [*torchrun, *command("search", *words(tmp_path, 1, "two"))[1:]]
+    launcher = subprocess.Popen(two, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+    printed = kill_one_rank(launcher, tmp_path / "two" / "history.jsonl")
+    assert launcher.returncode == 1
+    assert printed.count(f"search: {LOST}\n") == printed.count("searching in") == 1
+    assert "batches of 2, 1 for each of 2 processes" in printed
+    run("search", *words(tmp_path, 2, "one"))
+    assert "batches of 2, 2 for each of 1 process, step" in run("search", *words(tmp_path, 1, "two"), "--auto_resume")
+    assert [start["processes"] for start in json.loads((tmp_path / "two" / "run.json").read_text())] == [2, 1]
+    one, other = (read_history(tmp_path / name) for name in ("one", "two"))
+    assert [record["step"] for record in one] == [record["step"] for record in other]
+    for expected, found in zip(one, other, strict=True):
+        assert found["genotype"] == expected["genotype"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        for label, alpha in expected["alpha"].items():
+            assert found["alpha"][label] == pytest.approx(alpha, abs=1e-5)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_to_go_on_with", lambda *_: tmp_path)
+    monkeypatch.setattr(opening, "world_size", lambda: 4)
+    (tmp_path / "run.json").write_text('[{"processes": 3}]')
+    options = load_options(SearchOptions, TINY_SEARCH, [])
+    with pytest.raises(UserError, match=r"batches of 6 patches, which 4 processes cannot share.*: 1, 2, 3, 6"):
+        opening.begun_with(options, True)
