@@ -12,6 +12,11 @@ assert VERSION is not None
 # basicsr 1.4.2 is the last release; its setup.py cannot be read by Python 3.13 and later.
 BASICSR = 'basicsr>=1.4.2; python_version < "3.13"'
 TENSORBOARD = "tensorboard>=2.17.1"  # the first that runs with NumPy 2
+# PyTorch's exporter writes through onnxscript, 0.3 or newer for the PyTorch 2.7 that exports of any size need. What is written
+# is checked by ONNX Runtime, of which 1.19 is the first built for NumPy 2.
+ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
+# 0.4 has the registry and the restricted reading of .pth that our bridge relies on.
+SPANDREL = "spandrel>=0.4"
 
 setup(
     name="sr_nas",
@@ -41,11 +46,13 @@ setup(
         "kornia>=0.6.10",  # the first whose Gaussian takes a dtype; the filter of L1HFENLoss
     ],
     extras_require={
+        "onnx": ONNX,
+        "spandrel": [SPANDREL],
         "basicsr": [BASICSR],
         # LPIPS and DISTS; 1.7 is the first with DISTS. Both take their backbones from torchvision.
         "perceptual": ["torchmetrics>=1.7", "torchvision>=0.19"],
         "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
-        "test": ["pytest>=8.0", "pytest-xdist>=3.2", "scipy>=1.11", "jsonschema>=4.0", BASICSR, TENSORBOARD],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.2", "scipy>=1.11", "jsonschema>=4.0", BASICSR, TENSORBOARD, *ONNX, SPANDREL],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

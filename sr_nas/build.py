@@ -38,7 +38,7 @@ from sr_nas.runs.precision import Precision
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 from sr_nas.search.searcher import Plan, Searcher
-from sr_nas.training.compiled import compiled
+from sr_nas.training.compiled import check_compiler
 from sr_nas.training.distillation import Distillation
 from sr_nas.training.divergence import DivergenceWatch
 from sr_nas.training.trainer import Trainer
@@ -140,24 +140,35 @@ def build_trained_network(options: TrainOptions) -> tuple[SRNetwork, list[str]]:
     return network, [f"starting from {start}: {total - len(new)} of {total} tensors fit{fresh}"]
 
 
-def build_trainer(options: TrainOptions, network: SRNetwork, device: torch.device, precision: Precision) -> Trainer:
+def build_trainer(
+    options: TrainOptions, network: SRNetwork, device: torch.device, precision: Precision, begun_with: int = 1
+) -> Trainer:
     """Build everything a training needs, on ``device``, around its network, which is moved there.
+
+    Args:
+        options: checked options.
+        network: with its starting weights.
+        device: of this process.
+        precision: of forward passes.
+        begun_with: number of processes that the run was begun with, as for :func:`build_searcher`.
 
     Raises:
         UserError: data or a teacher that cannot be read, or no compiler where one is asked for.
     """
     plan = options.train
+    if plan.compile:
+        check_compiler(device)
     pairs = build_pairs(options.datasets.train, options.scale)
     network = network.to(device)
     optimizer = bound(OPTIMIZERS, plan.optim_g)(network.parameters())
     return Trainer(
         network=network,
         loss=bound(LOSSES, plan.pixel_opt),
-        stream=_stream(pairs, options.datasets.train, range(len(pairs)), options.manual_seed + TRAINING_SEED),
+        stream=_stream(pairs, options.datasets.train, range(len(pairs)), options.manual_seed + TRAINING_SEED, begun_with),
         optimizer=optimizer,
         scheduler=WarmUp(_lr_schedule(plan, optimizer, plan.total_iter), plan.warmup_iter),
         total=plan.total_iter,
-        forward=compiled(network, device) if plan.compile else network,
+        **({"compiler": torch.compile} if plan.compile else {}),
         distillation=None if plan.distill_opt is None else build_distillation(plan.distill_opt, options.scale, device),
         accumulate=plan.accumulate,
         ema_decay=plan.ema_decay,
@@ -216,7 +227,7 @@ def _another_scale(network: SRNetwork, path: str) -> str:
     return f" The file is of scale {scale} and the network of {network.scale}." if scale not in ("", str(network.scale)) else ""
 
 
-def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int, begun_with: int = 1) -> Stream:
+def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int, begun_with: int) -> Stream:
     patches = PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed)
     batch = section.batch_size_per_gpu * begun_with
     return Stream(patches, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from sr_nas.build import build_network
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.export.model import load_model
+from sr_nas.export.executed import countable
+from sr_nas.export.model import load_model, model_metadata
 from sr_nas.genotype import read_genotype
 from sr_nas.options.load import check_options
 from sr_nas.options.strict import Component
@@ -50,7 +51,7 @@ def network_in(path: Path, scale: int | None = None) -> SRNetwork:
     """Build the network that something on disk holds; its weights do not matter here.
 
     Args:
-        path: the folder of a search or a training, an exported ``.safetensors`` file, the option file of a training, or a
+        path: the folder of a search or a training, an exported file, the option file of a training, or a
             genotype file.
         scale: upscaling factor for a genotype file, which names none, by default 2; its width and depth are those of the
             published network. Of anything else, what its factor must be.
@@ -64,10 +65,10 @@ def network_in(path: Path, scale: int | None = None) -> SRNetwork:
         return _of_genotype(path, scale or 2)
     if path.suffix in (".yml", ".yaml"):
         network = _of_options(path)
-    elif path.suffix in (".pth", ".pt"):
+    elif path.suffix == ".pt" or (path.suffix == ".pth" and not model_metadata(path)):
         raise UserError(f"{path} does not describe itself: first tools/export.py --model {path} --arch NAME -o FILE.safetensors")
     else:
-        network = load_model(path)
+        network = countable(load_model(path))
     if scale not in (None, network.scale):
         raise UserError(f"--scale {scale}: {path} upscales by {network.scale}.")
     return network

@@ -11,13 +11,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``train``."""
     parsed = parse_run("train", __doc__, arguments)
 
-    from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
-    from sr_nas.options.train import TrainOptions
+    from sr_nas.runs.distributed import processes
 
-    options = load_options(TrainOptions, parsed.opt, parsed.force_yml)
+    with processes():
+        from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
+        from sr_nas.options.train import TrainOptions
 
-    from rich.console import Console
+        options = load_options(TrainOptions, parsed.opt, parsed.force_yml)
 
-    from sr_nas.jobs.train import run_training
+        from rich.console import Console
 
-    return run_training(options, Console(), parsed.auto_resume)[1]
+        from sr_nas.jobs.train import run_training
+
+        return run_training(options, Console(), parsed.auto_resume)[1]

@@ -1,4 +1,4 @@
-"""Whatever a user calls a model: an exported file, a run folder, or released weights."""
+"""Whatever a user calls a model: an exported file of any kind, a run folder, or released weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
-from sr_nas.export.network_file import load_network
+from sr_nas.export.executed import ExecutedNetwork
+from sr_nas.export.network_file import load_network, read_metadata
+from sr_nas.export.onnx_file import load_onnx
+from sr_nas.export.program_file import load_program
+from sr_nas.export.pth_file import load_pth, read_pth_metadata
 from sr_nas.export.released import load_released
 from sr_nas.genotype import read_genotype
 
@@ -18,13 +22,14 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
     """Return the network of a model, in eval mode, on the CPU.
 
     Args:
-        source: an exported ``.safetensors`` file; the folder of a training (its best network is taken); or a ``.pth`` or
-            ``.pt`` file of released weights.
-        arch: architecture of released weights; the other two name their own.
+        source: an exported file (``.safetensors``, ``.pth``, ``.onnx`` or ``.pt2``); the folder of a training (its best
+            network is taken); or a ``.pth`` or ``.pt`` file of released weights. ONNX Runtime runs an ``.onnx``
+            (:class:`~sr_nas.export.executed.ExecutedNetwork`), and a ``.pt2`` may run code of its author.
+        arch: architecture of released weights; the others name their own.
         genotype: of released weights that do not tell it: names, a genotype file or a run folder.
 
     Raises:
-        UserError: none of these, or released weights without ``arch``.
+        UserError: none of these, released weights without ``arch``, or a package that the file needs is missing.
     """
     path = Path(source)
     for option, given in (("--arch", arch), ("--genotype", genotype)):
@@ -33,10 +38,25 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
     if path.is_dir():
         return load_network(trained_file(path))
     if path.suffix in (".pth", ".pt"):
-        if arch is None:
-            raise UserError(f"{path} does not say what network it holds: name it with --arch, for example --arch imdn.")
-        return load_released(path, arch, read_genotype(genotype))
-    return load_network(path)
+        return load_pth(path) if arch is None else load_released(path, arch, read_genotype(genotype))
+    if path.suffix == ".onnx":
+        return load_onnx(path)
+    return load_program(path) if path.suffix == ".pt2" else load_network(path)
+
+
+def model_metadata(source: str | Path) -> dict[str, str]:
+    """Return what a model says of itself (:func:`~sr_nas.export.network_file.described`); nothing for released weights.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return read_metadata(trained_file(path))
+    if path.suffix in (".pth", ".pt"):
+        return read_pth_metadata(path) or {}
+    loaded = load_model(path) if path.suffix in (".onnx", ".pt2") else None
+    return loaded.metadata if isinstance(loaded, ExecutedNetwork) else read_metadata(path)
 
 
 def trained_file(run: Path) -> Path:

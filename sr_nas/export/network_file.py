@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,19 @@ from torch import Tensor
 from sr_nas import __version__
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
-from sr_nas.registry import NETWORKS
+from sr_nas.networks.settings_tensor import SETTINGS, network_from, read_settings, settings_tensor
 from sr_nas.runs.files import replacing
 
 FORMAT = "sr_nas network 1"
 
 
-def save_network(path: Path, network: SRNetwork, training: dict[str, Any] | None = None) -> None:
-    """Write a network with all that is needed to build it again.
+def described(network: SRNetwork, training: dict[str, Any] | None = None) -> dict[str, str]:
+    """Return what every file of a network says of it.
 
-    The metadata's keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``,
-    ``value_range``, ``training`` (JSON: how it was trained, or of which released weights it is) and ``sr_nas_version``.
-
-    Args:
-        path: file to write, ``.safetensors``.
-        network: an instance of a registered network.
-        training: JSON-ready summary of its training.
+    The keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``, ``value_range``,
+    ``training`` (JSON: how it was trained, or of which released weights it is) and ``sr_nas_version``.
     """
-    metadata = {
+    return {
         "format": FORMAT,
         "architecture": network.arch,
         "settings": json.dumps(network.settings()),
@@ -39,9 +35,19 @@ def save_network(path: Path, network: SRNetwork, training: dict[str, Any] | None
         "training": json.dumps(training or {}),
         "sr_nas_version": __version__,
     }
+
+
+def save_network(path: Path, network: SRNetwork, training: dict[str, Any] | None = None) -> None:
+    """Write a network with all that is needed to build it again: its metadata are those of :func:`described`.
+
+    Args:
+        path: file to write, ``.safetensors``.
+        network: an instance of a registered network.
+        training: JSON-ready summary of its training.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors | {SETTINGS: settings_tensor(network)}, temporary, described(network, training))
 
 
 def load_network(path: str | Path) -> SRNetwork:
@@ -57,18 +63,29 @@ def load_network(path: str | Path) -> SRNetwork:
         raise UserError(
             f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'."
         )
-    network = NETWORKS.get(metadata["architecture"])(**json.loads(metadata["settings"]))
-    missing = network.load_state_dict(tensors, strict=False)
-    if missing.missing_keys or missing.unexpected_keys:
+    return filled(network_from(metadata["architecture"], json.loads(metadata["settings"])), tensors, path)
+
+
+def filled(network: SRNetwork, tensors: Mapping[str, Tensor], path: str | Path) -> SRNetwork:
+    """Give a network the tensors of its file and return it in eval mode.
+
+    Raises:
+        UserError: a tensor is missing, unknown, or of another shape.
+    """
+    try:
+        misfit = network.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit its architecture {network.arch}: {error}") from error
+    if misfit.missing_keys or misfit.unexpected_keys:
         raise UserError(
-            f"{path} does not fit its architecture {network.arch}; missing: {listing(missing.missing_keys, 5) or 'nothing'}; "
-            f"unexpected: {listing(missing.unexpected_keys, 5) or 'nothing'}."
+            f"{path} does not fit its architecture {network.arch}; missing: {listing(misfit.missing_keys, 5) or 'nothing'}; "
+            f"unexpected: {listing(misfit.unexpected_keys, 5) or 'nothing'}."
         )
     return network.eval()
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the metadata of an exported file (see :func:`save_network`).
+    """Return the metadata of an exported file (see :func:`described`).
 
     Raises:
         UserError: the file is missing or damaged.
@@ -77,7 +94,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, on the CPU.
+    """Return the tensors of a safetensors file, on the CPU, without the one that holds settings.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -90,6 +107,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise UserError(f"{path} does not exist.")
     try:
         with safe_open(path, framework="pt") as stream:
-            return dict(stream.metadata() or {}), {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it cannot be iterated
+            metadata = dict(stream.metadata() or {})
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it cannot be iterated
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
+    told = tensors.pop(SETTINGS, None)
+    if told is not None and "architecture" in metadata:
+        said = (metadata["architecture"], json.loads(metadata["settings"]))
+        if read_settings(told) != said:
+            raise UserError(f"{path} contradicts itself: its metadata and its tensor {SETTINGS} name different networks.")
+    return metadata, tensors

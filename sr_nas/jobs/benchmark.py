@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas.complexity.summary import complexity
 from sr_nas.errors import UserError
+from sr_nas.export.executed import countable
 from sr_nas.jobs.benchmark_pictures import Found, draw_crops, judge
 from sr_nas.jobs.benchmark_sets import BenchmarkSet, Problem, benchmark_sets
 from sr_nas.jobs.contestants import Contestant, contestants
@@ -138,7 +139,7 @@ def _row(
     if entry.network is not None and entry.options is not None:
         key = digest("complexity", entry.weights)
         passes = PASSES_OF_ENSEMBLE if entry.options.ensemble else 1
-        counted = kept.get(key) or kept.add(key, {"model": entry.name, **complexity(entry.network)})
+        counted = kept.get(key) or kept.add(key, {"model": entry.name, **complexity(countable(entry.network))})
         row |= {name: counted[name] * (1 if name == "params" else passes) for name in ("params", *MACS)}
         row |= {name: getattr(entry.options, name) for name in ("path", "arch", "ensemble", "tile", "precision")}
         row["genotype"] = entry.network.genotype.to_json()

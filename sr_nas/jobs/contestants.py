@@ -9,6 +9,7 @@ import torch
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
+from sr_nas.export.executed import ExecutedNetwork
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics.benchmark import Upscale, bicubic
@@ -45,6 +46,10 @@ class Contestant:
         how = self.options
         return upscaler(self.network, tile=how.tile, device=device, precision=how.precision, ensemble=how.ensemble)
 
+    def in_torch(self) -> bool:
+        """Whether PyTorch allocates the memory it runs in."""
+        return not isinstance(self.network, ExecutedNetwork) or self.network.in_torch
+
     def rest(self) -> None:
         """Leave the device to others."""
         if self.network is not None:
@@ -76,5 +81,6 @@ def _network(name: str, model: Model) -> Contestant:
     path = Path(model.path)
     network = load_model(path, model.arch, model.genotype)
     weights = digest(file_digest(trained_file(path) if path.is_dir() else path), network.arch, network.settings())
-    identity = digest(weights, model.ensemble, model.tile, model.precision)
+    runtime = (network.runtime,) if isinstance(network, ExecutedNetwork) else ()
+    identity = digest(weights, model.ensemble, model.tile, model.precision, *runtime)
     return Contestant(name, network.scale, weights, identity, network, model)

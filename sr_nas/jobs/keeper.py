@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from sr_nas.metrics.benchmark import evaluate_set
 from sr_nas.options.train import TrainOptions
 from sr_nas.runs.checkpoint import save_checkpoint
 from sr_nas.runs.device import peak_memory
+from sr_nas.runs.distributed import from_first, is_first
 from sr_nas.runs.folder import CHECKPOINT, append_history
 from sr_nas.training.trainer import Losses, Trainer
 
 
 class Keeper:
     """Measures the network on a schedule, keeps the best and the last of it, and the state to go on from.
+
+    Of several processes the first measures and writes; every one has a keeper, and they agree on what is best.
 
     Args:
         folder: of the run.
@@ -59,16 +63,14 @@ class Keeper:
         self.sums, self.count = {}, 0
         improved = False
         if self.sets:
-            record["val"] = self._validate(trainer)
+            record["val"] = from_first(partial(self._validate, trainer))
             psnr = next(iter(record["val"].values()))["psnr"]
             improved = self.best is None or psnr > self.best
             if improved:
                 self.best, self.best_iteration = psnr, trainer.iteration
-                save_network(self.folder / BEST, trainer.averaged, self._summary(record))
-        if trainer.iteration == trainer.total or trainer.is_sound():
-            save_network(self.folder / LAST, trainer.averaged, self._summary(record))
-        memory = peak_memory(self.device)
-        append_history(self.folder, record | ({} if memory is None else {"memory_bytes": memory}))
+        sound = trainer.iteration == trainer.total or trainer.is_sound()
+        if is_first():
+            self._write(trainer, record, [BEST] * improved + [LAST] * sound)
         return record, improved
 
     def save(self, trainer: Trainer) -> bool:
@@ -80,7 +82,8 @@ class Keeper:
         trainer.refuse_diverged()
         if not trainer.is_sound():
             return False
-        save_checkpoint(self.folder / CHECKPOINT, trainer.state_dict() | {"keeper": self.state_dict()})
+        if is_first():
+            save_checkpoint(self.folder / CHECKPOINT, trainer.state_dict() | {"keeper": self.state_dict()})
         self.saved = trainer.iteration
         return True
 
@@ -102,6 +105,12 @@ class Keeper:
             return checkpoint
         score = "" if self.best is None else f" ({self.best:.3f} dB on {next(iter(self.sets))}, iteration {self.best_iteration})"
         return f"{checkpoint} A new run with other options can start from {best}{score}: path.pretrain_network_g."
+
+    def _write(self, trainer: Trainer, record: dict[str, Any], names: list[str]) -> None:
+        for name in names:
+            save_network(self.folder / name, trainer.averaged, self._summary(record))
+        memory = peak_memory(self.device)
+        append_history(self.folder, record | ({} if memory is None else {"memory_bytes": memory}))
 
     def _validate(self, trainer: Trainer) -> dict[str, Any]:
         upscale = upscaler(trainer.averaged, device=self.device)

@@ -117,7 +117,10 @@ class Bench:
         reset_peak_memory(self.device)
         start = time.perf_counter()
         sr = _within_memory(lambda: upscale(lr, scale), contestant.name, name)
-        record: dict[str, Any] = {"seconds": time.perf_counter() - start, "memory_bytes": peak_memory(self.device)}
+        record: dict[str, Any] = {"seconds": time.perf_counter() - start}
+        # On a GPU only PyTorch's own memory is known: that of another runtime is not stated.
+        known = self.device.type != "cuda" or contestant.in_torch()
+        record["memory_bytes"] = peak_memory(self.device) if known else None
         record |= score(sr, hr, scale, name)
         record |= {metric: compare(sr, hr) for metric, compare in self.perceptual.items()}
         if judges:

@@ -17,7 +17,7 @@ from sr_nas.export.model import BEST, LAST
 from sr_nas.export.network_file import load_network
 from sr_nas.inference.images import upscaler
 from sr_nas.jobs.keeper import Keeper, means
-from sr_nas.jobs.opening import open_run
+from sr_nas.jobs.opening import batch_share, begun_with, open_run
 from sr_nas.metrics.benchmark import bicubic, evaluate_set
 from sr_nas.metrics.psnr_ssim import psnr
 from sr_nas.options.train import TrainOptions
@@ -25,6 +25,7 @@ from sr_nas.report.live import TrainView
 from sr_nas.report.picture import comparison
 from sr_nas.report.tensorboard import Scalars, check_tensorboard
 from sr_nas.runs.device import pick_device
+from sr_nas.runs.distributed import from_first, is_first
 from sr_nas.runs.folder import cut_history
 from sr_nas.runs.interrupt import Interrupt
 from sr_nas.runs.precision import resolve_precision
@@ -35,11 +36,11 @@ PICTURE = "comparison.png"
 
 
 def run_training(options: TrainOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
-    """Train, or go on training.
+    """Train, or go on training; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
         options: checked options.
-        console: where progress is shown.
+        console: where the first process shows progress.
         auto_resume: go on with the newest run of this name, where there is one.
 
     Returns:
@@ -54,15 +55,18 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
     if options.logger.use_tb_logger:
         check_tensorboard()
     network, beginnings = build_trained_network(options)
-    trainer = build_trainer(options, network, device, precision)
+    begun = begun_with(options, auto_resume)
+    trainer = build_trainer(options, network, device, precision, begun)
     sets = {name: build_pairs(section, options.scale) for name, section in options.datasets.validation().items()}
-    baselines = {name: evaluate_set(bicubic, pairs, options.scale) for name, pairs in sets.items()}
+    baselines = from_first(lambda: {name: evaluate_set(bicubic, pairs, options.scale) for name, pairs in sets.items()})
 
     run = open_run(options, device, auto_resume)
+    console = console if is_first() else Console(quiet=True, force_terminal=False)
     keeper = Keeper(run.folder, options, sets, device)
     if run.state is not None:
         keeper.take_up(trainer, run.state)
-        cut_history(run.folder, trainer.iteration, key="iteration")
+        if is_first():
+            cut_history(run.folder, trainer.iteration, key="iteration")
     else:
         keeper.save(trainer)
     checkpoint_freq = options.logger.save_checkpoint_freq or options.val.val_freq
@@ -70,7 +74,7 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
 
     with (
         closing(run),
-        closing(Scalars(run.folder if options.logger.use_tb_logger else None, start)) as scalars,
+        closing(Scalars(run.folder if options.logger.use_tb_logger and is_first() else None, start)) as scalars,
         TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
         Interrupt() as stop,
     ):
@@ -95,15 +99,17 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
                     view.validation(trainer.iteration, record["val"], improved)
 
         def between_steps() -> bool:
-            if stop() or due(checkpoint_freq):
+            stopping = stop.agreed()
+            if stopping or due(checkpoint_freq):
                 scalars.flush()
                 if not keeper.save(trainer):
                     say(f"the loss is far above what it was: the checkpoint stays that of iteration {keeper.saved}")
-            return stop()
+            return stopping
 
         verb = "training" if run.state is None else "going on"
         data = options.datasets.train.name or options.datasets.train.type
-        say(f"{verb} in {run.folder} on {device} in {precision} with {data}, iteration {start} of {trainer.total}")
+        share = batch_share(options, begun)
+        say(f"{verb} in {run.folder} on {device} in {precision} with {data}{share}, iteration {start} of {trainer.total}")
         for text in beginnings if run.state is None else ():
             say(text)
         for name, scores in baselines.items():
@@ -118,7 +124,7 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         if not finished:
             say(f"stopped at iteration {trainer.iteration}, saved in {run.folder}. --auto_resume goes on from {keeper.saved}.")
             return run.folder, stop.exit_code
-        if sets:
+        if sets and is_first():
             pairs = next(iter(sets.values()))
             write_picture(run.folder, pairs, options.scale)
             say(f"{run.folder / PICTURE} shows {pairs.names[0]}: bicubic, the network, HR")

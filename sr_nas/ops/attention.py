@@ -74,6 +74,13 @@ class EnhancedSpatialAttention(nn.Module):
 
 def _at_least(x: Tensor, side: int) -> Tensor:
     height, width = x.shape[2:]
-    if height >= side and width >= side:
+    if not _exporting() and height >= side and width >= side:
         return x
-    return F.pad(x, (0, max(side - width, 0), 0, max(side - height, 0)), mode="replicate")
+    # An exported graph cannot branch on the size: there, large inputs are widened by nothing.
+    right, below = torch.sym_max(side - width, 0), torch.sym_max(side - height, 0)
+    return F.pad(x, (0, right, 0, below), mode="replicate")  # type: ignore[arg-type]
+
+
+def _exporting() -> bool:
+    # PyTorch tells export from compilation since 2.7, which is also the first that our export takes.
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()

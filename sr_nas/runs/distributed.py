@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -108,6 +108,14 @@ def replicate(module: nn.Module) -> nn.Module:
     if world_size() == 1:
         return module
     return DistributedDataParallel(module)
+
+
+def averaging(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
+    """Return a context for a forward and a backward pass of what :func:`replicate` returned.
+
+    Unless ``now``, gradients stay with their process, to be averaged with those of a later pass.
+    """
+    return replica.no_sync() if isinstance(replica, DistributedDataParallel) and not now else nullcontext()
 
 
 def share(tensors: Sequence[Tensor]) -> None:

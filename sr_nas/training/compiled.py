@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sr_nas.errors import UserError
 
 
-def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that runs the network compiled, with its weights; the network itself stays as it is, names included.
-
-    A small module is compiled and run first, since ``torch.compile`` finds out about its compiler at the first call.
+def check_compiler(device: torch.device) -> None:
+    """Compile and run a small module, since ``torch.compile`` finds out about its compiler at the first call.
 
     Raises:
         UserError: PyTorch cannot compile for the device here; the text has its reason.
@@ -27,4 +23,3 @@ def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Ten
             f"train.compile: PyTorch cannot compile for {device.type} here ({reason}). "
             "It needs a C++ compiler for the CPU and Triton for a GPU; install it, or set train.compile to false."
         ) from error
-    return torch.compile(network)

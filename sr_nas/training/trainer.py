@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sr_nas.contracts import SRNetwork, Stream
 from sr_nas.optim import WarmUp
 from sr_nas.runs.checkpoint import first_non_finite
+from sr_nas.runs.distributed import averaging, largest, mean, replicate
 from sr_nas.runs.precision import Precision, autocast
 from sr_nas.training.distillation import Distillation
 from sr_nas.training.divergence import Diverged, DivergenceWatch
@@ -25,6 +26,10 @@ Losses = dict[str, float]
 class Trainer:
     """One training: everything it needs to go on is in :meth:`state_dict`.
 
+    Several processes may train together (:mod:`sr_nas.runs.distributed`), each with its slice of every batch: gradients and
+    losses are means over them, so that all hold the weights of one process with the whole batches. BatchNorm alone sees
+    slices, as in DistributedDataParallel.
+
     Args:
         network: on its device.
         loss: (output, target) -> scalar.
@@ -32,7 +37,7 @@ class Trainer:
         optimizer: over the network's parameters.
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
-        forward: what runs the network in a step, for instance compiled; by default the network itself.
+        compiler: module -> what runs it in a step, such as ``torch.compile``; by default the module itself.
         distillation: adds its loss to the task loss.
         accumulate: batches of an iteration; it descends on the mean of their losses.
         ema_decay: decay of the moving average of the weights, whose buffers are the latest; 0 keeps the weights themselves.
@@ -51,7 +56,7 @@ class Trainer:
         scheduler: WarmUp,
         total: int,
         *,
-        forward: Callable[[Tensor], Tensor] | None = None,
+        compiler: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda module: module,
         distillation: Distillation | None = None,
         accumulate: int = 1,
         ema_decay: float = 0.999,
@@ -61,7 +66,10 @@ class Trainer:
     ) -> None:
         self.network, self.loss, self.stream = network, loss, stream
         self.optimizer, self.scheduler, self.total = optimizer, scheduler, total
-        self.forward, self.distillation = network if forward is None else forward, distillation
+        # Before anything copies the weights: the first process gives its own to all.
+        self._replica = replicate(network)
+        self.forward = compiler(self._replica)
+        self.distillation = distillation
         self.accumulate, self.grad_clip_norm, self.precision = accumulate, grad_clip_norm, precision
         self.watch = DivergenceWatch(None) if watch is None else watch
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
@@ -108,11 +116,12 @@ class Trainer:
         """Move the weights once, on the next ``accumulate`` batches; return the means of their losses."""
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
-        for _ in range(self.accumulate):
+        for number in range(1, self.accumulate + 1):
             self._latest = tuple(part.to(self.device) for part in self.stream.next())
-            losses = self._losses(*self._latest)
-            # Gradients add up over the batches: to those of the mean.
-            self.scaler.scale(torch.stack(list(losses.values())).sum() / self.accumulate).backward()
+            with averaging(self._replica, number == self.accumulate):
+                losses = self._losses(*self._latest)
+                # Gradients add up over the batches: to those of the mean.
+                self.scaler.scale(torch.stack(list(losses.values())).sum() / self.accumulate).backward()
             sums = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}
         if self.grad_clip_norm is not None:
             # The limit is meant for the gradient itself.
@@ -123,7 +132,8 @@ class Trainer:
         self.scheduler.step()
         self._average()
         self.iteration += 1
-        return {name: total.item() / self.accumulate for name, total in sums.items()}
+        means = mean(list(sums.values()))
+        return {name: total.item() / self.accumulate for name, total in zip(sums, means, strict=True)}
 
     def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         with autocast(self.device, self.precision):
@@ -169,7 +179,7 @@ class Trainer:
         with autocast(self.device, self.precision):
             loss = self.loss(self.network(low), high).item()
         self.network.train()
-        return not self.watch.far_above(loss)
+        return not largest(self.watch.far_above(loss))
 
     def diverged(self, what: str) -> Diverged:
         """Return the error for what has been found, with the iteration and what to try."""

@@ -53,7 +53,7 @@ def test_settings_of_the_network() -> None:
         (["--arch", "dlsr", "--nf"], "come in pairs"),
         (["--arch", "dlsr", "--nf", "["], "a value is no YAML"),
         (["--arch", "dlsr", "--nf", "8", "--nf=10"], "--nf is given twice"),
-        (["--model", "released.pth"], "first tools/export.py --model released.pth --arch NAME"),
+        (["--model", "released.pt"], "first tools/export.py --model released.pt --arch NAME"),
         (["--model", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", "--nf", "8"], "--nf describes a network that --arch names"),

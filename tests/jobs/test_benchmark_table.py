@@ -315,7 +315,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, place: Path) -
 
 
 def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(tmp_path: Path, place: Path) -> None:
-    (tmp_path / "weights.pth").touch()
+    torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "weights.pth")
     (tmp_path / "broken.safetensors").touch()
     models = {"a": {"path": str(tmp_path / "weights.pth")}, "b": {"path": str(tmp_path / "broken.safetensors")}}
     printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)

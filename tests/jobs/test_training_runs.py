@@ -75,7 +75,7 @@ def test_export_then_use_without_any_option_file(trained: Path, tmp_path: Path) 
     assert "exists" in run("export", "--run", trained, "-o", file, code=1)
     run("export", "--run", trained, "-o", tmp_path / "genotype.json")
     assert json.loads((tmp_path / "genotype.json").read_text())["genotype"]["conv4"] == "dil_dsconv_5x5_bn"
-    assert "must end in .safetensors" in run("export", "--run", trained, "-o", tmp_path / "net.onnx", code=1)
+    assert "must end in one of .safetensors" in run("export", "--run", trained, "-o", tmp_path / "net.zip", code=1)
 
 
 def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:

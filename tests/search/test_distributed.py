@@ -88,8 +88,7 @@ def together(own_rank: int, folder: Path) -> None:
             found["stop"] = (stop.agreed(), stop.exit_code)
     for place, text in (("same", "same"), ("other", f"process {own_rank}")):
         with pytest.raises((UserError, SystemExit)) as raised, processes(f"file://{folder}/{place}"):
-            largest(0)  # one that leaves before the other is there would leave it waiting; torchrun ends such a one
-            refuse(text)
+            refuse_together(text)
         found[place] = repr(raised.value)
     torch.save(found, folder / f"{own_rank}.pt")
     try:
@@ -104,6 +103,11 @@ def together(own_rank: int, folder: Path) -> None:
 
 def refuse(text: str) -> None:
     raise UserError(text)
+
+
+def refuse_together(text: str) -> None:
+    largest(0)  # one that leaves before the other is there would leave it waiting; torchrun ends such a one
+    refuse(text)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from sr_nas.errors import UserError
-from sr_nas.training.compiled import compiled
-from tests.training.test_trainer import assert_same, imdn, trainer
+from sr_nas.training.compiled import check_compiler
+from tests.training.test_trainer import assert_same, trainer
 
 
 def test_a_compiled_step_is_the_plain_one_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is captured as always, and run as it is instead of being made into machine code, which takes seconds."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    network = imdn()
-    plain, fast = trainer(), trainer(network=network, forward=compiled(network, torch.device("cpu")))
+    check_compiler(torch.device("cpu"))
+    plain, fast = trainer(), trainer(compiler=torch.compile)
     assert fast.forward is not fast.network
     for train in (plain, fast):
         train.network.train()
@@ -31,4 +31,4 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     with pytest.raises(UserError, match=r"train\.compile: .*No working C\+\+ compiler found.* set train\.compile to false"):
-        compiled(imdn(), torch.device("cpu"))
+        check_compiler(torch.device("cpu"))

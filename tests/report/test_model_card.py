@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from typing import Any
+
+from sr_nas.metrics.psnr_ssim import PROTOCOL
+from sr_nas.networks.dlsr import DLSR, PUBLISHED
+from sr_nas.networks.imdn import IMDN
+from sr_nas.report.model_card import draw, model_card
+
+TRAINING = {
+    "run": "mine",
+    "iteration": 400,
+    "data": "DIV2K",
+    "seed": 3,
+    "loss": "L1Loss",
+    "validation": {"Set5": {"psnr": 37.98765, "ssim": 0.96049}},
+}
+OPTIONS: dict[str, Any] = {
+    "manual_seed": 3,
+    "datasets": {
+        "val": {"type": "folder"},
+        "train": {"name": "DIV2K", "type": "folder", "gt_size": 128, "batch_size_per_gpu": 16, "dataroot_gt": "/home/me"},
+    },
+    "train": {"total_iter": 500, "optim_g": {"type": "Adam", "lr": 0.001}, "ema_decay": None},
+}
+
+
+def rows(card: str) -> dict[str, str]:
+    lines = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[-1] for cells in lines}
+
+
+def test_a_card_says_what_file_and_run_know() -> None:
+    card = model_card("net.onnx", IMDN(4), TRAINING, OPTIONS, "CC-BY-4.0")
+    assert card.startswith("# net\n")
+    found = rows(card)
+    # Hui et al. 2019, table 4, count 715K and 40.9 G for an output of 1280x720.
+    assert found["parameters"] == "715,176" and found["multiply-adds, HR output 1280x720"] == "40.91 G"
+    assert (found["nf"], found["num_blocks"], found["scale"], found["license"]) == ("64", "6", "4", "CC-BY-4.0")
+    assert (found["iteration"], found["iterations"], found["HR patch"], found["batch"]) == ("400", "500", "128", "16")
+    assert (found["optimizer"], found["seed"], found["training data"]) == ("type Adam, lr 0.001", "3", "DIV2K")
+    assert "| Set5 | 37.988 | 0.9605 |" in card
+    assert all(found[key] == text for key, text in PROTOCOL.items())
+    assert 'onnxruntime.InferenceSession("net.onnx")' in card
+    assert "sr-nas inference --model net.onnx" in card
+    # Nothing invented, and nothing of the machine it was trained on.
+    assert "moving average" not in card and "/home/me" not in card
+
+
+def test_where_the_lr_images_of_the_validation_are_from() -> None:
+    own = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/home/me/LR"]}}}
+    network = IMDN(2, nf=16, num_blocks=1)
+    assert rows(model_card("net.pth", network, TRAINING, own, None))["lr"] == "the validation set's own images"
+    assert rows(model_card("net.pth", network, TRAINING, None, None))["lr"] == "not stated"
+
+
+def test_what_is_not_known_is_not_stated() -> None:
+    card = model_card("net.safetensors", IMDN(2, nf=16, num_blocks=1), {"released": "a.pth"}, None, None)
+    assert rows(card)["license"] == "not stated"
+    assert "Weights released as `a.pth`" in card and "Not measured" in card
+    assert 'load_model("net.safetensors")' in card
+    assert rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, None, None))["loss"] == "L1Loss"
+
+
+def test_the_drawing_has_every_decision() -> None:
+    drawn = draw(DLSR(2, genotype=PUBLISHED).genotype).splitlines()
+    assert drawn[0] == "flowchart LR"
+    edges = [line.split() for line in drawn if "-->" in line]
+    cells = {(edge[0], edge[2]) for edge in edges if edge[0].startswith("cell")}
+    assert cells == {
+        *(("cell1", "cell2"), ("cell1", "cell3"), ("cell2", "cell3"), ("cell2", "cell4"), ("cell3", "cell4")),
+        *(("cell3", "cell5"), ("cell4", "cell5"), ("cell1", "cell6"), ("cell3", "cell6")),
+    }
+    assert sum(line.strip() == "end" for line in drawn) == sum("subgraph" in line for line in drawn) == 2
+    chain = [line for line in drawn if "op" in line and "-->" in line]
+    assert [line.partition('"')[2].partition('"')[0] for line in chain[:3]] == [
+        "op1: sep_conv_3x3",
+        "op2: sep_conv_5x5",
+        "op3: sep_conv_5x5",
+    ]
