@@ -58,13 +58,23 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--output {parsed.output}: this is the name of an image; name a folder.")
     inputs: list[Path] = []
     roots: list[Path] = []
+    without_images = 0
     for path in parsed.input:
-        if path.is_dir():
-            found = find_images(path, parsed.output) if parsed.recursive else sorted(list_images(path), key=natural_order)
-        else:
-            found = [path]
+        try:
+            if path.is_dir():
+                found = find_images(path, parsed.output) if parsed.recursive else sorted(list_images(path), key=natural_order)
+            else:
+                found = [path]
+        except UserError as error:
+            if len(parsed.input) == 1:
+                raise
+            without_images += 1
+            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            continue
         inputs += found
         roots += [path if path.is_dir() else path.parent] * len(found)
+    if not inputs:
+        return 1
     network = load_model(parsed.model, parsed.arch, parsed.genotype)
     columns = (TextColumn("upscaling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     counts: Counter[str] = Counter()
@@ -90,7 +100,9 @@ def main(arguments: Sequence[str]) -> int:
             counts[outcome.status] += 1
             dropped.update(outcome.dropped)
             # What is kept takes no time, and would spoil the estimate of the time left.
-            bar.update(task, completed=counts["written"] + counts["failed"], total=len(inputs) - counts["kept"])
+            bar.update(
+                task, completed=counts["written"] + counts["failed"], total=len(inputs) - counts["kept"] - counts["left out"]
+            )
             if outcome.message:
                 console.print(f"{outcome.source}: {outcome.message}", markup=False, highlight=False, soft_wrap=True)
             if outcome.tiles > 1 and not said:
@@ -102,11 +114,12 @@ def main(arguments: Sequence[str]) -> int:
                 )
     parts = [f"{counts['written']} written to {parsed.output}"]
     parts += [f"{counts['kept']} kept as they were there (--overwrite replaces them)"] if counts["kept"] else []
+    parts += [f"{counts['left out']} left out as outputs of others"] if counts["left out"] else []
     parts += [f"{counts['failed']} failed"] if counts["failed"] else []
     print(", ".join(parts))
     if dropped:
         print("not in the output: " + ", ".join(f"{name} of {count}" for name, count in dropped.items()))
-    return 1 if counts["failed"] else 0
+    return 1 if counts["failed"] or without_images else 0
 
 
 def _tile(word: str) -> int | str | None:

@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,15 +29,13 @@ from sr_nas.data.lr_cache import RECIPE
 from sr_nas.data.pairs import Image, Pairs
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
-from sr_nas.runs.files import replacing, sweep
+from sr_nas.runs.files import ABANDONED, replacing, sweep
 
 MAGIC = b"srpixel1"
 HEADER = struct.Struct("<8s4q")
 """Magic; bytes and modification time (ns) of the source file; height and width."""
 FIRST_PIXEL = 4096
 """Where the pixels begin. Not the end of the header: rows then lie on fewer pages."""
-ABANDONED = 24 * 3600
-"""Seconds after which an unfinished file is nobody's any more."""
 
 PixelCache = bool | Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 """Option: whether decoded pixels are kept on disk; a path is the folder to keep them in."""
@@ -159,6 +158,8 @@ def _map(entry: Path, stamp: tuple[int, int]) -> Image | None:
 
 
 def _write(entry: Path, stamp: tuple[int, int], image: Image) -> None:
-    with replacing(entry) as temporary, temporary.open("wb") as stream:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    # The cache may be deleted at any time, also now: the entry is then written when it is next asked for.
+    with suppress(FileNotFoundError), replacing(entry) as temporary, temporary.open("wb") as stream:
         stream.write(HEADER.pack(MAGIC, *stamp, *image.shape[:2]).ljust(FIRST_PIXEL, b"\0"))
         stream.write(np.ascontiguousarray(image).data)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-import threading
 import zlib
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from sr_nas.errors import UserError, listing
+from sr_nas.images.jpeg import is_whole
 from sr_nas.images.metadata import ORIENTATION, Metadata, metadata_of
+from sr_nas.images.pillow import undisturbed
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """What is decoded, in Pillow's names."""
@@ -36,7 +37,7 @@ _MODES = {
 """Pillow's mode of a file of up to 8 bits -> the mode its pixels are returned in."""
 _MODES_OF_16_BITS = ("I", "I;16", "I;16B", "L", "LA", "RGB", "RGBA")
 """Pillow's modes of the files of 16 bits that OpenCV decodes as they are."""
-_DAMAGED = (
+DAMAGED = (
     OSError,
     EOFError,
     MemoryError,
@@ -50,33 +51,29 @@ _DAMAGED = (
 )
 """What Pillow and OpenCV raise over files that are damaged, cut off or of another kind."""
 
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last chunk of every PNG."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
 """Tags of TIFF 6.0."""
 
-_limit = threading.Lock()
-
-
-@contextlib.contextmanager
-def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit: it guards servers against uploads, but here the files are the user's own."""
-    with _limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
 
 def _load(data: bytes) -> Image.Image:
-    with _any_size():
+    with undisturbed():
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         # The MPO of a camera is a JPEG with previews after it.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise UserError(f"it holds {frames} images; save the one that is meant as a file of its own.")
+    if image.format == "PNG":
+        # Decoding looks neither at the checksums of the pixels nor for the end of the file.
+        PngImageFile(io.BytesIO(data)).verify()
+        if data.rfind(PNG_END) < 0:
+            raise UserError("it is cut off: the end of the PNG is missing.")
     # Only a TIFF is held against the limit again: the others may be decoded side by side.
-    with _any_size() if image.format == "TIFF" else contextlib.nullcontext():
+    with undisturbed() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
+    if image.format in ("JPEG", "MPO") and not is_whole(data, image):
+        raise UserError("it is damaged or cut off: a part of its picture is missing.")
     return image
 
 
@@ -110,7 +107,8 @@ def _pixels_of_16_bits(image: Image.Image, data: bytes) -> np.ndarray:
     if pixels is None or pixels.dtype != np.uint16:
         raise UserError(f"this kind of 16-bit {image.format} is not read; convert it to a PNG.")
     if pixels.ndim == 2:
-        return pixels
+        key = image.info.get("transparency")
+        return pixels if key is None else np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
     pixels = np.dstack([pixels[..., 2::-1], pixels[..., 3:]])
     grey_with_alpha = image.format == "PNG" and data[25] == 4  # the colour type of IHDR; OpenCV makes RGBA of it
     return pixels[..., 2:] if grey_with_alpha else pixels
@@ -136,7 +134,8 @@ def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
     """Return the pixels of an encoded image, the right way up, and what the file says beside them.
 
     Pillow decodes whatever has up to 8 bits per channel; unlike OpenCV it raises where an image is cut off. It cuts 16
-    bits to 8, so these are decoded by OpenCV once Pillow has found them complete.
+    bits to 8, so these are decoded by OpenCV once Pillow has found them complete. Damage is found where the format has
+    checksums (PNG, all of it), where decoding fails, and in a JPEG as :func:`~sr_nas.images.jpeg.is_whole` says.
 
     Returns:
         HxWxC, uint8 or uint16 over their full range; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA; alpha not
@@ -153,10 +152,11 @@ def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
         image = _load(data)
         pixels = _pixels_of_16_bits(image, data) if _has_16_bits(image, data) else _pixels_of_8_bits(image)
         # Both decoders turn a TIFF by themselves.
-        orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
-        metadata = metadata_of(image)
+        with undisturbed():
+            orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+            metadata = metadata_of(image, data)
     except UnidentifiedImageError as error:
         raise UserError(f"it is damaged, or of a kind that is not read; {listing(FORMATS)} of 8 or 16 bits are.") from error
-    except _DAMAGED as error:
-        raise UserError(f"it is damaged, cut off or too large ({error or type(error).__name__}).") from error
+    except DAMAGED as error:
+        raise UserError(f"it is damaged, cut off or too large ({str(error) or type(error).__name__}).") from error
     return np.ascontiguousarray(_upright(pixels.reshape(*pixels.shape[:2], -1), orientation)), metadata

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from typing import Any, NamedTuple
@@ -16,18 +17,19 @@ from sr_nas.images.metadata import fits
 
 
 class Format(NamedTuple):
-    """What a file format can hold."""
+    """What a file format can hold; ``side`` is the largest height and width where memory is not the first to end."""
 
     name: str
     channels: tuple[int, ...]
     bits: tuple[int, ...]
+    side: float = math.inf
 
 
 _PNG = Format("PNG", (1, 2, 3, 4), (8, 16))
 _TIFF = Format("TIFF", (1, 2, 3, 4), (8, 16))
 _BMP = Format("BMP", (1, 3), (8,))
-_WEBP = Format("WebP", (1, 2, 3, 4), (8,))
-_JPEG = Format("JPEG", (1, 3), (8,))
+_WEBP = Format("WebP", (1, 2, 3, 4), (8,), 2**14 - 1)
+_JPEG = Format("JPEG", (1, 3), (8,), 65500)  # libjpeg's limit; the format's is 65535
 
 FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP, ".bmp": _BMP, ".tif": _TIFF, ".tiff": _TIFF}
 """Lower-case suffix -> format."""
@@ -43,6 +45,24 @@ def holds_profile(suffix: str, channels: int, bits: int, icc_profile: bytes) -> 
     form = FORMATS.get(suffix.lower())
     becomes_rgb = form is _WEBP or (bits == 16 and channels == 2)
     return form not in (None, _BMP) and fits(icc_profile, 3 if becomes_rgb else channels)
+
+
+def check_format(suffix: str, height: int, width: int, channels: int, bits: int) -> Format:
+    """Return the format of files of a suffix.
+
+    Raises:
+        UserError: an unknown suffix, or a format that cannot hold so many pixels, channels, or bits per channel.
+    """
+    form = FORMATS.get(suffix.lower())
+    if form is None:
+        raise UserError(f"images are written as {listing(FORMATS)}, not as '{suffix}'.")
+    if bits not in form.bits:
+        raise UserError(f"{form.name} cannot hold {bits} bits per channel, as PNG can.")
+    if channels not in form.channels:
+        raise UserError(f"{form.name} cannot hold {channels} channels{' (alpha)' * (channels in (2, 4))}, as PNG can.")
+    if max(height, width) > form.side:
+        raise UserError(f"{form.name} cannot hold {width}x{height} pixels: {form.side} a side are the most.")
+    return form
 
 
 def _by_pillow(pixels: np.ndarray, form: Format, quality: int, icc_profile: bytes | None) -> bytes:
@@ -106,15 +126,9 @@ def encode(pixels: np.ndarray, suffix: str, quality: int, icc_profile: bytes | N
     """
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or not pixels.size:
         raise ValueError(f"no image: {pixels.dtype} of shape {pixels.shape}")
-    form = FORMATS.get(suffix.lower())
-    if form is None:
-        raise UserError(f"images are written as {listing(FORMATS)}, not as '{suffix}'.")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     channels, bits = pixels.shape[2], pixels.dtype.itemsize * 8
-    if bits not in form.bits:
-        raise UserError(f"{form.name} cannot hold {bits} bits per channel; write a PNG.")
-    if channels not in form.channels:
-        raise UserError(f"{form.name} cannot hold {channels} channels{' (alpha)' * (channels in (2, 4))}; write a PNG.")
+    form = check_format(suffix, pixels.shape[0], pixels.shape[1], channels, bits)
     if icc_profile is not None and not holds_profile(suffix, channels, bits, icc_profile):
         raise ValueError(f"the colour profile does not fit {channels} channels of {bits} bits in {form.name}")
     # OpenCV's PNG takes a tenth of the time, but its WebP loses the colour below full transparency, its TIFF does not

@@ -47,7 +47,8 @@ def find_images(folder: Path, besides: Path) -> list[Path]:
     besides, found = besides.resolve(), []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name).resolve() != besides]
-        found += [Path(place, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        images = [Path(place, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [image for image in images if image.is_file()]
     if not found:
         raise UserError(f"no image in {folder} or below: looked for {listing(IMAGE_SUFFIXES)}.")
     return sorted(found, key=natural_order)

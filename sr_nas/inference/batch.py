@@ -7,24 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from sr_nas.errors import UserError
-from sr_nas.images.encode import holds_profile
+from sr_nas.images.encode import check_format, holds_profile
 from sr_nas.images.files import read_with_metadata, write_image
 from sr_nas.inference.images import output_size, upscale_image
 from sr_nas.inference.tile_size import SMALLEST_TILE, fitting_tile
 from sr_nas.inference.tiles import tile_count
+from sr_nas.runs.device import is_out_of_memory
+from sr_nas.runs.files import ABANDONED, sweep
 from sr_nas.runs.precision import Precision, check_precision
 
 Tile = int | Literal["auto"] | None
 """Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: that where the memory suffices, else as
 large tiles as fit."""
-Status = Literal["written", "kept", "failed"]
+Status = Literal["written", "kept", "failed", "left out"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Outcome:
     Attributes:
         source: the input file.
         output: where the upscaled image is, or would have been.
-        status: ``"written"``; ``"kept"``: it was there already; ``"failed"``.
+        status: ``"written"``; ``"kept"``: it was there already; ``"failed"``; ``"left out"``: the input is the output of
+            another one.
         message: why it failed, or what else is worth knowing; mostly empty.
         seconds: time spent on it.
         tiles: in how many tiles it was cut.
@@ -60,7 +63,7 @@ def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Seque
         roots: a folder around each input; the folders between the two are kept below ``output``.
 
     Raises:
-        UserError: two inputs would be written to one file, or an input would be overwritten.
+        UserError: two inputs would be written to one file, or an input into itself.
     """
     if "/" in suffix or os.sep in suffix:
         raise UserError(f"the suffix '{suffix}' is to be a part of file names and cannot hold a path.")
@@ -68,12 +71,11 @@ def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Seque
         [source.parent.relative_to(root) for source, root in zip(inputs, roots, strict=True)] if roots else [Path()] * len(inputs)
     )
     outputs = [output / folder / f"{source.stem}{suffix}{source.suffix}" for source, folder in zip(inputs, folders, strict=True)]
-    sources = {_identity(source): source for source in inputs}
     taken: dict[str, Path] = {}
     for source, target in zip(inputs, outputs, strict=True):
         identity = _identity(target)
-        if identity in sources:
-            raise UserError(f"{sources[identity]} would be overwritten: choose another output folder or a suffix.")
+        if identity == _identity(source):
+            raise _overwritten(source)
         if identity in taken:
             raise UserError(f"{taken[identity]} and {source} would both become {target}: upscale them into different folders.")
         taken[identity] = source
@@ -81,7 +83,11 @@ def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Seque
 
 
 def _identity(path: Path) -> str:
-    return os.path.normcase(path.resolve())
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _overwritten(source: Path) -> UserError:
+    return UserError(f"{source} would be overwritten: choose another output folder or a suffix.")
 
 
 def upscale_files(
@@ -119,10 +125,14 @@ def upscale_files(
         An outcome per input, in their order.
 
     Raises:
-        UserError: at once, before anything is written: :func:`output_paths`, a folder that cannot be made, a precision the
-            device lacks, or a scale that is none.
+        UserError: at once, before anything is written: :func:`output_paths`, with ``overwrite`` an input that is the output
+            of another, a folder that cannot be made, a precision the device lacks, or a scale that is none.
     """
     outputs = output_paths(inputs, output, suffix, roots)
+    made = {_identity(target) for target in outputs}
+    results = [_identity(source) in made for source in inputs]
+    if overwrite and any(results):
+        raise _overwritten(inputs[results.index(True)])
     check_precision(torch.device(device), precision)
     if outscale is not None:
         output_size((1, 1), outscale)
@@ -130,11 +140,13 @@ def upscale_files(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder {output}: {error.strerror}") from error
+    for folder in {target.parent for target in outputs}:
+        sweep(folder, ABANDONED)
     settings = {"device": device, "precision": precision, "ensemble": ensemble, "outscale": outscale, "progress": progress}
     batch = _Batch(network, tile, settings)
     return (
-        Outcome(source, target, "kept", "", 0.0) if target.exists() and not overwrite else batch.upscale_file(source, target)
-        for source, target in zip(inputs, outputs, strict=True)
+        Outcome(source, target, "left out", "", 0.0) if is_result else batch.upscale_file(source, target, overwrite)
+        for source, target, is_result in zip(inputs, outputs, results, strict=True)
     )
 
 
@@ -147,11 +159,14 @@ class _Batch:
         self.largest: int | None = None
         """Tiles are no larger than this, since a larger one exceeded the memory."""
 
-    def upscale_file(self, source: Path, target: Path) -> Outcome:
+    def upscale_file(self, source: Path, target: Path, overwrite: bool) -> Outcome:
         start = time.perf_counter()
         dropped: tuple[str, ...] = ()
         try:
+            if not overwrite and _exists(target):
+                return Outcome(source, target, "kept", "", 0.0)
             pixels, metadata = read_with_metadata(source)
+            self._check_format(pixels, target)
             upscaled, tiles, message = self._upscale(pixels)
             channels, bits, profile = upscaled.shape[2], upscaled.dtype.itemsize * 8, metadata.icc_profile
             dropped = metadata.others
@@ -165,6 +180,17 @@ class _Batch:
             return Outcome(source, target, "failed", message, time.perf_counter() - start)
         return Outcome(source, target, "written", message, time.perf_counter() - start, tiles, dropped)
 
+    def _check_format(self, pixels: np.ndarray, target: Path) -> None:
+        """Raise before the network runs, perhaps for hours, what :func:`write_image` would."""
+        scale = self.settings["outscale"] or cast(int, self.network.scale)
+        height, width = output_size((pixels.shape[0], pixels.shape[1]), scale)
+        try:
+            check_format(target.suffix, height, width, pixels.shape[2], 8 * pixels.dtype.itemsize)
+        except UserError as error:
+            raise UserError(
+                f"{target} cannot be written: {error} Rename the input to end in .png, and so will the output."
+            ) from error
+
     def _upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
         """Return the upscaled image, the number of its tiles, and what there is to say."""
         height, width = size = pixels.shape[0], pixels.shape[1]
@@ -175,7 +201,7 @@ class _Batch:
                 upscaled = upscale_image(self.network, pixels, tile=tile, **self.settings)
                 break
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise UserError(f"the network does not run on {shown}: {error}") from error
                 if self.tile is None:
                     raise UserError(
@@ -208,7 +234,8 @@ class _Batch:
         return self.largest if tile is None else min(tile, self.largest)
 
 
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    # CUDA has an exception of its own; the CPU and MPS only a text.
-    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-    return known or any(text in str(error) for text in ("out of memory", "can't allocate memory", "not enough memory"))
+def _exists(target: Path) -> bool:
+    try:
+        return target.exists()
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}.") from error

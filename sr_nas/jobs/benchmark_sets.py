@@ -54,13 +54,19 @@ def benchmark_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[li
     told = [
         Problem(
             f"{name} {', '.join(f'x{scale}' for scale in at)}",
-            f"{text.rstrip('.')}. tools/prepare_data.py fetches published sets. Or put its HR images into "
-            f"{options.datasets[name]}/HR (see datasets/README.md), name another folder with "
+            f"{text.rstrip('.')}.{_where_to_get(Path(str(options.datasets[name])).expanduser())} Name another folder with "
             f"--force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null.",
         )
         for (name, text), at in problems.items()
     ]
     return found, told
+
+
+def _where_to_get(place: Path) -> str:
+    # What is there and cannot be used is not mended by fetching it.
+    if place.exists():
+        return ""
+    return f" tools/prepare_data.py fetches published sets, or put its HR images into {place}/HR (see datasets/README.md)."
 
 
 def _open(name: str, place: Path, scale: int) -> BenchmarkSet | str:

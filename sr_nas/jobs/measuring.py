@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 
 from sr_nas import __version__
-from sr_nas.data.pairs import Image
 from sr_nas.errors import UserError
 from sr_nas.images.files import write_image
 from sr_nas.jobs.benchmark_sets import BenchmarkSet
@@ -21,7 +19,7 @@ from sr_nas.jobs.contestants import Contestant
 from sr_nas.metrics.benchmark import Upscale, bicubic, score
 from sr_nas.metrics.perceptual import Metric
 from sr_nas.report.crops import extreme_gains
-from sr_nas.runs.device import peak_memory, reset_peak_memory
+from sr_nas.runs.device import is_out_of_memory, peak_memory, reset_peak_memory
 from sr_nas.runs.measurements import Measurements, digest, file_digest
 
 WARM_UP = 32
@@ -108,6 +106,23 @@ class Bench:
         Raises:
             UserError: the image cannot be read or scored, or does not fit in memory.
         """
+        try:
+            return self._measure(contestant, upscale, bench_set, index, judges)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            tile = (
+                "" if contestant.network is None else f" Tiles take less: set models.{contestant.name}.tile, to 256 for example."
+            )
+            raise UserError(
+                f"the memory does not suffice to read, upscale and score {bench_set.pairs.names[index]}.{tile}"
+            ) from error
+
+    def _measure(
+        self, contestant: Contestant, upscale: Upscale, bench_set: BenchmarkSet, index: int, judges: bool
+    ) -> dict[str, Any]:
         name, scale = bench_set.pairs.names[index], bench_set.scale
         hr, lr = bench_set.pairs.hr(index), bench_set.pairs.lr(index)
         if contestant not in self._warm:
@@ -116,7 +131,7 @@ class Bench:
             self._warm.add(contestant)
         reset_peak_memory(self.device)
         start = time.perf_counter()
-        sr = _within_memory(lambda: upscale(lr, scale), contestant.name, name)
+        sr = upscale(lr, scale)
         record: dict[str, Any] = {"seconds": time.perf_counter() - start}
         # On a GPU only PyTorch's own memory is known: that of another runtime is not stated.
         known = self.device.type != "cuda" or contestant.in_torch()
@@ -131,13 +146,3 @@ class Bench:
             record["file"] = file_digest(file)
         about = {"model": contestant.name, "set": bench_set.name, "scale": scale, "image": name}
         return self.kept.add(self.key(contestant, bench_set, index), about | record)
-
-
-def _within_memory(run: Callable[[], Image], model: str, image: str) -> Image:
-    try:
-        return run()
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise UserError(
-            f"{image} does not fit in the GPU's memory as a whole: set models.{model}.tile, to 256 for example."
-        ) from error

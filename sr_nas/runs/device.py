@@ -73,3 +73,10 @@ def reset_peak_memory(device: torch.device) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that memory does not suffice, of the device or of the machine."""
+    # CUDA has an exception of its own; the CPU and MPS only a text.
+    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return known or any(text in str(error) for text in ("out of memory", "can't allocate memory", "not enough memory"))

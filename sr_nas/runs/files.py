@@ -12,13 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+ABANDONED = 24 * 3600
+"""Seconds after which an unfinished file is nobody's any more."""
 _MARK = "-unfinished-"
+_STEM = 16
+"""So many letters of a name stand in that of its temporary file, which is to be no longer than names may be."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; when the block ends well it is flushed to disk and takes the name ``path``."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{_MARK}", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:_STEM]}{_MARK}", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,8 +54,8 @@ def sweep(folder: Path, age: float = 0) -> None:
         age: seconds since they were last written to; more than 0 in a folder that other processes write to.
     """
     for leftover in folder.glob(f".*{_MARK}*"):
-        # Another process may finish or sweep the same file.
-        with suppress(FileNotFoundError):
+        # Another process may finish or sweep the same file, or it may belong to another user.
+        with suppress(OSError):
             if time.time() - leftover.stat().st_mtime >= age:
                 leftover.unlink()
 

@@ -57,6 +57,18 @@ def test_recursive_keeps_folders_and_skips_the_output(model: Path, tmp_path: Pat
     assert "0 written" in (printed := run("inference", *words)) and "3 kept" in printed
 
 
+def test_an_empty_folder_among_others_does_not_stop_them(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    frames(tmp_path / "clip", 1)
+    words = ["-o", tmp_path / "out", "--model", model]
+    printed = run("inference", "-i", tmp_path / "empty", tmp_path / "clip", *words, code=1)
+    assert "1 written" in printed and f"no image in {tmp_path / 'empty'}" in printed
+    frames(tmp_path / "clip", 2)
+    words = ["-i", tmp_path / "clip", "-o", tmp_path / "clip", "--suffix", "_x2", "--model", model]
+    assert "2 written" in run("inference", *words)
+    assert "2 kept" in (printed := run("inference", *words)) and "2 left out as outputs of others" in printed
+
+
 def test_outscale_and_ensemble_reach_the_network(model: Path, tmp_path: Path) -> None:
     (file,) = frames(tmp_path, 1)
     run("inference", "-i", file, "-o", tmp_path / "out", "--model", model, "--outscale", "3.5", "--ensemble")

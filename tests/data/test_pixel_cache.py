@@ -165,11 +165,25 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     }
     if damage == "gone":
         shutil.rmtree(entry.parent)
-        entry.parent.mkdir()
     else:
         entry.write_bytes(damaged[damage])
     np.testing.assert_array_equal(pairs.hr(0), image)
     assert entries(entry.parent) == [entry] and entry.read_bytes() == whole
+
+
+def test_a_cache_that_is_deleted_while_it_is_written_to_costs_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = folder([str(photos)], cache=True, scale=2)
+    fsync = os.fsync
+
+    def deleted(handle: int) -> None:
+        shutil.rmtree(cache_folder("pixels"))
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", deleted)
+    np.testing.assert_array_equal(pairs.hr(0), read_rgb(photos / "0.png")[:24, :32])
+    monkeypatch.setattr("os.fsync", fsync)
+    np.testing.assert_array_equal(pairs.hr(0), read_rgb(photos / "0.png")[:24, :32])
+    assert len(entries(cache_folder("pixels"))) == 1
 
 
 def test_one_file_at_two_scales_shares_hr_and_has_two_lr(photos: Path) -> None:

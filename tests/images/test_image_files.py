@@ -16,7 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
-from sr_nas.images.decode import decode
+from sr_nas.images.decode import decode, decode_with_metadata
 from sr_nas.images.files import (
     IMAGE_SUFFIXES,
     find_images,
@@ -168,6 +168,12 @@ def test_colour_keys_become_alpha() -> None:
     assert read[2, 1, 3] == 0 and (read[..., 3] == 0).sum() == 1
     grey = decode(png(pixels[..., 0], 0, 8, chunk(b"tRNS", struct.pack(">H", 1))))
     assert grey.shape == (6, 4, 2) and grey[2, 1].tolist() == [1, 0]
+    for channels, colour_type in ((1, 0), (3, 2)):
+        pixels = noise(6, 4, channels, dtype=np.uint16)
+        pixels[2, 1] = (1000, 2000, 3000)[:channels]
+        read = decode(png(pixels, colour_type, 16, chunk(b"tRNS", struct.pack(f">{channels}H", *pixels[2, 1]))))
+        np.testing.assert_array_equal(read[..., :-1], pixels)
+        assert read[2, 1, -1] == 0 and (read[..., -1] == 65535).sum() == 23
 
 
 def test_one_bit_is_spread_over_the_range() -> None:
@@ -247,6 +253,35 @@ def test_files_of_other_kinds_are_errors_that_say_why(tmp_path: Path, data: byte
         read_image(path)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_is_complete_and_agrees_with_its_checksums(bits: int) -> None:
+    pixels = noise(40, 30, 3, dtype=np.uint16 if bits == 16 else np.uint8)
+    whole = png(pixels, 2, bits)
+    at = whole.index(b"IDAT") + 4
+    checksum = len(whole) - 12 - 4
+    changed = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in (at + 40, checksum - 6, checksum)]
+    for broken in (whole[:-20], whole[:-12], whole[:-1], *changed):
+        with pytest.raises(UserError, match=r"damaged|cut off"):
+            decode(broken)
+    np.testing.assert_array_equal(decode(whole + b"more behind its end"), pixels)
+
+
+def test_an_error_without_words_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(JpegImageFile, "load", fail)
+    with pytest.raises(UserError, match=r"too large \(MemoryError\)"):
+        decode(encoded(Image.fromarray(noise(6, 4, 3)), "JPEG"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_exif_that_cannot_be_read_warns_nobody_and_is_named() -> None:
+    damaged = encoded(Image.fromarray(noise(6, 4, 3)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0\x0f\x01")
+    pixels, metadata = decode_with_metadata(damaged)
+    assert pixels.shape == (6, 4, 3) and metadata.others == ("EXIF",)
+
+
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.png: No such file"):
         read_image(tmp_path / "none.png")
@@ -318,6 +353,8 @@ def test_finding_goes_into_folders_but_not_into_hidden_ones_or_the_output(tmp_pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
     found = [str(path.relative_to(tmp_path)) for path in find_images(tmp_path, besides=tmp_path / "clip" / ".." / "out")]
     assert found == ["b.png", "clip/frame_000009.PNG", "clip/frame_000010.png", "clip/out/c.png"]
     (tmp_path / "x").mkdir()

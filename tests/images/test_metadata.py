@@ -102,6 +102,28 @@ def test_exif_is_named_unless_it_is_the_orientation_alone(form: str) -> None:
     assert metadata.others == ("EXIF",) and pixels.shape == (4, 6, 3)
 
 
+def with_chunk(kind: bytes, content: bytes) -> bytes:
+    plain = encoded(Image.fromarray(noise(6, 4, 3)), "PNG")
+    return (
+        plain[:33] + struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) + plain[33:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "others"),
+    [
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), ()),  # sRGB
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), ("chromaticities",)),  # Display P3
+        (b"cICP", bytes([1, 13, 0, 1]), ()),  # sRGB
+        (b"cICP", bytes([9, 16, 0, 1]), ("code points of a colour space",)),  # BT.2100, PQ
+        (b"pHYs", struct.pack(">IIB", 11811, 11811, 1), ("resolution",)),  # 300 dpi
+        (b"pHYs", struct.pack(">IIB", 2835, 2835, 1), ()),  # 72 dpi
+    ],
+)
+def test_what_else_says_what_the_numbers_mean_is_named(kind: bytes, content: bytes, others: tuple[str, ...]) -> None:
+    assert decode_with_metadata(with_chunk(kind, content))[1].others == others
+
+
 def test_xmp_text_and_gamma_are_named() -> None:
     image = Image.fromarray(noise(6, 4, 3))
     assert decode_with_metadata(encoded(image, "JPEG", xmp=b"<x/>"))[1].others == ("XMP",)

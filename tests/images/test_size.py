@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_image, write_image
@@ -33,6 +36,45 @@ def test_images_that_lie_on_their_side_are_measured_upright(tmp_path: Path, suff
     exif[274] = orientation
     Image.new("RGB", (7, 5)).save(tmp_path / f"a{suffix}", exif=exif)
     assert image_size(tmp_path / f"a{suffix}") == read_image(tmp_path / f"a{suffix}").shape[:2]
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+TURNED = Image.Exif()
+TURNED[274] = 6
+ON_ITS_SIDE = {
+    "eXIf": png_chunk(b"eXIf", TURNED.tobytes()[6:]),
+    "XMP": png_chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + XMP),
+}
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "behind the pixels"])
+@pytest.mark.parametrize("kind", ON_ITS_SIDE)
+def test_a_png_may_tell_its_orientation_anywhere(tmp_path: Path, kind: str, place: str) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (7, 5)).save(file)
+    plain = file.read_bytes()
+    at = 33 if "before" in place else len(plain) - 12  # behind IHDR or before IEND
+    file.write_bytes(plain[:at] + ON_ITS_SIDE[kind] + plain[at:])
+    assert image_size(file) == (7, 5) == read_image(file).shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_tiff_on_its_side_is_measured_upright_by_every_pillow(
+    tmp_path: Path, orientation: int, swapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.tif"
+    Image.new("RGB", (7, 5)).save(file, tiffinfo={274: orientation})
+    upright = (7, 5) if orientation == 6 else (5, 7)
+    assert read_image(file).shape[:2] == upright
+    # Pillow 10 gives the size as it is stored, Pillow 13 upright.
+    size = upright[::-1] if swapped else (7, 5)
+    monkeypatch.setattr(TiffImageFile, "size", property(lambda self: size))
+    assert image_size(file) == upright
 
 
 def test_what_is_no_image_says_so(tmp_path: Path) -> None:

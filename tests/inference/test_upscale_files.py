@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_image, read_with_metadata, write_image
 from sr_nas.images.metadata import Metadata
 from sr_nas.inference.batch import output_paths, upscale_files
+from sr_nas.runs.files import ABANDONED
 
 
 class Nearest(nn.Module):
@@ -129,6 +132,49 @@ def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
         output_paths(inputs, link, "")
     (outcome,) = upscale_files(Nearest(), inputs[:1], tmp_path, suffix="_big", device="cpu")
     assert outcome.output == tmp_path / "a_big.png"
+
+
+def test_outputs_among_the_inputs_are_left_out_when_a_folder_is_its_own_output(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png", "a_x2.png")
+    before = (tmp_path / "a_x2.png").read_bytes()
+    outcomes = list(upscale_files(Nearest(), list_images(tmp_path), tmp_path, suffix="_x2", device="cpu"))
+    found = {outcome.source.name: outcome.status for outcome in outcomes}
+    assert found == {"a.png": "kept", "a_x2.png": "left out", "b.png": "written"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_x2.png", "b.png", "b_x2.png"]
+    assert (tmp_path / "a_x2.png").read_bytes() == before
+
+
+def test_names_that_are_too_long_and_links_to_themselves_fail_alone(tmp_path: Path) -> None:
+    inputs = images(tmp_path, "n" * 250 + ".png", "b.png")
+    inputs.append(tmp_path / "loop.png")
+    inputs[-1].symlink_to("loop.png")
+    outcomes = list(upscale_files(Nearest(), inputs, tmp_path / "out", suffix="_x2x2", device="cpu"))
+    assert [outcome.status for outcome in outcomes] == ["failed", "written", "failed"]
+    assert "File name too long" in outcomes[0].message and "loop.png" in outcomes[2].message
+
+
+def test_what_kills_have_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    inputs = images(tmp_path / "in", "day/a.png")
+    (tmp_path / "out" / "day").mkdir(parents=True)
+    old, new = (tmp_path / "out" / "day" / f".{name}-unfinished-x.png" for name in ("old", "new"))
+    for leftover in (old, new):
+        leftover.touch()
+    os.utime(old, (time.time() - 2 * ABANDONED,) * 2)
+    list(upscale_files(Nearest(), inputs, tmp_path / "out", roots=[tmp_path / "in"], device="cpu"))
+    assert sorted((tmp_path / "out" / "day").iterdir()) == [new, tmp_path / "out" / "day" / "a.png"]
+
+
+def test_what_the_format_cannot_hold_is_told_before_the_network_runs(tmp_path: Path) -> None:
+    network = Nearest(0, AssertionError("it ran"))
+    Image.fromarray(noise(5, 4, 4)).save(tmp_path / "alpha.jpg", "PNG")
+    Image.fromarray(noise(1, 9000, 3)).save(tmp_path / "wide.webp")
+    alpha, wide = upscale_files(network, list_images(tmp_path), tmp_path / "out", device="cpu")
+    assert "JPEG cannot hold 4 channels (alpha)" in alpha.message and "Rename the input to end in .png" in alpha.message
+    assert "WebP cannot hold 18000x2 pixels" in wide.message
+    for file in list_images(tmp_path):
+        file.rename(file.with_suffix(".png"))
+    outcomes = upscale_files(Nearest(), list_images(tmp_path), tmp_path / "out", device="cpu")
+    assert [read_image(outcome.output).shape for outcome in outcomes] == [(10, 8, 4), (2, 18000, 3)]
 
 
 def test_a_suffix_that_is_a_path_and_a_folder_that_is_a_file_are_refused(tmp_path: Path) -> None:

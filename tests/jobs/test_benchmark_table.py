@@ -23,7 +23,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.jobs import contestants
 from sr_nas.jobs.measuring import Bench
 from sr_nas.metrics import perceptual
-from sr_nas.metrics.benchmark import bicubic
+from sr_nas.metrics.benchmark import bicubic, score
 from sr_nas.networks.imdn import IMDN
 from sr_nas.runs.measurements import MEASUREMENTS
 from tests.jobs.processes import TINY_TRAINING, command, interrupt, run
@@ -243,6 +243,33 @@ def test_an_image_that_cannot_be_read_costs_its_set_only(tmp_path: Path, place: 
     printed = run("evaluate", "-opt", option_file(tmp_path, place, datasets=datasets, models={}, bicubic=[2]), code=1)
     assert "not measured: bicubic on Bad x2: cannot read the image" in printed
     assert list(table(tmp_path)["models"][0]["sets"]) == ["Made"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_costs_a_set_only(
+    tmp_path: Path, place: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(sr: np.ndarray, hr: np.ndarray, scale: int, name: str) -> dict[str, float]:
+        if (scale, name) == (2, "photo2"):
+            raise error
+        return score(sr, hr, scale, name)
+
+    monkeypatch.setattr("sr_nas.jobs.measuring.score", scored)
+    models = {"two": {"path": str(place / "x2.safetensors")}}
+    printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)
+    assert "not measured: bicubic on Own x2: the memory does not suffice to read, upscale and score photo2." in printed
+    assert "score photo2. Tiles take less: set models.two.tile" in printed
+    assert [list(row["sets"]) for row in table(tmp_path)["models"]] == [["Made"]] * 2
+
+
+def test_advice_is_about_what_is_there(tmp_path: Path, place: Path) -> None:
+    write_image(tmp_path / "Unpaired" / "HR" / "a.png", read_rgb(place / "Made" / "HR" / "photo0.png"))
+    write_image(tmp_path / "Unpaired" / "LR_matlab" / "x2" / "b.png", np.zeros((24, 27, 3), np.uint8))
+    datasets = {"Unpaired": str(tmp_path / "Unpaired"), "File": str(place / "Made" / "HR" / "photo0.png")}
+    run("evaluate", "-opt", option_file(tmp_path, place, datasets=datasets, models={}, bicubic=[2]), code=1)
+    for problem, what in zip(table(tmp_path)["problems"], ("LR", "is a file"), strict=True):
+        assert what in problem["text"] and "HR images into" not in problem["text"] and "prepare_data" not in problem["text"]
+        assert "FOLDER, or leave it out with datasets:" in problem["text"]
 
 
 def test_saved_images_are_what_was_scored(tmp_path: Path, place: Path, measured: Counter[str]) -> None:

@@ -46,6 +46,18 @@ def test_sweeping_by_age_leaves_what_others_are_writing(tmp_path: Path) -> None:
         old.touch()
 
 
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path) -> None:
+    for name in ("画" * 83 + ".txt", "n" * 251 + ".txt"):
+        write_text(tmp_path / name, "new")
+        with replacing(tmp_path / name) as temporary:
+            os.utime(temporary, (time.time() - 100,) * 2)
+            sweep(tmp_path, 50)
+            assert not temporary.exists()
+            temporary.touch()
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
 def test_run_names(tmp_path: Path) -> None:
     assert resumable_runs(tmp_path, "a") == []
     assert [new_run(tmp_path, "a").name for _ in range(3)] == ["a", "a_2", "a_3"]
