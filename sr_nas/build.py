@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from sr_nas.data.patches import PatchDataset
 from sr_nas.data.streams import Stream, split_indices
 from sr_nas.errors import UserError, listing
 from sr_nas.export.model import load_model
-from sr_nas.export.network_file import read_metadata, read_tensors
+from sr_nas.export.starting import start_from, starting_tensors
 from sr_nas.optim import WarmUp
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.sections import Dataset, TrainDataset, WeightTraining
@@ -135,9 +136,10 @@ def build_trained_network(options: TrainOptions) -> tuple[SRNetwork, list[str]]:
     start = options.path.pretrain_network_g
     if start is None:
         return network, []
-    new, total = start_from(network, start, options.path.strict_load_g)
+    tensors, taken = starting_tensors(Path(start), options.path.param_key_g)
+    new, total = start_from(network, start, tensors, options.path.strict_load_g)
     fresh = f"; new: {listing(new, 5)}" if new else ""
-    return network, [f"starting from {start}: {total - len(new)} of {total} tensors fit{fresh}"]
+    return network, [f"starting from {start}{taken}: {total - len(new)} of {total} tensors fit{fresh}"]
 
 
 def build_trainer(
@@ -191,40 +193,6 @@ def build_distillation(section: Distill, scale: int, device: torch.device) -> Di
     if teacher.scale != scale:
         raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {scale}.")
     return Distillation(teacher.to(device), bound(LOSSES, section))
-
-
-def start_from(network: SRNetwork, path: str, strict: bool) -> tuple[list[str], int]:
-    """Give a network the weights of a safetensors file.
-
-    Args:
-        network: changed in place.
-        path: exported network, or what a derived network inherits from a supernet.
-        strict: refuse a file that lacks a tensor, or has one of another shape or name.
-
-    Returns:
-        The names of the network's tensors that were not found and stay as they are, and how many it has.
-
-    Raises:
-        UserError: strict and not all fit, or none fits at all.
-    """
-    if not path.endswith(".safetensors"):
-        raise UserError(f"path.pretrain_network_g: {path} is no .safetensors file, as tools/export.py and a search write them.")
-    own, found = network.state_dict(), read_tensors(path)
-    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
-    misfits = [name for name in dict.fromkeys((*own, *found)) if name not in fitting]
-    if (strict and misfits) or not fitting:
-        advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
-        raise UserError(
-            f"path.pretrain_network_g: {path} does not fit the network; missing or of another shape: "
-            f"{listing(misfits, 5)}.{_another_scale(network, path)}{advice}"
-        )
-    network.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting], len(own)
-
-
-def _another_scale(network: SRNetwork, path: str) -> str:
-    scale = read_metadata(path).get("scale", "") if path.endswith(".safetensors") else ""
-    return f" The file is of scale {scale} and the network of {network.scale}." if scale not in ("", str(network.scale)) else ""
 
 
 def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int, begun_with: int) -> Stream:

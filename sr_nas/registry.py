@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, create_model, model_validator
@@ -28,13 +28,17 @@ class Registry(Generic[Entry]):
         kind: what the entries are, in the words of an error message (``"regularizer"``).
         package: dotted name of the module or package whose import registers the entries.
         supplied: parameters that the program supplies and an option file therefore never names.
+        guests: beginning of names -> module whose function ``entry(name)`` makes the entry when it is first asked for: things
+            of an optional package, which are not among :meth:`names`.
     """
 
-    def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = (), guests: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self.supplied = supplied
+        self.guests = guests or {}
         self._package = package
         self._entries: dict[str, Entry] = {}
+        self._guest_entries: dict[str, Entry] = {}
         self._settings: dict[tuple[str, type[BaseModel]], type[BaseModel]] = {}
         self._filled = False
 
@@ -63,13 +67,22 @@ class Registry(Generic[Entry]):
         self._fill()
         return sorted(self._entries, key=lambda name: self._entries[name].__module__)
 
+    def is_guest(self, name: Any) -> bool:
+        """Whether a name is one of an optional package's."""
+        return isinstance(name, str) and name.startswith(tuple(self.guests))
+
     def get(self, name: str) -> Entry:
         """Return the entry of ``name``.
 
         Raises:
-            UserError: no such entry; the text names the nearest and all allowed ones.
+            UserError: no such entry, the text names the nearest and all allowed ones; or a guest's package is missing.
         """
         self._fill()
+        if self.is_guest(name):
+            if name not in self._guest_entries:
+                module = next(module for prefix, module in self.guests.items() if name.startswith(prefix))
+                self._guest_entries[name] = importlib.import_module(module).entry(name)
+            return self._guest_entries[name]
         if name not in self._entries:
             hint = nearest(name, self._entries)
             raise UserError(f"unknown {self.kind} '{name}'{hint} Allowed: {listing(self.names())}.")
@@ -118,7 +131,9 @@ RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.searc
 REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.regularizers", supplied=("alpha",))
 SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.schedules", supplied=("epoch",))
 SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))
-NETWORKS: Registry[Callable[..., Any]] = Registry("network", "sr_nas.networks", supplied=("scale",))
+NETWORKS: Registry[Callable[..., Any]] = Registry(
+    "network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr_networks"}
+)
 COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")
 OPTIMIZERS: Registry[Callable[..., Any]] = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
 LR_SCHEDULES: Registry[Callable[..., Any]] = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))

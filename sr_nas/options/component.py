@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sr_nas.errors import listing, nearest
+from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.merging import Retyped, settle
 from sr_nas.options.strict import Component
 from sr_nas.registry import Registry
@@ -38,7 +39,12 @@ class Of:
                 raise PydanticCustomError(
                     "no_type", f"a mapping with the key 'type' is expected. Allowed types: {listing(names)}."
                 )
-            if section["type"] not in names:
+            if self.registry.is_guest(section["type"]):
+                try:
+                    self.registry.get(section["type"])
+                except UserError as error:
+                    raise PydanticCustomError("unknown_name", "{text}", {"text": str(error)}) from error
+            elif section["type"] not in names:
                 hint = nearest(section["type"], names)
                 raise PydanticCustomError("unknown_name", f"unknown {kind} '{section['type']}'{hint} Allowed: {listing(names)}.")
             model = self.registry.settings(section["type"], source)
@@ -56,7 +62,11 @@ class Of:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         base = schema["metadata"]["base"]
         models = [self.registry.settings(name, base) for name in self.registry.names()]
-        return {"anyOf": [handler(model.__pydantic_core_schema__) for model in models]}
+        guests = [
+            {"type": "object", "properties": {"type": {"pattern": f"^{re.escape(prefix)}"}}, "required": ["type"]}
+            for prefix in self.registry.guests
+        ]
+        return {"anyOf": [*(handler(model.__pydantic_core_schema__) for model in models), *guests]}
 
 
 def _tell_dropped(where: str | None, under: dict[str, Any], section: dict[str, Any], model: type[BaseModel]) -> None:

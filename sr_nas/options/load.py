@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,13 +11,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sr_nas.errors import UserError
+from sr_nas.options.basicsr import from_basicsr, is_basicsr
 from sr_nas.options.yaml_files import read_options
 
+_LOGGER = logging.getLogger(__name__)
 Options = TypeVar("Options", bound=BaseModel)
 
 
 def load_options(model: type[Options], path: str | Path, overrides: Iterable[str] = (), check_files: bool = True) -> Options:
-    """Read, merge and check an option file.
+    """Read, merge and check an option file, ours or one of BasicSR's (:mod:`sr_nas.options.basicsr`).
 
     Args:
         model: :class:`~sr_nas.options.search.SearchOptions` or :class:`~sr_nas.options.train.TrainOptions`.
@@ -27,7 +30,12 @@ def load_options(model: type[Options], path: str | Path, overrides: Iterable[str
     Raises:
         UserError: names every wrong key by its path, with the nearest valid name and the allowed values.
     """
-    return check_options(model, read_options(Path(path), overrides), path, check_files)
+    raw = read_options(Path(path), overrides)
+    if is_basicsr(raw):
+        raw, notes = from_basicsr(raw, str(path))
+        for note in notes:
+            _LOGGER.warning("%s, an option file of BasicSR: %s", path, note)
+    return check_options(model, raw, path, check_files)
 
 
 def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, check_files: bool = True) -> Options:

@@ -79,7 +79,9 @@ class TrainPath(Strict):
     experiments_root: str = "experiments"
     """Folder of all runs."""
     pretrain_network_g: ExistingFile | None = None
-    """Weights to start from: an exported file or a search's inherited.safetensors."""
+    """Weights to start from: an exported file, a search's inherited.safetensors, or a .pth or .pt of BasicSR's kind."""
+    param_key_g: str | None = None
+    """Which of several networks in a .pth is meant; by default params_ema where it has one, else params."""
     strict_load_g: bool = True
     """Whether these weights must be all of the network's; false takes those that fit, for x3 and x4 all of x2's but the tail."""
 

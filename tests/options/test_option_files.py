@@ -21,7 +21,9 @@ from sr_nas.options.yaml_files import OptionLoader, read_options
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "options"
-SHIPPED = [file for file in sorted(FOLDER.rglob("*.yml")) if file.parent.name != "base"]
+# Those in options/basicsr are in BasicSR's words.
+OURS = [file for file in sorted(FOLDER.rglob("*.yml")) if file.parent.name != "basicsr"]
+SHIPPED = [file for file in OURS if file.parent.name != "base"]
 SAC, TRAIN = FOLDER / "sac_imdn.yml", FOLDER / "train_imdn.yml"
 
 
@@ -50,7 +52,7 @@ def test_shipped_files_load_and_dump_and_load_again(file: Path, tmp_path: Path, 
     assert load_options(model, copy, check_files=False) == options
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yml")), ids=lambda file: str(file.relative_to(FOLDER)))
+@pytest.mark.parametrize("file", OURS, ids=lambda file: str(file.relative_to(FOLDER)))
 def test_the_first_line_leads_to_the_schema(file: Path) -> None:
     first = file.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
@@ -61,7 +63,7 @@ def test_the_schema_is_current() -> None:
     assert (FOLDER / "schema.json").read_text() == schema_text(), "renew: python -m sr_nas.options.schema > options/schema.json"
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yml")), ids=lambda file: str(file.relative_to(FOLDER)))
+@pytest.mark.parametrize("file", OURS, ids=lambda file: str(file.relative_to(FOLDER)))
 def test_the_schema_accepts_the_files_as_they_are_written(file: Path) -> None:
     """As an editor sees them, without what they inherit; judged by another implementation of JSON schema."""
     written = yaml.load(file.read_text(), Loader=OptionLoader)
