@@ -40,7 +40,7 @@ def _set_parser(jobs: Any, name: str) -> None:
     job.add_argument(
         "--root", type=Path, default=Path("datasets"), metavar="DIR", help="folder of all data sets (default: datasets)"
     )
-    _scales(job, (2, 3, 4), "LR images to take with HR (default: 2 3 4)", (2, 3, 4))
+    _scales(job, None, "LR images to take with HR (default: 2 3 4; with --from all there are)", (2, 3, 4))
     job.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
     job.add_argument(
         "--split", nargs="+", choices=("train", "valid"), default=("train", "valid"), help="of div2k (default: both)"
@@ -103,7 +103,9 @@ def _check_parser(jobs: Any) -> None:
     _workers(job)
 
 
-def _scales(job: argparse.ArgumentParser, default: tuple[int, ...], text: str, choices: Sequence[int] = range(2, 17)) -> None:
+def _scales(
+    job: argparse.ArgumentParser, default: tuple[int, ...] | None, text: str, choices: Sequence[int] = range(2, 17)
+) -> None:
     job.add_argument("--scales", nargs="+", type=int, choices=choices, default=default, metavar="N", help=text)
 
 

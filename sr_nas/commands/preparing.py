@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -34,8 +34,8 @@ def fetch(parsed: Namespace) -> int:
     names = list(dict.fromkeys([parsed.first, *parsed.more]))
     console = Console(stderr=True)
     if parsed.source is not None:
-        return _take(names, parsed.source, parsed.root)
-    parts = parts_of(names, () if parsed.hr_only else parsed.scales, parsed.split)
+        return _take(names, parsed.source, parsed.root, () if parsed.hr_only else parsed.scales)
+    parts = parts_of(names, () if parsed.hr_only else parsed.scales or (2, 3, 4), parsed.split)
     different = 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as loading:
@@ -63,11 +63,11 @@ class _Unpacking:
             self.console.print(f"unpacking {part.folder}", markup=False, highlight=False)
 
 
-def _take(names: list[str], source: Path, root: Path) -> int:
+def _take(names: list[str], source: Path, root: Path, scales: Sequence[int] | None) -> int:
     if len(names) > 1 or names[0] == "div2k":
         raise UserError("--from takes one benchmark set. DIV2K is read as it was published: put its folders into datasets/DIV2K.")
     count = SETS[names[0]][0].count
-    different = sum([_print_placed(place, placed) for place, placed in adopt(source, root / FOLDERS[names[0]], count)])
+    different = sum([_print_placed(place, placed) for place, placed in adopt(source, root / FOLDERS[names[0]], count, scales)])
     return 1 if different else 0
 
 
@@ -116,14 +116,16 @@ def pack(parsed: Namespace) -> int:
     """Write an LMDB."""
     with _progress(Console(stderr=True)) as progress:
         task = progress.add_task("packing", total=None)
-        count, now = write_lmdb(
+        packed = write_lmdb(
             parsed.folder,
             parsed.output,
             parsed.compression,
             parsed.workers or cores(),
             lambda done, total: progress.update(task, completed=done, total=total),
         )
-    print(f"{parsed.output}: {count} images" + ("" if now else ", there already"))
+    print(f"{parsed.output}: {packed.images} images" + ("" if packed.now else ", there already"))
+    if packed.scale:
+        print(f"Their keys are the names without x{packed.scale}, as basicsr expects keys of LR to be those of HR.")
     return 0
 
 
@@ -153,7 +155,8 @@ def check(parsed: Namespace) -> int:
 
 def _print_findings(found: Findings, say: Callable[[str], None]) -> None:
     for name, kind, count in found.counts:
-        say(f"{name} {kind}: {count} images")
+        alone = kind == "HR" and [found_name for found_name, _, _ in found.counts].count(name) == 1
+        say(f"{name} {kind}: {count} images" + (", no LR found" if alone else ""))
     _section(say, "cannot be read", found.unreadable)
     for name, scale, without_lr, without_hr in found.unpaired:
         say(f"\n{name} x{scale} does not pair up:")

@@ -9,7 +9,7 @@ from sr_nas.images.files import list_images
 from sr_nas.options.paths import describe_missing
 
 HR_FOLDERS = ("HR", "GT", "GTmod12", "original")
-LR_FOLDERS = ("LR_matlab/x{}", "LR_bicubic/X{}", "LR/x{}", "LRbicx{}")
+LR_FOLDERS = ("LR_matlab/x{}", "LR_matlab/X{}", "LR_bicubic/X{}", "LR_bicubic/x{}", "LR/x{}", "LR/X{}", "LRbicx{}")
 BESIDE = "../{}_LR/x{}"
 """Where LR images lie for a folder that holds HR images itself, with the name of that folder and the scale (IMDN's)."""
 
@@ -20,7 +20,7 @@ def resolve_set(path: Path, scale: int, lr: Path | None = None) -> tuple[str, Pa
     Args:
         path: a folder that holds the HR images itself, perhaps with the LR images beside it in ``../<name>_LR/x<scale>``, or
             that holds a folder ``HR``, ``GT``, ``GTmod12`` or ``original`` of them and perhaps the LR images in
-            ``LR_matlab/x<scale>``, ``LR_bicubic/X<scale>``, ``LR/x<scale>`` or ``LRbicx<scale>``.
+            ``LR_matlab/x<scale>``, ``LR_bicubic/x<scale>`` or ``LR/x<scale>``, with ``x`` or ``X``, or in ``LRbicx<scale>``.
         scale: HR pixels per LR pixel and side.
         lr: the LR folder, where it is none of these.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sr_nas.data.benchmarks import resolve_set
@@ -28,12 +28,18 @@ class Layout:
         kind: whose layout it is, for messages.
         hr: name -> HR image.
         lr: scale -> name as the file has it -> LR image.
+        own_hr: scale -> name -> HR image as it was cropped for that scale, where a set has one for each.
     """
 
     name: str
     kind: str
     hr: dict[str, Path]
     lr: dict[int, dict[str, Path]]
+    own_hr: dict[int, dict[str, Path]] = field(default_factory=dict)
+
+    def hr_at(self, scale: int) -> dict[str, Path]:
+        """Return name -> HR image of which the LR image of this scale was made."""
+        return self.hr | self.own_hr.get(scale, {})
 
 
 def recognise(folder: Path) -> list[Layout]:
@@ -75,9 +81,10 @@ def _div2k(folder: Path) -> Iterator[Layout]:
 
 
 def _selfexsr(folder: Path) -> Iterator[Layout]:
-    """HR is cropped for each scale there: of these the largest is taken, of which the others are parts."""
+    """HR is cropped for each scale there, at its right and lower border: of these the largest is taken."""
     hr: dict[str, Path] = {}
     lr: dict[int, dict[str, Path]] = {}
+    own_hr: dict[int, dict[str, Path]] = {}
     for scale in SCALES:
         place = folder / f"image_SRF_{scale}"
         for file in list_images(place) if place.is_dir() else []:
@@ -87,11 +94,13 @@ def _selfexsr(folder: Path) -> Iterator[Layout]:
             name, kind = parsed[1], parsed[3]
             if kind == "LR":
                 lr.setdefault(scale, {})[name] = file
-            elif name not in hr or _area(file) > _area(hr[name]):
+                continue
+            own_hr.setdefault(scale, {})[name] = file
+            if name not in hr or _area(file) > _area(hr[name]):
                 hr[name] = file
     if hr:
         name = folder.resolve().name
-        yield Layout(name, "SelfExSR", dict(sorted(hr.items())), lr)
+        yield Layout(name, "SelfExSR", dict(sorted(hr.items())), lr, own_hr)
 
 
 def _area(file: Path) -> int:

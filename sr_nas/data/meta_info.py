@@ -17,7 +17,7 @@ def read_meta_info(file: Path) -> dict[str, tuple[int, int] | None]:
         UserError: the file cannot be read, a line is of another form, or a name is there twice.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the list {file} cannot be read: {error}.") from error
     found: dict[str, tuple[int, int] | None] = {}

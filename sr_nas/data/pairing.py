@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,13 @@ def naming_rules(filename_tmpl: str, scale: int) -> list[str]:
     ``x<scale>``, as DIV2K and the MATLAB versions of the benchmark sets have.
     """
     return [filename_tmpl] if filename_tmpl != "{}" else ["{}", "{}x" + str(scale)]
+
+
+def common_scale(names: Iterable[str]) -> int | None:
+    """Return the scale that all these names end in as DIV2K's LR images do (``0001x2``), if there is one."""
+    ends = {parsed[1] if (parsed := re.fullmatch(r".+x([2-9]|1[0-6])", name)) else None for name in names}
+    end = ends.pop() if len(ends) == 1 else None
+    return int(end) if end else None
 
 
 def by_stem(files: Sequence[Path]) -> dict[str, Path]:
@@ -61,7 +69,9 @@ def pair_up(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str]) -> Pairi
     return Pairing(rule, lr_of, [name for name in hr if name not in lr_of], [name for name in lr if name not in taken])
 
 
-def match_names(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_place: str, lr_place: str) -> list[str]:
+def match_names(
+    hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_place: str, lr_place: str, remedy: str = ""
+) -> list[str]:
     """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
 
     Args:
@@ -70,6 +80,7 @@ def match_names(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_p
         rules: templates from HR name to LR name, see :func:`naming_rules`.
         hr_place: where the HR images lie, for the message.
         lr_place: where the LR images lie, for the message.
+        remedy: what else may be done, for the message.
 
     Raises:
         UserError: no rule pairs all; the text is a report of the rule that pairs most.
@@ -87,7 +98,7 @@ def match_names(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_p
         "  names of LR tried, {} being the name of HR: "
         + ", ".join(f"'{rule}'" for rule in rules)
         + f"; counted by '{pairing.rule}'",
-        "Check that both are of the same set and scale, or set filename_tmpl to the names' pattern, such as '{}_lr'.",
+        f"Check that both are of the same set and scale{remedy}.",
     ]
     raise UserError("\n".join(lines))
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sr_nas.data.layouts import Layout, recognise
-from sr_nas.data.pairing import match_names, naming_rules
+from sr_nas.data.pairing import common_scale, match_names, naming_rules
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import IMAGE_SUFFIXES
+from sr_nas.images.files import IMAGE_SUFFIXES, read_image, write_image
 from sr_nas.images.size import image_size
 from sr_nas.preparation.archives import extract, is_hidden, opened
 from sr_nas.preparation.placing import Placed, move_in, unfinished
 
 
-def adopt(source: Path, target: Path, count: int) -> Iterator[tuple[Path, Placed]]:
+def adopt(source: Path, target: Path, count: int, scales: Sequence[int] | None = None) -> Iterator[tuple[Path, Placed]]:
     """Copy a benchmark set into ``HR/NAME`` and ``LR_matlab/x2/NAMEx2`` of its folder; the source stays as it is.
 
     Args:
@@ -25,32 +24,50 @@ def adopt(source: Path, target: Path, count: int) -> Iterator[tuple[Path, Placed
             :func:`sr_nas.data.layouts.recognise` knows, at its top or deeper.
         target: the set's folder, of its name.
         count: HR images that the set has.
+        scales: of the LR images to take; ``None`` takes all that there are.
 
     Returns:
         Each folder as soon as it is done, with what was written.
 
     Raises:
-        UserError: the layout is unknown, there are several such sets and none has this name, or HR and LR do not pair up or fit.
+        UserError: the layout is unknown, there are several such sets and none has this name, or HR and LR do not pair up or fit,
+            LR images of a scale are missing, or another run is writing there.
     """
-    with _as_folder(source, target.parent) as folder:
+    with _as_folder(source, target) as folder:
         layout = _the_set(folder, source, target.name, count)
-        lr = {scale: _partners(layout, scale) for scale in layout.lr}
+        missing = sorted(set(scales or ()) - set(layout.lr))
+        if missing:
+            raise UserError(
+                f"{source} has no LR images of scale {listing(missing)}, only of {listing(sorted(layout.lr)) or 'none'}."
+            )
+        lr = {scale: _partners(layout, scale) for scale in (layout.lr if scales is None else scales)}
         for scale, partners in lr.items():
             for name, file in partners.items():
-                (height, width), found = image_size(layout.hr[name]), image_size(file)
+                hr = layout.hr_at(scale)[name]
+                (height, width), found = image_size(hr), image_size(file)
                 if found != (height // scale, width // scale):
                     raise UserError(
                         f"{file} has {found[1]}x{found[0]} pixels, expected {width // scale}x{height // scale}: "
-                        f"{layout.hr[name]} has {width}x{height}."
+                        f"{hr} has {width}x{height}."
                     )
-        wanted = {target / "HR": {f"{name}{file.suffix}": file for name, file in layout.hr.items()}}
+        wanted = {(target / "HR", 1): dict(layout.hr)}
         for scale, partners in lr.items():
-            wanted[target / "LR_matlab" / f"x{scale}"] = {f"{name}x{scale}{file.suffix}": file for name, file in partners.items()}
-        for place, files in wanted.items():
+            wanted[target / "LR_matlab" / f"x{scale}", scale] = partners
+        for (place, scale), files in wanted.items():
             with unfinished(place) as filling:
                 for name, file in files.items():
-                    shutil.copyfile(file, filling / name)
+                    copy = filling / (f"{name}{file.suffix}" if scale == 1 else f"{name}x{scale}{file.suffix}")
+                    _copy(file, copy, layout.hr[name], scale)
                 yield place, move_in(filling, place)
+
+
+def _copy(file: Path, copy: Path, hr: Path, scale: int) -> None:
+    """Copy an image; where HR was cropped for another scale, without the LR pixels that lie beyond its border."""
+    height, width = (side // scale for side in image_size(hr))
+    if image_size(file) == (height, width) or scale == 1:
+        shutil.copyfile(file, copy)
+    else:
+        write_image(copy, read_image(file)[:height, :width])
 
 
 def _the_set(folder: Path, source: Path, name: str, count: int) -> Layout:
@@ -65,7 +82,9 @@ def _the_set(folder: Path, source: Path, name: str, count: int) -> Layout:
             tried.append(str(error))
             continue
         tried += [f"{place} holds {len(layout.hr)} images ({layout.kind})." for layout in found]
-        fitting += [(place, layout) for layout in found if len(layout.hr) == count]
+        lr_names = [layout for layout in found if common_scale(layout.hr)]
+        tried += [f"{place}: those are named as LR images of scale {common_scale(layout.hr)}." for layout in lr_names]
+        fitting += [(place, layout) for layout in found if len(layout.hr) == count and layout not in lr_names]
     if not fitting:
         shown = "\n".join(tried[:5]) + (f"\n... and {len(tried) - 5} folders more" if len(tried) > 5 else "")
         raise UserError(f"{source} holds no set of {count} HR images in a known layout.\n{shown}")
@@ -87,18 +106,17 @@ def _partners(layout: Layout, scale: int) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _as_folder(source: Path, near: Path) -> Iterator[Path]:
+def _as_folder(source: Path, target: Path) -> Iterator[Path]:
     """Give the source itself if it is a folder, else one into which its images are unpacked for the time being."""
     if source.is_dir():
         yield source
         return
     if not source.is_file():
         raise UserError(f"--from: {source} does not exist.")
-    near.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=near, prefix=".unpacked-") as name, opened(source) as members:
+    with unfinished(target.with_name(f"{target.name}-unpacked")) as folder, opened(source, "Take another copy of it.") as members:
         for member in members:
             if not is_hidden(member.path) and Path(member.path).suffix.lower() in IMAGE_SUFFIXES:
-                target = Path(name) / member.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                extract(member, target)
-        yield Path(name)
+                file = folder / member.path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                extract(member, file)
+        yield folder

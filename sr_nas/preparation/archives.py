@@ -47,8 +47,12 @@ class Member:
 
 
 @contextlib.contextmanager
-def opened(file: Path) -> Iterator[list[Member]]:
+def opened(file: Path, remedy: str) -> Iterator[list[Member]]:
     """Give the regular files of a zip or tar archive, in its order.
+
+    Args:
+        file: the archive.
+        remedy: a sentence that says what to do about a damaged one.
 
     Raises:
         UserError: no such archive, a damaged one, or one that holds a link, a device, the same path twice, or a path that
@@ -65,7 +69,7 @@ def opened(file: Path) -> Iterator[list[Member]]:
         else:
             raise UserError(f"{file} is neither a zip nor a tar archive, or it is cut off.")
     except _DAMAGED as error:
-        raise UserError(f"{file} is damaged: {error or type(error).__name__}. Remove it, so that it is fetched again.") from error
+        raise UserError(f"{file} is damaged: {str(error) or type(error).__name__}. {remedy}") from error
 
 
 def extract(member: Member, target: Path) -> None:
@@ -90,13 +94,22 @@ def _zip_members(file: Path, packed: zipfile.ZipFile) -> Iterator[Member]:
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError(f"{file} holds '{info.filename}', which is a link or a device: it is not unpacked.")
-        path = _inside(file, info.filename)
-        if not info.is_dir():
+        # Some programs on Windows write backslashes between the parts.
+        name = info.filename.replace("\\", "/")
+        path = _inside(file, name)
+        if not name.endswith("/"):
             yield Member(path, info.file_size, partial(packed.open, info))
 
 
 def _tar_members(file: Path, tar: tarfile.TarFile) -> Iterator[Member]:
-    for info in tar.getmembers():
+    members = tar.getmembers()
+    # The standard library takes a damaged header in the middle for the end.
+    stream = tar.fileobj
+    assert stream is not None  # it is open
+    stream.seek(tar.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"after {len(members)} members comes neither another one nor the end")
+    for info in members:
         path = _inside(file, info.name)
         if info.isdir():
             continue

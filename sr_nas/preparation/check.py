@@ -64,10 +64,15 @@ def check(
     """
     found = Findings()
     hr_files = [file for layout in sets for file in layout.hr.values()]
-    lr_files = [file for layout in sets for files in layout.lr.values() for file in files.values()]
+    # HR images that were cropped for one scale are parts of those.
+    others = [
+        file for layout in sets for part in (layout.lr, layout.own_hr) for files in part.values() for file in files.values()
+    ]
     # A folder may be named twice, by itself and by the set it belongs to: an image is no duplicate of itself.
     first = {file.resolve(): file for file in reversed(hr_files)}
-    jobs = [(file, duplicates and first[file.resolve()] is file) for file in hr_files] + [(file, False) for file in lr_files]
+    known = set(hr_files)
+    jobs = [(file, duplicates and first[file.resolve()] is file) for file in hr_files]
+    jobs += [(file, False) for file in dict.fromkeys(others) if file not in known]
     sizes: dict[Path, Size] = {}
     seen: list[Seen] = []
     for number, (job, result) in enumerate(zip(jobs, in_processes(_look, jobs, workers), strict=True), 1):
@@ -109,7 +114,7 @@ def _check_pairs(layout: Layout, sizes: dict[Path, Size], found: Findings) -> No
         if pairing.without_lr or pairing.without_hr:
             found.unpaired.append((layout.name, scale, pairing.without_lr, pairing.without_hr))
         for name, partner in pairing.lr_of.items():
-            hr, lr = layout.hr[name], files[partner]
+            hr, lr = layout.hr_at(scale)[name], files[partner]
             if hr in sizes and lr in sizes:
                 expected = (sizes[hr][0] // scale, sizes[hr][1] // scale)
                 if sizes[lr] != expected:

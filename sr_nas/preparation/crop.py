@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from sr_nas.data.pairing import by_stem, match_names, naming_rules
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale
-from sr_nas.images.size import image_size
-from sr_nas.preparation.outcome import Outcome, refuse_overlap, stays
+from sr_nas.images.size import image_size, whole_png_size
+from sr_nas.preparation.made_of import changed, note_of, renew
+from sr_nas.preparation.outcome import Outcome, refuse_overlap
+from sr_nas.preparation.placing import alone
 from sr_nas.preparation.processes import in_processes
-from sr_nas.runs.files import sweep, write_json
-
-RECORD = "crop.json"
-"""File in the output folder that says how its images were cut."""
+from sr_nas.runs.files import sweep
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ class _Job:
 def crop(hr: Path, lr: Path | None, output: Path, grid: Grid, workers: int) -> tuple[int, Iterator[Outcome]]:
     """Cut a folder of HR images and their LR images into ``HR/NAME_s001.png`` and ``LR/X2/NAME_s001.png``, counted by rows.
 
-    They are 8-bit RGB. Whole sub-images that are there are kept, unless an image they are cut from is newer.
+    They are 8-bit RGB. Whole sub-images that are there are kept, unless what they are cut from is another image
+    since: then all sub-images of the old one go.
 
     Args:
         hr: folder of HR images.
@@ -95,7 +94,8 @@ def crop(hr: Path, lr: Path | None, output: Path, grid: Grid, workers: int) -> t
         How many HR images there are, and what became of each, in the order of their names.
 
     Raises:
-        UserError: size or step do not fit the scales, HR and LR do not pair up, or the output folder was cut in another way.
+        UserError: size or step do not fit the scales, HR and LR do not pair up, the output folder was cut in another way
+            or from other folders, or another run is writing to it.
     """
     grid.check()
     images = by_stem(list_images(hr))
@@ -106,14 +106,27 @@ def crop(hr: Path, lr: Path | None, output: Path, grid: Grid, workers: int) -> t
         names = match_names(list(images), list(found), naming_rules("{}", scale), str(hr), str(place))
         for name, partner in zip(images, names, strict=True):
             pairs[name][scale] = found[partner]
-    folders = [output / "HR", *(output / "LR" / f"X{scale}" for scale in grid.scales)]
-    for folder in folders:
-        refuse_overlap(folder, [hr, *({file.parent for partners in pairs.values() for file in partners.values()})])
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    _record(output, grid)
     jobs = [_Job(name, file, pairs[name]) for name, file in images.items()]
-    return len(jobs), in_processes(partial(_crop, output, grid), jobs, workers)
+    return len(jobs), _crop_all(jobs, hr, places, output, grid, workers)
+
+
+def _crop_all(
+    jobs: Sequence[_Job], hr: Path, places: dict[int, Path], output: Path, grid: Grid, workers: int
+) -> Iterator[Outcome]:
+    made = {**asdict(grid), "scales": list(grid.scales), "hr": str(hr.resolve())}
+    notes = {output / "HR": note_of(made, {job.name: [job.hr] for job in jobs})}
+    for scale in grid.scales:
+        lr = str(places[scale].resolve()) if scale in places else "made of hr"
+        sources = {job.name: [job.hr, job.lr[scale]] if scale in places else [job.hr] for job in jobs}
+        notes[output / "LR" / f"X{scale}"] = note_of({**made, "lr": lr}, sources)
+    with alone(output):
+        for folder in notes:
+            refuse_overlap(folder, [hr, *places.values()])
+        outdated = {folder: changed(folder, note) for folder, note in notes.items()}
+        for folder, note in notes.items():
+            renew(folder, note, outdated[folder], r"(.+)_s\d{3,}\.png")
+            sweep(folder)
+        yield from in_processes(partial(_crop, output, grid), jobs, workers)
 
 
 def _lr_folder(lr: Path, scale: int, scales: Sequence[int]) -> Path:
@@ -126,47 +139,36 @@ def _lr_folder(lr: Path, scale: int, scales: Sequence[int]) -> Path:
     raise UserError(f"{lr} has no LR images of scale {scale}: tried {tried[0]} and {tried[1]}.")
 
 
-def _record(output: Path, grid: Grid) -> None:
-    """Sub-images of two grids in one folder would overlap, under names that do not tell."""
-    file, now = output / RECORD, {"size": grid.size, "step": grid.step, "scales": sorted(grid.scales)}
-    if file.is_file():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} cannot be read: {error}. Choose another output folder.") from error
-        if before != now:
-            raise UserError(f"{output} was cut with {before}, not with {now}. Choose another output folder.")
-    elif any((output / "HR").iterdir()):
-        raise UserError(f"{output / 'HR'} holds files that are not from here. Choose another output folder.")
-    else:
-        write_json(file, now)
-
-
 def _crop(output: Path, grid: Grid, job: _Job) -> Outcome:
+    folders = {1: output / "HR"} | {scale: output / "LR" / f"X{scale}" for scale in grid.scales}
     try:
-        places = grid.places(*image_size(job.hr))
-        names = [f"{job.name}_s{number:03d}.png" for number in range(1, len(places) + 1)]
-        folders = {1: output / "HR"} | {scale: output / "LR" / f"X{scale}" for scale in grid.scales}
-        missing = {
-            scale: wanted
-            for scale, folder in folders.items()
-            if (wanted := [index for index, name in enumerate(names) if not _there(folder / name, job, scale, grid)])
-        }
-        hr = read_rgb(job.hr) if missing else np.empty(0)
+        height, width = image_size(job.hr)
+        places = grid.places(height, width)
+        missing = _missing(folders, job, places)
+        hr = read_rgb(job.hr) if missing else np.empty((height, width))
+        if hr.shape[:2] != (height, width):  # the pixels say where to cut, whatever the header does
+            places = grid.places(*hr.shape[:2])
+            missing = _missing(folders, job, places)
         for scale, wanted in missing.items():
             image = hr if scale == 1 else _lr_image(job, hr, scale)
-            for index in wanted:
-                top, left = (corner // scale for corner in places[index])
-                size = grid.size // scale
-                write_image(folders[scale] / names[index], image[top : top + size, left : left + size])
+            for target, (top, left) in wanted.items():
+                top, left, size = top // scale, left // scale, grid.size // scale
+                write_image(target, image[top : top + size, left : left + size])
     except UserError as error:
         return Outcome(job.hr, failure=f"{job.hr}: {error}")
     written = sum(map(len, missing.values()))
     return Outcome(job.hr, written, len(places) * len(folders) - written)
 
 
-def _there(target: Path, job: _Job, scale: int, grid: Grid) -> bool:
-    return stays(target, [job.hr, *job.lr.values()], grid.size // scale, grid.size // scale)
+def _missing(folders: dict[int, Path], job: _Job, places: list[tuple[int, int]]) -> dict[int, dict[Path, tuple[int, int]]]:
+    """Return scale -> sub-image that is not there as a whole -> its place, of those scales that have any."""
+    found: dict[int, dict[Path, tuple[int, int]]] = {}
+    for scale, folder in folders.items():
+        for number, place in enumerate(places, 1):
+            target = folder / f"{job.name}_s{number:03d}.png"
+            if whole_png_size(target) is None:
+                found.setdefault(scale, {})[target] = place
+    return found
 
 
 def _lr_image(job: _Job, hr: np.ndarray, scale: int) -> np.ndarray:

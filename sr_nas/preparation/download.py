@@ -132,15 +132,15 @@ def _fetch(archive: Archive, part: Path, report: Report) -> None:
             _check_room(archive, answer, part)
             _receive(response, answer, archive, part, report)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is no beginning of what the server has now
+        if error.code == 416:  # nothing comes after the part: it is whole, or no beginning of what the server has now
+            if archive.checksum and not _defect(part, archive):
+                return
             _drop(part)
             raise _Broken("the server's file is shorter than what was fetched before") from error
         kind = _Broken if error.code in PASSING else _Refused
         raise kind(f"the server answers {error.code} {error.reason}") from error
-    except http.client.IncompleteRead as error:
-        raise _Broken("the connection broke off") from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _Broken(f"no connection ({getattr(error, 'reason', None) or error or type(error).__name__})") from error
+        raise _no_connection(error) from error
 
 
 def _understand(response: Any, asked: int) -> _Answer:
@@ -177,12 +177,26 @@ def _receive(response: Any, answer: _Answer, archive: Archive, part: Path, repor
         stream.seek(answer.start)
         stream.truncate()
         there = answer.start
-        while block := response.read(BLOCK):
+        while block := _read(response):
             stream.write(block)
             there += len(block)
             report(there, answer.total)
     if answer.total is not None and there < answer.total:
         raise _Broken(f"the connection broke off after {there:,} of {answer.total:,} bytes")
+
+
+def _read(response: Any) -> bytes:
+    """Return the next bytes. Whatever fails here is the line, not the disk: TLS and routes fail as OSError."""
+    try:
+        return bytes(response.read(BLOCK))
+    except http.client.IncompleteRead as error:
+        raise _Broken("the connection broke off") from error
+    except OSError as error:
+        raise _no_connection(error) from error
+
+
+def _no_connection(error: Exception) -> _Broken:
+    return _Broken(f"no connection ({getattr(error, 'reason', None) or str(error) or type(error).__name__})")
 
 
 def _resumable(archive: Archive, part: Path) -> tuple[int, str | None]:

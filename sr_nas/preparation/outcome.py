@@ -1,4 +1,4 @@
-"""What became of a file that was to be made, and whether one that lies there can stay."""
+"""What became of a file that was to be made, and where none is made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_nas.errors import UserError
-from sr_nas.images.size import whole_png_size
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,6 @@ class Outcome:
     written: int = 0
     kept: int = 0
     failure: str = ""
-
-
-def stays(target: Path, sources: Sequence[Path], height: int, width: int) -> bool:
-    """Whether a PNG file is whole, of this size, and not older than what it is made of.
-
-    Raises:
-        UserError: it is whole and not older, but of another size: it was made of something else, and is not replaced.
-    """
-    size = whole_png_size(target)
-    if size is None or target.stat().st_mtime_ns < max(source.stat().st_mtime_ns for source in sources):
-        return False
-    if size != (height, width):
-        raise UserError(
-            f"{target} exists with {size[1]}x{size[0]} pixels, where {width}x{height} belong. Remove it or choose another folder."
-        )
-    return True
 
 
 def refuse_overlap(output: Path, sources: Sequence[Path]) -> None:

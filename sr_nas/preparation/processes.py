@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -64,3 +65,12 @@ def _prepare() -> None:
     """A terminal sends Ctrl-C to workers too, which end what they are writing; and one core each is theirs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Where the parent is killed nobody tells its workers, which would wait for work for good."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # workers have one
+    parent.join()
+    os._exit(1)

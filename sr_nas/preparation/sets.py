@@ -68,7 +68,7 @@ def unpack(file: Path, part: Part, root: Path, unpacking: Callable[[Part, int], 
         UserError: the archive is damaged, holds something dangerous, or other images than expected.
     """
     target = root / part.folder
-    with opened(file) as members, unfinished(target) as folder:
+    with opened(file, "Remove it, so that it is fetched again.") as members, unfinished(target) as folder:
         images = [member for member in members if _belongs(member, part.inside)]
         if len(images) != part.count:
             found = sorted({member.path.rpartition("/")[0] or "its top" for member in members if not is_hidden(member.path)})

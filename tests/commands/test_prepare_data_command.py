@@ -53,6 +53,10 @@ def test_a_set_is_taken_from_a_copy_and_nothing_is_replaced(tmp_path: Path) -> N
     edited = save(tmp_path / "root/Set5/HR/baby.bmp", seed=9).read_bytes()
     assert "1 KEPT THOUGH DIFFERENT (baby.bmp)" in run(*words, code=1)
     assert (tmp_path / "root/Set5/HR/baby.bmp").read_bytes() == edited
+    again = [*words[:-1], tmp_path / "again"]
+    assert "LR_matlab" not in run(*again, "--hr_only")
+    assert "LR_matlab/x3: 5" in run(*again, "--scales", "3")
+    assert sorted(place.name for place in (tmp_path / "again/Set5/LR_matlab").iterdir()) == ["x3"]
     assert "--from takes one benchmark set" in run("prepare_data", "set5", "set14", "--from", tmp_path, code=1)
 
 
@@ -65,6 +69,7 @@ def test_from_hr_images_to_sub_images_and_lmdb(tmp_path: Path) -> None:
     cut = ["prepare_data", "crop", tmp_path / "hr", "--lr", tmp_path / "lr", "-o", tmp_path / "sub", *words]
     assert "--size 50 must be a multiple of 6" in run(*cut, "--size", "50", code=1)
     assert "72 images written" in run(*cut, "--size", "24", "--step", "18")
+    assert "without x2" in run("prepare_data", "lmdb", tmp_path / "lr/X2", "-o", tmp_path / "whole.lmdb", "--workers", "1")
     pack = ["prepare_data", "lmdb", tmp_path / "sub/LR/X2", "-o", tmp_path / "x2.lmdb", "--workers", "1"]
     assert "x2.lmdb: 24 images\n" in run(*pack)
     assert "there already" in run(*pack)
@@ -90,6 +95,14 @@ def test_check_prints_what_is_wrong_and_says_so_by_its_exit_code(tmp_path: Path)
     assert "--lr and --scale go together" in run("prepare_data", "check", tmp_path / "hr", "--lr", tmp_path / "lr", code=1)
 
 
+def test_lr_that_was_made_beside_hr_is_found(tmp_path: Path) -> None:
+    save(tmp_path / "Set5/HR/a.png")
+    check = ["prepare_data", "check", tmp_path / "Set5", "--workers", "1"]
+    assert "Set5 HR: 1 images, no LR found" in run(*check)
+    run("prepare_data", "lr", tmp_path / "Set5/HR", "-o", tmp_path / "Set5/LR_matlab", "--scales", "2", "--workers", "1")
+    assert "Set5 x2: 1 images" in run(*check)
+
+
 def test_killed_in_the_middle_it_leaves_whole_images_and_goes_on(tmp_path: Path) -> None:
     for number in range(40):
         save(tmp_path / f"hr/{number:02}.png", 120, 160, number)
@@ -106,7 +119,7 @@ def test_killed_in_the_middle_it_leaves_whole_images_and_goes_on(tmp_path: Path)
         assert read_rgb(file).shape == (60, 80, 3)
     printed = run("prepare_data", "lr", tmp_path / "hr", "-o", tmp_path / "lr", "--scales", "2", "--workers", "1")
     assert f"{40 - len(done)} images written" in printed
-    assert len(contents(tmp_path / "lr")) == 40
+    assert [name for name in contents(tmp_path / "lr/X2") if name[0] != "."] == [f"{number:02}x2.png" for number in range(40)]
 
 
 def test_words_that_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ def images(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("hr", ["HR", "GT", "GTmod12", "original"])
-@pytest.mark.parametrize("lr", ["LR_matlab/x2", "LR_bicubic/X2", "LR/x2", "LRbicx2"])
+@pytest.mark.parametrize("lr", ["LR_matlab/x2", "LR_matlab/X2", "LR_bicubic/X2", "LR_bicubic/x2", "LR/x2", "LR/X2", "LRbicx2"])
 def test_known_layouts(tmp_path: Path, hr: str, lr: str) -> None:
     images(tmp_path / "Set7" / hr)
     images(tmp_path / "Set7" / lr)

@@ -84,7 +84,7 @@ def test_the_report_counts_names_and_says_what_was_tried() -> None:
     ]
     assert report[4] == "  LR without HR: 1 (extra)"
     assert "'{}', '{}x3'; counted by '{}x3'" in report[5]
-    assert "filename_tmpl" in report[6]
+    assert report[6] == "Check that both are of the same set and scale."
 
 
 def test_lr_without_hr_is_reported_even_where_every_hr_has_its_lr() -> None:

@@ -238,7 +238,7 @@ def test_each_process_opens_an_lmdb_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_lmdb_keys_may_hold_dots_and_blanks(tmp_path: Path) -> None:
-    assert lmdb_pairs(make_lmdb(tmp_path / "hr.lmdb", {"my photo v1.5": noise(4, 4, 3)}), scale=2).names == ["my photo v1.5"]
+    assert lmdb_pairs(make_lmdb(tmp_path / "hr.lmdb", {" my photo v1.5": noise(4, 4, 3)}), scale=2).names == [" my photo v1.5"]
 
 
 def test_lmdb_images_of_any_kind_arrive_as_8_bit_rgb(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def zip_of(file: Path, names: list[str], mode: int = 0) -> Path:
 
 
 def paths(file: Path) -> list[str]:
-    with opened(file) as members:
+    with opened(file, "") as members:
         return [member.path for member in members]
 
 
@@ -46,7 +46,7 @@ def test_files_are_listed_and_extracted(tmp_path: Path) -> None:
     made = [zip_of(tmp_path / "a.zip", ["./a/1.png", "b.png"]), tar_of(tmp_path / "a.tar", member("./a/1.png"), member("b.png"))]
     for file in made:
         assert paths(file) == ["a/1.png", "b.png"]
-        with opened(file) as members:
+        with opened(file, "") as members:
             extract(members[0], tmp_path / f"{file.name}.out")
         assert (tmp_path / f"{file.name}.out").read_bytes() == b"xxx"
 
@@ -87,12 +87,26 @@ def test_an_archive_that_is_cut_off_is_said_to_be(tmp_path: Path, name: str) -> 
             tar.addfile(info, io.BytesIO(noise))
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"is damaged|cut off"), opened(tmp_path / name) as members:
+    with pytest.raises(UserError, match=r"is damaged|cut off"), opened(tmp_path / name, "") as members:
         extract(members[0], tmp_path / "out")
 
 
 def test_a_damaged_byte_in_a_zip_is_noticed(tmp_path: Path) -> None:
     file = zip_of(tmp_path / "a.zip", ["a.png"])
     file.write_bytes(file.read_bytes().replace(b"xxx", b"xyx"))
-    with pytest.raises(UserError, match="damaged"), opened(file) as members:
+    with pytest.raises(UserError, match="damaged"), opened(file, "") as members:
         extract(members[0], tmp_path / "out")
+
+
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    file = tar_of(tmp_path / "a.tar", *(member(f"{number}.png") for number in range(5)))
+    assert len(paths(file)) == 5
+    damaged = bytearray(file.read_bytes())
+    damaged[2 * 1024 : 2 * 1024 + 20] = b"?" * 20  # a member is a block of header and one of content
+    file.write_bytes(damaged)
+    with pytest.raises(UserError, match="after 2 members comes neither another one nor the end"):
+        paths(file)
+
+
+def test_backslashes_of_windows_are_separators(tmp_path: Path) -> None:
+    assert paths(zip_of(tmp_path / "a.zip", ["Set5\\HR\\a.png"])) == ["Set5/HR/a.png"]

@@ -70,7 +70,7 @@ def test_unreadable_files_are_listed(div2k: Path) -> None:
 
 
 def test_a_list_is_compared_with_what_is_there(div2k: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("0001.png (24,36,3)\n0002.png (24,35,3) 1\nsub/0009.png\n")
+    (tmp_path / "list.txt").write_text("\ufeff0001.png (24,36,3)\n0002.png (24,35,3) 1\nsub/0009.png\n")
     listed = read_meta_info(tmp_path / "list.txt")
     assert listed == {"0001": (24, 36), "0002": (24, 35), "0009": None}
     found = check(recognise(div2k), 1, False, listed)

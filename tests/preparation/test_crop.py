@@ -117,3 +117,37 @@ def test_lr_folders_are_found_or_asked_for(tmp_path: Path) -> None:
     save(tmp_path / "lr/x2/b.png", 12, 18)
     with pytest.raises(UserError, match=r"HR without LR: 1 \(a\)"):
         run(tmp_path / "hr", tmp_path / "lr", tmp_path / "out", Grid(12, 12, (2,)))
+
+
+def test_sub_images_of_a_replaced_image_go(tmp_path: Path) -> None:
+    grid = Grid(12, 12, (2,))
+    save(tmp_path / "hr/a.png", 36, 36)
+    save(tmp_path / "hr/a_s001.png", 12, 12, 1)
+    run(tmp_path / "hr", None, tmp_path / "out", grid)
+    other = read_rgb(save(tmp_path / "hr/a.png", 12, 24, 2))
+    assert [(outcome.written, outcome.kept) for outcome in run(tmp_path / "hr", None, tmp_path / "out", grid)] == [(4, 0), (0, 2)]
+    for folder_name in ("HR", "LR/X2"):
+        names = [file.name for file in sorted((tmp_path / "out" / folder_name).glob("*.png"))]
+        assert names == ["a_s001.png", "a_s001_s001.png", "a_s002.png"]
+    np.testing.assert_array_equal(read_rgb(tmp_path / "out/HR/a_s002.png"), other[:, 12:])
+
+
+def test_sub_images_of_other_folders_are_not_taken_for_those_of_these(tmp_path: Path) -> None:
+    grid = Grid(12, 12, (2,))
+    for name in ("one", "other"):
+        save(tmp_path / name / "a.png", 24, 36)
+    save(tmp_path / "lr/ax2.png", 12, 18, 3)
+    run(tmp_path / "one", None, tmp_path / "out", grid)
+    before = contents(tmp_path / "out")
+    for hr, lr in (("one", tmp_path / "lr"), ("other", None)):
+        with pytest.raises(UserError, match=r"was made with .* Choose another output folder"):
+            run(tmp_path / hr, lr, tmp_path / "out", grid)
+    assert contents(tmp_path / "out") == before
+
+
+def test_the_pixels_say_where_to_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the header says, as of a turned photo."""
+    save(tmp_path / "hr/a.png", 24, 12)
+    monkeypatch.setattr("sr_nas.preparation.crop.image_size", lambda file: (12, 36))
+    (outcome,) = run(tmp_path / "hr", None, tmp_path / "out", Grid(12, 12, (2,)))
+    assert (outcome.written, outcome.failure) == (4, "")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,3 +198,25 @@ def test_the_addresses_of_div2k() -> None:
     for part in parts:
         assert part.archive.url == f"{DIV2K_ADDRESS}/{part.archive.name}"
         assert len(part.archive.checksum or "") == len("sha256:") + 64
+
+
+@pytest.mark.parametrize("error", [ssl.SSLError("bad record mac"), OSError(errno.ENETUNREACH, "Network is unreachable")])
+def test_whatever_breaks_the_line_is_tried_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    read, calls = http.client.HTTPResponse.read, iter(range(1000))
+
+    def breaking(self: http.client.HTTPResponse, amount: int | None = None) -> bytes:
+        if next(calls) == 2:
+            raise error
+        return read(self, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", breaking)
+    assert fetch(site, tmp_path).read_bytes() == CONTENT
+    assert [asked for asked, _ in site.asked] == [None, f"bytes={2 << 20}-"]
+
+
+def test_a_part_that_is_whole_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "set.zip.part").write_bytes(CONTENT)
+    assert fetch(site, tmp_path, size=None).read_bytes() == CONTENT
+    assert [asked for asked, _ in site.asked] == ["bytes=5120000-"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -12,9 +13,11 @@ import pytest
 from sr_nas.data.sources.lmdb import lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.decode import decode
-from sr_nas.images.files import read_image, read_rgb, write_image
+from sr_nas.images.files import list_images, read_image, read_rgb, write_image
+from sr_nas.images.resize import downscale
 from sr_nas.preparation import lmdb_writer
 from sr_nas.preparation.lmdb_writer import write_lmdb
+from sr_nas.preparation.lr import make_lr
 from tests.preparation.images import contents, noise, save
 
 
@@ -29,8 +32,8 @@ def test_basicsr_reads_what_is_written(images: Path, tmp_path: Path, basicsr: Mo
     from basicsr.data.data_util import paired_paths_from_lmdb
     from basicsr.utils import FileClient, imfrombytes
 
-    assert write_lmdb(images, tmp_path / "hr.lmdb", 1, 2) == (3, True)
-    assert write_lmdb(images, tmp_path / "lq.lmdb", 1, 1) == (3, True)
+    assert write_lmdb(images, tmp_path / "hr.lmdb", 1, 2) == (3, True, None)
+    assert write_lmdb(images, tmp_path / "lq.lmdb", 1, 1) == (3, True, None)
     places = [str(tmp_path / "lq.lmdb"), str(tmp_path / "hr.lmdb")]
     keys = [pair["gt_path"] for pair in paired_paths_from_lmdb(places, ["lq", "gt"])]
     assert keys == ["0000_s001", "0001_s001", "0002_s001"]
@@ -101,7 +104,7 @@ def test_an_lmdb_that_is_there_is_kept_or_refused_but_not_replaced(images: Path,
     output = tmp_path / "out.lmdb"
     write_lmdb(images, output, 1, 1)
     before = contents(output)
-    assert write_lmdb(images, output, 1, 1) == (3, False)
+    assert write_lmdb(images, output, 1, 1) == (3, False, None)
     save(images / "new.png")
     with pytest.raises(UserError, match="is not the LMDB of"):
         write_lmdb(images, output, 1, 1)
@@ -114,3 +117,53 @@ def test_names_that_basicsr_or_lmdb_do_not_take(images: Path, tmp_path: Path, mo
     monkeypatch.setattr(lmdb_writer, "LONGEST_KEY", 8)
     with pytest.raises(UserError, match="no key of LMDB"):
         write_lmdb(images, tmp_path / "out.lmdb", 1, 1)
+
+
+def test_lr_images_made_here_pair_up_with_hr_in_basicsr(images: Path, tmp_path: Path, basicsr: ModuleType) -> None:
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    list(make_lr(images, tmp_path / "lr", [2], 1)[1])
+    write_lmdb(images, tmp_path / "hr.lmdb", 1, 1)
+    assert write_lmdb(tmp_path / "lr/X2", tmp_path / "lr.lmdb", 1, 1) == (3, True, 2)
+    places = {"dataroot_gt": str(tmp_path / "hr.lmdb"), "dataroot_lq": str(tmp_path / "lr.lmdb")}
+    theirs = PairedImageDataset({**places, "io_backend": {"type": "lmdb"}, "scale": 2, "phase": "val"})
+    assert lmdb_pairs(places["dataroot_gt"], places["dataroot_lq"], scale=2).names == [file.stem for file in list_images(images)]
+    for index in range(3):
+        found = theirs[index]["lq"].numpy().transpose(1, 2, 0) * 255
+        np.testing.assert_allclose(found, downscale(read_rgb(list_images(images)[index]), 2), atol=1e-3)
+
+
+def test_an_lmdb_of_another_folder_or_with_images_missing_is_not_kept(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.lmdb"
+    write_lmdb(images, output, 1, 1)
+    shutil.copytree(images, tmp_path / "copy")
+    with pytest.raises(UserError, match="is not the LMDB of"):
+        write_lmdb(tmp_path / "copy", output, 1, 1)
+    with lmdb.open(str(output)) as environment, environment.begin(write=True) as transaction:
+        transaction.delete(b"0001_s001")
+    with pytest.raises(UserError, match="is not the LMDB of"):
+        write_lmdb(images, output, 1, 1)
+
+
+def test_a_second_run_does_not_disturb_the_first(images: Path, tmp_path: Path) -> None:
+    def second(done: int, total: int) -> None:
+        with pytest.raises(UserError, match="another run is writing"):
+            write_lmdb(images, tmp_path / "out.lmdb", 1, 1)
+
+    write_lmdb(images, tmp_path / "out.lmdb", 1, 1, second)
+    assert write_lmdb(images, tmp_path / "out.lmdb", 1, 1) == (3, False, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hr", "out.lmdb"]
+
+
+@pytest.mark.parametrize("full", ["before", "meanwhile"])
+def test_a_full_disk_is_said(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    def fail(*_: object) -> None:
+        raise lmdb.Error("mdb_txn_commit: Input/output error")
+
+    if full == "before":
+        monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    else:
+        monkeypatch.setattr(lmdb_writer, "_commit", fail)
+    with pytest.raises(UserError, match=r"1,000 left|cannot be written to: .*Input/output error"):
+        write_lmdb(images, tmp_path / "out.lmdb", 1, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hr"]

@@ -52,13 +52,13 @@ def test_what_is_there_is_kept_and_what_is_missing_is_made(tmp_path: Path) -> No
     assert (tmp_path / "lr/X2/0x2.png").stat().st_mtime_ns == stamp
 
 
-def test_an_lr_image_that_is_older_or_cut_off_is_made_again(tmp_path: Path) -> None:
+def test_an_lr_image_of_a_replaced_image_or_cut_off_is_made_again(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / f"hr/{number}.png", 24, 36, number)
     run(tmp_path / "hr", tmp_path / "lr", (2,))
     new = noise(24, 36, 9)
     write_image(tmp_path / "hr/0.png", new)
-    set_age(tmp_path / "lr/X2/0x2.png", 10)
+    set_age(tmp_path / "hr/0.png", 10)  # as an unpacked one is older than what was made before
     cut = tmp_path / "lr/X2/1x2.png"
     whole = cut.read_bytes()
     cut.write_bytes(whole[:-5])
@@ -67,11 +67,11 @@ def test_an_lr_image_that_is_older_or_cut_off_is_made_again(tmp_path: Path) -> N
     assert cut.read_bytes() == whole
 
 
-def test_an_lr_image_of_another_size_is_not_replaced(tmp_path: Path) -> None:
+def test_lr_images_that_are_not_from_here_are_not_replaced(tmp_path: Path) -> None:
     save(tmp_path / "hr/a.png")
     before = save(tmp_path / "lr/X2/ax2.png", 5, 5).read_bytes()
-    (outcome,) = run(tmp_path / "hr", tmp_path / "lr", (2,))
-    assert "exists with 5x5 pixels, where 18x12 belong" in outcome.failure
+    with pytest.raises(UserError, match="holds files that are not from here"):
+        run(tmp_path / "hr", tmp_path / "lr", (2,))
     assert (tmp_path / "lr/X2/ax2.png").read_bytes() == before
 
 
@@ -90,7 +90,7 @@ def test_leftovers_of_a_kill_are_cleared_away(tmp_path: Path) -> None:
     save(tmp_path / "hr/a.png")
     save(tmp_path / "lr/X2/.ax2-unfinished-abc.png")
     run(tmp_path / "hr", tmp_path / "lr", (2,))
-    assert list(contents(tmp_path / "lr")) == ["X2/ax2.png"]
+    assert list(contents(tmp_path / "lr")) == ["X2/.made_of.json", "X2/ax2.png"]
 
 
 def test_names_that_collide_and_places_that_overlap_are_refused(tmp_path: Path) -> None:
@@ -100,3 +100,11 @@ def test_names_that_collide_and_places_that_overlap_are_refused(tmp_path: Path) 
     save(tmp_path / "X2/a.bmp")
     with pytest.raises(UserError, match="same name"):
         run(tmp_path / "X2", tmp_path / "lr")
+
+
+def test_lr_images_of_another_folder_are_not_taken_for_those_of_this_one(tmp_path: Path) -> None:
+    save(tmp_path / "one/a.png", seed=1)
+    save(tmp_path / "other/a.png", seed=2)
+    run(tmp_path / "one", tmp_path / "lr", (2,))
+    with pytest.raises(UserError, match=r"was made with .*one'}, not with .*other'}"):
+        run(tmp_path / "other", tmp_path / "lr", (2,))

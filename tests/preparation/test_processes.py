@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -45,3 +47,21 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised() -> None:
 def test_a_worker_that_is_killed_is_explained() -> None:
     with pytest.raises(UserError, match="--workers"):
         list(in_processes(end, range(3), 2))
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    script = """if True:
+        import multiprocessing, time
+        from sr_nas.preparation.processes import in_processes
+        results = in_processes(time.sleep, [0, 0, 60, 60], 2)
+        next(results)
+        print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+        # The workers hold this pipe open too: it ends where they do.
+        parent.communicate(timeout=20)
+    assert len(workers) == 2

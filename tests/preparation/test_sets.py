@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from sr_nas.data.benchmarks import resolve_set
+from sr_nas.data.layouts import recognise
 from sr_nas.data.sources.folder import folder
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.preparation.addresses import SETS, Part
 from sr_nas.preparation.adopt import adopt
+from sr_nas.preparation.check import check
 from sr_nas.preparation.placing import Placed
 from sr_nas.preparation.sets import is_there, parts_of, prepare
 from tests.preparation.images import contents, noise, save
@@ -208,3 +210,50 @@ def test_lr_images_that_do_not_fit_are_not_taken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"birdx3\.png has 9x9 pixels, expected 12x8"):
         list(adopt(source, tmp_path / "root/Set5", 5))
     assert not (tmp_path / "root").exists()
+
+
+def test_a_copy_in_another_format_is_the_same_image(tmp_path: Path) -> None:
+    make_set5(tmp_path / "bmp", "HR/{}.bmp")
+    make_set5(tmp_path / "png", "HR/{}.png")
+    list(adopt(tmp_path / "bmp", tmp_path / "root/Set5", 5, [2]))
+    (tmp_path / "root/Set5/HR/bird.bmp").unlink()
+    save(tmp_path / "root/Set5/HR/baby.bmp", seed=9)
+    placed = dict(adopt(tmp_path / "png", tmp_path / "root/Set5", 5, [2]))[tmp_path / "root/Set5/HR"]
+    assert (placed.written, placed.different) == (["bird.png"], ["baby.bmp"])
+    assert len(placed.same) == 3
+    assert len(contents(tmp_path / "root/Set5/HR")) == 5
+
+
+def test_lr_images_are_not_taken_for_hr(tmp_path: Path) -> None:
+    make_set5(tmp_path / "copy", "HR/{}.png")
+    with pytest.raises(UserError, match="named as LR images of scale 2"):
+        list(adopt(tmp_path / "copy/LR_bicubic/X2", tmp_path / "root/Set5", 5))
+
+
+def test_scales_of_a_copy_are_chosen_or_missed(tmp_path: Path) -> None:
+    make_set5(tmp_path / "copy", "HR/{}.png")
+    with pytest.raises(UserError, match="no LR images of scale 8, only of 2, 3, 4"):
+        list(adopt(tmp_path / "copy", tmp_path / "root/Set5", 5, [2, 8]))
+
+
+def test_what_a_kill_left_of_an_unpacked_copy_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "copy.tar").write_bytes(packed(make_set5(tmp_path / "copy", "HR/{}.png"), "x"))
+    save(tmp_path / "root/.Set5-unpacked-unfinished/half.png")
+    list(adopt(tmp_path / "copy.tar", tmp_path / "root/Set5", 5))
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["Set5"]
+
+
+def test_selfexsr_crops_of_which_none_holds_the_others(tmp_path: Path) -> None:
+    """Of 50x33 pixels the crop for x2 has 50x32, that for x3 48x33: sound, and x3 LR is taken as far as HR reaches."""
+    image = noise(33, 50)
+    for scale in (2, 3, 4):
+        stem = f"Set1/image_SRF_{scale}/img_001_SRF_{scale}"
+        write_image(tmp_path / f"{stem}_HR.png", modcrop(image, scale))
+        write_image(tmp_path / f"{stem}_LR.png", downscale(image, scale))
+    assert check(recognise(tmp_path / "Set1"), 1).fine
+    list(adopt(tmp_path / "Set1", tmp_path / "root/Set1", 1))
+    assert check(recognise(tmp_path / "root/Set1"), 1).fine
+    lr = read_rgb(tmp_path / "root/Set1/LR_matlab/x3/img_001x3.png")
+    np.testing.assert_array_equal(lr, downscale(image, 3)[:10])
+    save(tmp_path / "Set1/image_SRF_3/img_001_SRF_3_LR.png", 10, 16)
+    assert len(check(recognise(tmp_path / "Set1"), 1).misfits) == 1

@@ -28,6 +28,8 @@ Folders = Annotated[
 ]
 """Folders whose images are read as one set; an option file may name a single one without brackets."""
 
+_TEMPLATE = ", or set filename_tmpl to the names' pattern, such as '{}_lr'"
+
 
 @PAIRS.register("folder")
 def folder(
@@ -67,7 +69,7 @@ def folder(
     hr_files, lr_files = [], []
     for hr_place, lr_place in zip(dataroot_gt, dataroot_lq, strict=True):
         hr, lr = _images(hr_place), _images(lr_place)
-        matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), hr_place, lr_place)
+        matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), hr_place, lr_place, _TEMPLATE)
         hr_files += list(hr.values())
         lr_files += [lr[name] for name in matched]
     return file_pairs(_names(hr_files), hr_files, lr_files, scale, cache)

@@ -65,7 +65,7 @@ def _sizes(folder: str) -> dict[str, tuple[int, int]]:
         raise UserError(f"{listed} is no text in UTF-8: {error}.") from error
     found = []
     for number, line in enumerate(lines, 1):
-        entry = re.fullmatch(r"(.+)\.\w+ \((\d+),(\d+),\d+\) \d+", line.strip())
+        entry = re.fullmatch(r"(.+)\.\w+ \((\d+),(\d+),\d+\) \d+", line.rstrip())
         if entry is None:
             raise UserError(f"{listed}, line {number}: '{line}' is not of the form '0001.png (480,480,3) 1'.")
         found.append((entry[1], (int(entry[2]), int(entry[3]))))
