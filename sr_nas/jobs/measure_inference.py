@@ -35,7 +35,7 @@ sys.exit(code)
 
 # On Linux a process starts with the peak of the one that started it. Between this process, which may be large, and the
 # measured one stands one that is small.
-_LAUNCHER = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', *sys.argv[1:]]).returncode)"
+LAUNCHER = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', *sys.argv[1:]]).returncode)"
 
 
 def measure_inference(network: SRNetwork, megapixels: float, words: Sequence[str] = ()) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def measure_inference(network: SRNetwork, megapixels: float, words: Sequence[str
         save_network(folder / "network.safetensors", network)
         write_image(folder / "photo.png", mirrored(sample(held_out=True, scale=1).hr(0), height, width))
         paths = ["-i", folder / "photo.png", "-o", folder / "out", "--model", folder / "network.safetensors"]
-        command = [sys.executable, "-c", _LAUNCHER, _CHILD, *map(str, paths), *words]
+        command = [sys.executable, "-c", LAUNCHER, _CHILD, *map(str, paths), *words]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"the command ended with {done.returncode}: {(done.stderr + done.stdout).strip()[-2000:]}")

@@ -16,7 +16,8 @@ from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, Cells, DLSRCell, DLSRFrame, Features, input_choices
 from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
+from sr_nas.ops.execution import MIXED_OPS, Execution
+from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import SPACES
 
 
@@ -30,6 +31,7 @@ class DLSRSpace(DLSRFrame):
         num_cells: number of cells; all share one alpha per operation.
         candidates: names to choose operations from; ``None`` for all of them.
         partial_channel: K of the mixed operation; must divide nf.
+        execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
 
     Raises:
         ValueError: an unknown candidate, fewer than two, or a K that does not divide nf.
@@ -44,16 +46,17 @@ class DLSRSpace(DLSRFrame):
         num_cells: Cells = 6,
         candidates: list[str] | None = None,
         partial_channel: PartialChannel = 1,
+        execution: Execution = "plain",
     ) -> None:
         self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
         self.candidates = tuple(candidates or DLSR_CANDIDATES.names())
         builders = {name: DLSR_CANDIDATES.get(name) for name in self.candidates}
-        inputs = input_choices(num_cells)
+        mixed_op, inputs = MIXED_OPS[execution], input_choices(num_cells)
         super().__init__(
             scale,
             nf,
             num_cells,
-            lambda _, channels: MixedOp(builders, channels, channels, partial_channel),
+            lambda _, channels: mixed_op(builders, channels, channels, partial_channel),
             lambda label: len(inputs[label].candidates),
         )
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
+from sr_nas.ops.execution import MIXED_OPS, Execution
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
+from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import SPACES
 
 
@@ -25,6 +26,7 @@ class IMDNSpace(IMDNFrame):
         num_blocks: number of blocks; all share one alpha per label.
         candidates: names to choose from at every position; ``None`` for all of them.
         partial_channel: K of the mixed operation; must divide nf/4.
+        execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
 
     Raises:
         ValueError: an unknown candidate, fewer than two, or a K that does not divide nf/4.
@@ -39,11 +41,13 @@ class IMDNSpace(IMDNFrame):
         num_blocks: Blocks = 6,
         candidates: list[str] | None = None,
         partial_channel: PartialChannel = 1,
+        execution: Execution = "plain",
     ) -> None:
         self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
         self.candidates = tuple(candidates or IMDN_CANDIDATES.names())
         builders = {name: IMDN_CANDIDATES.get(name) for name in self.candidates}
-        super().__init__(scale, nf, num_blocks, lambda _, read, written: MixedOp(builders, read, written, partial_channel))
+        mixed_op = MIXED_OPS[execution]
+        super().__init__(scale, nf, num_blocks, lambda _, read, written: mixed_op(builders, read, written, partial_channel))
 
     @staticmethod
     def check(nf: int = 64, candidates: list[str] | None = None, partial_channel: int = 1, **_: Any) -> None:

@@ -88,7 +88,13 @@ def test_published_settings() -> None:
     assert (options.search.alpha.init, options.search.alpha.value) == ("normal", 1e-3)
     assert options.search.regularizer.arguments() == {"nu": 1, "mu": 0}
     assert options.search.regularizer.schedule.arguments() == {"slope": 0.2, "warmup_epochs": 0}
-    assert options.network_g.arguments() == {"nf": 64, "num_blocks": 6, "candidates": None, "partial_channel": 4}
+    assert options.network_g.arguments() == {
+        "nf": 64,
+        "num_blocks": 6,
+        "candidates": None,
+        "partial_channel": 4,
+        "execution": "plain",
+    }
 
 
 def test_an_unknown_key_is_named_with_its_path_and_the_nearest() -> None:

@@ -1,0 +1,224 @@
+"""The fused mixed operation against the plain one, which is the formula."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from sr_nas.ops.depthwise import depthwise
+from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
+from sr_nas.ops.fused import FusedMixedOp
+from sr_nas.ops.fused_forms import recognise
+from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.ops.mixed import MixedOp
+
+BUILDERS = {
+    registry.kind: {name: registry.get(name) for name in registry.names()} for registry in (IMDN_CANDIDATES, DLSR_CANDIDATES)
+}
+IMDN, DLSR = BUILDERS
+
+
+def pair(builders: Mapping[str, Any], channels: tuple[int, int], share: int, dtype: torch.dtype) -> tuple[MixedOp, FusedMixedOp]:
+    """A plain and a fused operation of the same weights and statistics, none of them at its start value."""
+    plain, fused = (kind(builders, *channels, share).to(dtype) for kind in (MixedOp, FusedMixedOp))
+    with torch.no_grad():
+        for tensor in chain(plain.parameters(), (buffer for buffer in plain.buffers() if buffer.is_floating_point())):
+            tensor.add_(torch.rand_like(tensor), alpha=0.3)
+    fused.load_state_dict(plain.state_dict())
+    return plain, fused
+
+
+def passed(op: MixedOp, channels: int, second: bool = False, size: tuple[int, int] = (7, 9)) -> dict[str, Tensor]:
+    """Everything that a forward and a backward pass gives, and with ``second`` a gradient of the gradients."""
+    source = torch.Generator().manual_seed(1)
+    dtype = next(op.parameters()).dtype
+    x = torch.rand(2, channels, *size, generator=source, dtype=dtype).requires_grad_()
+    weights = torch.rand(len(op.candidates), generator=source, dtype=dtype).requires_grad_()
+    y = op(x, weights)
+    direction = torch.rand(y.shape, generator=source, dtype=dtype)
+    inputs = {"x": x, "weights": weights, **dict(op.named_parameters())}
+    gradients = torch.autograd.grad((y * direction).sum(), list(inputs.values()), create_graph=second)
+    found = {"y": y} | {f"grad {name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}
+    if second:
+        # Of alpha's gradient, as an exact second-order search takes it, and of the weights' in alpha.
+        length = sum(gradient.square().sum() for gradient in gradients if gradient.requires_grad)
+        again = torch.autograd.grad(length, list(inputs.values()), allow_unused=True)
+        found |= {f"second {name}": gradient for name, gradient in zip(inputs, again, strict=True) if gradient is not None}
+    return found | {name: buffer.clone() for name, buffer in op.named_buffers()}
+
+
+def assert_equal(plain: dict[str, Tensor], fused: dict[str, Tensor], tolerance: float) -> None:
+    assert plain.keys() == fused.keys()
+    for name, expected in plain.items():
+        scale = 1.0 + expected.abs().max().item()
+        torch.testing.assert_close(
+            fused[name], expected, rtol=0, atol=tolerance * scale, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("share", [1, 4])
+@pytest.mark.parametrize("channels", [(16, 16), (24, 32), (96, 64)])
+@pytest.mark.parametrize("space", [IMDN, DLSR])
+def test_it_equals_the_plain_operation(space: str, channels: tuple[int, int], share: int, training: bool) -> None:
+    torch.manual_seed(0)
+    plain, fused = pair(BUILDERS[space], channels, share, torch.float64)
+    results = [passed(op.train(training), channels[0]) for op in (plain, fused)]
+    assert_equal(*results, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("space", [IMDN, DLSR])
+def test_float32_to_its_rounding(space: str) -> None:
+    torch.manual_seed(0)
+    plain, fused = (passed(op, 32) for op in pair(BUILDERS[space], (32, 32), 1, torch.float32))
+    # A BatchNorm cancels the bias of the convolution in front of it: its gradient is rounding alone.
+    cancelled = [name for name in plain if name.startswith("grad") and "_bn." in name and name.endswith((".0.bias", ".1.bias"))]
+    largest = max(value.abs().max() for name, value in plain.items() if name.startswith("grad"))
+    for found in (plain, fused):
+        for name in cancelled:
+            norm = name.endswith(".1.bias") and "ds" not in name
+            assert norm or found.pop(name).abs().max() < 1e-5 * largest, name
+    assert_equal(plain, fused, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_candidates_and_the_gradient_of_gradients(seed: int) -> None:
+    torch.manual_seed(seed)
+    chosen = random.Random(seed)
+    builders = BUILDERS[chosen.choice((IMDN, DLSR))] if seed % 3 else BUILDERS[IMDN] | BUILDERS[DLSR]
+    names = chosen.sample(list(builders), chosen.randint(2, len(builders)))
+    share, channels = chosen.choice((1, 2)), chosen.choice(((8, 8), (24, 8), (8, 24)))
+    plain, fused = pair({name: builders[name] for name in names}, channels, share, torch.float64)
+    training = chosen.random() < 0.7
+    results = [passed(op.train(training), channels[0], second=True, size=(4, 5)) for op in (plain, fused)]
+    assert_equal(*results, tolerance=1e-8 if training else 1e-10)
+
+
+class Swish(nn.Module):
+    """A candidate that no recogniser knows."""
+
+    def __init__(self, read: int, written: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(read, written, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.inner(x))
+
+
+class Doubled(nn.Conv2d):
+    """A subclass computes what it likes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+UNKNOWN = {
+    "function": Swish,
+    "subclass": lambda read, written: Doubled(read, written, 3, padding=1),
+    "activation behind": lambda read, written: nn.Sequential(nn.Conv2d(read, written, 1), nn.ReLU()),
+    "even kernel": lambda read, written: nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(read, written, 2)),
+    "reflected border": lambda read, written: nn.Conv2d(read, written, 3, padding=1, padding_mode="reflect"),
+    "groups": lambda read, written: nn.Conv2d(read, written, 3, padding=1, groups=2),
+    "no statistics": lambda read, written: nn.Sequential(
+        nn.Conv2d(read, written, 1), nn.BatchNorm2d(written, track_running_stats=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(UNKNOWN))
+def test_candidates_of_unknown_form_run_by_themselves(name: str) -> None:
+    torch.manual_seed(0)
+    assert recognise(UNKNOWN[name](8, 8)) is None
+    builders = {"unknown": UNKNOWN[name], **{other: BUILDERS[IMDN][other] for other in ("conv_3x3", "dsconv_3x3_bn")}}
+    for share in (1, 2):
+        plain, fused = pair(builders, (8, 8), share, torch.float64)
+        assert_equal(passed(plain, 8, second=True), passed(fused, 8, second=True), tolerance=1e-9)
+
+
+def test_chains_and_norms_of_other_settings() -> None:
+    torch.manual_seed(0)
+    builders = {
+        "two convolutions": lambda read, written: nn.Sequential(nn.Conv2d(read, 6, 1), nn.Conv2d(6, written, 3, padding=1)),
+        "relu": lambda read, written: nn.Sequential(nn.ReLU(), nn.Conv2d(read, written, 5, padding=2, bias=False)),
+        "chain": lambda read, written: nn.Sequential(
+            nn.Conv2d(read, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, written, 3, padding=1), nn.BatchNorm2d(written)
+        ),
+        "eps": lambda read, written: nn.Sequential(nn.Conv2d(read, written, 1), nn.BatchNorm2d(written, eps=0.1)),
+        "momentum": lambda read, written: nn.Sequential(nn.Conv2d(read, written, 1), nn.BatchNorm2d(written, momentum=0.7)),
+    }
+    plain, fused = pair(builders, (8, 6), 1, torch.float64)
+    assert_equal(passed(plain, 8, second=True), passed(fused, 8, second=True), tolerance=1e-9)
+
+
+def test_norms_of_another_mode_than_the_operation() -> None:
+    torch.manual_seed(0)
+    plain, fused = pair(BUILDERS[IMDN], (8, 8), 1, torch.float64)
+    for op in (plain, fused):
+        op.candidates["conv_3x3_bn"].eval()
+    assert_equal(passed(plain, 8), passed(fused, 8), tolerance=1e-10)
+
+
+def test_parameters_and_buffers_are_read_at_the_time_of_the_call() -> None:
+    """A search judges alpha on other weights and on copies of the statistics."""
+    torch.manual_seed(0)
+    plain, fused = pair(BUILDERS[IMDN], (8, 8), 1, torch.float64)
+    before = copy.deepcopy(fused.state_dict())
+    x, weights = torch.rand(2, 8, 6, 6, dtype=torch.float64), torch.rand(12, dtype=torch.float64)
+    results, states = [], []
+    for op in (plain, fused):
+        torch.manual_seed(1)
+        state = {
+            name: value + torch.rand_like(value) if value.is_floating_point() else value.clone() for name, value in before.items()
+        }
+        results.append(functional_call(op, state, (x, weights)))
+        states.append(state)
+    torch.testing.assert_close(*results, rtol=0, atol=1e-10)
+    assert_equal(*states, tolerance=1e-10)
+    assert all(torch.equal(value, before[name]) for name, value in fused.state_dict().items())
+    torch.testing.assert_close(fused(x, weights), plain(x, weights), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("space", [IMDN, DLSR])
+def test_bfloat16_is_as_near_as_the_plain_one(space: str) -> None:
+    torch.manual_seed(0)
+    plain, fused = pair(BUILDERS[space], (16, 16), 1, torch.float32)
+    exact = passed(copy.deepcopy(plain), 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [passed(op, 16) for op in (plain, fused)]
+    assert found[1]["y"].dtype == torch.bfloat16
+    for name in ("y", "grad x", "grad weights"):
+        errors = [((result[name].float() - exact[name]).norm() / exact[name].norm()).item() for result in found]
+        assert errors[1] < max(2 * errors[0], 0.01), (name, errors)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_depthwise_convolution_and_its_derivatives(kernel: int, dilation: int, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 3, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=3).double()
+    x = torch.rand(2, 3, 5, 6, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    torch.testing.assert_close(depthwise(convolution, x), convolution(x), rtol=0, atol=1e-12)
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional_call(Run(convolution), {"inner.weight": weight, "inner.bias": bias}, (x,))
+
+    assert torch.autograd.gradcheck(function, (x, convolution.weight, convolution.bias))
+    assert torch.autograd.gradgradcheck(function, (x, convolution.weight, convolution.bias))
+
+
+class Run(nn.Module):
+    def __init__(self, inner: nn.Conv2d) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise(self.inner, x)
