@@ -6,17 +6,25 @@ trains on the CPU.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-import sr_nas.bridge.basicsr_archs  # noqa: F401 - enters our networks in basicsr's registry
+from sr_nas.errors import UserError
 
 
-def main() -> None:
-    """Run BasicSR's train pipeline on the arguments of the command line."""
+def main() -> int:
+    """Run BasicSR's train pipeline on the arguments of the command line; return the exit code."""
+    try:
+        # Enters our networks in basicsr's registry.
+        import sr_nas.bridge.basicsr_archs  # noqa: F401
+    except UserError as error:
+        print(f"basicsr_train: {error}", file=sys.stderr)
+        return 1
     from basicsr.train import train_pipeline
 
     train_pipeline(str(Path.cwd()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
