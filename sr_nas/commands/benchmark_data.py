@@ -6,22 +6,24 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from sr_nas.commands.numbers import at_least
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``benchmark data``."""
     parser = argparse.ArgumentParser(prog="benchmark data", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of HR images (default: synthetic ones)")
-    parser.add_argument("--images", type=_at_least(2), default=8, metavar="N", help="how many images (default: 8)")
+    parser.add_argument("--images", type=at_least(2), default=8, metavar="N", help="how many images (default: 8)")
     parser.add_argument("--size", type=_size, default=(2040, 1356), metavar="WxH", help="of synthetic ones (default: 2040x1356)")
     parser.add_argument("--workers", type=int, choices=(0, 1), default=1, help="processes that read ahead (default: 1)")
-    parser.add_argument("--scale", type=_at_least(1), default=2, help="HR pixels per LR pixel and side (default: 2)")
-    parser.add_argument("--gt_size", type=_at_least(1), default=192, help="side of the HR patch (default: 192)")
-    parser.add_argument("--batch", type=_at_least(1), default=16, metavar="N", help="patches per batch (default: 16)")
-    parser.add_argument("--rounds", type=_at_least(1), default=5, metavar="N", help="rounds, in turns (default: 5)")
+    parser.add_argument("--scale", type=at_least(1), default=2, help="HR pixels per LR pixel and side (default: 2)")
+    parser.add_argument("--gt_size", type=at_least(1), default=192, help="side of the HR patch (default: 192)")
+    parser.add_argument("--batch", type=at_least(1), default=16, metavar="N", help="patches per batch (default: 16)")
+    parser.add_argument("--rounds", type=at_least(1), default=5, metavar="N", help="rounds, in turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="per loader and round, at least (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parsed = parser.parse_args(arguments)
@@ -74,15 +76,6 @@ def _print(console: Any, result: dict[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {least} on")
-        return int(text)
-
-    return number
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from sr_nas.commands.numbers import at_least
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``benchmark supernet``."""
     parser = argparse.ArgumentParser(prog="benchmark supernet", description=__doc__)
     parser.add_argument("--case", action="append", choices=("sac-imdn", "sa-imdn", "dlsr"), help="what (default: all three)")
-    parser.add_argument("--batch", type=_at_least(1), default=4, metavar="N", help="patches per batch (default: 4)")
-    parser.add_argument("--size", type=_at_least(8), default=24, metavar="N", help="side of an LR patch (default: 24)")
-    parser.add_argument("--nf", type=_at_least(16), metavar="N", help="feature channels (default: the networks' own)")
-    parser.add_argument("--rounds", type=_at_least(1), default=7, metavar="N", help="rounds, in turns (default: 7)")
-    parser.add_argument("--threads", type=_at_least(1), default=2, metavar="N", help="threads on the CPU (default: 2)")
+    parser.add_argument("--batch", type=at_least(1), default=4, metavar="N", help="patches per batch (default: 4)")
+    parser.add_argument("--size", type=at_least(8), default=24, metavar="N", help="side of an LR patch (default: 24)")
+    parser.add_argument("--nf", type=at_least(16), metavar="N", help="feature channels (default: the networks' own)")
+    parser.add_argument("--rounds", type=at_least(1), default=7, metavar="N", help="rounds, in turns (default: 7)")
+    parser.add_argument("--threads", type=at_least(1), default=2, metavar="N", help="threads on the CPU (default: 2)")
     parser.add_argument("--num_gpu", type=int, choices=(0, 1), default=0, help="1: measure on the GPU (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parsed = parser.parse_args(arguments)
@@ -63,12 +65,3 @@ def _print(console: Any, parsed: argparse.Namespace, found: dict[str, Any]) -> N
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {least} on")
-        return int(text)
-
-    return number

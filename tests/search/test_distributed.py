@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
 from torch.nn import functional as F
 
 from sr_nas.errors import UserError
@@ -22,6 +21,7 @@ from sr_nas.search.regularizers import sa
 from sr_nas.search.relaxations import softmax
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
+from tests.two_processes import run_two
 
 TABLE = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}
 BATCH, STEPS, STOP = 4, 6, 3
@@ -68,7 +68,6 @@ def flat(module: torch.nn.Module) -> torch.Tensor:
 
 def together(own_rank: int, folder: Path) -> None:
     """What each of the two processes does."""
-    os.environ |= {"RANK": str(own_rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(own_rank)}
     found: dict[str, Any] = {}
     with processes(f"file://{folder}/first"):
         for name, case in CASES.items():
@@ -117,13 +116,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
         half = searcher(**case)
         run(half, STOP)
         torch.save(half.state_dict(), folder / f"{name}.pt")
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=together, args=(number, folder)) for number in (0, 1)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 9]
+    assert run_two(together, folder) == [0, 9]
     first, second = (torch.load(folder / f"{number}.pt", weights_only=False) for number in (0, 1))
     return first, second, (folder / "lost.txt").read_text()
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
 from torch.nn import functional as F
 
 from sr_nas.optim import WarmUp, adam, multistep, sgd
 from sr_nas.runs.distributed import processes, rank, world_size
 from sr_nas.training.trainer import Trainer
 from tests.training.test_trainer import Batches, imdn
+from tests.two_processes import run_two
 
 STEPS, STOP, BATCH = 5, 2, 4
 CASES: dict[str, dict[str, Any]] = {
@@ -48,7 +47,6 @@ def run(train: Trainer, steps: int = STEPS) -> dict[str, Any]:
 
 
 def together(own_rank: int, folder: Path) -> None:
-    os.environ |= {"RANK": str(own_rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(own_rank)}
     with processes(f"file://{folder}/meeting"):
         found = {name: run(training(**case)) for name, case in CASES.items()}
         found["stopped"] = run(training(**CASES["Adam, averaged"]), STOP)
@@ -58,13 +56,7 @@ def together(own_rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("together")
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=together, args=(number, folder)) for number in (0, 1)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
+    assert run_two(together, folder) == [0, 0]
     return [torch.load(folder / f"{number}.pt", weights_only=False) for number in (0, 1)]
 
 
