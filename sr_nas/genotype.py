@@ -53,7 +53,7 @@ class Genotype:
         return dict(self.picks)[label]
 
     def __str__(self) -> str:
-        return f"{self.arch}({', '.join(JOINT.join(names) for _, names in self.picks)})"
+        return f"{self.arch}({', '.join(JOINT.join(names) for _, names in self.picks)})" if self.picks else self.arch
 
     @property
     def names(self) -> list[str]:

@@ -77,9 +77,12 @@ def model_card(
                 ("license", license_name or NOT_STATED),
             ],
         ),
-        "## Genotype",
-        f"`{network.genotype}`",
-        f"```mermaid\n{draw(network.genotype)}\n```",
+        # A network of others has nothing that a search chose.
+        *(
+            ("## Genotype", f"`{network.genotype}`", f"```mermaid\n{draw(network.genotype)}\n```")
+            if network.genotype.picks
+            else ()
+        ),
         "## Training",
         *_training(training, options),
         "## Validation",

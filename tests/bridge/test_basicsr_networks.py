@@ -49,6 +49,7 @@ def test_it_is_trained_measured_and_exported(basicsr: ModuleType, tmp_path: Path
     words = (f"path:experiments_root={tmp_path}", "name=edsr", "network_g={type: basicsr.EDSR, num_feat: 8, num_block: 1}")
     run("train", "-opt", TINY_TRAINING, "--force_yml", *words)
     assert "basicsr.EDSR" in run("export", "--run", tmp_path / "edsr", "-o", tmp_path / "x.safetensors")
+    assert "Genotype" not in (tmp_path / "x.md").read_text()
     assert "chelsea" in run("evaluate", "--model", tmp_path / "x.safetensors", "--data", "sample")
     run("export", "--model", tmp_path / "x.safetensors", "-o", tmp_path / "x.pth")
     tensors = torch.load(tmp_path / "x.pth", weights_only=True)["params"]
