@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from sr_nas.bridge.basicsr_import import import_basicsr
 from sr_nas.contracts import SRNetwork
@@ -26,7 +26,7 @@ CHANNELS = ("num_in_ch", "num_out_ch")
 def entry(name: str) -> Any:
     """Return a function (scale, options of the class) -> network, for a name such as ``basicsr.EDSR``.
 
-    The options are those of basicsr's class but its word for the scale; the numbers of channels may be left out.
+    The options are those of basicsr's class but its word for the scale; the numbers of channels, which are 3, may be left out.
 
     Raises:
         UserError: no such network there, or basicsr is not installed.
@@ -69,7 +69,7 @@ def _described(parameter: inspect.Parameter) -> inspect.Parameter:
 def _type_of(parameter: inspect.Parameter) -> Any:
     """The type of a parameter's default, since basicsr does not state types; a number may always have decimals."""
     if parameter.name in CHANNELS:
-        return int
+        return Literal[3]
     kind = type(parameter.default)
     if parameter.name == "res_scale":
         return float
