@@ -6,6 +6,8 @@ import importlib
 import inspect
 from typing import Any, Literal
 
+import torch
+
 from sr_nas.bridge.basicsr_import import import_basicsr
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
@@ -45,7 +47,16 @@ def entry(name: str) -> Any:
     def build(*, scale: int, **options: Any) -> SRNetwork:
         if scale not in scales:
             raise UserError(f"network_g: {name} upscales by {listing(map(str, scales))}, not by {scale}.")
-        network: SRNetwork = ours(**{scale_word: scale}, **options)
+        # basicsr checks none of its options, and what is wrong with them may show in the first pass alone.
+        try:
+            network: SRNetwork = ours(**{scale_word: scale}, **options)
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                output = network(torch.zeros(1, 3, 8, 8))
+        except Exception as error:
+            given = ", ".join(f"{key}: {value}" for key, value in options.items())
+            raise UserError(f"network_g: basicsr cannot build {name} of {given} ({type(error).__name__}: {error}).") from error
+        if not output.isfinite().all():
+            raise UserError(f"network_g: {name} of these options gives output that is not finite: look at img_range.")
         network.scale = scale
         network.options = options  # type: ignore[assignment]
         return network

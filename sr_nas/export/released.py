@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,15 @@ def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwor
 
 def _by_our_names(tensors: Mapping[str, Tensor], arch: str, genotype: Any, path: Path) -> SRNetwork:
     """Build a network from what BasicSR's training of it saved: its sizes show in the tensors, its genotype does not."""
-    parts = {int(name.split(".")[1]) for name in tensors if name.startswith(("blocks.", "cells."))}
-    scale = round((tensors["tail.weight"].shape[0] / 3) ** 0.5) if "tail.weight" in tensors else 0
-    if scale < 1 or not parts:
+    parts = {int(match[1]) for name in tensors if (match := re.match(r"(?:blocks|cells)\.(\d+)\.", name))}
+    if "tail.weight" not in tensors or not parts or any(tensors[name].ndim != 4 for name in ("head.weight", "tail.weight")):
         raise UserError(f"{path} holds no {arch}: head, blocks or cells, and tail are expected, found {listing(tensors, 8)}.")
+    scale = round((tensors["tail.weight"].shape[0] / 3) ** 0.5)
+    if genotype is None and any(name.startswith("joins.") for name in tensors):
+        raise UserError(
+            f"{path} does not say which cells feed which: tensors of any two have the same shape. "
+            "Name its genotype with --genotype."
+        )
     chosen = {} if genotype is None else {"genotype": genotype}
     network = NETWORKS.get(arch)(scale, tensors["head.weight"].shape[0], len(parts), **chosen)
     return fill(network, tensors, path).eval()
@@ -73,10 +79,14 @@ def bare_tensors(loaded: Mapping[str, Any], path: Path, key: str | None = None) 
     """
     wrapper = wrapper_of(loaded) if key is None else key
     tensors = loaded if wrapper is None else loaded.get(wrapper)
-    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+    if not isinstance(tensors, Mapping) or not tensors or not _by_name(tensors):
         expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
         raise UserError(f"{path}: tensors are expected, {expected}; found {listing(loaded, 10)}.")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _by_name(tensors: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items())
 
 
 def wrapper_of(loaded: Mapping[str, Any]) -> str | None:

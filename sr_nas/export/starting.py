@@ -52,6 +52,9 @@ def start_from(network: SRNetwork, path: str, found: Mapping[str, Tensor], stric
     Raises:
         UserError: strict and not all fit, or none fits at all.
     """
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"path.pretrain_network_g: {name} of {path} is not finite: these weights are of a diverged training.")
     own = network.state_dict()
     fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     misfits = [name for name in dict.fromkeys((*own, *found)) if name not in fitting]

@@ -55,7 +55,7 @@ def begun_with(options: SearchOptions | TrainOptions, auto_resume: bool) -> int:
 
     def look() -> int:
         folder = _to_go_on_with(Path(options.path.experiments_root), options) if auto_resume else None
-        return world_size() if folder is None else int(json.loads(_read(folder, PROVENANCE))[0]["processes"])
+        return world_size() if folder is None else int(_starts(folder)[0]["processes"])
 
     begun = from_first(look)
     batch = options.datasets.train.batch_size_per_gpu * begun
@@ -111,7 +111,7 @@ def _open_folder(options: SearchOptions | TrainOptions, device: torch.device, au
         sweep(folder)
         # Each process brings the state to its own device, which is not the first one's.
         state = load_checkpoint(folder / CHECKPOINT, device if world_size() == 1 else CPU)
-        starts = json.loads(_read(folder, PROVENANCE))
+        starts = _starts(folder)
     except UserError:
         Opened(folder, None, log).close()
         raise
@@ -150,6 +150,16 @@ def _decisive(text: str) -> dict[str, Any]:
         for key in _FREE_OF_A_DATASET:
             dataset.pop(key, None)
     return dumped
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    """Return the notes on how a run was begun and taken up."""
+    try:
+        starts = json.loads(_read(folder, PROVENANCE))
+        int(starts[0]["processes"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder / PROVENANCE} is damaged ({error}), so the run cannot go on. Start a new one.") from error
+    return list(starts)
 
 
 def _read(folder: Path, name: str) -> str:

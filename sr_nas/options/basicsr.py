@@ -77,6 +77,8 @@ def from_basicsr(raw: dict[str, Any], path: str) -> tuple[dict[str, Any], list[s
         options["train"] = _train(train, refuse)
     if section("path").get("resume_state"):
         raise refuse("path.resume_state", "a run of BasicSR cannot go on here; start from its weights with pretrain_network_g.")
+    if section("path").get("pretrain_network_g") and not section("path").get("param_key_g"):
+        notes.append("path.param_key_g is not given: of params_ema and params the former is taken, by BasicSR the latter")
     metrics = section("val", "metrics")
     for name, metric in metrics.items():
         if isinstance(metric, dict) and (metric.get("crop_border", scale) != scale or metric.get("test_y_channel") is not True):
@@ -102,7 +104,8 @@ def _dataset(key: str, section: Any, scale: Any, notes: list[str], refuse: Refus
             raise refuse(f"datasets.{key}.{name}", "networks take RGB in 0..1 here.")
     dropped = (*_SILENT["datasets"], "type", "meta_info_file", "mean", "std", "color", "scale")
     kept = {name: value for name, value in section.items() if name not in dropped}
-    backend = (section.get("io_backend") or {}).get("type", "disk")
+    how = section.get("io_backend") or {}
+    backend = how.get("type", "disk") if isinstance(how, dict) else how
     if backend not in ("disk", "lmdb"):
         raise refuse(f"datasets.{key}.io_backend.type", f"{backend} cannot be read here, only disk and lmdb.")
     if section.get("meta_info_file") is not None and backend == "disk":
@@ -133,8 +136,8 @@ def _train(section: dict[str, Any], refuse: Refuse) -> dict[str, Any]:
             raise refuse("train.pixel_opt.reduction", f"losses are means here, not {loss['reduction']}.")
         kept["pixel_opt"] = {name: value for name, value in loss.items() if name != "reduction"}
     schedule = kept.get("scheduler")
-    if isinstance(schedule, dict):
-        schedule = dict(schedule, type=_SCHEDULES.get(schedule.get("type", ""), schedule.get("type")))
+    if isinstance(schedule, dict) and isinstance(schedule.get("type"), str):
+        schedule = dict(schedule, type=_SCHEDULES.get(schedule["type"], schedule["type"]))
         if schedule["type"] == "CosineAnnealingLR" and schedule.pop("T_max", kept.get("total_iter")) != kept.get("total_iter"):
             raise refuse("train.scheduler.T_max", "the cosine spans the whole training here: make it total_iter.")
         if schedule["type"] == "MultiStepRestartLR":

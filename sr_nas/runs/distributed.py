@@ -25,8 +25,8 @@ from sr_nas.runs.grace import ending_after_a_signal
 
 LOST = "another process of this job has ended (its message, where it left one, is nearby); go on with --auto_resume."
 STUCK = (
-    "the other processes of this job did not answer for {seconds} s after the signal to stop. "
-    "If one of them has ended, its message is nearby; go on with --auto_resume."
+    "the signal to stop came {seconds} s ago, and this process or another of its job was busy until now. "
+    "If one has ended, its message is nearby; go on with --auto_resume."
 )
 GRACE = 25
 # Longer than whatever one process does while the others wait, such as a validation. A process that ends is noticed at once.

@@ -119,7 +119,7 @@ class Trainer:
         for number in range(1, self.accumulate + 1):
             self._latest = tuple(part.to(self.device) for part in self.stream.next())
             with averaging(self._replica, number == self.accumulate):
-                losses = self._losses(*self._latest)
+                losses = self._losses(self.forward, *self._latest)
                 # Gradients add up over the batches: to those of the mean.
                 self.scaler.scale(torch.stack(list(losses.values())).sum() / self.accumulate).backward()
             sums = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}
@@ -135,9 +135,9 @@ class Trainer:
         means = mean(list(sums.values()))
         return {name: total.item() / self.accumulate for name, total in zip(sums, means, strict=True)}
 
-    def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+    def _losses(self, forward: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> dict[str, Tensor]:
         with autocast(self.device, self.precision):
-            output = self.forward(low)
+            output = forward(low)
             losses = {"loss": self.loss(output, high)}
             if self.distillation is not None:
                 losses["distill"] = self.distillation(low, output)
@@ -174,10 +174,8 @@ class Trainer:
             return False
         if self._latest is None:
             return True
-        low, high = self._latest
         self.network.eval()  # BatchNorm statistics must not notice
-        with autocast(self.device, self.precision):
-            loss = self.loss(self.network(low), high).item()
+        loss = sum(part.item() for part in self._losses(self.network, *self._latest).values())
         self.network.train()
         return not largest(self.watch.far_above(loss))
 

@@ -45,6 +45,13 @@ def test_a_scale_that_it_cannot_is_refused(basicsr: ModuleType) -> None:
         NETWORKS.get("basicsr.RRDBNet")(scale=2)
 
 
+def test_options_that_basicsr_does_not_check_are_an_error_in_words(basicsr: ModuleType) -> None:
+    with pytest.raises(UserError, match=r"basicsr cannot build basicsr\.SRVGGNetCompact of act_type: gelu"):
+        NETWORKS.get("basicsr.SRVGGNetCompact")(scale=2, act_type="gelu", num_feat=8, num_conv=1)
+    with pytest.raises(UserError, match="not finite: look at img_range"):
+        NETWORKS.get("basicsr.EDSR")(scale=2, num_in_ch=3, num_out_ch=3, img_range=0.0, num_feat=8, num_block=1)
+
+
 def test_it_is_trained_measured_and_exported(basicsr: ModuleType, tmp_path: Path) -> None:
     words = (f"path:experiments_root={tmp_path}", "name=edsr", "network_g={type: basicsr.EDSR, num_feat: 8, num_block: 1}")
     run("train", "-opt", TINY_TRAINING, "--force_yml", *words)

@@ -73,3 +73,11 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, monk
     options = load_options(SearchOptions, TINY_SEARCH, [])
     with pytest.raises(UserError, match=r"batches of 6 patches, which 4 processes cannot share.*: 1, 2, 3, 6"):
         opening.begun_with(options, True)
+
+
+def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_to_go_on_with", lambda *_: tmp_path)
+    for content in ("[{", "[]", '[{"seed": 0}]'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(UserError, match=r"run\.json is damaged"):
+            opening.begun_with(load_options(SearchOptions, TINY_SEARCH, []), True)

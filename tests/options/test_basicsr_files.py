@@ -131,6 +131,12 @@ def test_what_trains_otherwise_is_refused(changes: dict[str, Any], words: str) -
         options(EDSR, **changes)
 
 
+def test_which_of_two_networks_a_file_starts_from_is_said() -> None:
+    _, notes = options(EDSR, path__pretrain_network_g="net_g.pth")
+    assert "path.param_key_g is not given: of params_ema and params the former is taken, by BasicSR the latter" in notes
+    assert options(EDSR, datasets__val__io_backend="disk")[0]["datasets"]["val"]["type"] == "folder"
+
+
 def test_keys_that_nobody_knows_are_errors(basicsr: Any) -> None:
     for changes, words in (
         ({"train__totl_iter": 3}, "train.totl_iter: unknown key"),
