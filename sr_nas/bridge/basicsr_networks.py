@@ -55,7 +55,8 @@ def entry(name: str) -> Any:
         except Exception as error:
             given = ", ".join(f"{key}: {value}" for key, value in options.items())
             raise UserError(f"network_g: basicsr cannot build {name} of {given} ({type(error).__name__}: {error}).") from error
-        if not output.isfinite().all():
+        # Built on the meta device, to be counted, it has no values.
+        if not output.is_meta and not output.isfinite().all():
             raise UserError(f"network_g: {name} of these options gives output that is not finite: look at img_range.")
         network.scale = scale
         network.options = options  # type: ignore[assignment]

@@ -52,6 +52,14 @@ def test_options_that_basicsr_does_not_check_are_an_error_in_words(basicsr: Modu
         NETWORKS.get("basicsr.EDSR")(scale=2, num_in_ch=3, num_out_ch=3, img_range=0.0, num_feat=8, num_block=1)
 
 
+def test_it_is_built_without_values_to_be_counted(basicsr: ModuleType) -> None:
+    """As a graph in a file does, which states its settings alone."""
+    with torch.device("meta"):
+        network = NETWORKS.get("basicsr.EDSR")(scale=2, num_in_ch=3, num_out_ch=3, num_feat=64, num_block=16)
+    # The 1,370K that the field's tables give for the EDSR baseline at x2.
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_369_859
+
+
 def test_it_is_trained_measured_and_exported(basicsr: ModuleType, tmp_path: Path) -> None:
     words = (f"path:experiments_root={tmp_path}", "name=edsr", "network_g={type: basicsr.EDSR, num_feat: 8, num_block: 1}")
     run("train", "-opt", TINY_TRAINING, "--force_yml", *words)

@@ -19,7 +19,7 @@ OPTIONS: dict[str, Any] = {
     "manual_seed": 3,
     "datasets": {
         "val": {"type": "folder"},
-        "train": {"name": "DIV2K", "type": "folder", "gt_size": 128, "batch_size_per_gpu": 16, "dataroot_gt": "/home/me"},
+        "train": {"name": "DIV2K", "type": "folder", "gt_size": 128, "batch_size_per_gpu": 16, "dataroot_gt": "/private/folder"},
     },
     "train": {"total_iter": 500, "optim_g": {"type": "Adam", "lr": 0.001}, "ema_decay": None},
 }
@@ -44,11 +44,11 @@ def test_a_card_says_what_file_and_run_know() -> None:
     assert 'onnxruntime.InferenceSession("net.onnx")' in card
     assert "sr-nas inference --model net.onnx" in card
     # Nothing invented, and nothing of the machine it was trained on.
-    assert "moving average" not in card and "/home/me" not in card
+    assert "moving average" not in card and "/private/folder" not in card
 
 
 def test_where_the_lr_images_of_the_validation_are_from() -> None:
-    own = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/home/me/LR"]}}}
+    own = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/private/folder/LR"]}}}
     network = IMDN(2, nf=16, num_blocks=1)
     assert rows(model_card("net.pth", network, TRAINING, own, None))["lr"] == "the validation set's own images"
     assert rows(model_card("net.pth", network, TRAINING, None, None))["lr"] == "not stated"
