@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from sr_nas.complexity.table import cost_table
 from sr_nas.contracts import SRNetwork
+from sr_nas.data.classes import LabelledDataset
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
 from sr_nas.data.streams import Stream, split_indices
@@ -18,11 +20,16 @@ from sr_nas.errors import UserError, listing
 from sr_nas.export.model import load_model
 from sr_nas.export.starting import start_from, starting_tensors
 from sr_nas.optim import WarmUp
+from sr_nas.options.classification import ClassificationSearchOptions, LabelledSource
 from sr_nas.options.search import SearchOptions
-from sr_nas.options.sections import Dataset, TrainDataset, WeightTraining
+from sr_nas.options.sections import Dataset, TrainDataset, WeightSteps
 from sr_nas.options.strict import Component
+from sr_nas.options.tasks import AnySearch
 from sr_nas.options.train import Distill, TrainOptions
 from sr_nas.registry import (
+    CLASSIFICATION_LOSSES,
+    CLASSIFICATION_SPACES,
+    LABELLED,
     LOSSES,
     LR_SCHEDULES,
     NETWORKS,
@@ -63,7 +70,46 @@ def build_network(section: Component, scale: int) -> SRNetwork:
     return bound(NETWORKS, section)(scale=scale)
 
 
-def build_searcher(options: SearchOptions, device: torch.device, begun_with: int = 1) -> Searcher:
+@dataclass(frozen=True)
+class _Task:
+    """What a search does not share with one of another task.
+
+    Attributes:
+        space: the supernet.
+        loss: task loss.
+        images: how many there are.
+        dataset: seed -> samples, addressed by (image, running number).
+    """
+
+    space: Any
+    loss: Callable[..., torch.Tensor]
+    images: int
+    dataset: Callable[[int], torch.utils.data.Dataset[Any]]
+
+
+def _super_resolution(options: SearchOptions) -> _Task:
+    section = options.datasets.train
+    pairs = build_pairs(section, options.scale)
+    return _Task(
+        bound(SPACES, options.network_g)(scale=options.scale),
+        bound(LOSSES, options.train.pixel_opt),
+        len(pairs),
+        lambda seed: _patches(pairs, section, seed),
+    )
+
+
+def _classification(options: ClassificationSearchOptions) -> _Task:
+    section = options.datasets.train
+    images = bound(LABELLED, section)(part="train").first(section.limit)
+    return _Task(
+        bound(CLASSIFICATION_SPACES, options.network_g)(num_classes=len(images.classes)),
+        bound(CLASSIFICATION_LOSSES, options.train.class_opt),
+        len(images),
+        lambda seed: LabelledDataset(images, section.crop_padding, section.use_hflip, section.cutout, seed),
+    )
+
+
+def build_searcher(options: AnySearch, device: torch.device, begun_with: int = 1) -> Searcher:
     """Build everything a search needs, on ``device``.
 
     Args:
@@ -77,14 +123,13 @@ def build_searcher(options: SearchOptions, device: torch.device, begun_with: int
     """
     seed, plan = options.manual_seed, options.search
     torch.manual_seed(seed)
-    dataset = options.datasets.train
-    pairs = build_pairs(dataset, options.scale)
-    halves = split_indices(len(pairs), seed, plan.split)
+    built = _classification(options) if isinstance(options, ClassificationSearchOptions) else _super_resolution(options)
+    space = built.space.to(device)
+    halves = split_indices(built.images, seed, plan.split)
     training, validation = (
-        _stream(pairs, dataset, indices, seed + offset, begun_with)
+        _stream(built.dataset(seed + offset), options.datasets.train, indices, seed + offset, begun_with)
         for indices, offset in zip(halves, (TRAINING_SEED, VALIDATION_SEED), strict=True)
     )
-    space = bound(SPACES, options.network_g)(scale=options.scale).to(device)
     alpha = Alpha(
         space.choices(),
         plan.alpha.init,
@@ -93,7 +138,7 @@ def build_searcher(options: SearchOptions, device: torch.device, begun_with: int
         torch.Generator().manual_seed(seed + ALPHA_SEED),
     ).to(device)
     objective = Objective(
-        task=bound(LOSSES, options.train.pixel_opt),
+        task=built.loss,
         regularizer=bound(REGULARIZERS, plan.regularizer),
         strength=bound(SCHEDULES, plan.regularizer.schedule),
         regularized=[
@@ -157,7 +202,7 @@ def build_trainer(
     Raises:
         UserError: data or a teacher that cannot be read, or no compiler where one is asked for.
     """
-    plan = options.train
+    plan, seed = options.train, options.manual_seed + TRAINING_SEED
     if plan.compile:
         check_compiler(device)
     pairs = build_pairs(options.datasets.train, options.scale)
@@ -166,7 +211,9 @@ def build_trainer(
     return Trainer(
         network=network,
         loss=bound(LOSSES, plan.pixel_opt),
-        stream=_stream(pairs, options.datasets.train, range(len(pairs)), options.manual_seed + TRAINING_SEED, begun_with),
+        stream=_stream(
+            _patches(pairs, options.datasets.train, seed), options.datasets.train, range(len(pairs)), seed, begun_with
+        ),
         optimizer=optimizer,
         scheduler=WarmUp(_lr_schedule(plan, optimizer, plan.total_iter), plan.warmup_iter),
         total=plan.total_iter,
@@ -195,13 +242,18 @@ def build_distillation(section: Distill, scale: int, device: torch.device) -> Di
     return Distillation(teacher.to(device), bound(LOSSES, section))
 
 
-def _stream(pairs: Pairs, section: TrainDataset, indices: Any, seed: int, begun_with: int) -> Stream:
-    patches = PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed)
+def _patches(pairs: Pairs, section: TrainDataset, seed: int) -> PatchDataset:
+    return PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed)
+
+
+def _stream(
+    dataset: torch.utils.data.Dataset[Any], section: TrainDataset | LabelledSource, indices: Any, seed: int, begun_with: int
+) -> Stream:
     batch = section.batch_size_per_gpu * begun_with
-    return Stream(patches, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())
+    return Stream(dataset, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())
 
 
-def _lr_schedule(weights: WeightTraining, optimizer: torch.optim.Optimizer, total: int) -> Any:
+def _lr_schedule(weights: WeightSteps, optimizer: torch.optim.Optimizer, total: int) -> Any:
     return bound(LR_SCHEDULES, weights.scheduler)(optimizer, total=total)
 
 

@@ -51,22 +51,42 @@ class Stream(Protocol):
         ...
 
 
-class SRNetwork(nn.Module):
-    """A network that people train and ship. It maps RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``.
+class Network(nn.Module):
+    """A network that people train and ship.
 
     Attributes:
         arch: its registered name.
-        scale: upscaling factor.
         genotype: the choices it was built from.
     """
 
     arch: str
-    scale: int
     genotype: Genotype
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, JSON-ready."""
+
+
+class SRNetwork(Network):
+    """A network that upscales: RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``.
+
+    Attributes:
+        scale: upscaling factor.
+    """
+
+    scale: int
+
+
+class Classifier(Network):
+    """A network that classifies: normalised RGB, ``[N, 3, H, W]``, to logits, ``[N, num_classes]``.
+
+    Attributes:
+        num_classes: number of classes.
+        input_size: side in pixels of the images it is made for.
+    """
+
+    num_classes: int
+    input_size: int
 
 
 class SearchSpace(Protocol):
@@ -86,7 +106,7 @@ class SearchSpace(Protocol):
         """Return the network these weights prefer."""
         ...
 
-    def derive(self, genotype: Genotype) -> SRNetwork:
+    def derive(self, genotype: Genotype) -> Network:
         """Build the plain network of a genotype, freshly initialised."""
         ...
 
@@ -94,7 +114,7 @@ class SearchSpace(Protocol):
         """Return those of the supernet's tensors that fit the derived network, under the derived network's names."""
         ...
 
-    def cost_sites(self) -> dict[str, CostSite]:
+    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
         """Where each label's candidate sits in the derived network; labels without a cost of their own are absent."""
         ...
 

@@ -60,8 +60,14 @@ class Genotype:
         """The chosen names, one per label; for spaces in which every choice keeps one candidate."""
         return [name for _, picked in self.picks for name in picked]
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Genotype:
+        """Read back what :meth:`to_json` returned, unchecked."""
+        kept = ((label, (names,) if isinstance(names, str) else tuple(names)) for label, names in found["genotype"].items())
+        return cls(found["arch"], tuple(kept))
+
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping, read back by :func:`genotype_from`."""
+        """Return a JSON-ready mapping, read back by :func:`genotype_from`, which checks it, and :meth:`from_json`."""
         return {
             "arch": self.arch,
             "genotype": {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks},

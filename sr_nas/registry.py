@@ -134,8 +134,16 @@ SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces",
 NETWORKS: Registry[Callable[..., Any]] = Registry(
     "network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr_networks"}
 )
+CLASSIFICATION_SPACES: Registry[Callable[..., Any]] = Registry(
+    "search space of classification", "sr_nas.spaces", supplied=("num_classes",)
+)
+CLASSIFIERS: Registry[Callable[..., Any]] = Registry("classifier", "sr_nas.networks", supplied=("num_classes",))
 COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")
 OPTIMIZERS: Registry[Callable[..., Any]] = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
 LR_SCHEDULES: Registry[Callable[..., Any]] = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
+CLASSIFICATION_LOSSES: Registry[Callable[..., Any]] = Registry(
+    "classification loss", "sr_nas.classification_losses", supplied=("output", "target")
+)
+LABELLED: Registry[Callable[..., Any]] = Registry("set of labelled images", "sr_nas.data.labelled", supplied=("part",))
 PAIRS: Registry[Callable[..., Any]] = Registry("data set", "sr_nas.data.sources", supplied=("scale",))

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sr_nas"
 FLOORS = [
     {"errors", "cache", "published"},
     {"registry", "genotype"},
-    {"contracts", "options", "losses", "optim", "runs"},
+    {"contracts", "options", "losses", "classification_losses", "optim", "runs", "nasbench"},
     {"ops", "search", "images", "complexity"},
     {"networks", "data", "metrics", "inference"},
     {"spaces", "export", "training", "report", "bridge", "preparation"},

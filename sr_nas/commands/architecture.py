@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sr_nas.build import build_network
-from sr_nas.contracts import SRNetwork
+from sr_nas.contracts import Classifier, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.executed import countable
 from sr_nas.export.model import load_model, model_metadata
@@ -18,12 +18,12 @@ from sr_nas.options.load import check_options
 from sr_nas.options.strict import Component
 from sr_nas.options.train import NetworkOptions
 from sr_nas.options.yaml_files import read_options
-from sr_nas.registry import NETWORKS
+from sr_nas.registry import CLASSIFIERS, NETWORKS, Registry
 from sr_nas.runs.folder import NETWORK_BLOCK
 
 
 def network_of(arch: str, scale: int, settings: Mapping[str, Any], where: str = "--") -> SRNetwork:
-    """Build a network by the name of its architecture, in any case.
+    """Build a super-resolution network by the name of its architecture, in any case.
 
     Args:
         arch: registered name.
@@ -34,17 +34,38 @@ def network_of(arch: str, scale: int, settings: Mapping[str, Any], where: str = 
     Raises:
         UserError: an unknown architecture or a setting it refuses.
     """
-    names = {name.lower(): name for name in NETWORKS.names()}
+    return _build(NETWORKS, arch, settings, where, scale=scale)
+
+
+def classifier_of(arch: str, num_classes: int, settings: Mapping[str, Any]) -> Classifier:
+    """Build a classifier; the rest is as in :func:`network_of`."""
+    return _build(CLASSIFIERS, arch, settings, "--", num_classes=num_classes)
+
+
+def is_classifier(arch: str) -> bool:
+    """Whether the name, in any case, is a classifier's.
+
+    Raises:
+        UserError: it is no architecture's at all.
+    """
+    known = [*NETWORKS.names(), *CLASSIFIERS.names()]
+    if arch.lower() not in map(str.lower, known):
+        raise UserError(f"unknown architecture '{arch}'{nearest(arch, known)} Known: {listing(known)}.")
+    return arch.lower() in map(str.lower, CLASSIFIERS.names())
+
+
+def _build(registry: Registry[Any], arch: str, settings: Mapping[str, Any], where: str, **supplied: int) -> Any:
+    names = {name.lower(): name for name in registry.names()}
     if arch.lower() not in names:
         raise UserError(f"unknown architecture '{arch}'{nearest(arch, names.values())} Known: {listing(names.values())}.")
     name = names[arch.lower()]
     try:
-        section = NETWORKS.settings(name, Component).model_validate(dict(settings))
+        section = registry.settings(name, Component).model_validate(dict(settings))
     except ValidationError as error:
         found = error.errors()[0]
         address = ":".join(map(str, found["loc"]))
         raise UserError((f"{where}{address}: " if address else "") + found["msg"].removeprefix("Value error, ")) from error
-    return NETWORKS.get(name)(scale=scale, **section.arguments())  # type: ignore[attr-defined]
+    return registry.get(name)(**supplied, **section.arguments())  # type: ignore[attr-defined]
 
 
 def network_in(path: Path, scale: int | None = None) -> SRNetwork:

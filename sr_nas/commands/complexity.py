@@ -1,4 +1,4 @@
-"""Count a network's parameters and multiply-adds (fvcore), in both conventions of the field.
+"""Count a network's parameters and multiply-adds (fvcore), of super-resolution in both conventions of the field.
 
 Name the network by --arch, a genotype and its settings; or by --model, for what a run, an export or an option file holds.
 --compare measures the networks of the SA-DARTS paper, and any others, in one table.
@@ -10,9 +10,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sr_nas.errors import UserError
+
+if TYPE_CHECKING:
+    from sr_nas.contracts import Network
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,13 +27,14 @@ def main(arguments: Sequence[str]) -> int:
         epilog="Every other option is a setting of the network: --nf 48, --num_blocks 6 (IMDN), --num_cells 6 (DLSR).",
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--arch", help="architecture, e.g. imdn or dlsr")
+    which.add_argument("--arch", help="architecture, e.g. imdn, dlsr or nasbench201")
     held = "folder of a search or training, exported file, option file of a training, or genotype file"
     which.add_argument("--model", type=Path, metavar="PATH", help=held)
     which.add_argument(
         "--compare", nargs="*", type=Path, metavar="PATH", help=f"a table of the paper's networks and of each {held}"
     )
     parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: 4; of a genotype file: 2)")
+    parser.add_argument("--num_classes", type=int, metavar="N", help="classes that a classifier tells apart (default: 10)")
     parser.add_argument(
         "--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network"
     )
@@ -41,18 +45,24 @@ def main(arguments: Sequence[str]) -> int:
             f"{(others or ['--genotype'])[0]} describes a network that --arch names; --model and --compare take none."
         )
 
-    from sr_nas.commands.architecture import network_in, network_of
-    from sr_nas.complexity.summary import complexity
+    from sr_nas.commands.architecture import classifier_of, is_classifier, network_in, network_of
+    from sr_nas.jobs.description import describe
 
+    network: Network
     if parsed.compare is not None:
         return _compare(parsed.compare, parsed.scale, parsed.json)
     if parsed.model is not None:
         network = network_in(parsed.model, parsed.scale)
     else:
         settings = _settings(others) | ({} if parsed.genotype is None else {"genotype": parsed.genotype})
-        network = network_of(parsed.arch, parsed.scale or 4, settings)
+        if is_classifier(parsed.arch):
+            if parsed.scale is not None:
+                raise UserError(f"--scale {parsed.scale}: {parsed.arch} is a classifier, and has none.")
+            network = classifier_of(parsed.arch, parsed.num_classes or 10, settings)
+        else:
+            network = network_of(parsed.arch, parsed.scale or 4, settings)
     if parsed.json:
-        print(json.dumps(complexity(network)))
+        print(json.dumps(describe(network)))
     else:
         _print_layers(network)
     return 0
@@ -81,20 +91,28 @@ def _print_layers(network: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity, per_layer
+    from sr_nas.complexity.summary import per_layer
+    from sr_nas.contracts import SRNetwork
+    from sr_nas.jobs.description import describe
+    from sr_nas.report.records import macs, truth
 
     sizes = {name: value for name, value in network.settings().items() if name not in ("scale", "genotype")}
-    title = f"{network.genotype} x{network.scale}, {', '.join(f'{name} {value}' for name, value in sizes.items())}"
+    scale = f" x{network.scale}" if isinstance(network, SRNetwork) else ""
+    title = f"{network.genotype}{scale}, {', '.join(f'{name} {value}' for name, value in sizes.items())}"
+    counted = describe(network)
+    costs = macs(counted, 2)
     table = Table(title=title, caption="multiply-adds as fvcore counts them")
-    for heading in ("layer", "kind", "parameters", MACS_LR):
+    for heading in ("layer", "kind", "parameters", next(iter(costs))):
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
-    for name, kind, params, macs in per_layer(network):
-        table.add_row(name, kind, f"{params:,}", f"{macs / 1e9:.4f} G")
-    console, counted = Console(markup=False), complexity(network)
+    for name, kind, params, count in per_layer(network):
+        table.add_row(name, kind, f"{params:,}", f"{count / 1e9:.4f} G")
+    console = Console(markup=False)
     console.print(table)
-    console.print(f"parameters                {counted['params']:,}", highlight=False)
-    console.print(f"{MACS_LR}    {counted['macs_lr_1280x720'] / 1e9:.2f} G", highlight=False)
-    console.print(f"{MACS_HR}   {counted['macs_hr_1280x720'] / 1e9:.2f} G", highlight=False)
+    lines = {"parameters": f"{counted['params']:,}"} | costs
+    lines |= {f"true accuracy, {name}": known for name, known in truth(counted).items()}
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        console.print(f"{name:<{width}}  {value}", highlight=False)
 
 
 def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:

@@ -15,9 +15,9 @@ def main(arguments: Sequence[str]) -> int:
 
     with processes():
         from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
-        from sr_nas.options.search import SearchOptions
+        from sr_nas.options.tasks import SEARCHES
 
-        options = load_options(SearchOptions, parsed.opt, parsed.force_yml)
+        options = load_options(SEARCHES, parsed.opt, parsed.force_yml)
 
         from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""What a whole super-resolution network costs, multiply-adds in both conventions of the field."""
+"""What a whole network costs; of super-resolution, multiply-adds in both conventions of the field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from sr_nas.complexity.macs import LR_1280x720, count_macs
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.complexity.receptive import receptive_field
-from sr_nas.contracts import SRNetwork
+from sr_nas.contracts import Classifier, SRNetwork
 
 MACS_LR = "MACs, LR input 1280x720"
 MACS_HR = "MACs, HR output 1280x720"
@@ -27,6 +27,13 @@ def complexity(network: SRNetwork) -> dict[str, int]:
     return {"params": count_params(network), "macs_lr_1280x720": lr[""], "macs_hr_1280x720": hr[""]}
 
 
+def classifier_complexity(network: Classifier) -> dict[str, int]:
+    """Return ``params`` and ``macs_<side>x<side>``, for one image of the size that the network is made for."""
+    side = network.input_size
+    (macs,) = count_macs(network, (side, side))
+    return {"params": count_params(network), f"macs_{side}x{side}": macs[""]}
+
+
 def footprint(network: SRNetwork) -> dict[str, int | None]:
     """Return what takes seconds to measure: ``receptive_field`` and ``peak_activation_bytes``.
 
@@ -41,8 +48,12 @@ def footprint(network: SRNetwork) -> dict[str, int | None]:
 
 
 def per_layer(network: nn.Module) -> list[tuple[str, str, int, int]]:
-    """Return (name, kind, parameters, MACs with LR input 1280x720) of every layer that has either."""
-    (macs,) = count_macs(network, LR_1280x720)
+    """Return (name, kind, parameters, MACs) of every layer that has either.
+
+    MACs are for an LR input of 1280x720, and of a classifier for the size it is made for.
+    """
+    side = getattr(network, "input_size", None)
+    (macs,) = count_macs(network, LR_1280x720 if side is None else (side, side))
     rows = []
     for name, module in network.named_modules():
         if next(module.children(), None) is None:

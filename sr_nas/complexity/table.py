@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,13 +34,20 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
     measure = COSTS.get(cost)
     choices, sites = space.choices(), space.cost_sites()
     with torch.device("meta"):
-        built = {label: [site.build(name) for name in choices[label].candidates] for label, site in sites.items()}
-    described = [
-        [label, site.channels, site.downscale, site.count, [_described(m) for m in built[label]]] for label, site in sites.items()
-    ]
+        described = [
+            [
+                label,
+                site.channels,
+                site.downscale,
+                site.count,
+                [_described(site.build(name)) for name in choices[label].candidates],
+            ]
+            for label, places in sites.items()
+            for site in places
+        ]
     key = json.dumps([cost, _source(measure), described, __version__, version("fvcore")])
     file = cache_folder("costs") / f"{cost}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    table = _read(file, {label: len(modules) for label, modules in built.items()})
+    table = _read(file, {label: len(choices[label].candidates) for label in sites})
     if table is None:
         # Building a candidate draws its initial weights; whether it is measured must not show in anything random.
         with torch.random.fork_rng(devices=[]):
@@ -64,10 +71,13 @@ def _described(module: nn.Module) -> str:
     return repr(module) + "".join(sorted(inspect.getsource(kind) for kind in kinds))
 
 
-def _measured(choices: Choices, sites: Mapping[str, CostSite], measure: Callable[..., float]) -> dict[str, list[float]]:
+def _measured(choices: Choices, sites: Mapping[str, Sequence[CostSite]], measure: Callable[..., float]) -> dict[str, list[float]]:
     return {
-        label: [site.count * measure(site.build(name), site.channels, site.downscale) for name in choices[label].candidates]
-        for label, site in sites.items()
+        label: [
+            sum(site.count * measure(site.build(name), site.channels, site.downscale) for site in places)
+            for name in choices[label].candidates
+        ]
+        for label, places in sites.items()
     }
 
 

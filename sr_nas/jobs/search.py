@@ -13,12 +13,14 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from sr_nas.build import build_searcher
-from sr_nas.complexity.summary import MACS_HR, MACS_LR, complexity
-from sr_nas.genotype import JOINT, Choice, Choices, Genotype, genotype_from
+from sr_nas.contracts import SRNetwork
+from sr_nas.genotype import JOINT, Choices, Genotype
+from sr_nas.jobs.description import describe
 from sr_nas.jobs.opening import Opened, batch_share, begun_with, open_run
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.tasks import AnySearch
 from sr_nas.report.live import SearchView
 from sr_nas.report.plots import plot_alpha, plot_beta
+from sr_nas.report.records import macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device
 from sr_nas.runs.distributed import is_first
@@ -30,10 +32,11 @@ from sr_nas.search.decision import Decision, decision
 from sr_nas.search.searcher import Record, Searcher
 
 GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
+CLASSIFICATION = {"task": "classification"}
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 
 
-def run_search(options: SearchOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
+def run_search(options: AnySearch, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
     """Search, or go on searching; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
@@ -50,11 +53,11 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
     searcher = build_searcher(options, device, begun)
     run = open_run(options, device, auto_resume)
     console = console if is_first() else Console(quiet=True, force_terminal=False)
-    describe = _describer(searcher)
+    described = _describer(searcher)
     if run.state is not None:
         searcher.load_state_dict(run.state)
     if is_first() and run.state is None:
-        append_history(run.folder, searcher.record(0) | describe(searcher.genotype()))
+        append_history(run.folder, searcher.record(0) | described(searcher.genotype()))
         save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
     elif is_first():
         cut_history(run.folder, searcher.step)
@@ -81,7 +84,7 @@ def run_search(options: SearchOptions, console: Console, auto_resume: bool = Fal
             if not is_first():
                 return
             memory = peak_memory(device)
-            record |= describe(searcher.genotype()) | ({} if memory is None else {"memory_bytes": memory})
+            record |= described(searcher.genotype()) | ({} if memory is None else {"memory_bytes": memory})
             append_history(run.folder, record)
             run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
             view.epoch(record)
@@ -114,7 +117,8 @@ def write_results(folder: Path, searcher: Searcher, choices: Choices) -> None:
     genotype, history = searcher.genotype(), read_history(folder)
     network = searcher.space.derive(genotype)
     write_json(folder / GENOTYPE, genotype.to_json())
-    block = {"scale": network.scale, "network_g": {"type": genotype.arch} | _without(network.settings(), "scale")}
+    supplied, head = ("scale", {"scale": network.scale}) if isinstance(network, SRNetwork) else ("num_classes", CLASSIFICATION)
+    block = head | {"network_g": {"type": genotype.arch} | _without(network.settings(), supplied)}
     write_text(
         folder / NETWORK_BLOCK,
         "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n"
@@ -132,26 +136,28 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
     """Say what a finished search found, how clearly, and how far alpha has come from its random start."""
     history = read_history(folder)
     last, found = history[-1], decision(history, choices)
-    genotype = genotype_from(last["genotype"], last["genotype"]["arch"], choices)
+    genotype = Genotype.from_json(last["genotype"])
     times = f", {found.final_spread / found.initial_spread:.0f} times as much" if found.initial_spread else ""
     memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
-    rows = [(label, JOINT.join(names), *_clarity(found, label, choices[label])) for label, names in genotype.picks]
+    rows = [(label, JOINT.join(names), *_clarity(found, label, choices)) for label, names in genotype.picks]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"genotype  {genotype.arch}: what is kept, its beta (the weakest of several), its lead over the rest, an even draw",
         *("          " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
-        f"network   {last['params']:,} parameters; {MACS_LR} {last['macs_lr_1280x720'] / 1e9:.2f} G; "
-        f"{MACS_HR} {last['macs_hr_1280x720'] / 1e9:.2f} G",
+        f"network   {last['params']:,} parameters; " + "; ".join(f"{name} {value}" for name, value in macs(last, 2).items()),
+        *(f"{'truth':<10}{name} {known}" for name, known in truth(last).items()),
         f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now{times}",
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]
 
 
-def _clarity(found: Decision, label: str, choice: Choice) -> tuple[str, str, str]:
+def _clarity(found: Decision, label: str, choices: Choices) -> tuple[str, str, str]:
+    if label not in choices:
+        return "decided by several choices", "", ""
     if label not in found.kept:
         return "keeps all it can", "", ""
-    return f"{found.kept[label]:.3f}", f"+{found.lead[label]:.3f}", f"{1 / len(choice.candidates):.3f}"
+    return f"{found.kept[label]:.3f}", f"+{found.lead[label]:.3f}", f"{1 / len(choices[label].candidates):.3f}"
 
 
 def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
@@ -161,12 +167,12 @@ def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
 
 def _describer(searcher: Searcher) -> Any:
     @cache
-    def describe(genotype: Genotype) -> dict[str, int]:
+    def described(genotype: Genotype) -> dict[str, Any]:
         # Building a network draws its initial weights; the search's own random numbers must not notice.
         with torch.random.fork_rng(devices=[]):
-            return complexity(searcher.space.derive(genotype))
+            return describe(searcher.space.derive(genotype))
 
-    return describe
+    return described
 
 
 def _say(run: Opened, view: SearchView, text: str) -> None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.basicsr import from_basicsr, is_basicsr
 from sr_nas.options.yaml_files import read_options
 
 _LOGGER = logging.getLogger(__name__)
 Options = TypeVar("Options", bound=BaseModel)
+SUPER_RESOLUTION = "super-resolution"
 
 
-def load_options(model: type[Options], path: str | Path, overrides: Iterable[str] = (), check_files: bool = True) -> Options:
+def load_options(
+    model: type[Options] | Mapping[str, type[Options]], path: str | Path, overrides: Iterable[str] = (), check_files: bool = True
+) -> Options:
     """Read, merge and check an option file, ours or one of BasicSR's (:mod:`sr_nas.options.basicsr`).
 
     Args:
-        model: :class:`~sr_nas.options.search.SearchOptions` or :class:`~sr_nas.options.train.TrainOptions`.
+        model: such as :class:`~sr_nas.options.search.SearchOptions`; or ``task`` of the option file -> model.
         path: the option file.
         overrides: ``section:key=value`` texts, applied last.
         check_files: whether files and folders that the options name must exist.
@@ -35,7 +38,14 @@ def load_options(model: type[Options], path: str | Path, overrides: Iterable[str
         raw, notes = from_basicsr(raw, str(path))
         for note in notes:
             _LOGGER.warning("%s, an option file of BasicSR: %s", path, note)
-    return check_options(model, raw, path, check_files)
+    return check_options(_of_task(model, raw, path) if isinstance(model, Mapping) else model, raw, path, check_files)
+
+
+def _of_task(models: Mapping[str, type[Options]], raw: dict[str, Any], path: str | Path) -> type[Options]:
+    task = raw.get("task", SUPER_RESOLUTION)
+    if task not in models:
+        raise UserError(f"{path}: task: there is no '{task}' here{nearest(str(task), models)} Allowed: {listing(models)}.")
+    return models[task]
 
 
 def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, check_files: bool = True) -> Options:

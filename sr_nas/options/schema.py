@@ -9,11 +9,11 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from sr_nas.options.benchmark import BenchmarkOptions
-from sr_nas.options.search import SearchOptions
 from sr_nas.options.strict import Strict
+from sr_nas.options.tasks import SEARCHES
 from sr_nas.options.train import TrainOptions
 
-KINDS: tuple[type[Strict], ...] = (SearchOptions, TrainOptions, BenchmarkOptions)
+KINDS: tuple[type[Strict], ...] = (*SEARCHES.values(), TrainOptions, BenchmarkOptions)
 
 
 def schema() -> dict[str, Any]:

@@ -111,6 +111,7 @@ class SearchOptions(Run):
     path: SearchPath = SearchPath()
     train: WeightTraining = WeightTraining()
     search: SearchSection
+    """How alpha is searched."""
 
     @model_validator(mode="after")
     def _patches_fit(self) -> SearchOptions:

@@ -49,33 +49,45 @@ class Logger(Strict):
     """Steps between two checkpoints; by default one per epoch of a search, one per validation of a training."""
 
 
-class WeightTraining(Strict):
-    """How network weights are trained."""
+class WeightSteps(Strict):
+    """How network weights are moved."""
 
     optim_g: Optimizer = Field(default={"type": "Adam"}, validate_default=True)
     """Optimizer of the network's weights."""
     scheduler: LRSchedule = Field(default={"type": "ConstantLR"}, validate_default=True)
     """Learning rate over the run; counted in epochs for a search, in iterations for a training."""
-    pixel_opt: Loss = Field(default={"type": "L1Loss"}, validate_default=True)
-    """Task loss."""
     grad_clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; by default there is no limit."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs forward passes under bfloat16 autocast."""
 
 
-class Run(Strict):
+class WeightTraining(WeightSteps):
+    """How the weights of a super-resolution network are trained."""
+
+    pixel_opt: Loss = Field(default={"type": "L1Loss"}, validate_default=True)
+    """Task loss."""
+
+
+class AnyRun(Strict):
     """What every run has."""
 
     name: RunName
     """Name of the run and of its folder."""
-    scale: Literal[2, 3, 4]
-    """Upscaling factor."""
     manual_seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """Seed of everything random."""
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist. Under torchrun for each process."""
     logger: Logger = Logger()
+
+
+class Run(AnyRun):
+    """What every run of super-resolution has."""
+
+    task: Literal["super-resolution"] = "super-resolution"
+    """What the network is for; another task has other options."""
+    scale: Literal[2, 3, 4]
+    """Upscaling factor."""
 
 
 def patches_fit(dataset: TrainDataset, scale: int, *losses: Component) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sr_nas.report import panels
-from sr_nas.report.records import Candidates, Record, genotype_text, macs, number
+from sr_nas.report.records import Candidates, Record, genotype_text, macs, number, truth
 from sr_nas.report.timing import Clock, TimeLeft, duration, step_duration
 from sr_nas.report.view import View
 
@@ -74,7 +74,7 @@ class SearchView(View):
         parts = [f"epoch {record['epoch']}{epochs}"]
         parts += [f"{name} {number(value)}" for name, value in record["loss"].items()]
         parts += [f"lambda {number(record['lambda'])}", genotype_text(record), f"parameters {record['params']:,}"]
-        parts += [f"{name} {value}" for name, value in macs(record).items()]
+        parts += [f"{name} {value}" for name, value in (macs(record) | truth(record)).items()]
         parts += [f"took {duration(record['seconds'])}", f"time left {duration(self._time.seconds)}"]
         return "  ".join(parts)
 

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sr_nas.report.records import Candidates, Record, macs, number, winners
+from sr_nas.report.records import Candidates, Record, macs, number, truth, winners
 
 BORDER = 4
 """Columns that a panel's frame and padding take; its frame takes 2 rows."""
@@ -55,10 +55,10 @@ def figures(values: Mapping[str, str]) -> RenderableType:
 
 
 def genotype_lines(record: Record) -> list[RenderableType]:
-    """Return two lines: the network that the search prefers after an epoch, and its MACs in every convention recorded."""
+    """Return two lines: the network that the search prefers after an epoch; its MACs, and its true accuracy if it is known."""
     network = f"{record['genotype']['arch']} with {record['params']:,} parameters"
     summary = f"after epoch {record['epoch']}   {network}   lambda {number(record['lambda'])}"
-    costs = "   ".join(f"{name}  {value}" for name, value in macs(record).items())
+    costs = "   ".join(f"{name}  {value}" for name, value in (macs(record) | truth(record)).items())
     return [Text(summary, no_wrap=True), Text(costs, no_wrap=True)]
 
 

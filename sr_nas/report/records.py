@@ -54,7 +54,7 @@ def genotype_text(record: Record) -> str:
     return f"{genotype['arch']}({', '.join(kept)})"
 
 
-def macs(record: Record) -> dict[str, str]:
+def macs(record: Record, decimals: int = 1) -> dict[str, str]:
     """Return every ``macs_[lr_|hr_]<width>x<height>`` of a record under the full name of its convention.
 
     MACs of super-resolution networks are quoted for an LR input or for an HR output of a given size; they differ by the
@@ -62,12 +62,18 @@ def macs(record: Record) -> dict[str, str]:
     """
     convention = {"lr": "LR input", "hr": "HR output", None: "input"}
     found = {key: re.fullmatch(r"macs_(?:(lr|hr)_)?(\d+x\d+)", key) for key in record}
-    return {f"MACs, {convention[match[1]]} {match[2]}": giga(record[key]) for key, match in found.items() if match}
+    return {f"MACs, {convention[match[1]]} {match[2]}": giga(record[key], decimals) for key, match in found.items() if match}
 
 
-def giga(count: float) -> str:
-    """Return a count with one decimal in units of 10^9 (G), or of 10^6 (M) below that."""
-    return f"{count / 1e9:.1f} G" if count >= 1e9 else f"{count / 1e6:.1f} M"
+def truth(record: Record) -> dict[str, str]:
+    """Return data set -> true accuracies of the record's network, where they are known (NAS-Bench-201)."""
+    known = record.get("true_accuracy", {})
+    return {name: f"valid {found['valid']:.2f} test {found['test']:.2f}" for name, found in known.items()}
+
+
+def giga(count: float, decimals: int = 1) -> str:
+    """Return a count in units of 10^9 (G), or of 10^6 (M) below that."""
+    return f"{count / 1e9:.{decimals}f} G" if count >= 1e9 else f"{count / 1e6:.{decimals}f} M"
 
 
 def number(value: float) -> str:

@@ -105,10 +105,10 @@ class DLSRSpace(DLSRFrame):
             found[f"joins.{label}.weight"] = torch.cat(kept, dim=1)
         return found
 
-    def cost_sites(self) -> dict[str, CostSite]:
+    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
         """Each operation, once per cell. All inputs cost the same, whichever are kept, and so have no site."""
         site = CostSite(self._candidate, self.nf, count=self.num_cells)
-        return dict.fromkeys(OPERATIONS, site)
+        return dict.fromkeys(OPERATIONS, (site,))
 
     def _candidate(self, name: str) -> Any:
         return DLSR_CANDIDATES.get(name)(self.nf, self.nf)

@@ -81,11 +81,11 @@ class IMDNSpace(IMDNFrame):
         chosen = {f"convs.{index}.candidates.{genotype[label][0]}.": f"convs.{index}." for index, label in enumerate(LABELS)}
         return inherited_tensors(self, self.derive(genotype), chosen)
 
-    def cost_sites(self) -> dict[str, CostSite]:
+    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
         """Each label's candidate at its own channel counts, once per block."""
-        sites = {}
+        sites: dict[str, tuple[CostSite, ...]] = {}
         for label, channels in zip(LABELS, conv_channels(self.nf), strict=True):
-            sites[label] = CostSite(partial(self._candidate, channels), channels[0], count=self.num_blocks)
+            sites[label] = (CostSite(partial(self._candidate, channels), channels[0], count=self.num_blocks),)
         return sites
 
     @staticmethod

@@ -35,9 +35,9 @@ class ToySpace(nn.Module):
     def decode(self, weights: Weights) -> Genotype:
         return keep_strongest(self.arch, self.table, weights)
 
-    def cost_sites(self) -> dict[str, CostSite]:
+    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
         return {
-            label: CostSite(lambda name: nn.Conv2d(2, 2, 2 * ("small", "middle", "large").index(name) + 1), 2)
+            label: (CostSite(lambda name: nn.Conv2d(2, 2, 2 * ("small", "middle", "large").index(name) + 1), 2),)
             for label in self.table
         }
 

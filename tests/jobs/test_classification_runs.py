@@ -1,0 +1,76 @@
+"""A whole search of a classifier, from an option file, and taken up again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sr_nas.nasbench.table import true_accuracy
+from sr_nas.networks.nasbench201 import read_genotype
+from sr_nas.runs.folder import read_history
+from tests.conftest import REPOSITORY
+from tests.jobs.processes import run
+from tests.jobs.test_search_runs import assert_equal, everything
+
+DARTS = REPOSITORY / "options" / "nasbench201" / "darts.yml"
+TINY = (
+    "name=tiny",
+    "num_gpu=0",
+    "network_g:channels=4",
+    "network_g:num_cells=1",
+    "datasets:train:batch_size_per_gpu=4",
+    "search:epochs=2",
+    "search:steps_per_epoch=2",
+)
+
+
+def search(root: Path, *overrides: str, code: int = 0) -> str:
+    if not (root / "images.npz").exists():
+        generator = np.random.default_rng(0)
+        images, labels = generator.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), np.arange(16) % 3
+        np.savez(root / "images.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, classes=["a", "b", "c"])
+    data = f"datasets:train={{type: npz, dataroot: {root / 'images.npz'}}}"
+    words = ["--force_yml", f"path:experiments_root={root}", data, *TINY, *overrides]
+    return run("search", "-opt", DARTS, *words, code=code)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("classifier")
+    return root / "tiny", search(root)
+
+
+def test_every_epoch_logs_the_true_accuracy_of_its_network(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    history = read_history(folder)
+    assert [record["epoch"] for record in history] == [0, 1, 2]
+    for record in history:
+        genotype = read_genotype(record["genotype"])
+        assert record["true_accuracy"] == true_accuracy(genotype)
+    last = history[-1]["true_accuracy"]["cifar10"]
+    assert f"cifar10 valid {last['valid']:.2f} test {last['test']:.2f}" in printed
+
+
+def test_the_network_block_names_its_task(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    block = yaml.safe_load((folder / "network_g.yml").read_text())
+    genotype = read_genotype(json.loads((folder / "genotype.json").read_text()))
+    assert block["task"] == "classification"
+    assert read_genotype(block["network_g"]["genotype"]) == genotype and block["network_g"]["type"] == "NASBench201"
+
+
+def test_one_seed_gives_one_result(finished: tuple[Path, str], tmp_path: Path) -> None:
+    search(tmp_path)
+    assert_equal(everything(finished[0]), everything(tmp_path / "tiny"))
+
+
+def test_a_task_that_there_is_not(tmp_path: Path) -> None:
+    printed = search(tmp_path, "task=clasification", code=1)
+    assert (
+        "task: there is no 'clasification' here - did you mean 'classification'? Allowed: super-resolution, classification."
+        in printed
+    )

@@ -1,0 +1,85 @@
+"""The search space of NAS-Bench-201, against its derived networks."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from sr_nas.complexity.table import cost_table
+from sr_nas.genotype import Genotype
+from sr_nas.networks.nasbench201 import EDGES, read_genotype
+from sr_nas.ops.nasbench201_candidates import NASBENCH201_CANDIDATES
+from sr_nas.spaces.nasbench201 import NASBench201Space
+
+NAMES = NASBENCH201_CANDIDATES.names()
+
+
+def small(**settings: Any) -> NASBench201Space:
+    return NASBench201Space(**({"channels": 4, "num_cells": 1} | settings))
+
+
+def one_hot(genotype: Genotype) -> dict[str, torch.Tensor]:
+    return {
+        label: torch.tensor([float(name == kept) for name in NAMES], dtype=torch.float64) for label, (kept,) in genotype.picks
+    }
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_hot_weights_give_the_derived_network(affine: bool, execution: str, training: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    space = small(affine=affine, execution=execution).double().train(training)
+    genotype = read_genotype(random.Random(seed).choices(NAMES, k=6))
+    derived = space.derive(genotype).double().train(training)
+    missing = derived.load_state_dict(space.inherited(genotype), strict=False).missing_keys
+    assert affine is False or not missing
+    assert all(name.endswith((".weight", ".bias")) for name in missing), "BatchNorms that the supernet gives no weights"
+    x = torch.randn(2, 3, 16, 12, dtype=torch.float64)
+    torch.testing.assert_close(space(x, one_hot(genotype)), derived(x), rtol=0, atol=1e-10)
+
+
+def test_decoding_keeps_the_heaviest() -> None:
+    genotype = read_genotype(random.Random(5).choices(NAMES, k=6))
+    assert small().decode({label: torch.rand(5) + 2 * weight for label, weight in one_hot(genotype).items()}) == genotype
+
+
+@pytest.mark.parametrize("partial_channel", [1, 4])
+def test_every_weight_and_every_alpha_gets_a_gradient(partial_channel: int) -> None:
+    torch.manual_seed(0)
+    space = small(partial_channel=partial_channel)
+    weights = {label: torch.full((5,), 0.2, requires_grad=True) for label in EDGES}
+    space(torch.randn(2, 3, 16, 16), weights).square().mean().backward()
+    for weight in weights.values():
+        assert weight.grad is not None
+        # "none" adds nothing, whatever its weight.
+        assert [value != 0 for value in weight.grad.tolist()] == [name != "none" for name in NAMES]
+    assert all(parameter.grad is not None and (parameter.grad != 0).any() for parameter in space.parameters())
+
+
+def test_costs_by_hand() -> None:
+    """Of an edge's 3x3 convolution, with its BatchNorm: (9 C^2 + 2 C) values a cell, C = 16, 32, 64, five cells each."""
+    table = {
+        label: dict(zip(NAMES, costs.tolist(), strict=True)) for label, costs in cost_table(NASBench201Space(), "params").items()
+    }
+    for label in EDGES:
+        assert table[label]["nor_conv_3x3"] == 5 * sum(9 * c * c + 2 * c for c in (16, 32, 64))
+        assert table[label]["nor_conv_1x1"] == 5 * sum(c * c + 2 * c for c in (16, 32, 64))
+        assert table[label]["skip_connect"] == table[label]["none"] == table[label]["avg_pool_3x3"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"partial_channel": 3}, "partial_channel 3 must divide"),
+        ({"candidates": ["none", "conv"]}, "unknown NAS-Bench-201 candidate 'conv'"),
+        ({"candidates": ["none"]}, "two or more"),
+    ],
+)
+def test_impossible_spaces_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        small(**settings)
