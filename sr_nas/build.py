@@ -52,7 +52,7 @@ from sr_nas.training.divergence import DivergenceWatch
 from sr_nas.training.trainer import Trainer
 
 # Each random thing has a generator of its own, so that changing one does not change the others.
-ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED = 1, 2, 3
+ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED, RELAXATION_SEED = 1, 2, 3, 4
 
 
 def bound(registry: Registry[Callable[..., Any]], section: Component) -> Callable[..., Any]:
@@ -162,10 +162,12 @@ def build_searcher(options: AnySearch, device: torch.device, begun_with: int = 1
             steps_per_epoch=plan.steps_per_epoch or training.batches_per_pass,
             warmup_epochs=plan.warmup_epochs,
             second_order=plan.order == "second",
+            finite_difference=plan.hessian == "finite_difference",
             xi=plan.xi,
             alpha_on_both=plan.alpha_loss == "train+val",
             grad_clip_norm=options.train.grad_clip_norm,
             precision=options.train.precision,
+            seed=seed + RELAXATION_SEED,
         ),
     )
 

@@ -127,7 +127,7 @@ def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel],
     )
 
 
-RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.relaxations", supplied=("logits",))
+RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.relaxations", supplied=("logits", "draw"))
 REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.regularizers", supplied=("alpha",))
 SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.schedules", supplied=("epoch",))
 SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -93,18 +93,22 @@ class Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, C, H, W]`` to the same shape."""
-        return self.run(x, self.edges)  # type: ignore[arg-type]
+        return self.run(x, lambda labels, features: [self.edges[label](features) for label in labels])
 
     @staticmethod
-    def run(x: Tensor, edges: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        """Run the cell with the given functions on its edges."""
-        nodes = [x]
-        for node in range(1, NODES):
-            first, *rest = (edges[f"{node}<-{source}"](nodes[source]) for source in range(node))
-            for term in rest:
-                first = first + term
-            nodes.append(first)
-        return nodes[-1]
+    def run(x: Tensor, leave: Callable[[Sequence[str], Tensor], Sequence[Tensor]]) -> Tensor:
+        """Run the cell.
+
+        Args:
+            x: the first node.
+            leave: (labels of the edges out of a node, the node) -> what each of them carries.
+        """
+        nodes: dict[int, Tensor] = {0: x}
+        for source in range(NODES - 1):
+            later = range(source + 1, NODES)
+            for node, carried in zip(later, leave([f"{node}<-{source}" for node in later], nodes[source]), strict=True):
+                nodes[node] = carried if source == 0 else nodes[node] + carried
+        return nodes[NODES - 1]
 
 
 class NASBench201Frame(nn.Module):

@@ -42,14 +42,16 @@ class Alpha(Strict):
 class SearchBase(Strict):
     """How the architecture is searched."""
 
-    epochs: PositiveInt
-    """Length of the search."""
+    epochs: NonNegativeInt
+    """Length of the search; 0 keeps the genotype of alpha's start, with init normal a random network."""
     steps_per_epoch: PositiveInt | None = None
     """Pairs of an alpha and a weight step; by default as many as the training half has batches."""
     warmup_epochs: NonNegativeInt = 0
     """Epochs at the start in which only weights are trained."""
     order: Literal["first", "second"] = "first"
-    """second differentiates alpha through a look-ahead step of the weights, exactly."""
+    """second differentiates alpha through a look-ahead step of the weights."""
+    hessian: Literal["exact", "finite_difference"] = "exact"
+    """How second order takes the derivative through the look-ahead: exactly, or as DARTS (eq. 8) in the memory of first order."""
     xi: NonNegativeFloat | None = None
     """Learning rate of the look-ahead step; by default the weights' current one."""
     alpha_loss: Literal["val", "train+val"] = "val"
@@ -64,10 +66,12 @@ class SearchBase(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> SearchBase:
-        if self.warmup_epochs >= self.epochs:
+        if self.epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs for alpha")
         if self.order == "first" and self.xi is not None:
             raise ValueError("xi belongs to order: second; a first-order search has no look-ahead step")
+        if self.order == "first" and self.hessian != "exact":
+            raise ValueError("hessian belongs to order: second; a first-order search has no second derivative")
         return self
 
     def costs(self) -> dict[str, float]:

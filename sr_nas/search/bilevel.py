@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -63,9 +63,13 @@ def alpha_gradient(
         if on_both:
             task = task + objective.task(functional_call(space, state, (training[0], weights)), training[1])
     total, parts = objective(task, alpha.by_label(), weights, epoch)
+    return add_gradient(alpha, torch.autograd.grad(total, list(alpha.parameters())), parts)
+
+
+def add_gradient(alpha: Alpha, gradients: Sequence[Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the mean of the processes' gradients to the ``grad`` of alpha; return the means of the parts, detached."""
     parameters = list(alpha.parameters())
-    own = [*torch.autograd.grad(total, parameters), *(part.detach() for part in parts.values())]
-    found = mean(own)
+    found = mean([*gradients, *(part.detach() for part in parts.values())])
     for parameter, gradient in zip(parameters, found, strict=False):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
     return dict(zip(parts, found[len(parameters) :], strict=True))

@@ -21,6 +21,8 @@ from sr_nas.runs.precision import Precision, autocast
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.bilevel import Batch, alpha_gradient
 from sr_nas.search.cost import expected_cost
+from sr_nas.search.draw import in_pass
+from sr_nas.search.finite_difference import alpha_gradient_by_differences
 from sr_nas.search.objective import Objective
 
 Record = dict[str, Any]
@@ -40,20 +42,24 @@ class Plan:
         steps_per_epoch: pairs of an alpha step and a weight step.
         warmup_epochs: epochs at the start in which only weights are trained.
         second_order: differentiate alpha through a look-ahead step of the weights.
+        finite_difference: take the derivative through the look-ahead by finite differences (DARTS, eq. 8), not exactly.
         xi: learning rate of the look-ahead; ``None`` for the weights' current one.
         alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
         precision: of forward passes.
+        seed: of what a relaxation that samples draws.
     """
 
     epochs: int
     steps_per_epoch: int
     warmup_epochs: int = 0
     second_order: bool = False
+    finite_difference: bool = False
     xi: float | None = None
     alpha_on_both: bool = False
     grad_clip_norm: float | None = None
     precision: Precision = "fp32"
+    seed: int = 0
 
 
 class Searcher:
@@ -67,7 +73,8 @@ class Searcher:
     Args:
         space: supernet (:class:`sr_nas.contracts.SearchSpace`), on its device.
         alpha: architecture parameters, on the same device.
-        relaxation: logits -> weights.
+        relaxation: logits -> weights; one that samples takes a ``draw`` too (:mod:`sr_nas.search.draw`), a new one in every
+            pass, and records and genotypes are made without.
         objective: what alpha minimises; its task loss is also what the weights minimise.
         training: batches for the weights.
         validation: batches for alpha, of other images.
@@ -81,7 +88,7 @@ class Searcher:
         self,
         space: Any,
         alpha: Alpha,
-        relaxation: Callable[[Tensor], Tensor],
+        relaxation: Callable[..., Tensor],
         objective: Objective,
         training: Stream,
         validation: Stream,
@@ -160,10 +167,11 @@ class Searcher:
         learning_rate = self.weight_optimizer.param_groups[0]["lr"]
         xi = (learning_rate if self.plan.xi is None else self.plan.xi) if self.plan.second_order else 0.0
         self.alpha_optimizer.zero_grad()
-        parts = alpha_gradient(
+        gradient = alpha_gradient_by_differences if self.plan.finite_difference and xi else alpha_gradient
+        parts = gradient(
             self.space,
             self.alpha,
-            self.relaxation,
+            self._in_pass(0),
             self.objective,
             epoch,
             validation,
@@ -179,7 +187,7 @@ class Searcher:
         """Move the weights once on a training batch; return the task loss."""
         low, high = training
         with torch.no_grad():
-            weights = self.alpha.relax(self.relaxation)
+            weights = self.alpha.relax(self._in_pass(1))
         self.weight_optimizer.zero_grad()
         with self._autocast():
             loss = self.objective.task(self._replica(low, weights), high)
@@ -232,6 +240,9 @@ class Searcher:
         self.step, self.sums, self.seconds = state["step"], dict(state["sums"]), state["seconds"]
         for name in ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation"):
             getattr(self, name).load_state_dict(state[name])
+
+    def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:
+        return in_pass(self.relaxation, (self.plan.seed, self.step, number), (self.epoch - 1) / self.plan.epochs)
 
     def _batch(self, stream: Stream) -> Batch:
         low, high = stream.next()

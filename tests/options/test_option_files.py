@@ -39,7 +39,7 @@ def test_what_the_readme_promises_is_shipped() -> None:
     searches += ["darts_imdn", "dlsr", "beta_imdn_flops", "sac_imdn_flops"]
     trainings = {f"train_{name}" for name in searches if name not in ("darts_imdn", "sa_imdn")} | {"train_imdn"}
     here, paper = ({file.stem for file in folder.glob("*.yml")} for folder in (FOLDER, FOLDER / "paper"))
-    assert here == {*searches, "train_imdn", "train_dlsr", "benchmark"}
+    assert here == {*searches, "snas_imdn", "random_imdn", "train_imdn", "train_dlsr", "benchmark"}
     assert paper == {*searches} | trainings
 
 
@@ -120,6 +120,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("search:order=secnd", "search.order: Input should be 'first' or 'second'"),
         ("search:warmup_epochs=20", "warmup_epochs 20 leaves none of the 20 epochs for alpha"),
         ("search:xi=0.1", "xi belongs to order: second"),
+        ("search:hessian=finite_difference", "hessian belongs to order: second"),
         ("datasets:train:gt_size=33", "datasets.train.gt_size 33 is not a multiple of the scale 2"),
         ("network_g:candidates=[conv_3x3, conv_9x9]", "unknown IMDN candidate 'conv_9x9' - did you mean 'conv_5x5'?"),
         ("network_g:type=IMDM", "unknown search space 'IMDM' - did you mean 'IMDN'?"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.bilevel import alpha_gradient
+from sr_nas.search.finite_difference import alpha_gradient_by_differences
 from sr_nas.search.objective import Objective
 from sr_nas.search.regularizers import sa
 from sr_nas.search.relaxations import softmax
@@ -153,3 +154,32 @@ def test_no_strength_is_no_regularizer_to_the_bit() -> None:
         alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)
         found.append(gradients(alpha))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("on_both", [False, True])
+def test_finite_differences_come_to_the_exact_second_order_with_the_square_of_the_radius(on_both: bool) -> None:
+    xi, errors = 0.5, []
+    space, alpha, validation, training = setting()
+    batches = (validation, training)
+    parts = alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, *batches, xi, on_both)
+    exact = torch.cat(gradients(alpha))
+    for radius in (0.1, 0.01, 0.001):
+        alpha.zero_grad()
+        found = alpha_gradient_by_differences(space, alpha, softmax, OBJECTIVE, EPOCH, *batches, xi, on_both, radius=radius)
+        errors.append((torch.cat(gradients(alpha)) - exact).norm().item())
+        assert {name: part.item() for name, part in found.items()} == pytest.approx({n: p.item() for n, p in parts.items()})
+    alpha.zero_grad()
+    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, *batches, 0.0, on_both)
+    second_part = (torch.cat(gradients(alpha)) - exact).norm().item()
+    assert [errors[0] / errors[1], errors[1] / errors[2]] == pytest.approx([100, 100], rel=0.05)
+    assert errors[1] < 1e-4 * second_part
+
+
+def test_finite_differences_leave_the_supernet_alone_and_stand_a_loss_that_is_flat() -> None:
+    space, alpha, validation, training = setting()
+    before = copy.deepcopy(space.state_dict())
+    flat = Objective(lambda output, _: 0 * output.sum(), sa, lambda _: 0.6, ("one", "two"))
+    alpha_gradient_by_differences(space, alpha, softmax, flat, EPOCH, validation, training, 0.5)
+    torch.testing.assert_close(torch.cat(gradients(alpha)), torch.full((5,), 0.12, dtype=torch.float64))
+    assert all(torch.equal(before[name], tensor) for name, tensor in space.state_dict().items())
+    assert all(parameter.grad is None for parameter in space.parameters())

@@ -18,7 +18,7 @@ from sr_nas.runs.interrupt import Interrupt
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 from sr_nas.search.regularizers import sa
-from sr_nas.search.relaxations import softmax
+from sr_nas.search.relaxations import gumbel_softmax, softmax
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
 from tests.two_processes import run_two
@@ -30,10 +30,18 @@ CASES: dict[str, dict[str, Any]] = {
     "first order on both, Adam": {"alpha_on_both": True},
     "second order, SGD, clipped": {"second_order": True, "xi": 0.5, "optimizer": torch.optim.SGD, "grad_clip_norm": 0.05},
     "second order on both, Adam, clipped": {"second_order": True, "xi": 0.5, "alpha_on_both": True, "grad_clip_norm": 0.05},
+    "finite differences on both, SGD": {
+        "second_order": True,
+        "finite_difference": True,
+        "xi": 0.5,
+        "alpha_on_both": True,
+        "optimizer": torch.optim.SGD,
+    },
+    "sampling": {"relaxation": gumbel_softmax, "seed": 3},
 }
 
 
-def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, **plan: Any) -> Searcher:
+def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: Any = softmax, **plan: Any) -> Searcher:
     """A search of slices of batches of 4; every process starts from noise of its own."""
     torch.manual_seed(rank())
     space = ToySpace(norm).double()
@@ -44,7 +52,7 @@ def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, **plan: Any)
     return Searcher(
         space,
         alpha,
-        softmax,
+        relaxation,
         Objective(F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, tuple(TABLE), {"flops": (0.3, TABLE)}),
         ToyStream(1, size=BATCH, places=places),
         ToyStream(2, size=BATCH, places=places),

@@ -48,6 +48,21 @@ def test_beta_and_l2_by_hand() -> None:
     assert none([first]).item() == 0
 
 
+def test_weight_decay_in_adam_is_l2_of_half_its_strength() -> None:
+    """Adam's weight decay d adds d * alpha to the gradient; that of lambda * sum alpha^2 is 2 * lambda * alpha."""
+    target, paths = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), []
+    for decay, strength in ((0.1, 0.0), (0.0, 0.05), (0.0, 0.0)):
+        logits = tensor(0.3, -0.1, 0.2)
+        optimizer = torch.optim.Adam([logits], lr=0.05, betas=(0.5, 0.999), weight_decay=decay)
+        for _ in range(50):
+            optimizer.zero_grad()
+            ((logits.softmax(0) - target).square().sum() + strength * l2([logits])).backward()
+            optimizer.step()
+        paths.append(logits.detach())
+    torch.testing.assert_close(paths[0], paths[1], rtol=0, atol=1e-12)
+    assert (paths[0] - paths[2]).abs().max() > 0.1
+
+
 def test_the_mean_cannot_move_beta_under_plain_gradient_descent() -> None:
     """What the docstring of sa says: eq. 8 shifts all alphas alike, and softmax does not see it."""
     plain, regular = tensor(0.3, -0.1, 0.2), tensor(0.3, -0.1, 0.2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sr_nas.search.alpha import Alpha
 from sr_nas.search.decision import decision
 from sr_nas.search.objective import Objective
 from sr_nas.search.regularizers import none, sa
-from sr_nas.search.relaxations import softmax
+from sr_nas.search.relaxations import gumbel_softmax, softmax
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
 
@@ -21,7 +22,12 @@ TABLE = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torc
 
 
 def searcher(
-    flops_weight: float | None = None, regularizer: Any = none, lr: float = 0.02, alpha_lr: float = 0.05, **plan: Any
+    flops_weight: float | None = None,
+    regularizer: Any = none,
+    lr: float = 0.02,
+    alpha_lr: float = 0.05,
+    relaxation: Any = softmax,
+    **plan: Any,
 ) -> Searcher:
     torch.manual_seed(0)
     space = ToySpace().double()
@@ -30,7 +36,7 @@ def searcher(
     return Searcher(
         space,
         alpha,
-        softmax,
+        relaxation,
         Objective(
             F.mse_loss,
             regularizer,
@@ -59,8 +65,10 @@ def flat(search: Searcher) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("order", [{}, {"second_order": True}])
-@pytest.mark.parametrize("stop", [3, 10, 27])
+SAMPLING = {"second_order": True, "finite_difference": True, "relaxation": gumbel_softmax, "seed": 3}
+
+
+@pytest.mark.parametrize(("stop", "order"), [*itertools.product((3, 10, 27), ({}, {"second_order": True})), (13, SAMPLING)])
 def test_stop_and_resume_is_the_straight_run_to_the_bit(stop: int, order: dict[str, Any]) -> None:
     straight = searcher(0.1, sa, **order)
     expected = run(straight)
@@ -154,3 +162,34 @@ def test_second_order_with_xi_0_is_first_order_to_the_bit() -> None:
     first, second = searcher(0.1, sa), searcher(0.1, sa, second_order=True, xi=0.0)
     assert [record["loss"] for record in run(first)] == [record["loss"] for record in run(second)]
     assert torch.equal(flat(first), flat(second))
+
+
+def test_finite_differences_search_as_the_exact_second_order_does() -> None:
+    exact, differences, first = (
+        searcher(0.1, sa, epochs=1, second_order=order, xi=0.5, finite_difference=way)
+        for order, way in ((1, False), (1, True), (0, False))
+    )
+    for search in (exact, differences, first):
+        run(search)
+    assert (flat(differences) - flat(exact)).norm() < 0.02 * (flat(first) - flat(exact)).norm()
+
+
+def test_a_relaxation_that_samples_draws_once_per_pass_and_never_for_records() -> None:
+    seen: list[tuple[str, float]] = []
+
+    def spy(logits: torch.Tensor, draw: Any = None) -> torch.Tensor:
+        seen.append(("none", -1.0) if draw is None else (str(draw.gumbel(logits)), draw.progress))
+        return softmax(logits)
+
+    search = searcher(relaxation=spy, epochs=2, steps_per_epoch=1)
+    run(search)
+    drawn = [entry for entry in seen if entry[0] != "none"]
+    assert len(set(drawn)) == len(drawn) == 2 * 2 * len(TABLE)  # epochs, passes, choices
+    assert [progress for _, progress in drawn] == 4 * [0.0] + 4 * [0.5]
+    assert len(seen) - len(drawn) == 2 * 2 * len(TABLE)  # a record and its genotype per epoch
+
+
+def test_a_search_without_steps_keeps_its_start() -> None:
+    search = searcher(epochs=0)
+    start = search.record(0)
+    assert run(search) == [] and search.genotype().to_json() == start["genotype"]

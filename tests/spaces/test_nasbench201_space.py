@@ -11,6 +11,8 @@ import torch
 from sr_nas.complexity.table import cost_table
 from sr_nas.genotype import Genotype
 from sr_nas.networks.nasbench201 import EDGES, read_genotype
+from sr_nas.ops.fused_edges import mixed_together
+from sr_nas.ops.mixed import MixedOp
 from sr_nas.ops.nasbench201_candidates import NASBENCH201_CANDIDATES
 from sr_nas.spaces.nasbench201 import NASBench201Space
 
@@ -43,6 +45,41 @@ def test_one_hot_weights_give_the_derived_network(affine: bool, execution: str, 
     torch.testing.assert_close(space(x, one_hot(genotype)), derived(x), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("settings", [{}, {"affine": True}, {"partial_channel": 2, "edge_normalization": True}], ids=str)
+def test_edges_together_equal_edges_apart(settings: dict[str, Any]) -> None:
+    """Outputs, gradients of weights, of alpha and of the input, second derivatives, and statistics, in float64."""
+    torch.manual_seed(0)
+    spaces = [small(**settings, execution=execution).double() for execution in ("plain", "fused")]
+    spaces[1].load_state_dict(spaces[0].state_dict())
+    x = torch.randn(3, 3, 12, 16, dtype=torch.float64)
+    start = {label: torch.rand(len(choice.candidates), dtype=torch.float64) for label, choice in spaces[0].choices().items()}
+    found = []
+    for space in spaces:
+        weights = {label: weight.clone().requires_grad_() for label, weight in start.items()}
+        image = x.clone().requires_grad_()
+        inputs = [image, *weights.values(), *space.parameters()]
+        result = space(image, weights)
+        gradients = torch.autograd.grad(result.square().mean(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), inputs, allow_unused=True)
+        found.append([result, *gradients, *second, *space.buffers(), space.eval()(x, start)])
+    assert len(found[0]) == len(found[1])
+    for place, (apart, together) in enumerate(zip(*found, strict=True)):
+        assert (apart is None) == (together is None), place
+        if apart is not None:
+            torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-10)
+
+
+def test_a_candidate_of_unknown_form_runs_by_itself() -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    ops = [MixedOp({"twice": lambda *_: Twice(), "skip": lambda *_: torch.nn.Identity()}, 4, 4) for _ in range(2)]
+    x, weights = torch.randn(2, 4, 5, 5), [torch.rand(2), torch.rand(2)]
+    for together, weight in zip(mixed_together(ops, weights, x), weights, strict=True):
+        torch.testing.assert_close(together, (2 * weight[0] + weight[1]) * x)
+
+
 def test_decoding_keeps_the_heaviest() -> None:
     genotype = read_genotype(random.Random(5).choices(NAMES, k=6))
     assert small().decode({label: torch.rand(5) + 2 * weight for label, weight in one_hot(genotype).items()}) == genotype
@@ -59,6 +96,22 @@ def test_every_weight_and_every_alpha_gets_a_gradient(partial_channel: int) -> N
         # "none" adds nothing, whatever its weight.
         assert [value != 0 for value in weight.grad.tolist()] == [name != "none" for name in NAMES]
     assert all(parameter.grad is not None and (parameter.grad != 0).any() for parameter in space.parameters())
+
+
+def test_edge_normalisation_weighs_edges_and_drops_none() -> None:
+    """Partial channels aside, edge weights of 1 change nothing, and half of one halves all of its candidates' weights."""
+    torch.manual_seed(0)
+    space, x = small(edge_normalization=True).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    weights = {label: torch.rand(len(choice.candidates), dtype=torch.float64) for label, choice in space.choices().items()}
+    assert [label for label, choice in space.choices().items() if choice.of == "inputs"] == ["inputs2", "inputs3"]
+    plain = small().double().eval()
+    plain.load_state_dict(space.state_dict())
+    even = weights | {
+        "inputs2": torch.ones(2, dtype=torch.float64),
+        "inputs3": torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64),
+    }
+    torch.testing.assert_close(space(x, even), plain(x, weights | {"3<-1": weights["3<-1"] / 2}), rtol=1e-12, atol=1e-12)
+    assert space.decode(weights) == plain.decode(weights)
 
 
 def test_costs_by_hand() -> None:

@@ -1,0 +1,188 @@
+"""Edges of a cell that read one node, computed together: equal to each mixed operation by itself, and cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_nas.ops.fused_norm import update_statistics
+from sr_nas.ops.mixed import MixedOp
+from sr_nas.ops.nasbench201_candidates import Zero
+
+
+@dataclass(frozen=True, eq=False)
+class _Convolution:
+    """A candidate that is ReLU, convolution and BatchNorm, and its place among those of its edge."""
+
+    place: int
+    convolution: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+
+def mixed_together(ops: Sequence[MixedOp], weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+    """Return ``[op(x, weight) for op, weight in zip(ops, weights)]``.
+
+    The convolutions of all edges are one, which reads one rectified input, with one BatchNorm over all its channels; beta scales
+    in that BatchNorm. The 3x3 average is taken once. Candidates of another form run by themselves.
+
+    Args:
+        ops: mixed operations with as many input as output channels, and one K.
+        weights: ``[number of candidates]`` for each.
+        x: ``[N, C, H, W]``.
+    """
+    k, sampled = ops[0].partial_channel, ops[0].sampled
+    part = x if k == 1 else x[:, :sampled]
+    mixed = _mix(ops, weights, part)
+    if k == 1:
+        return mixed
+    rest = x[:, sampled:]
+    return [F.channel_shuffle(torch.cat((own, op.bypass(rest)), dim=1), k) for own, op in zip(mixed, ops, strict=True)]
+
+
+def mixed_apart(ops: Sequence[MixedOp], weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+    """Return the same, each mixed operation by itself."""
+    return [op(x, weight) for op, weight in zip(ops, weights, strict=True)]
+
+
+def _mix(ops: Sequence[MixedOp], weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+    found = [_sorted(op) for op in ops]
+    sums = _normalised([convolutions for convolutions, *_ in found], weights, x)
+    pooled = average_3x3(x) if any(averages for _, averages, *_ in found) else None
+    results = []
+    for total, op, weight, (_, averages, skips, others) in zip(sums, ops, weights, found, strict=True):
+        candidates = list(op.candidates.values())
+        read = [(place, cast(Tensor, pooled)) for place in averages] + [(place, x) for place in skips]
+        total = torch.zeros_like(x) if total is None else total
+        for place, y in read + [(place, candidates[place](x)) for place in others]:
+            total = cast(Tensor, _AddScaled.apply(total, weight[place], y))
+        results.append(total)
+    return results
+
+
+def _sorted(op: MixedOp) -> tuple[list[_Convolution], list[int], list[int], list[int]]:
+    """Convolutions, and the places of 3x3 averages, of identities and of all else but zeros. Types are compared exactly."""
+    convolutions, averages, skips, others = [], [], [], []
+    for place, candidate in enumerate(op.candidates.values()):
+        if (found := _convolution(place, candidate, op.training)) is not None:
+            convolutions.append(found)
+        elif type(candidate) is nn.Identity:
+            skips.append(place)
+        elif type(candidate) is nn.AvgPool2d and _settings(candidate) == (3, 1, 1, False, False):
+            averages.append(place)
+        elif type(candidate) is not Zero:
+            others.append(place)
+    return convolutions, averages, skips, others
+
+
+def _settings(pool: nn.AvgPool2d) -> tuple[object, ...]:
+    return pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.count_include_pad
+
+
+def _convolution(place: int, candidate: nn.Module, training: bool) -> _Convolution | None:
+    if type(candidate) is not nn.Sequential or [type(part) for part in candidate] != [nn.ReLU, nn.Conv2d, nn.BatchNorm2d]:
+        return None
+    convolution, norm = cast(nn.Conv2d, candidate[1]), cast(nn.BatchNorm2d, candidate[2])
+    kernel = convolution.kernel_size[0]
+    plain = (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
+    same = convolution.kernel_size == (kernel, kernel) and kernel % 2 == 1 and convolution.padding == (kernel // 2,) * 2
+    tracked = norm.track_running_stats and norm.momentum is not None and norm.training == training
+    fits = plain and same and convolution.bias is None and convolution.padding_mode == "zeros" and tracked
+    return _Convolution(place, convolution, norm) if fits else None
+
+
+def _normalised(edges: Sequence[Sequence[_Convolution]], weights: Sequence[Tensor], x: Tensor) -> list[Tensor | None]:
+    """Return for each edge the weighted sum of its normalised convolutions, or ``None`` where it has none."""
+    every = [(found, weight[found.place]) for own, weight in zip(edges, weights, strict=True) for found in own]
+    if not every:
+        return [None] * len(edges)
+    side = max(found.convolution.kernel_size[0] for found, _ in every)
+    kernels = []
+    for found, _ in every:
+        edge = (side - found.convolution.kernel_size[0]) // 2
+        kernels.append(F.pad(found.convolution.weight, (edge,) * 4))
+    z = F.conv2d(F.relu(x), torch.cat(kernels), padding=side // 2)
+    norms = [found.norm for found, _ in every]
+    scales = [_affine(norm, "weight", 1.0) * weight for norm, (_, weight) in zip(norms, every, strict=True)]
+    shifts = [_affine(norm, "bias", 0.0) * weight for norm, (_, weight) in zip(norms, every, strict=True)]
+    scale, shift = torch.cat(scales), torch.cat(shifts)
+    if norms[0].training:
+        y, mean, root = torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, norms[0].eps)
+        _note(norms, mean.detach(), root.detach(), z.numel() // z.shape[1])
+    else:
+        mean, variance = (
+            torch.cat([cast(Tensor, getattr(norm, f"running_{name}")) for norm in norms]) for name in ("mean", "var")
+        )
+        y = F.batch_norm(z, mean, variance, scale, shift, False, 0.0, norms[0].eps)
+    results: list[Tensor | None] = []
+    start = 0
+    for own in edges:
+        width = sum(found.norm.num_features for found in own)
+        # All convolutions of an edge have as many channels.
+        results.append(y[:, start : start + width].unflatten(1, (len(own), -1)).sum(1) if own else None)
+        start += width
+    return results
+
+
+def _affine(norm: nn.BatchNorm2d, name: str, otherwise: float) -> Tensor:
+    found = getattr(norm, name)
+    return cast(Tensor, norm.running_mean).new_full((norm.num_features,), otherwise) if found is None else found
+
+
+def _note(norms: Sequence[nn.BatchNorm2d], mean: Tensor, root: Tensor, count: int) -> None:
+    sizes = [norm.num_features for norm in norms]
+    variance = root**-2 - norms[0].eps
+    for norm, own_mean, own_variance in zip(norms, mean.split(sizes), variance.split(sizes), strict=True):
+        update_statistics([norm], own_mean[None], own_variance[None], count)
+
+
+def average_3x3(x: Tensor) -> Tensor:
+    """Return the mean over the 3x3 neighbourhood of every pixel, of those inside the image: AvgPool2d that counts no padding.
+
+    As sums of shifted images: PyTorch's own takes many times as long on a CPU.
+    """
+    height, width = x.shape[2:]
+
+    def inside(side: int) -> Tensor:
+        counts = torch.full((side,), 3.0, dtype=x.dtype, device=x.device)
+        counts[0] -= 1
+        counts[-1] -= 1
+        return counts.reciprocal()
+
+    return cast(Tensor, _Sum3x3.apply(x)) * torch.outer(inside(height), inside(width))
+
+
+class _Sum3x3(torch.autograd.Function):
+    """The sum over the 3x3 neighbourhood of every pixel; it is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        rows = x.clone()
+        rows[..., 1:] += x[..., :-1]
+        rows[..., :-1] += x[..., 1:]
+        total = rows.clone()
+        total[..., 1:, :] += rows[..., :-1, :]
+        total[..., :-1, :] += rows[..., 1:, :]
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _Sum3x3.apply(grad)
+
+
+class _AddScaled(torch.autograd.Function):
+    """``total + weight * x`` for a single weight, whose gradient is an inner product that stores nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        return torch.addcmul(total, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        weight, x = ctx.saved_tensors
+        return grad, torch.dot(grad.flatten(), x.flatten()), grad * weight
