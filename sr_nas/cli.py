@@ -16,7 +16,7 @@ COMMANDS = {
     "complexity": "count parameters and multiply-adds",
     "export": "write a trained network as one self-describing file",
     "inference": "upscale images",
-    "benchmark": "measure what the data loader delivers, and a large photo's time and memory",
+    "benchmark": "measure this machine: searches, a large photo, the data loader",
 }
 
 

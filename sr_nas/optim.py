@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -26,7 +26,8 @@ def adam(
     parameters: Iterable[nn.Parameter], *, lr: Rate = 5e-4, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
     """Adam; ``weight_decay`` adds ``weight_decay * parameter`` to the gradient."""
-    return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
+    own = list(parameters)
+    return torch.optim.Adam(own, lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(own))
 
 
 @OPTIMIZERS.register("AdamW")
@@ -34,13 +35,23 @@ def adamw(
     parameters: Iterable[nn.Parameter], *, lr: Rate = 5e-4, weight_decay: Decay = 1e-2, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
     """Adam with weight decay apart from the gradient."""
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
+    own = list(parameters)
+    return torch.optim.AdamW(own, lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(own))
 
 
 @OPTIMIZERS.register("SGD")
 def sgd(parameters: Iterable[nn.Parameter], *, lr: Rate = 0.025, weight_decay: Decay = 0.0, momentum: Beta = 0.0) -> Optimizer:
     """Stochastic gradient descent."""
-    return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    own = list(parameters)
+    return torch.optim.SGD(own, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=_fused(own))
+
+
+def _fused(parameters: Sequence[nn.Parameter]) -> bool | None:
+    """Whether one kernel moves all parameters; ``None`` leaves the choice to PyTorch.
+
+    A run that is resumed goes on as it was begun: the optimizer's state says so.
+    """
+    return True if all(parameter.device.type in ("cpu", "cuda") for parameter in parameters) else None
 
 
 @LR_SCHEDULES.register("ConstantLR")

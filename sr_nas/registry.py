@@ -11,7 +11,8 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, create_model, model_validator
@@ -53,6 +54,19 @@ class Registry(Generic[Entry]):
             return entry
 
         return enter
+
+    @contextmanager
+    def lent(self, entries: Mapping[str, Entry]) -> Iterator[None]:
+        """Within the block there are these entries too, where none of their name was."""
+        self._fill()
+        if taken := entries.keys() & self._entries.keys():
+            raise ValueError(f"{self.kind} '{min(taken)}' is registered twice")
+        self._entries |= entries
+        try:
+            yield
+        finally:
+            for name in entries:
+                del self._entries[name]
 
     def _fill(self) -> None:
         if self._filled:

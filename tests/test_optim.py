@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from torch.optim import Optimizer
 
 from sr_nas.errors import UserError
-from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, cosine, multistep, sgd
+from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, multistep, sgd
 from sr_nas.options.strict import Component
 from sr_nas.registry import LR_SCHEDULES
 
@@ -115,3 +116,55 @@ def test_schedules_without_a_meaning_are_refused(options: dict[str, Any], words:
 def test_periods_must_cover_the_run() -> None:
     with pytest.raises(UserError, match="the periods end after 20 iterations, and the run after 21"):
         rates(lambda optimizer: CosineAnnealingRestartLR(optimizer, 21, **CYCLES))
+
+
+OPTIMIZERS = {
+    "Adam": (adam, torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.01, "betas": (0.5, 0.99)}),
+    "AdamW": (adamw, torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.2, "betas": (0.9, 0.999)}),
+    "SGD": (sgd, torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9}),
+}
+
+
+def tensors() -> list[torch.nn.Parameter]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(size, generator=random, dtype=torch.float64)) for size in ((3, 5), (7,), (1,))]
+
+
+def move(optimizer: Optimizer, steps: range) -> list[torch.nn.Parameter]:
+    """Go down a slope of its own for every step."""
+    parameters: list[torch.nn.Parameter] = optimizer.param_groups[0]["params"]
+    for step in steps:
+        for number, parameter in enumerate(parameters):
+            parameter.grad = torch.sin(parameter.detach() + step) * 10.0 ** (number - 1)
+        optimizer.step()
+    return parameters
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_in_one_kernel_move_as_pytorchs_plain_ones(name: str) -> None:
+    own, theirs, options = OPTIMIZERS[name]
+    fused = own(tensors(), **options)
+    assert fused.param_groups[0]["fused"]
+    found, expected = move(fused, range(20)), move(theirs(tensors(), foreach=False, fused=False, **options), range(20))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("begun_fused", [True, False])
+def test_an_optimizer_goes_on_to_the_bit_as_it_was_begun(name: str, begun_fused: bool) -> None:
+    own, theirs, options = OPTIMIZERS[name]
+
+    def begin(parameters: list[torch.nn.Parameter]) -> Optimizer:
+        return own(parameters, **options) if begun_fused else theirs(parameters, fused=False, **options)
+
+    expected = move(begin(tensors()), range(9))
+    first = begin(tensors())
+    half = [torch.nn.Parameter(parameter.detach().clone()) for parameter in move(first, range(4))]
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = own(half, **options)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert bool(second.param_groups[0]["fused"]) == begun_fused
+    assert all(torch.equal(one, other) for one, other in zip(move(second, range(4, 9)), expected, strict=True))

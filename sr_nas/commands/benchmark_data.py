@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sr_nas.commands import benchmarks
 from sr_nas.commands.numbers import at_least
 
 
@@ -25,18 +24,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch", type=at_least(1), default=16, metavar="N", help="patches per batch (default: 16)")
     parser.add_argument("--rounds", type=at_least(1), default=5, metavar="N", help="rounds, in turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="per loader and round, at least (default: 1)")
+    benchmarks.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parsed = parser.parse_args(arguments)
 
     import tempfile
-
-    from rich.console import Console
 
     from sr_nas.errors import UserError
     from sr_nas.jobs.loader_benchmark import Plan, measure
 
     if parsed.gt_size % parsed.scale:
         raise UserError(f"--gt_size {parsed.gt_size} must be a multiple of --scale {parsed.scale}.")
+    device, machine = benchmarks.ready(parsed)
     plan = Plan(
         images=parsed.images,
         size=parsed.size,
@@ -46,19 +45,15 @@ def main(arguments: Sequence[str]) -> int:
         workers=parsed.workers,
         rounds=parsed.rounds,
         seconds=parsed.seconds,
+        device=device.type,
     )
-    progress = Console(stderr=True, markup=False)
     with tempfile.TemporaryDirectory(prefix="sr_nas_benchmark_") as place:
-        result = measure(plan, Path(place), parsed.data, lambda text: progress.print(text, highlight=False, soft_wrap=True))
-    if parsed.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-    else:
-        _print(Console(markup=False), result)
+        result = measure(plan, Path(place), parsed.data, benchmarks.progress())
+    benchmarks.show({"machine": machine} | result, parsed.json, _table)
     return 0
 
 
-def _print(console: Any, result: dict[str, Any]) -> None:
+def _table(console: Any, result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title=f"x{result['scale']}, batches of {result['batch_size']}, workers: {result['workers']}")
@@ -67,10 +62,12 @@ def _print(console: Any, result: dict[str, Any]) -> None:
         table.add_column(heading, justify="right")
     for name, row in result["loaders"].items():
         peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
-        table.add_row(name, str(row["images"]), f"{row['patches_per_s']:.1f}", f"{row['ratio']:.2f}", peak)
+        (low, high), (least, most) = row["spread"], row["ratio_spread"]
+        rate, ratio = f"{row['patches_per_s']:.0f} ({low:.0f}-{high:.0f})", f"{row['ratio']:.2f} ({least:.2f}-{most:.2f})"
+        table.add_row(name, str(row["images"]), rate, ratio, peak)
     console.print(table)
     console.print(
-        f"Medians of rounds in turns; ratio: to {result['reference']}, of the same round.\n"
+        f"Medians of rounds in turns, and quartiles; ratio: to {result['reference']}, of the same round.\n"
         "Peak: resident memory of the process that reads. Loaders without cache decode an image for each patch.\n"
         "The files were just written and lie in the system's memory: the speed of the disk comes on top.",
         highlight=False,

@@ -28,6 +28,7 @@ from sr_nas.data.synthetic import photo_like
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
+from sr_nas.jobs.side_by_side import quartiles, wait_for
 from sr_nas.preparation.lmdb_writer import write_lmdb
 
 
@@ -44,6 +45,7 @@ class Plan:
         workers: 0 reads in the process itself, 1 in a worker.
         rounds: how often every loader is measured, in turns.
         seconds: how long each time, at least.
+        device: where batches go; on CUDA the way there counts.
     """
 
     images: int
@@ -54,6 +56,7 @@ class Plan:
     workers: int
     rounds: int
     seconds: float
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,9 @@ def measure(plan: Plan, place: Path, data: Path | None, say: Callable[[str], Non
         loader.name: {
             "images": loader.images,
             "patches_per_s": median(own),
+            "spread": quartiles(own),
             "ratio": median(rate / other for rate, other in zip(own, base, strict=True)),
+            "ratio_spread": quartiles([rate / other for rate, other in zip(own, base, strict=True)]),
             "peak_mb": None if peak is None else peak / 1e6,
         }
         for loader, own, peak in zip(loaders, rates, peaks, strict=True)
@@ -225,13 +230,20 @@ def _serve(pipe: Connection, loader: Loader, plan: Plan) -> None:
 def _round(stream: Stream, plan: Plan) -> float:
     # Start the worker, and empty what it has read ahead by then.
     for _ in range(1 + 2 * plan.workers):
-        stream.next()
+        _arrived(stream, plan)
     start, batches, seconds = time.perf_counter(), 0, 0.0
     while seconds < plan.seconds or batches < 2:
-        stream.next()
+        _arrived(stream, plan)
         batches += 1
         seconds = time.perf_counter() - start
     return batches * plan.batch_size / seconds
+
+
+def _arrived(stream: Stream, plan: Plan) -> None:
+    device = torch.device(plan.device)
+    for tensor in stream.next():
+        tensor.to(device)
+    wait_for(device)
 
 
 def _peak(plan: Plan) -> int | None:

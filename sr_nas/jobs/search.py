@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -76,7 +77,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
         share = batch_share(options, begun)
         _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}")
 
-        def on_step(losses: dict[str, float]) -> None:
+        def on_step(losses: Mapping[str, float]) -> None:
             epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
             view.step(epoch + 1, searcher.plan.epochs, within + 1, searcher.plan.steps_per_epoch, losses)
 
@@ -92,6 +93,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
         def between_steps() -> bool:
             stopping = stop.agreed()
             if stopping or searcher.step % frequency == 0 or searcher.step == searcher.steps:
+                searcher.read_losses()
                 refuse_non_finite(searcher.space, ADVICE)
                 refuse_non_finite(searcher.alpha, ADVICE)
                 if is_first():

@@ -32,6 +32,18 @@ def pick_device(num_gpu: int | str) -> torch.device:
     raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
 
 
+def device_named(name: str) -> torch.device:
+    """``"cpu"`` or ``"cuda"``, as ``--device`` says.
+
+    Raises:
+        UserError: CUDA was asked for where PyTorch finds none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        raise UserError(f"--device cuda: PyTorch finds no CUDA device. This one {built}. Use --device cpu, or see nvidia-smi.")
+    return torch.device(name)
+
+
 def _own_gpu(num_gpu: int | str) -> torch.device:
     count = torch.cuda.device_count()
     if local_rank() < count:

@@ -58,6 +58,9 @@ def alpha_gradient(
     state = dict(buffers)
     if xi != 0.0:
         state |= _look_ahead(space, buffers, weights, objective, training, xi, autocast)
+    else:
+        # As constants: operations with a backward pass of their own would else make gradients of weights that nobody asks for.
+        state |= {name: parameter.detach() for name, parameter in space.named_parameters()}
     with autocast():
         task = objective.task(functional_call(space, state, (validation[0], weights)), validation[1])
         if on_both:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from sr_nas.search.cost import expected_cost
 from sr_nas.search.draw import in_pass
 from sr_nas.search.finite_difference import alpha_gradient_by_differences
 from sr_nas.search.objective import Objective
+from sr_nas.search.step_losses import StepLosses
 
 Record = dict[str, Any]
 
@@ -107,6 +108,9 @@ class Searcher:
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
+        # Reading a loss waits for all that an accelerator has been told to do; so many steps are told before.
+        self.read_every = 1 if self.device.type == "cpu" else 20
+        self._unread: list[tuple[int, StepLosses]] = []
 
     @property
     def steps(self) -> int:
@@ -120,14 +124,14 @@ class Searcher:
 
     def run(
         self,
-        on_step: Callable[[dict[str, float]], None],
+        on_step: Callable[[Mapping[str, float]], None],
         on_epoch: Callable[[Record], None],
         between_steps: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Search on from the current step.
 
         Args:
-            on_step: called after every step with its losses.
+            on_step: called after every step with its losses, which are fetched from the device when they are looked at.
             on_epoch: called after every epoch with its record (see :meth:`record`).
             between_steps: called last after every step, when :meth:`state_dict` is complete; when it returns true, the
                 search returns.
@@ -136,19 +140,20 @@ class Searcher:
             Whether the search is finished.
 
         Raises:
-            UserError: a loss is no longer finite.
+            UserError: a loss is no longer finite; noticed up to ``read_every`` steps later, and before the end of an epoch and
+                :meth:`state_dict`.
         """
         self.space.train()
         while self.step < self.steps:
             epoch, started = self.epoch, time.perf_counter()
-            losses: dict[str, float] = {}
+            losses: dict[str, Tensor] = {}
             training = self._batch(self.training)
             if epoch > self.plan.warmup_epochs:
                 losses |= self.alpha_step(epoch, training)
             losses["train"] = self.weight_step(training)
-            self._account(losses)
+            found = self._account(losses)
             self.seconds += time.perf_counter() - started
-            on_step(losses)
+            on_step(found)
             if self.step % self.plan.steps_per_epoch == 0:
                 self.scheduler.step()
                 record = self.record(epoch)
@@ -158,7 +163,7 @@ class Searcher:
                 break
         return self.step >= self.steps
 
-    def alpha_step(self, epoch: int, training: Batch) -> dict[str, float]:
+    def alpha_step(self, epoch: int, training: Batch) -> dict[str, Tensor]:
         """Move alpha once on the next validation batch; return the parts of its objective.
 
         The look-ahead of second order is a step on the training batch that the weights take next (DARTS, algorithm 1).
@@ -181,9 +186,9 @@ class Searcher:
             self._autocast,
         )
         self.alpha_optimizer.step()
-        return {name: part.item() for name, part in parts.items()}
+        return parts
 
-    def weight_step(self, training: Batch) -> float:
+    def weight_step(self, training: Batch) -> Tensor:
         """Move the weights once on a training batch; return the task loss."""
         low, high = training
         with torch.no_grad():
@@ -195,7 +200,7 @@ class Searcher:
         if self.plan.grad_clip_norm is not None:
             nn.utils.clip_grad_norm_(self.space.parameters(), self.plan.grad_clip_norm)
         self.weight_optimizer.step()
-        return mean([loss.detach()])[0].item()
+        return mean([loss.detach()])[0]
 
     @torch.no_grad()
     def record(self, epoch: int) -> Record:
@@ -221,7 +226,12 @@ class Searcher:
         return self.space.decode(self.alpha.relax(self.relaxation))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the search depends on; tensors and plain Python values only."""
+        """Everything that the rest of the search depends on; tensors and plain Python values only.
+
+        Raises:
+            UserError: a loss is no longer finite.
+        """
+        self.read_losses()
         return {
             "step": self.step,
             "sums": dict(self.sums),
@@ -237,6 +247,7 @@ class Searcher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was taken."""
+        self._unread = []
         self.step, self.sums, self.seconds = state["step"], dict(state["sums"]), state["seconds"]
         for name in ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation"):
             getattr(self, name).load_state_dict(state[name])
@@ -251,10 +262,24 @@ class Searcher:
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.plan.precision)
 
-    def _account(self, losses: dict[str, float]) -> None:
+    def _account(self, losses: dict[str, Tensor]) -> StepLosses:
         self.step += 1
-        for name, value in losses.items():
-            if not abs(value) < float("inf"):
-                advice = _ADVICE.get(name, "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm.")
-                raise UserError(f"the {name} loss is {value} at step {self.step}. {advice} The last checkpoint is from before.")
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        found = StepLosses(losses)
+        self._unread.append((self.step, found))
+        if len(self._unread) >= self.read_every or self.step % self.plan.steps_per_epoch == 0:
+            self.read_losses()
+        return found
+
+    def read_losses(self) -> None:
+        """Add up the losses of the steps since they were last read.
+
+        Raises:
+            UserError: one is no longer finite.
+        """
+        unread, self._unread = self._unread, []
+        for step, losses in unread:
+            for name, value in losses.items():
+                if not abs(value) < float("inf"):
+                    advice = _ADVICE.get(name, "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm.")
+                    raise UserError(f"the {name} loss is {value} at step {step}. {advice} The last checkpoint is from before.")
+                self.sums[name] = self.sums.get(name, 0.0) + value

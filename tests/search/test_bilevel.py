@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -183,3 +184,40 @@ def test_finite_differences_leave_the_supernet_alone_and_stand_a_loss_that_is_fl
     torch.testing.assert_close(torch.cat(gradients(alpha)), torch.full((5,), 0.12, dtype=torch.float64))
     assert all(torch.equal(before[name], tensor) for name, tensor in space.state_dict().items())
     assert all(parameter.grad is None for parameter in space.parameters())
+
+
+class _Scaled(torch.autograd.Function):
+    """``weight * x``, which notes whether the weight's gradient was wanted."""
+
+    wanted: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        _Scaled.wanted.append(ctx.needs_input_grad[1])
+        return grad * weight, (grad * x).sum() if ctx.needs_input_grad[1] else None
+
+
+class _Wrapped(ToySpace):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor, weights: Any) -> Tensor:
+        return _Scaled.apply(super().forward(x, weights), self.factor)
+
+
+def test_the_first_order_asks_for_no_gradient_of_weights_and_leaves_none() -> None:
+    _, alpha, training, validation = setting()
+    torch.manual_seed(0)
+    space = _Wrapped().double().train()
+    for xi, wanted in ((0.0, [False]), (0.1, [True])):
+        _Scaled.wanted.clear()
+        alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, xi)
+        assert _Scaled.wanted[:1] == wanted
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in space.parameters())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import itertools
 from typing import Any
@@ -144,6 +145,47 @@ def test_a_diverging_loss_is_reported() -> None:
     search = searcher(lr=1e200)
     with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+\. Lower"):
         run(search)
+
+
+def test_losses_read_late_are_the_same_and_those_of_a_state_are_complete() -> None:
+    at_once, late, seen = searcher(0.1, sa), searcher(0.1, sa), []
+    late.read_every = 7
+    expected = run(at_once, 25)
+    records: list[dict[str, Any]] = []
+    late.run(
+        lambda losses: seen.append(dict(losses.items()) if late.step % 9 == 0 else {}), records.append, lambda: late.step == 25
+    )
+    for record in (*expected, *records):
+        del record["seconds"]
+    assert records == expected
+    assert late.sums == {} != at_once.sums  # step 25 is the fifth of its epoch: not read yet
+    assert late.state_dict()["sums"] == at_once.state_dict()["sums"]
+    assert torch.equal(flat(at_once), flat(late))
+    assert set(seen[8]) == {"task", "regularizer", "cost", "total", "train"}
+
+
+@pytest.mark.parametrize("read_every", [1, 4, 100])
+def test_a_loss_that_is_not_finite_is_noticed_before_a_state_and_with_its_own_step(read_every: int) -> None:
+    search, states = searcher(), []
+    search.read_every = read_every
+    task = search.objective.task
+    calls = 0
+
+    def failing(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return task(output, target) * (float("nan") if calls == 2 * 13 else 1.0)  # two passes a step: the weights of step 13
+
+    search.objective = dataclasses.replace(search.objective, task=failing)
+
+    def save_at_15() -> bool:
+        if search.step == 15:
+            states.append(search.state_dict())
+        return False
+
+    with pytest.raises(UserError, match="the train loss is nan at step 13"):
+        search.run(lambda _: None, lambda _: None, save_at_15)
+    assert states == [] and 13 <= search.step <= 15
 
 
 def test_alpha_starts() -> None:
