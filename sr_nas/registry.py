@@ -37,7 +37,7 @@ class Registry(Generic[Entry]):
         self.kind = kind
         self.supplied = supplied
         self.guests = guests or {}
-        self._package = package
+        self.package = package
         self._entries: dict[str, Entry] = {}
         self._guest_entries: dict[str, Entry] = {}
         self._settings: dict[tuple[str, type[BaseModel]], type[BaseModel]] = {}
@@ -71,9 +71,9 @@ class Registry(Generic[Entry]):
     def _fill(self) -> None:
         if self._filled:
             return
-        module = importlib.import_module(self._package)
+        module = importlib.import_module(self.package)
         for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            importlib.import_module(f"{self._package}.{found.name}")
+            importlib.import_module(f"{self.package}.{found.name}")
         self._filled = True
 
     def names(self) -> list[str]:

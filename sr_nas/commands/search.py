@@ -11,12 +11,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``search``."""
     parsed = parse_run("search", __doc__, arguments)
 
+    from sr_nas.options.load import check_early, load_options  # imports lie behind what can fail without them
+    from sr_nas.options.tasks import SEARCHES
+
+    check_early(SEARCHES, parsed.opt, parsed.force_yml)
+
     from sr_nas.runs.distributed import processes
 
     with processes():
-        from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
-        from sr_nas.options.tasks import SEARCHES
-
         options = load_options(SEARCHES, parsed.opt, parsed.force_yml)
 
         from rich.console import Console

@@ -11,12 +11,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``train``."""
     parsed = parse_run("train", __doc__, arguments)
 
+    from sr_nas.options.load import check_early, load_options  # imports lie behind what can fail without them
+    from sr_nas.options.train import TrainOptions
+
+    check_early(TrainOptions, parsed.opt, parsed.force_yml)
+
     from sr_nas.runs.distributed import processes
 
     with processes():
-        from sr_nas.options.load import load_options  # imports lie behind what can fail without them: a typo costs no wait
-        from sr_nas.options.train import TrainOptions
-
         options = load_options(TrainOptions, parsed.opt, parsed.force_yml)
 
         from rich.console import Console

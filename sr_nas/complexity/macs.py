@@ -49,22 +49,28 @@ def count_macs(network: nn.Module, *sizes: Size, channels: int = 3) -> list[dict
     Raises:
         ValueError: the count does not follow this form.
     """
+    counts = count_fractions(network, *sizes, channels=channels)
+    return [{name: round(macs) for name, macs in count.items()} for count in counts]
+
+
+def count_fractions(network: nn.Module, *sizes: Size, channels: int = 3) -> list[Trace]:
+    """Count as :func:`count_macs` does, without rounding, so that counts of parts add up to that of the whole."""
     forms: dict[tuple[int, int, int], _Form] = {}
     return [_count(network, channels, Fraction(height), Fraction(width), forms) for height, width in sizes]
 
 
 def _count(
     network: nn.Module, channels: int, height: Fraction, width: Fraction, forms: dict[tuple[int, int, int], _Form]
-) -> dict[str, int]:
+) -> Trace:
     whole = (round(height), round(width))
     if whole == (height, width) and max(whole) <= _TRACED:
-        return {name: round(macs) for name, macs in _trace(network, channels, *whole).items()}
+        return _trace(network, channels, *whole)
     for step in _STEPS if not _has_strides(network) else list(_STEPS)[1:]:
         key = (step, whole[0] % step, whole[1] % step)
         if key not in forms:
             forms[key] = _Form(network, channels, whole, step)
         if forms[key].holds:
-            return {name: round(macs) for name, macs in forms[key].at(height, width).items()}
+            return forms[key].at(height, width)
     raise ValueError(
         f"the multiply-adds of {type(network).__name__} do not follow a + b H + c W + d H W for heights H and widths W that are "
         f"congruent modulo {step}, so that they cannot be told for {whole[0]}x{whole[1]} from smaller images"

@@ -1,10 +1,10 @@
-"""Memory that a network's activations take at any image size, without computing."""
+"""Memory that tensors take at any image size: of inference without computing, of a step by a tiny one."""
 
 from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,11 +40,42 @@ def tracked_peak(network: nn.Module, x: Tensor) -> int:
     return tracker.peak
 
 
-class _Tracker(TorchDispatchMode):
-    """Follows the storages of all tensors that operations return, until they die."""
+PROBE = (17, 19)
+"""Sides of the images of a tiny step. Both are primes that channels and kernels are no multiples of."""
 
-    def __init__(self, ignored: Sequence[Tensor]) -> None:
+
+def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Tensor] = (), inputs: Iterable[Tensor] = ()) -> int:
+    """Run a step on one image of :data:`PROBE` pixels and return the peak bytes of tensors it would have on more pixels.
+
+    What is a multiple of the probe's pixels grows with them; all else, such as gradients of weights, does not. The maps of
+    layers with strides count as the latter, which they are too small for to matter.
+
+    Args:
+        run: the step; what it computes is of no interest.
+        pixels: of all images of a batch together, in the size that corresponds to the probe's.
+        ignored: tensors there before, which do not count.
+        inputs: tensors there before, which do.
+    """
+    probe = PROBE[0] * PROBE[1]
+    tracker = _Tracker(ignored, lambda size: size if size % probe else size // probe * pixels)
+    for tensor in inputs:
+        tracker.follow(tensor)
+    with tracker:
+        run()
+    return tracker.peak
+
+
+class _Tracker(TorchDispatchMode):
+    """Follows the storages of all tensors that operations return, until they die.
+
+    Args:
+        ignored: tensors whose storages do not count.
+        counted: bytes of a storage -> bytes that it counts for.
+    """
+
+    def __init__(self, ignored: Iterable[Tensor], counted: Callable[[int], int] = int) -> None:
         super().__init__()
+        self.counted = counted
         self.ignored = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in ignored)}
         self.alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.bytes = self.peak = 0
@@ -52,9 +83,10 @@ class _Tracker(TorchDispatchMode):
     def follow(self, tensor: Tensor) -> None:
         # PyTorch hands out the same Python object for a storage as long as the storage lives.
         storage = tensor.untyped_storage()
-        key, size = id(storage), storage.nbytes()
+        key = id(storage)
         if key in self.alive or key in self.ignored:
             return
+        size = self.counted(storage.nbytes())
 
         def died(_: weakref.ref[torch.UntypedStorage]) -> None:
             del self.alive[key]

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from torch import nn
 
-from sr_nas.complexity.macs import LR_1280x720, count_macs
+from sr_nas.complexity.macs import LR_1280x720, Size, count_macs
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.complexity.receptive import receptive_field
 from sr_nas.contracts import Classifier, SRNetwork
@@ -22,8 +22,7 @@ def count_params(network: nn.Module) -> int:
 
 def complexity(network: SRNetwork) -> dict[str, int]:
     """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720``."""
-    height, width = LR_1280x720
-    lr, hr = count_macs(network, LR_1280x720, (Fraction(height, network.scale), Fraction(width, network.scale)))
+    lr, hr = count_macs(network, *conventions(network.scale))
     return {"params": count_params(network), "macs_lr_1280x720": lr[""], "macs_hr_1280x720": hr[""]}
 
 
@@ -32,6 +31,12 @@ def classifier_complexity(network: Classifier) -> dict[str, int]:
     side = network.input_size
     (macs,) = count_macs(network, (side, side))
     return {"params": count_params(network), f"macs_{side}x{side}": macs[""]}
+
+
+def conventions(scale: int) -> tuple[Size, Size]:
+    """Input sizes of the field's two conventions: an LR input of 1280x720, and one for an HR output of 1280x720."""
+    height, width = LR_1280x720
+    return LR_1280x720, (Fraction(height, scale), Fraction(width, scale))
 
 
 def footprint(network: SRNetwork) -> dict[str, int | None]:

@@ -14,17 +14,20 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from sr_nas.build import build_searcher
+from sr_nas.complexity.derived import DerivedComplexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.jobs.description import describe
 from sr_nas.jobs.opening import Opened, batch_share, begun_with, open_run
+from sr_nas.jobs.search_memory import check_memory
+from sr_nas.options.search import SearchOptions
 from sr_nas.options.tasks import AnySearch
 from sr_nas.report.live import SearchView
 from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.report.records import macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device
-from sr_nas.runs.distributed import is_first
+from sr_nas.runs.distributed import is_first, world_size
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.folder import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
 from sr_nas.runs.interrupt import Interrupt
@@ -52,6 +55,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
     check_precision(device, options.train.precision)
     begun = begun_with(options, auto_resume)
     searcher = build_searcher(options, device, begun)
+    memory = check_memory(searcher, options, begun, world_size()) if isinstance(options, SearchOptions) else ""
     run = open_run(options, device, auto_resume)
     console = console if is_first() else Console(quiet=True, force_terminal=False)
     described = _describer(searcher)
@@ -75,7 +79,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
     ):
         verb = "searching" if run.state is None else "going on"
         share = batch_share(options, begun)
-        _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}")
+        _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}{memory}")
 
         def on_step(losses: Mapping[str, float]) -> None:
             epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
@@ -84,8 +88,8 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
         def on_epoch(record: Record) -> None:
             if not is_first():
                 return
-            memory = peak_memory(device)
-            record |= described(searcher.genotype()) | ({} if memory is None else {"memory_bytes": memory})
+            peak = peak_memory(device)
+            record |= described(searcher.genotype()) | ({} if peak is None else {"memory_bytes": peak})
             append_history(run.folder, record)
             run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
             view.epoch(record)
@@ -168,11 +172,14 @@ def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
 
 
 def _describer(searcher: Searcher) -> Any:
+    upscales = hasattr(searcher.space, "scale")
+    count = DerivedComplexity(searcher.space) if upscales else lambda genotype: describe(searcher.space.derive(genotype))
+
     @cache
     def described(genotype: Genotype) -> dict[str, Any]:
         # Building a network draws its initial weights; the search's own random numbers must not notice.
         with torch.random.fork_rng(devices=[]):
-            return describe(searcher.space.derive(genotype))
+            return count(genotype)
 
     return described
 

@@ -58,6 +58,6 @@ class ClassificationSearchOptions(AnyRun):
     network_g: Annotated[Component, Of(CLASSIFICATION_SPACES)]
     """The supernet."""
     path: SearchPath = SearchPath()
-    train: ClassifierSteps = ClassifierSteps()
+    train: ClassifierSteps = Field(default={}, validate_default=True)
     search: SearchSection
     """How alpha is searched."""

@@ -12,10 +12,13 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.merging import Retyped, settle
+from sr_nas.options.outline import outline, outlined
 from sr_nas.options.strict import Component
 from sr_nas.registry import Registry
 
 _LOGGER = logging.getLogger(__name__)
+EARLY = "early"
+"""In the context of a validation: whether it looks at no more than can be seen without importing PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,20 @@ class Of:
         def validate(value: Any, info: ValidationInfo) -> Any:
             if isinstance(value, Component):
                 value = value.model_dump()
-            kind, names = self.registry.kind, self.registry.names()
             common = source.model_fields.keys() - source.of_one_type
             section = settle(value, common)
+            if (info.context or {}).get(EARLY):
+                return _outlined(self.registry, source, section, info)
+            kind, names = self.registry.kind, self.registry.names()
             if not isinstance(section, dict) or "type" not in section:
-                raise PydanticCustomError(
-                    "no_type", f"a mapping with the key 'type' is expected. Allowed types: {listing(names)}."
-                )
+                raise _no_type(names)
             if self.registry.is_guest(section["type"]):
                 try:
                     self.registry.get(section["type"])
                 except UserError as error:
                     raise PydanticCustomError("unknown_name", "{text}", {"text": str(error)}) from error
             elif section["type"] not in names:
-                hint = nearest(section["type"], names)
-                raise PydanticCustomError("unknown_name", f"unknown {kind} '{section['type']}'{hint} Allowed: {listing(names)}.")
+                raise _unknown(kind, section["type"], names)
             model = self.registry.settings(section["type"], source)
             if isinstance(value, Retyped):
                 under = {key: item for key, item in settle(value.under, common).items() if key not in source.of_one_type}
@@ -67,6 +69,29 @@ class Of:
             for prefix in self.registry.guests
         ]
         return {"anyOf": [*(handler(model.__pydantic_core_schema__) for model in models), *guests]}
+
+
+def _outlined(registry: Registry[Any], source: type[Component], section: Any, info: ValidationInfo) -> Component:
+    """Check the keys of a section, and the values of those that all its types have."""
+    known = outline(registry)
+    kind = section.get("type") if isinstance(section, dict) else None
+    if known.complete and not registry.is_guest(kind):
+        if kind is None:
+            raise _no_type(list(known.entries))
+        if kind not in list(known.entries):  # whatever stands there, it need not be hashable
+            raise _unknown(registry.kind, kind, list(known.entries))
+    arguments = known.entries.get(str(kind))
+    if arguments is None:
+        return source.model_construct(type=str(kind))
+    return outlined(str(kind), arguments, source).model_validate(section, context=info.context)  # type: ignore[return-value]
+
+
+def _no_type(names: list[str]) -> PydanticCustomError:
+    return PydanticCustomError("no_type", f"a mapping with the key 'type' is expected. Allowed types: {listing(names)}.")
+
+
+def _unknown(kind: str, name: Any, names: list[str]) -> PydanticCustomError:
+    return PydanticCustomError("unknown_name", f"unknown {kind} '{name}'{nearest(name, names)} Allowed: {listing(names)}.")
 
 
 def _tell_dropped(where: str | None, under: dict[str, Any], section: dict[str, Any], model: type[BaseModel]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.basicsr import from_basicsr, is_basicsr
+from sr_nas.options.component import EARLY
 from sr_nas.options.yaml_files import read_options
 
 _LOGGER = logging.getLogger(__name__)
 Options = TypeVar("Options", bound=BaseModel)
 SUPER_RESOLUTION = "super-resolution"
+UNSEEN = "Values that depend on a type, such as those of network_g, are checked once this is mended."
 
 
 def load_options(
@@ -46,6 +50,27 @@ def _of_task(models: Mapping[str, type[Options]], raw: dict[str, Any], path: str
     if task not in models:
         raise UserError(f"{path}: task: there is no '{task}' here{nearest(str(task), models)} Allowed: {listing(models)}.")
     return models[task]
+
+
+def check_early(model: type[BaseModel] | Mapping[str, type[BaseModel]], path: str | Path, overrides: Iterable[str] = ()) -> None:
+    """Check of an option file what can be checked without importing PyTorch; nothing where that has been done already.
+
+    These are all keys, and the values of those that do not depend on a type. Of several processes, which say the same thing
+    once, none checks early.
+
+    Raises:
+        UserError: as :func:`load_options`.
+    """
+    if "torch" in sys.modules or "RANK" in os.environ:
+        return
+    raw = read_options(Path(path), overrides)
+    if is_basicsr(raw):
+        raw, _ = from_basicsr(raw, str(path))
+    model = _of_task(model, raw, path) if isinstance(model, Mapping) else model
+    try:
+        model.model_validate(raw, context={"check_files": True, EARLY: True})
+    except ValidationError as error:
+        raise UserError(f"{_explain(str(path), error)}\n{UNSEEN}") from error
 
 
 def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, check_files: bool = True) -> Options:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationInfo, create_model, model_validator
 
-from sr_nas.options.component import Of
+from sr_nas.options.component import EARLY, Of
 from sr_nas.options.sections import Optimizer, Run, TrainSource, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
 from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
@@ -62,7 +62,7 @@ class SearchBase(Strict):
     """From alpha to the weights of the candidates."""
     regularizer: Annotated[Regularizer, Of(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
     """Extra loss on alpha."""
-    alpha: Alpha = Alpha()
+    alpha: Alpha = Field(default={}, validate_default=True)
 
     @model_validator(mode="after")
     def _possible(self) -> SearchBase:
@@ -113,11 +113,12 @@ class SearchOptions(Run):
     network_g: Annotated[Component, Of(SPACES)]
     """The supernet."""
     path: SearchPath = SearchPath()
-    train: WeightTraining = WeightTraining()
+    train: WeightTraining = Field(default={}, validate_default=True)
     search: SearchSection
     """How alpha is searched."""
 
     @model_validator(mode="after")
-    def _patches_fit(self) -> SearchOptions:
-        patches_fit(self.datasets.train, self.scale, self.train.pixel_opt)
+    def _patches_fit(self, info: ValidationInfo) -> SearchOptions:
+        if not (info.context or {}).get(EARLY):
+            patches_fit(self.datasets.train, self.scale, self.train.pixel_opt)
         return self

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
-from sr_nas.options.component import Of
+from sr_nas.options.component import EARLY, Of
 from sr_nas.options.paths import ExistingFile, ExistingPath
 from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
@@ -140,7 +149,9 @@ class TrainOptions(Run):
     val: Validation = Validation()
 
     @model_validator(mode="after")
-    def _patches_fit(self) -> TrainOptions:
+    def _patches_fit(self, info: ValidationInfo) -> TrainOptions:
+        if (info.context or {}).get(EARLY):
+            return self
         losses = [self.train.pixel_opt, *([self.train.distill_opt] if self.train.distill_opt else [])]
         patches_fit(self.datasets.train, self.scale, *losses)
         return self

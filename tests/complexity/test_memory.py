@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.memory import peak_activation_bytes, tracked_peak
+from sr_nas.complexity.memory import PROBE, _Tracker, extrapolated_peak, peak_activation_bytes, tracked_peak
 from sr_nas.complexity.summary import footprint
 from sr_nas.networks.imdn import IMDN
 
@@ -91,3 +91,20 @@ def test_the_network_stays_as_it_was_and_is_measured_in_single_precision() -> No
 def test_footprint_is_that_of_an_hr_output_of_1280x720() -> None:
     network = IMDN(4, nf=16, num_blocks=1)
     assert footprint(network) == {"receptive_field": None, "peak_activation_bytes": peak_activation_bytes(network, (180, 320))}
+
+
+@pytest.mark.parametrize("size", [(17, 19), (12, 20), (40, 24)])
+def test_a_step_on_a_tiny_image_tells_what_larger_ones_take(size: tuple[int, int]) -> None:
+    """Forward and backward of three images, against the same step followed at its own size."""
+    network = Forward(lambda first, second, x: second(F.leaky_relu(second(F.relu_(first(x))))).square().mean())
+
+    def step(x: torch.Tensor) -> None:
+        network.zero_grad()
+        network(x).backward()
+
+    x, probe = torch.rand(3, 3, *size), torch.rand(1, 3, *PROBE)
+    tracker = _Tracker(network.parameters())
+    tracker.follow(x)
+    with tracker:
+        step(x)
+    assert extrapolated_peak(lambda: step(probe), x.numel() // 3, network.parameters(), [probe]) == tracker.peak

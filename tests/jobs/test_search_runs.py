@@ -170,7 +170,7 @@ def test_one_run_is_not_taken_up_twice_at_once(tmp_path: Path) -> None:
 
 def test_a_failed_run_does_not_hide_the_one_to_go_on_with(tmp_path: Path) -> None:
     search(tmp_path)
-    assert "too few for patches of gt_size 5000" in search(tmp_path, "datasets:train:gt_size=5000", code=1)
+    assert "too few for patches of gt_size 1200" in search(tmp_path, "datasets:train:gt_size=1200", code=1)
     assert f"going on in {tmp_path / 'tiny'} " in search(tmp_path, resume=True)
 
 
