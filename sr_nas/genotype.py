@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,8 @@ def _names_of(found: Any, where: str, choice: Choice) -> tuple[str, ...]:
 
 def is_genotype_path(source: Any) -> bool:
     """Whether a genotype is given by a path (a folder, a ``.json`` file, anything with a slash) and not by names."""
-    return isinstance(source, (str, Path)) and (Path(source).suffix == ".json" or "/" in str(source) or Path(source).is_dir())
+    # A genotype's text may be longer than a file's name can be, at which Path.is_dir raises.
+    return isinstance(source, (str, Path)) and (Path(source).suffix == ".json" or "/" in str(source) or os.path.isdir(source))
 
 
 def read_genotype(source: Any) -> Any:

@@ -53,6 +53,11 @@ def count_macs(network: nn.Module, *sizes: Size, channels: int = 3) -> list[dict
     return [{name: round(macs) for name, macs in count.items()} for count in counts]
 
 
+def trace_macs(network: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Count as :func:`count_macs` does, by one pass on an image of that very size: for networks of small images."""
+    return {name: round(macs) for name, macs in _trace(network, 3, *size).items()}
+
+
 def count_fractions(network: nn.Module, *sizes: Size, channels: int = 3) -> list[Trace]:
     """Count as :func:`count_macs` does, without rounding, so that counts of parts add up to that of the whole."""
     forms: dict[tuple[int, int, int], _Form] = {}

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from torch import nn
 
-from sr_nas.complexity.macs import LR_1280x720, Size, count_macs
+from sr_nas.complexity.macs import LR_1280x720, Size, count_macs, trace_macs
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.complexity.receptive import receptive_field
 from sr_nas.contracts import Classifier, SRNetwork
@@ -27,10 +27,14 @@ def complexity(network: SRNetwork) -> dict[str, int]:
 
 
 def classifier_complexity(network: Classifier) -> dict[str, int]:
-    """Return ``params`` and ``macs_<side>x<side>``, for one image of the size that the network is made for."""
+    """Return ``params`` and ``macs_<side>x<side>``, for one image of the size that the network is made for.
+
+    An auxiliary head is for training alone; published counts leave it out, and so does this.
+    """
     side = network.input_size
-    (macs,) = count_macs(network, (side, side))
-    return {"params": count_params(network), f"macs_{side}x{side}": macs[""]}
+    macs = trace_macs(network, (side, side))
+    used = sum(own.numel() for name, own in network.named_parameters() if not name.startswith("auxiliary."))
+    return {"params": used, f"macs_{side}x{side}": macs[""]}
 
 
 def conventions(scale: int) -> tuple[Size, Size]:
@@ -58,7 +62,7 @@ def per_layer(network: nn.Module) -> list[tuple[str, str, int, int]]:
     MACs are for an LR input of 1280x720, and of a classifier for the size it is made for.
     """
     side = getattr(network, "input_size", None)
-    (macs,) = count_macs(network, LR_1280x720 if side is None else (side, side))
+    macs = count_macs(network, LR_1280x720)[0] if side is None else trace_macs(network, (side, side))
     rows = []
     for name, module in network.named_modules():
         if next(module.children(), None) is None:

@@ -36,7 +36,6 @@ from sr_nas.search.decision import Decision, decision
 from sr_nas.search.searcher import Record, Searcher
 
 GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
-CLASSIFICATION = {"task": "classification"}
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 
 
@@ -123,8 +122,12 @@ def write_results(folder: Path, searcher: Searcher, choices: Choices) -> None:
     genotype, history = searcher.genotype(), read_history(folder)
     network = searcher.space.derive(genotype)
     write_json(folder / GENOTYPE, genotype.to_json())
-    supplied, head = ("scale", {"scale": network.scale}) if isinstance(network, SRNetwork) else ("num_classes", CLASSIFICATION)
-    block = head | {"network_g": {"type": genotype.arch} | _without(network.settings(), supplied)}
+    settings = network.settings()
+    if isinstance(network, SRNetwork):
+        block: dict[str, Any] = {"scale": settings.pop("scale"), "network_g": {"type": genotype.arch} | settings}
+    else:
+        # A classifier is searched in small and trained in the size of its own defaults, which is the published one.
+        block = {"task": "classification", "network_g": {"type": genotype.arch, "genotype": settings["genotype"]}}
     write_text(
         folder / NETWORK_BLOCK,
         "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n"
@@ -187,7 +190,3 @@ def _describer(searcher: Searcher) -> Any:
 def _say(run: Opened, view: SearchView, text: str) -> None:
     run.log.info("%s", text)
     view.message(text)
-
-
-def _without(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != name}

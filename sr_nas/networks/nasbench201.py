@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sr_nas.contracts import Classifier
 from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from, is_genotype_path
-from sr_nas.ops.nasbench201_candidates import NASBENCH201_CANDIDATES, relu_conv_bn
+from sr_nas.ops.classification_candidates import relu_conv_bn
+from sr_nas.ops.nasbench201_candidates import NASBENCH201_CANDIDATES
 from sr_nas.options.genotypes import GenotypeSource
 from sr_nas.registry import CLASSIFIERS
 

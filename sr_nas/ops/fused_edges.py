@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_nas.ops.classification_candidates import Zero
 from sr_nas.ops.fused_norm import update_statistics
 from sr_nas.ops.mixed import MixedOp
-from sr_nas.ops.nasbench201_candidates import Zero
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,34 +6,17 @@ function here and name it under ``network_g.candidates`` in an option file; the 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from sr_nas.ops.classification_candidates import Zero, relu_conv_bn
 from sr_nas.registry import Registry
 
 NASBENCH201_CANDIDATES: Registry = Registry("NAS-Bench-201 candidate", "sr_nas.ops.nasbench201_candidates")
 
 
-class Zero(nn.Module):
-    """Nothing: zeros of the input's shape."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return zeros."""
-        return torch.zeros_like(x)
-
-
-def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1, affine: bool = True) -> nn.Sequential:
-    """ReLU, convolution without bias, BatchNorm."""
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels, affine=affine),
-    )
-
-
 @NASBENCH201_CANDIDATES.register()
 def none(in_channels: int, out_channels: int, affine: bool = True) -> nn.Module:
-    return Zero()
+    return Zero(1)
 
 
 @NASBENCH201_CANDIDATES.register()
