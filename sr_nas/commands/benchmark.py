@@ -2,7 +2,7 @@
 
 supernet     a pass of a search's supernet, beside its plain network
 search-step  a whole step of a search, and its parts
-inference    upscaling a large photo
+inference    upscaling, beside plain PyTorch and ONNX Runtime; a large photo
 data         what the training's loader delivers
 all          all of them, with modest settings
 """

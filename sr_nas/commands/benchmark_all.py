@@ -16,7 +16,7 @@ from sr_nas.commands.benchmark import WHAT, run
 SETTINGS: dict[str, tuple[str, ...]] = {
     "supernet": ("--rounds", "3"),
     "search-step": ("--rounds", "3", "--order", "first"),
-    "inference": ("--arch", "imdn", "--megapixels", "1"),
+    "inference": ("--arch", "imdn", "--rounds", "5"),
     "data": ("--images", "4", "--rounds", "3", "--seconds", "0.5"),
 }
 """What -> its options here."""

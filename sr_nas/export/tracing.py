@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
-from sr_nas.export.fold import folded
+from sr_nas.inference.fold import folded
 
 EXAMPLE = (2, 3, 40, 46)
 """The size a graph is traced at. No side of it is special to a network: none is 0 or 1 behind strides and poolings."""

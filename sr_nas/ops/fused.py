@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sr_nas.ops.depthwise import depthwise
-from sr_nas.ops.fused_forms import Form, Stage, recognise
-from sr_nas.ops.fused_kernels import Assembly, Part, Wide, covers
+from sr_nas.ops.fused_forms import recognise
 from sr_nas.ops.fused_norm import NormalisedSum, affine_sum, update_statistics
+from sr_nas.ops.fused_plan import INPUT, RECTIFIED, FusedPlan
+from sr_nas.ops.fused_weights import Prepared, prepare
 from sr_nas.ops.mixed import Builder, MixedOp
 
-LANES = 16
-"""Output channels that a convolution computes at once: up to so many it takes the same time."""
-
-SMALL = 3 * 3 * 16
-"""Taps times output channels up to which a depthwise-separable convolution is no faster than more channels of a dense one."""
-
-INPUT, RECTIFIED = 0, 1
-"""What candidates read alike: the input, and the input behind a ReLU."""
-
-
-@dataclass(frozen=True, eq=False)
-class Last:
-    """The last stage of a candidate; the stages in front of it, if any, run by themselves."""
-
-    index: int
-    form: Form
-
-    @property
-    def stage(self) -> Stage:
-        return self.form.stages[-1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.stage.kernel, self.stage.dilation
-
-    @property
-    def source(self) -> int:
-        """What it reads; below 0: what no other candidate reads."""
-        return ~self.index if len(self.form.stages) > 1 else int(self.stage.relu)
+TOGETHER = 2**20
+"""Parameters up to which operations compute their kernels together: more are slow enough, and their copies take memory."""
 
 
 class FusedMixedOp(MixedOp):
@@ -58,132 +33,74 @@ class FusedMixedOp(MixedOp):
 
     def __init__(self, builders: Mapping[str, Builder], in_channels: int, out_channels: int, partial_channel: int = 1) -> None:
         super().__init__(builders, in_channels, out_channels, partial_channel)
-        forms = _of_one_eps([recognise(candidate) for candidate in self.candidates.values()])
-        self._others = [index for index, form in enumerate(forms) if form is None]
-        lasts = [Last(index, form) for index, form in enumerate(forms) if form is not None]
-        self._prefixed = [last for last in lasts if last.source < 0]
-        self._wides: list[Wide] = []
-        self._joined: list[Last] = []
-        self._apart: list[Last] = []
-        self._norms: list[tuple[int, nn.BatchNorm2d]] = []
-        for source in dict.fromkeys(last.source for last in lasts):
-            self._plan(source, [last for last in lasts if last.source == source])
-        self._assembly = Assembly(self._wides)
-        self._norms += [(last.index, last.form.norm) for last in self._apart if last.form.norm is not None]
-        self._rectifies = any(form.stages[0].relu for form in forms if form is not None)
+        self._plan = FusedPlan([recognise(candidate) for candidate in self.candidates.values()])
 
-    def _plan(self, source: int, lasts: list[Last]) -> None:
-        """Share out the last stages that read one thing."""
-        wides: dict[tuple[int, int], tuple[list[Last], list[Last]]] = {}
-        # Dense before separable, sums before blocks of their own, larger kernels before those that they hold.
-        order = sorted(
-            lasts, key=lambda last: (last.stage.separable, last.form.norm is not None, -last.stage.kernel, last.stage.dilation)
-        )
-        for last in order:
-            held = next((size for size in wides if covers(*size, last.stage) and self._has_room(wides[size], last)), None)
-            if held is None and last.stage.separable:
-                (self._joined if last.form.norm is None else self._apart).append(last)
-            else:
-                wides.setdefault(held or last.size, ([], []))[last.form.norm is not None].append(last)
-        for size, (summed, alone) in wides.items():
-            parts = [Part(last.stage, 0, last.index) for last in summed]
-            parts += [Part(last.stage, row, None) for row, last in enumerate(alone, start=bool(summed))]
-            self._wides.append(Wide(source, *size, tuple(parts), bool(summed) + len(alone), bool(summed)))
-            self._norms += [(last.index, last.form.norm) for last in alone if last.form.norm is not None]
-
-    @staticmethod
-    def _has_room(wide: tuple[list[Last], list[Last]], last: Last) -> bool:
-        """Whether a convolution takes another kernel for nothing: into the sum it has, or beside it in the same lanes."""
-        summed, alone = wide
-        if last.form.norm is None and summed:
-            return True
-        small = last.stage.kernel**2 * last.stage.out_channels <= SMALL
-        if (summed or alone)[0].size == last.size and (small or not last.stage.separable):
-            return True
-        return (bool(summed) + len(alone) + 1) * last.stage.out_channels <= LANES
+    @classmethod
+    def bind(cls, ops: Sequence[MixedOp], weights: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
+        """See :meth:`MixedOp.bind`. Operations that are alike compute their kernels together."""
+        alike: dict[object, list[int]] = {}
+        bound: list[Callable[[Tensor], Tensor]] = []
+        for place, op in enumerate(cast("Sequence[FusedMixedOp]", ops)):
+            bound.append(partial(MixedOp.forward, op, weights=weights[place]))
+            if all(norm.training == op.training for _, norm in op._plan.norms):
+                alike.setdefault((op.training, op._plan.signature), []).append(place)
+        for everyone in alike.values():
+            count = max(1, TOGETHER // sum(parameter.numel() for parameter in ops[everyone[0]].candidates.parameters()))
+            for start in range(0, len(everyone), count):
+                places = everyone[start : start + count]
+                same = [cast(FusedMixedOp, ops[place]) for place in places]
+                prepared = prepare([op._plan for op in same], torch.stack([weights[place] for place in places]), same[0].training)
+                for place, op, own in zip(places, same, prepared, strict=True):
+                    bound[place] = partial(op._run, own)
+        return bound
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """See :meth:`MixedOp.forward`."""
-        if self.partial_channel == 1:
-            return self._mix(x, weights)
-        mixed = self._mix(x[:, : self.sampled], weights)
-        bypassed = self.bypass(x[:, self.sampled :]).unflatten(1, (self.partial_channel - 1, -1))
-        # Joined and shuffled in one copy.
-        return torch.cat((mixed[:, :, None], bypassed.transpose(1, 2)), dim=2).flatten(1, 2)
+        (bound,) = self.bind([self], [weights])
+        return bound(x)
 
-    def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
-        if any(norm.training != self.training for _, norm in self._norms):
-            return super()._mix(x, weights)
+    def _run(self, prepared: Prepared, x: Tensor) -> Tensor:
+        if self.partial_channel == 1:
+            return self._fused(x, prepared)
+        sampled, rest = x.split((self.sampled, x.shape[1] - self.sampled), dim=1)
+        bypassed = self.bypass(rest).unflatten(1, (self.partial_channel - 1, -1))
+        # Joined and shuffled in one copy.
+        return torch.cat((self._fused(sampled, prepared)[:, :, None], bypassed.transpose(1, 2)), dim=2).flatten(1, 2)
+
+    def _fused(self, x: Tensor, prepared: Prepared) -> Tensor:
+        plan, weights = self._plan, prepared.weights
         sources = self._sources(x)
-        sums, blocks = [], []
-        for wide, kernel in zip(self._wides, self._assembly.kernels(weights) if self._wides else (), strict=True):
-            z = wide.convolve(sources[wide.source], *kernel)
-            if wide.rows == wide.summed:
-                sums.append(z)
-                continue
-            if wide.summed:
-                first, z = z.split((z.shape[1] // wide.rows, z.shape[1] // wide.rows * (wide.rows - 1)), dim=1)
-                sums.append(first)
-            blocks.append(z)
-        if self._norms:
-            blocks += [_run(last.stage, sources[last.source]) for last in self._apart]
-            sums.append(self._normalised(blocks, weights))
-        if self._joined:
-            sums.append(self._join(sources, weights))
+        parts = [
+            (wide.convolve(sources[wide.source], kernel), int(wide.summed))
+            for wide, kernel in zip(plan.wides, prepared.kernels, strict=True)
+        ]
+        parts += [(bank(sources[bank.source], *own), bank.leads) for bank, own in zip(plan.banks, prepared.banks, strict=True)]
+        if plan.join is not None:
+            parts.append((plan.join(x, weights), 1))
         candidates = list(self.candidates.values())
-        sums += [weights[index] * candidates[index](x) for index in self._others]
-        total, *rest = sums
-        for term in rest:
-            total = total + term
-        return total
+        parts += [(weights[index] * candidates[index](x), 1) for index in plan.others]
+        if not plan.norms:
+            first, *rest = (part for part, _ in parts)
+            for part in rest:
+                first = first + part
+            return first if prepared.shift is None else first + prepared.shift[:, None, None]
+        assert prepared.scale is not None and prepared.shift is not None and prepared.offset is not None
+        if not self.training:
+            return affine_sum(prepared.scale, prepared.offset, prepared.shift, parts)
+        tensors, leads = zip(*parts, strict=True)
+        norms = [norm for _, norm in plan.norms]
+        result, mean, variance = NormalisedSum.apply(prepared.scale, prepared.shift, norms[0].eps, leads, *tensors)
+        update_statistics(norms, mean + prepared.offset, variance, result.numel() // result.shape[1])
+        return cast(Tensor, result)
 
     def _sources(self, x: Tensor) -> dict[int, Tensor]:
         sources = {INPUT: x}
-        if self._rectifies:
+        if self._plan.rectifies:
             sources[RECTIFIED] = F.relu(x)
-        for last in self._prefixed:
-            first, *between = last.form.stages[:-1]
-            h = _run(first, sources[int(first.relu)])
-            for stage in between:
-                h = _run(stage, F.relu(h, inplace=True) if stage.relu else h)
-            # In place: a convolution does not need its result, and the ReLU only its own.
-            sources[last.source] = F.relu(h, inplace=True) if last.stage.relu else h
+        for index, form in self._plan.prefixed:
+            h = sources[RECTIFIED if form.stages[0].relu else INPUT]
+            for stage, following in pairwise(form.stages):
+                h = stage.run(h, stage.tensors())
+                h = F.relu(h) if following.relu else h
+            sources[~index] = h
         return sources
-
-    def _normalised(self, blocks: list[Tensor], weights: Tensor) -> Tensor:
-        norms = [norm for _, norm in self._norms]
-        own = weights[[index for index, _ in self._norms]][:, None]
-        scale = own * torch.stack([norm.weight for norm in norms])
-        shift = (own * torch.stack([norm.bias for norm in norms])).sum(0)
-        eps = norms[0].eps
-        if not self.training:
-            mean, variance = (torch.stack([getattr(norm, f"running_{name}") for norm in norms]) for name in ("mean", "var"))
-            return affine_sum(scale * (variance + eps).rsqrt(), mean, shift, blocks)
-        result, mean, variance = NormalisedSum.apply(scale, shift, eps, *blocks)
-        update_statistics(norms, mean, variance, result.numel() // result.shape[1])
-        return result
-
-    def _join(self, sources: dict[int, Tensor], weights: Tensor) -> Tensor:
-        halves, kernels, bias = [], [], None
-        for last in self._joined:
-            first, pointwise = last.stage.convolutions
-            halves.append(depthwise(first, sources[last.source]))
-            kernels.append(weights[last.index] * pointwise.weight)
-            if pointwise.bias is not None:
-                own = weights[last.index] * pointwise.bias
-                bias = own if bias is None else bias + own
-        return F.conv2d(torch.cat(halves, dim=1), torch.cat(kernels, dim=1), bias)
-
-
-def _run(stage: Stage, x: Tensor) -> Tensor:
-    *first, last = stage.convolutions
-    for convolution in first:
-        x = depthwise(convolution, x)
-    return last(x)
-
-
-def _of_one_eps(forms: list[Form | None]) -> list[Form | None]:
-    """The forms without those whose BatchNorm has another eps than the first."""
-    found = [None if form is None or form.norm is None else form.norm.eps for form in forms]
-    first = next((eps for eps in found if eps is not None), None)
-    return [form if eps in (None, first) else None for form, eps in zip(forms, found, strict=True)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_nas.ops.depthwise import depthwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,20 @@ class Stage:
     def tensors(self) -> list[Tensor | None]:
         """Weight and bias of every convolution, as they are now."""
         return [tensor for convolution in self.convolutions for tensor in (convolution.weight, convolution.bias)]
+
+    def run(self, x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Run the convolutions, without the ReLU, with the given tensors in the order of :meth:`tensors`."""
+        weight, bias = tensors[-2:]
+        assert weight is not None
+        if self.separable:
+            return F.conv2d(self.run_first(x, tensors[:2]), weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.dilation * (self.kernel // 2), dilation=self.dilation)
+
+    def run_first(self, x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Run the depthwise half of a separable stage with the given weight and bias."""
+        weight, bias = tensors
+        assert weight is not None
+        return depthwise(x, weight, bias, self.dilation)
 
 
 @dataclass(frozen=True, eq=False)

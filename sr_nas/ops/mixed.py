@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -73,6 +74,16 @@ class MixedOp(nn.Module):
         self.bypass: nn.Module = nn.Identity()
         if partial_channel > 1 and in_channels != out_channels:
             self.bypass = nn.Conv2d(in_channels - self.sampled, out_channels - share, 1)
+
+    @classmethod
+    def bind(cls, ops: Sequence[MixedOp], weights: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
+        """Return the operations as functions of their input alone, for one pass; what they share may be computed once.
+
+        Args:
+            ops: all of this class.
+            weights: of the candidates of each.
+        """
+        return [partial(op, weights=own) for op, own in zip(ops, weights, strict=True)]
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Mix.

@@ -6,8 +6,9 @@ inputs among the outputs of all earlier cells.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from torch import Tensor
 from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, Cells, DLSRCell, DLSRFrame, Features, input_choices
+from sr_nas.ops.checkpointing import checkpointed
 from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
 from sr_nas.ops.execution import MIXED_OPS, Execution
-from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import SPACES
 
 
@@ -31,6 +33,7 @@ class DLSRSpace(DLSRFrame):
         num_cells: number of cells; all share one alpha per operation.
         candidates: names to choose operations from; ``None`` for all of them.
         partial_channel: K of the mixed operation; must divide nf.
+        checkpointing: compute cells again in the backward pass, which takes longer and less memory.
         execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
 
     Raises:
@@ -46,12 +49,15 @@ class DLSRSpace(DLSRFrame):
         num_cells: Cells = 6,
         candidates: list[str] | None = None,
         partial_channel: PartialChannel = 1,
-        execution: Execution = "plain",
+        checkpointing: bool = False,
+        execution: Execution = "fused",
     ) -> None:
         self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
         self.candidates = tuple(candidates or DLSR_CANDIDATES.names())
         builders = {name: DLSR_CANDIDATES.get(name) for name in self.candidates}
-        mixed_op, inputs = MIXED_OPS[execution], input_choices(num_cells)
+        inputs = input_choices(num_cells)
+        self._mixed_op = mixed_op = MIXED_OPS[execution]
+        self._checkpointing = checkpointing
         super().__init__(
             scale,
             nf,
@@ -73,12 +79,22 @@ class DLSRSpace(DLSRFrame):
 
     def forward(self, x: Tensor, weights: Weights) -> Tensor:
         """Upscale ``[N, 3, H, W]`` RGB in 0..1 with the given candidate weights per label."""
-        cells = [partial(self._run_cell, cell, weights) for cell in self.cells]  # type: ignore[arg-type]
+        own_cells = cast("Iterable[DLSRCell]", self.cells)
+        own_weights = [weights[label] for label in OPERATIONS]
+        if self._checkpointing:
+            runs = [partial(self._run_again, cell, own_weights) for cell in own_cells]
+            return self.reconstruct(x, runs, partial(self._weighted, weights))
+        ops = cast("list[MixedOp]", [op for cell in own_cells for op in cell.ops])
+        bound = self._mixed_op.bind(ops, own_weights * self.num_cells)
+        each = zip(*[iter(bound)] * len(OPERATIONS), strict=True)
+        cells = [partial(cell.run, ops=own) for cell, own in zip(own_cells, each, strict=True)]
         return self.reconstruct(x, cells, partial(self._weighted, weights))
 
-    @staticmethod
-    def _run_cell(cell: DLSRCell, weights: Weights, x: Tensor) -> Tensor:
-        return cell.run(x, [partial(op, weights=weights[label]) for op, label in zip(cell.ops, OPERATIONS, strict=True)])
+    def _run_again(self, cell: DLSRCell, weights: Sequence[Tensor], x: Tensor) -> Tensor:
+        return checkpointed(cell, self._run_cell, x, *weights)
+
+    def _run_cell(self, cell: DLSRCell, x: Tensor, *weights: Tensor) -> Tensor:
+        return cell.run(x, self._mixed_op.bind(cast("list[MixedOp]", list(cell.ops)), weights))
 
     @staticmethod
     def _weighted(weights: Weights, label: str, outputs: list[Tensor]) -> list[Tensor]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
+from sr_nas.ops.checkpointing import checkpointed
 from sr_nas.ops.execution import MIXED_OPS, Execution
 from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
-from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import SPACES
 
 
@@ -26,6 +28,7 @@ class IMDNSpace(IMDNFrame):
         num_blocks: number of blocks; all share one alpha per label.
         candidates: names to choose from at every position; ``None`` for all of them.
         partial_channel: K of the mixed operation; must divide nf/4.
+        checkpointing: compute blocks again in the backward pass, which takes longer and less memory.
         execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
 
     Raises:
@@ -41,12 +44,14 @@ class IMDNSpace(IMDNFrame):
         num_blocks: Blocks = 6,
         candidates: list[str] | None = None,
         partial_channel: PartialChannel = 1,
-        execution: Execution = "plain",
+        checkpointing: bool = False,
+        execution: Execution = "fused",
     ) -> None:
         self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
         self.candidates = tuple(candidates or IMDN_CANDIDATES.names())
         builders = {name: IMDN_CANDIDATES.get(name) for name in self.candidates}
-        mixed_op = MIXED_OPS[execution]
+        self._mixed_op = mixed_op = MIXED_OPS[execution]
+        self._checkpointing = checkpointing
         super().__init__(scale, nf, num_blocks, lambda _, read, written: mixed_op(builders, read, written, partial_channel))
 
     @staticmethod
@@ -62,11 +67,19 @@ class IMDNSpace(IMDNFrame):
 
     def forward(self, x: Tensor, weights: Weights) -> Tensor:
         """Upscale ``[N, 3, H, W]`` RGB in 0..1 with the given candidate weights per label."""
-        return self.reconstruct(x, [partial(self._run_block, block, weights) for block in self.blocks])
+        own_weights = [weights[label] for label in LABELS]
+        if self._checkpointing:
+            return self.reconstruct(x, [partial(self._run_again, block, own_weights) for block in self.blocks])
+        ops = cast("list[MixedOp]", [op for block in self.blocks for op in block.convs])
+        bound = self._mixed_op.bind(ops, own_weights * self.num_blocks)
+        each = zip(*[iter(bound)] * len(LABELS), strict=True)
+        return self.reconstruct(x, [partial(block.distill, convs=own) for block, own in zip(self.blocks, each, strict=True)])
 
-    @staticmethod
-    def _run_block(block: IMDBlock, weights: Weights, x: Tensor) -> Tensor:
-        return block.distill(x, [partial(op, weights=weights[label]) for op, label in zip(block.convs, LABELS, strict=True)])
+    def _run_again(self, block: IMDBlock, weights: Sequence[Tensor], x: Tensor) -> Tensor:
+        return checkpointed(block, self._run_block, x, *weights)
+
+    def _run_block(self, block: IMDBlock, x: Tensor, *weights: Tensor) -> Tensor:
+        return block.distill(x, self._mixed_op.bind(cast("list[MixedOp]", list(block.convs)), weights))
 
     def decode(self, weights: Weights) -> Genotype:
         """Keep the heaviest candidate of every position."""

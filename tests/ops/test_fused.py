@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from sr_nas.ops import fused as fused_module
 from sr_nas.ops.depthwise import depthwise
 from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
 from sr_nas.ops.fused import FusedMixedOp
@@ -101,6 +102,55 @@ def test_any_candidates_and_the_gradient_of_gradients(seed: int) -> None:
     training = chosen.random() < 0.7
     results = [passed(op.train(training), channels[0], second=True, size=(4, 5)) for op in (plain, fused)]
     assert_equal(*results, tolerance=1e-8 if training else 1e-10)
+
+
+@pytest.mark.parametrize("together", [1, 2**20])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("space", [IMDN, DLSR])
+def test_operations_bound_together_equal_each_by_itself(
+    space: str, training: bool, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that are alike, one of other channels, and one whose candidates are in another mode; two share their weights."""
+    monkeypatch.setattr(fused_module, "TOGETHER", together)
+    torch.manual_seed(0)
+    pairs = [pair(BUILDERS[space], channels, 2, torch.float64) for channels in ((8, 8), (8, 8), (12, 8), (8, 8))]
+    alpha = torch.rand(2, len(BUILDERS[space]), dtype=torch.float64, requires_grad=True)
+    x = [torch.rand(2, op.sampled * 2, 6, 7, dtype=torch.float64, requires_grad=True) for op, _ in pairs]
+    found = []
+    for kind, ops in zip((MixedOp, FusedMixedOp), zip(*pairs, strict=True), strict=True):
+        for op in ops:
+            op.train(training)
+        ops[3].candidates.train(not training)
+        bound = kind.bind(ops, [alpha[0], alpha[1], alpha[1], alpha[0]])
+        outputs = [function(own) for function, own in zip(bound, x, strict=True)]
+        inputs = {"alpha": alpha} | {f"x{index}": own for index, own in enumerate(x)}
+        inputs |= {f"{index}.{name}": value for index, op in enumerate(ops) for name, value in op.named_parameters()}
+        grads = torch.autograd.grad(sum(output.square().sum() for output in outputs), list(inputs.values()))
+        found.append(
+            {f"y{index}": output for index, output in enumerate(outputs)}
+            | dict(zip(inputs, grads, strict=True))
+            | {f"{index}.{name}": buffer.clone() for index, op in enumerate(ops) for name, buffer in op.named_buffers()}
+        )
+    assert_equal(*found, tolerance=1e-10)
+
+
+def test_a_sum_of_separable_candidates_keeps_its_input_alone() -> None:
+    """Beside kernels: plain keeps every tensor between two convolutions."""
+    kept = []
+    for op in pair(BUILDERS[DLSR], (16, 16), 1, torch.float32):
+        storages: dict[int, int] = {}
+        alive = []
+
+        def pack(tensor: Tensor, storages: dict[int, int] = storages, alive: list[Tensor] = alive) -> Tensor:
+            if tensor.ndim == 4 and tensor.shape[2:] == (20, 21):
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                alive.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            op(torch.rand(2, 16, 20, 21, requires_grad=True), torch.rand(9, requires_grad=True)).sum()
+        kept.append(sum(storages.values()) // (4 * 2 * 16 * 20 * 21))
+    assert kept[1] == 1 and kept[0] > 20
 
 
 class Swish(nn.Module):
@@ -206,19 +256,11 @@ def test_a_depthwise_convolution_and_its_derivatives(kernel: int, dilation: int,
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 3, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=3).double()
     x = torch.rand(2, 3, 5, 6, dtype=torch.float64).to(memory_format=layout).requires_grad_()
-    torch.testing.assert_close(depthwise(convolution, x), convolution(x), rtol=0, atol=1e-12)
 
     def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return functional_call(Run(convolution), {"inner.weight": weight, "inner.bias": bias}, (x,))
+        return depthwise(x, weight, bias, dilation)
+
+    torch.testing.assert_close(function(x, convolution.weight, convolution.bias), convolution(x), rtol=0, atol=1e-12)
 
     assert torch.autograd.gradcheck(function, (x, convolution.weight, convolution.bias))
     assert torch.autograd.gradgradcheck(function, (x, convolution.weight, convolution.bias))
-
-
-class Run(nn.Module):
-    def __init__(self, inner: nn.Conv2d) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return depthwise(self.inner, x)
