@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sr_nas.errors import UserError, nearest
+from sr_nas.runs.allocator import keep_freed_memory
 
 COMMANDS = {
     "prepare_data": "fetch data sets, make LR images, crop, pack and check them",
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"sr-nas: unknown command '{command}'{nearest(command, COMMANDS)} Commands: {', '.join(COMMANDS)}.", file=sys.stderr
         )
         return 2
+    keep_freed_memory()
     try:
         return importlib.import_module(f"sr_nas.commands.{command}").main(rest)
     except UserError as error:
