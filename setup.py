@@ -17,6 +17,8 @@ TENSORBOARD = "tensorboard>=2.17.1"  # the first that runs with NumPy 2
 ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
 # 0.4 has the registry and the restricted reading of .pth that our bridge relies on.
 SPANDREL = "spandrel>=0.4"
+# The benchmark's own readers of its official files: 1.8 is the last of NATS-Bench, 2.1 the last of NAS-Bench-201.
+NASBENCH = ["nats-bench>=1.8", "nas-bench-201>=2.1"]
 
 setup(
     name="sr_nas",
@@ -52,8 +54,19 @@ setup(
         "basicsr": [BASICSR],
         # LPIPS and DISTS; 1.7 is the first with DISTS. Both take their backbones from torchvision.
         "perceptual": ["torchmetrics>=1.7", "torchvision>=0.19"],
+        "nasbench": NASBENCH,  # tools/complexity.py --official
         "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
-        "test": ["pytest>=8.0", "pytest-xdist>=3.2", "scipy>=1.11", "jsonschema>=4.0", BASICSR, TENSORBOARD, *ONNX, SPANDREL],
+        "test": [
+            "pytest>=8.0",
+            "pytest-xdist>=3.2",
+            "scipy>=1.11",
+            "jsonschema>=4.0",
+            BASICSR,
+            TENSORBOARD,
+            *ONNX,
+            SPANDREL,
+            *NASBENCH,
+        ],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

@@ -38,6 +38,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network"
     )
+    parser.add_argument(
+        "--official",
+        type=Path,
+        metavar="PATH",
+        help="read the true accuracy of a network of NAS-Bench-201 from this file or folder of NATS-Bench or NAS-Bench-201, "
+        "not from the bundled table; needs sr_nas[nasbench]",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parsed, others = parser.parse_known_args(arguments)
     if parsed.arch is None and (others or parsed.genotype is not None):
@@ -49,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     from sr_nas.jobs.description import describe
 
     network: Network
+    if parsed.compare is not None and parsed.official is not None:
+        raise UserError("--official tells of one network, which --arch or --model names.")
     if parsed.compare is not None:
         return _compare(parsed.compare, parsed.scale, parsed.json)
     if parsed.model is not None:
@@ -61,10 +70,11 @@ def main(arguments: Sequence[str]) -> int:
             network = classifier_of(parsed.arch, parsed.num_classes or 10, settings)
         else:
             network = network_of(parsed.arch, parsed.scale or 4, settings)
+    described = describe(network, parsed.official)
     if parsed.json:
-        print(json.dumps(describe(network)))
+        print(json.dumps(described))
     else:
-        _print_layers(network)
+        _print_layers(network, described)
     return 0
 
 
@@ -87,19 +97,17 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"'{' '.join(words)}': a value is no YAML.") from error
 
 
-def _print_layers(network: Any) -> None:
+def _print_layers(network: Any, counted: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from sr_nas.complexity.summary import per_layer
     from sr_nas.contracts import SRNetwork
-    from sr_nas.jobs.description import describe
     from sr_nas.report.records import macs, truth
 
     sizes = {name: value for name, value in network.settings().items() if name not in ("scale", "genotype")}
     scale = f" x{network.scale}" if isinstance(network, SRNetwork) else ""
     title = f"{network.genotype}{scale}, {', '.join(f'{name} {value}' for name, value in sizes.items())}"
-    counted = describe(network)
     costs = macs(counted, 2)
     table = Table(title=title, caption="multiply-adds as fvcore counts them")
     for heading in ("layer", "kind", "parameters", next(iter(costs))):

@@ -40,18 +40,18 @@ def _set_parser(jobs: Any, name: str) -> None:
     job.add_argument(
         "--root", type=Path, default=Path("datasets"), metavar="DIR", help="folder of all data sets (default: datasets)"
     )
-    _scales(job, None, "LR images to take with HR (default: 2 3 4; with --from all there are)", (2, 3, 4))
-    job.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
-    job.add_argument(
-        "--split", nargs="+", choices=("train", "valid"), default=("train", "valid"), help="of div2k (default: both)"
-    )
-    job.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="PATH",
-        help="take a benchmark set from this folder or archive, of any known layout",
-    )
+    taken = "a benchmark set from this folder or archive, of any known layout"
+    if SETS[name][0].files:
+        # What a set of super-resolution beside it is then fetched with.
+        job.set_defaults(scales=None, hr_only=False, split=("train", "valid"))
+        taken = "the set from this archive or folder"
+    else:
+        _scales(job, None, "LR images to take with HR (default: 2 3 4; with --from all there are)", (2, 3, 4))
+        job.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
+        job.add_argument(
+            "--split", nargs="+", choices=("train", "valid"), default=("train", "valid"), help="of div2k (default: both)"
+        )
+    job.add_argument("--from", dest="source", type=Path, metavar="PATH", help=f"take {taken}")
 
 
 def _lr_parser(jobs: Any) -> None:

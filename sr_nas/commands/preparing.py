@@ -19,6 +19,7 @@ from sr_nas.preparation import crop as cropping
 from sr_nas.preparation import lr as downscaling
 from sr_nas.preparation.addresses import FOLDERS, SETS, Archive, Part
 from sr_nas.preparation.adopt import adopt
+from sr_nas.preparation.adopt_files import adopt_files
 from sr_nas.preparation.check import Findings
 from sr_nas.preparation.check import check as look_at
 from sr_nas.preparation.download import Report
@@ -33,6 +34,8 @@ def fetch(parsed: Namespace) -> int:
     """Fetch published sets, or take one from a copy."""
     names = list(dict.fromkeys([parsed.first, *parsed.more]))
     console = Console(stderr=True)
+    if parsed.source is not None and SETS[names[0]][0].files:
+        return _take_files(names, parsed.source, parsed.root)
     if parsed.source is not None:
         return _take(names, parsed.source, parsed.root, () if parsed.hr_only else parsed.scales)
     parts = parts_of(names, () if parsed.hr_only else parsed.scales or (2, 3, 4), parsed.split)
@@ -46,7 +49,7 @@ def fetch(parsed: Namespace) -> int:
             return lambda done, total: loading.update(task, completed=done, total=total)
 
         for part, placed in prepare(parts, parsed.root, fetching, unpacking):
-            different += _print_placed(parsed.root / part.folder, placed)
+            different += _print_placed(parsed.root / part.folder, placed, part.holds)
     if (parsed.root / ARCHIVES).is_dir():
         print(f"The archives stay in {parsed.root / ARCHIVES}; nothing needs them any more.")
     return 1 if different else 0
@@ -65,18 +68,25 @@ class _Unpacking:
 
 def _take(names: list[str], source: Path, root: Path, scales: Sequence[int] | None) -> int:
     if len(names) > 1 or names[0] == "div2k":
-        raise UserError("--from takes one benchmark set. DIV2K is read as it was published: put its folders into datasets/DIV2K.")
+        raise UserError("--from takes one set. DIV2K is read as it was published: put its folders into datasets/DIV2K.")
     count = SETS[names[0]][0].count
     different = sum([_print_placed(place, placed) for place, placed in adopt(source, root / FOLDERS[names[0]], count, scales)])
     return 1 if different else 0
 
 
-def _print_placed(place: Path, placed: Placed | None) -> int:
+def _take_files(names: list[str], source: Path, root: Path) -> int:
+    if len(names) > 1:
+        raise UserError("--from takes one set.")
+    (part,) = SETS[names[0]]
+    return 1 if _print_placed(root / part.folder, adopt_files(source, part, root), part.holds) else 0
+
+
+def _print_placed(place: Path, placed: Placed | None, what: str = "images") -> int:
     """Say what was written to a folder; return how many files are other ones than those that were to be written."""
     if placed is None:
         print(f"{place}: there already")
         return 0
-    parts = [f"{len(placed.written)} images written"]
+    parts = [f"{len(placed.written)} {what} written"]
     parts += [f"{len(placed.same)} were there"] if placed.same else []
     parts += [f"{len(placed.different)} KEPT THOUGH DIFFERENT ({listing(placed.different, 5)})"] if placed.different else []
     print(f"{place}: {', '.join(parts)}")

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 Image = NDArray[np.uint8]
 Statistics = tuple[float, float, float]
+View = Callable[[Image, np.random.Generator], Image]
+"""What is looked at of an image: a crop of one size, say, drawn by the generator."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Labelled:
         read: index -> image as stored, uint8 [H, W, 3], RGB.
         mean: of the training images, per channel, in 0..1.
         std: the same of the standard deviation.
+        view: makes images of one size of those that are read, at random for training; ``None`` where they have one.
     """
 
     labels: Sequence[int]
@@ -32,6 +35,7 @@ class Labelled:
     read: Callable[[int], Image]
     mean: Statistics
     std: Statistics
+    view: View | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,8 +62,9 @@ class LabelledDataset(Dataset[tuple[Tensor, Tensor]]):
     workers nor on what was read before.
 
     Args:
-        images: all of one size.
-        crop_padding: pixels of zeros around the image, out of which one of the old size is cropped at random.
+        images: all of one size, or with a view that makes them so.
+        crop_padding: pixels of zeros around the image, out of which one of the old size is cropped at random. Images with a
+            view are cropped by that instead.
         use_hflip: mirror left to right, half of the time.
         cutout: side of a square that is set to the mean, its centre anywhere in the image (DeVries & Taylor, arXiv 1708.04552);
             0 for none.
@@ -68,7 +73,8 @@ class LabelledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: Labelled, crop_padding: int = 0, use_hflip: bool = False, cutout: int = 0, seed: int = 0) -> None:
         self.images = images
-        self.crop_padding, self.use_hflip, self.cutout, self.seed = crop_padding, use_hflip, cutout, seed
+        self.crop_padding = 0 if images.view else crop_padding
+        self.use_hflip, self.cutout, self.seed = use_hflip, cutout, seed
         self._mean = np.array(images.mean, np.float32)
         self._std = np.array(images.std, np.float32)
 
@@ -80,20 +86,21 @@ class LabelledDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return ``(image, class number)``: float32 [3, H, W], normalised to mean 0 and deviation 1, and int64 []."""
         index, draw = address
         pixels = self.images.read(index)
-        height, width = pixels.shape[:2]
+        generator = np.random.default_rng([self.seed, draw])
         # All are drawn whether used or not: switching an option leaves the others as they were.
-        down, right, flip, row, column = np.random.default_rng([self.seed, draw]).random(5)
+        down, right, flip, row, column = generator.random(5)
+        if self.images.view:
+            pixels = self.images.view(pixels, generator)
+        height, width = pixels.shape[:2]
         if self.use_hflip and flip < 0.5:
             pixels = pixels[:, ::-1]
-        values = (pixels.astype(np.float32) / 255 - self._mean) / self._std
         if self.crop_padding:
             # Zeros in the image, as the field pads, not in what is normalised.
-            border = np.broadcast_to(
-                -self._mean / self._std, (height + 2 * self.crop_padding, width + 2 * self.crop_padding, 3)
-            ).copy()
-            border[self.crop_padding : -self.crop_padding, self.crop_padding : -self.crop_padding] = values
+            border = np.zeros((height + 2 * self.crop_padding, width + 2 * self.crop_padding, 3), np.uint8)
+            border[self.crop_padding : -self.crop_padding, self.crop_padding : -self.crop_padding] = pixels
             top, left = (int(share * (2 * self.crop_padding + 1)) for share in (down, right))
-            values = border[top : top + height, left : left + width]
+            pixels = border[top : top + height, left : left + width]
+        values = (pixels.astype(np.float32) / 255 - self._mean) / self._std
         if self.cutout:
             top, left = int(row * height) - self.cutout // 2, int(column * width) - self.cutout // 2
             values[max(top, 0) : max(top + self.cutout, 0), max(left, 0) : max(left + self.cutout, 0)] = 0

@@ -122,7 +122,8 @@ def apart(module: str, function: str, **words: Any) -> Any:
         UserError: the process failed; its last words are passed on.
     """
     code = (
-        "import importlib, json, sys; from sr_nas.runs.allocator import keep_freed_memory; keep_freed_memory(); module, function, words = json.loads(sys.argv[1]);"
+        "import importlib, json, sys; from sr_nas.runs.allocator import keep_freed_memory; keep_freed_memory();"
+        "module, function, words = json.loads(sys.argv[1]);"
         "print(json.dumps(getattr(importlib.import_module(module), function)(**words)))"
     )
     call = json.dumps([module, function, words])

@@ -27,7 +27,8 @@ class LabelledSource(Component):
     num_worker_per_gpu: NonNegativeInt = 0
     """Processes that load images, for each of a search's two streams; 0 loads them in the run's own process."""
     crop_padding: NonNegativeInt = 4
-    """Pixels of zeros around an image, out of which one of its size is cropped at random; 0 to crop none."""
+    """Pixels of zeros around an image, out of which one of its size is cropped at random; 0 to crop none. Not for
+    ``image_folder``, which crops in its own way."""
     use_hflip: bool = True
     """Mirror images left to right at random."""
     cutout: NonNegativeInt = 0

@@ -24,15 +24,16 @@ class Archive:
 
 @dataclass(frozen=True)
 class Part:
-    """A folder of images in an archive.
+    """A folder of an archive: its images, or certain files.
 
     Attributes:
         archive: which.
         inside: the folder's path in it.
-        folder: where its images go, below the folder of all data sets.
-        count: images in it.
+        folder: where its images or files go, below the folder of all data sets.
+        count: images in it, or files.
         scale: of LR images; ``None`` for HR.
         split: of DIV2K.
+        files: name and MD5 of each file of a part that is no folder of images.
     """
 
     archive: Archive
@@ -41,6 +42,12 @@ class Part:
     count: int
     scale: int | None
     split: str | None = None
+    files: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def holds(self) -> str:
+        """What kind of things its folder holds."""
+        return "files" if self.files else "images"
 
 
 DIV2K_ADDRESS = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
@@ -64,6 +71,36 @@ BENCHMARK = Archive(
     "benchmark.tar", "https://cv.snu.ac.kr/research/EDSR/benchmark.tar", None, "md5:4ace41d33c2384b97e6b320cd0afd6ba"
 )
 
+# The page of CIFAR gives the MD5 of the archives; these SHA-256 are those by which Keras verifies its downloads
+# (keras/src/datasets/cifar10.py and cifar100.py). The MD5 of the files inside are torchvision's (torchvision/datasets/cifar.py).
+CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
+_CIFAR10 = Archive(
+    "cifar-10-python.tar.gz",
+    f"{CIFAR_ADDRESS}/cifar-10-python.tar.gz",
+    170498071,
+    "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+)
+_CIFAR10_FILES = (
+    ("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+    ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+    ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+    ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+    ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+    ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+    ("test_batch", "40351d587109b95175f43aff81a1287e"),
+)
+_CIFAR100 = Archive(
+    "cifar-100-python.tar.gz",
+    f"{CIFAR_ADDRESS}/cifar-100-python.tar.gz",
+    169001437,
+    "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+)
+_CIFAR100_FILES = (
+    ("meta", "7973b15100ade9c7d40fb424638fde48"),
+    ("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+    ("train", "16019d7e3df5f24257cddd939b257f8d"),
+)
+
 
 def _div2k() -> tuple[Part, ...]:
     parts = []
@@ -84,12 +121,18 @@ def _benchmark(name: str, count: int) -> tuple[Part, ...]:
     return (hr, *lr)
 
 
+def _pickled(archive: Archive, inside: str, folder: str, files: tuple[tuple[str, str], ...]) -> tuple[Part, ...]:
+    return (Part(archive, inside, f"{folder}/{inside}", len(files), None, files=files),)
+
+
 SETS = {
     "div2k": _div2k(),
     "set5": _benchmark("Set5", 5),
     "set14": _benchmark("Set14", 14),
     "b100": _benchmark("B100", 100),
     "urban100": _benchmark("Urban100", 100),
+    "cifar10": _pickled(_CIFAR10, "cifar-10-batches-py", "CIFAR-10", _CIFAR10_FILES),
+    "cifar100": _pickled(_CIFAR100, "cifar-100-python", "CIFAR-100", _CIFAR100_FILES),
 }
 """Name on the command line -> its parts."""
 

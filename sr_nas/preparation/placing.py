@@ -74,7 +74,8 @@ def unfinished(target: Path) -> Iterator[Path]:
 def move_in(filled: Path, target: Path) -> Placed:
     """Move the files of a folder into ``target``, at once where that does not exist; existing files stay as they are.
 
-    Images of one name are one image, whatever their formats: names without extension tell HR and LR images apart.
+    Images of one name are one image, whatever their formats: names without extension tell HR and LR images apart. Other files
+    are one if their whole names are.
     """
     files = sorted(filled.iterdir())
     for file in files:
@@ -86,15 +87,20 @@ def move_in(filled: Path, target: Path) -> Placed:
         os.rename(filled, target)
         return placed
     if not target.is_dir():
-        raise UserError(f"{target} is a file; a folder of images is to be written there. Move it away.")
-    there = {image.stem: image for image in target.iterdir() if image.suffix.lower() in IMAGE_SUFFIXES}
+        raise UserError(f"{target} is a file; a folder is to be written there. Move it away.")
+    there = {_key(file): file for file in target.iterdir()}
     for file in files:
-        if file.stem not in there:
+        if (old := there.get(_key(file))) is None:
             os.rename(file, target / file.name)
             placed.written.append(file.name)
         else:
-            (placed.same if _equal(file, there[file.stem]) else placed.different).append(there[file.stem].name)
+            (placed.same if _equal(file, old) else placed.different).append(old.name)
     return placed
+
+
+def _key(file: Path) -> tuple[bool, str]:
+    is_image = file.suffix.lower() in IMAGE_SUFFIXES
+    return is_image, file.stem if is_image else file.name
 
 
 def _equal(one: Path, other: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,8 +25,13 @@ def parts_of(names: Sequence[str], scales: Sequence[int], splits: Sequence[str])
 
 
 def is_there(part: Part, root: Path) -> bool:
-    """Whether a part's folder holds as many images as were published."""
+    """Whether a part's folder holds as many images as were published, or exactly the published files.
+
+    Files may lie one folder higher too, as people unpack them.
+    """
     folder = root / part.folder
+    if part.files:
+        return any(not wrong_files(place, part) for place in (folder, folder.parent))
     if not folder.is_dir():
         return False
     return sum(file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(file.name) for file in folder.iterdir()) >= part.count
@@ -55,25 +61,39 @@ def prepare(
         else:
             missing.setdefault(part.archive, []).append(part)
     for archive, wanted in missing.items():
-        holds = "\n             ".join(f"{part.inside}/ with {part.count} images" for part in wanted)
+        holds = "\n             ".join(f"{part.inside}/ with {part.count} {part.holds}" for part in wanted)
         file = obtain(archive, root / ARCHIVES, holds, fetching(archive))
         for part in wanted:
             yield part, unpack(file, part, root, unpacking)
 
 
+def wrong_files(folder: Path, part: Part) -> list[str]:
+    """Return the names of a part's files that a folder lacks, or holds with another content than was published."""
+    return [name for name, digest in part.files if not (folder / name).is_file() or md5(folder / name) != digest]
+
+
+def md5(file: Path) -> str:
+    """Return the MD5 of a file."""
+    with file.open("rb") as stream:
+        found = hashlib.md5(usedforsecurity=False)
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
 def unpack(file: Path, part: Part, root: Path, unpacking: Callable[[Part, int], None]) -> Placed:
-    """Unpack the images of one part; its folder appears once all are there.
+    """Unpack the images or files of one part; its folder appears once all are there.
 
     Raises:
-        UserError: the archive is damaged, holds something dangerous, or other images than expected.
+        UserError: the archive is damaged, holds something dangerous, or other images or files than expected.
     """
     target = root / part.folder
     with opened(file, "Remove it, so that it is fetched again.") as members, unfinished(target) as folder:
-        images = [member for member in members if _belongs(member, part.inside)]
+        images = [member for member in members if _belongs(member, part)]
         if len(images) != part.count:
             found = sorted({member.path.rpartition("/")[0] or "its top" for member in members if not is_hidden(member.path)})
             raise UserError(
-                f"{file} holds {len(images)} images in '{part.inside}', expected {part.count}. It has files in "
+                f"{file} holds {len(images)} {part.holds} in '{part.inside}', expected {part.count}. It has files in "
                 f"{listing(found, 10) or 'no folder'}. A copy of another layout is taken by --from."
             )
         needed, free = sum(member.size for member in images), shutil.disk_usage(folder).free
@@ -85,6 +105,8 @@ def unpack(file: Path, part: Part, root: Path, unpacking: Callable[[Part, int], 
         return move_in(folder, target)
 
 
-def _belongs(member: Member, inside: str) -> bool:
+def _belongs(member: Member, part: Part) -> bool:
     folder, _, name = member.path.rpartition("/")
-    return folder == inside and not is_hidden(member.path) and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    if part.files:
+        return folder == part.inside and name in dict(part.files)
+    return folder == part.inside and not is_hidden(member.path) and Path(name).suffix.lower() in IMAGE_SUFFIXES

@@ -10,7 +10,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**31 - 1
 """Bytes of freed memory that stay with the process; all that the argument of mallopt can say."""
 LARGEST = (2**30, 2**25)
-"""Bytes up to which memory is taken from what is kept: a tensor of any usual size, or the most that older versions of glibc take."""
+"""Bytes up to which memory is taken from what is kept: any usual tensor; or else the most that older versions of glibc take."""
 
 
 def keep_freed_memory() -> bool:

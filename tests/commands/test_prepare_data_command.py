@@ -57,7 +57,7 @@ def test_a_set_is_taken_from_a_copy_and_nothing_is_replaced(tmp_path: Path) -> N
     assert "LR_matlab" not in run(*again, "--hr_only")
     assert "LR_matlab/x3: 5" in run(*again, "--scales", "3")
     assert sorted(place.name for place in (tmp_path / "again/Set5/LR_matlab").iterdir()) == ["x3"]
-    assert "--from takes one benchmark set" in run("prepare_data", "set5", "set14", "--from", tmp_path, code=1)
+    assert "--from takes one set" in run("prepare_data", "set5", "set14", "--from", tmp_path, code=1)
 
 
 def test_from_hr_images_to_sub_images_and_lmdb(tmp_path: Path) -> None:

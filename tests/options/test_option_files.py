@@ -94,7 +94,8 @@ def test_published_settings() -> None:
         "num_blocks": 6,
         "candidates": None,
         "partial_channel": 4,
-        "execution": "plain",
+        "checkpointing": False,
+        "execution": "fused",
     }
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from sr_nas.data.array_pickles import read_arrays
 from sr_nas.data.classes import Labelled, Statistics
-from sr_nas.errors import UserError
 from sr_nas.options.paths import ExistingFolder
 from sr_nas.registry import LABELLED
 
 Part = Literal["train", "test"]
+SOURCE = "CIFAR, which tools/prepare_data.py fetches"
 
 CIFAR10_STATISTICS: tuple[Statistics, Statistics] = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100_STATISTICS: tuple[Statistics, Statistics] = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -29,8 +28,8 @@ def cifar10(part: Part, *, dataroot: ExistingFolder) -> Labelled:
     """
     folder = _folder(Path(dataroot), "cifar-10-batches-py")
     names = [f"data_batch_{number}" for number in range(1, 6)] if part == "train" else ["test_batch"]
-    batches = [_read(folder / name, "labels") for name in names]
-    classes = _read(folder / "batches.meta", "label_names")["label_names"]
+    batches = [read_arrays(folder / name, "labels", SOURCE) for name in names]
+    classes = read_arrays(folder / "batches.meta", "label_names", SOURCE)["label_names"]
     return _labelled(batches, "labels", classes, CIFAR10_STATISTICS)
 
 
@@ -42,8 +41,8 @@ def cifar100(part: Part, *, dataroot: ExistingFolder) -> Labelled:
         UserError: a file is missing or damaged.
     """
     folder = _folder(Path(dataroot), "cifar-100-python")
-    classes = _read(folder / "meta", "fine_label_names")["fine_label_names"]
-    return _labelled([_read(folder / part, "fine_labels")], "fine_labels", classes, CIFAR100_STATISTICS)
+    classes = read_arrays(folder / "meta", "fine_label_names", SOURCE)["fine_label_names"]
+    return _labelled([read_arrays(folder / part, "fine_labels", SOURCE)], "fine_labels", classes, CIFAR100_STATISTICS)
 
 
 def _folder(root: Path, inside: str) -> Path:
@@ -54,28 +53,3 @@ def _labelled(batches: list[dict[str, Any]], key: str, classes: list[str], known
     pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     labels = [int(label) for batch in batches for label in batch[key]]
     return Labelled(labels, tuple(classes), np.ascontiguousarray(pixels).__getitem__, *known)
-
-
-def _read(file: Path, key: str) -> dict[str, Any]:
-    try:
-        found = _OnlyArrays(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{file} does not exist: is {file.parent} the unpacked archive? tools/prepare_data.py makes it."
-        ) from error
-    except (pickle.UnpicklingError, EOFError, OSError, ValueError, AttributeError, ImportError, IndexError) as error:
-        raise UserError(f"{file} is damaged or no part of CIFAR ({error}). Fetch it again.") from error
-    if not isinstance(found, dict) or key not in found:
-        raise UserError(f"{file} holds no '{key}': it is no part of CIFAR's Python version.")
-    return found
-
-
-class _OnlyArrays(pickle.Unpickler):
-    """A pickle may run anything; one of arrays needs these alone."""
-
-    _ALLOWED = frozenset({("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")})
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._ALLOWED or (name == "_reconstruct" and module.endswith("multiarray")):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
