@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sr_nas.commands.run_arguments import parse_run
+from sr_nas.commands.run_arguments import run_parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``train``."""
-    parsed = parse_run("train", __doc__, arguments)
+    parsed = run_parser("train", __doc__).parse_args(arguments)
 
     from sr_nas.options.load import check_early, load_options  # imports lie behind what can fail without them
     from sr_nas.options.train import TrainOptions
