@@ -20,8 +20,11 @@ from sr_nas.export.network_file import load_network, save_network
 from sr_nas.export.onnx_file import load_onnx, save_onnx
 from sr_nas.inference.prepared import prepared
 from sr_nas.jobs.side_by_side import added_memory, apart, in_turns, summary
+from sr_nas.runs.allocator import give_freed_memory_back, keep_freed_memory
 
-VARIANTS = ("plain", "ours", "onnxruntime")
+PLAIN, KEPT, OURS, ONNX = "plain", "plain, memory kept", "ours", "onnxruntime"
+VARIANTS = (PLAIN, KEPT, OURS, ONNX)
+"""PyTorch by itself; the same with memory kept, as this project's commands have it; the prepared network; the exported one."""
 Run = Callable[[Tensor], Tensor]
 
 
@@ -67,14 +70,22 @@ def measure(
                 left_out[variant] = str(error)
         image = _image(plan).to(device)
         outputs = {variant: run(image).clone() for variant, run in runs.items()}
-        times = in_turns({variant: partial(run, image) for variant, run in runs.items()}, plan.rounds, device, say)
+
+        def prepare(variant: str) -> None:
+            (give_freed_memory_back if variant == PLAIN else keep_freed_memory)()
+            # A pass for what the change costs.
+            runs[variant](image)
+
+        steps = {variant: partial(run, image) for variant, run in runs.items()}
+        times = in_turns(steps, plan.rounds, device, say, prepare=prepare)
+        keep_freed_memory()
         count = count_macs(network, plan.size)[0][""]
         rows = {}
         for variant, own in times.items():
             say(f"memory of {variant}")
-            row = summary(own, times["plain"])
+            row = summary(own, times[PLAIN])
             rows[variant] = row | {
-                "difference": (outputs[variant] - outputs["plain"]).abs().max().item(),
+                "difference": (outputs[variant] - outputs[PLAIN]).abs().max().item(),
                 "gflops": 2e-9 * count / row["seconds"],
                 "peak_bytes": _peak_apart(file, variant, plan, device),
             }
@@ -92,7 +103,7 @@ def peak(file: str, variant: str, size: tuple[int, int], threads: int, device: s
 
 
 def _peak_apart(file: Path, variant: str, plan: Plan, device: torch.device) -> int | None:
-    if variant == "onnxruntime" and device.type != "cpu":
+    if variant == ONNX and device.type != "cpu":
         return None
     words = {"file": str(file), "variant": variant, "size": plan.size, "threads": plan.threads, "device": str(device)}
     found: int | None = apart(__name__, "peak", **words)
@@ -102,9 +113,9 @@ def _peak_apart(file: Path, variant: str, plan: Plan, device: torch.device) -> i
 def _ready(file: Path, variant: str, device: torch.device) -> Run:
     """Return a variant as a function; raises UserError where it cannot be had."""
     network = load_network(file)
-    if variant == "ours":
+    if variant == OURS:
         return _inferring(prepared(network) if device.type == "cpu" else network.to(device))
-    if variant == "plain":
+    if variant in (PLAIN, KEPT):
         return _inferring(copy.deepcopy(network).to(device))
     if device.type != "cpu":
         raise UserError("ONNX Runtime is measured on the CPU.")

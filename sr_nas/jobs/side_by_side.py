@@ -30,6 +30,7 @@ def in_turns(
     device: torch.device,
     say: Callable[[str], None] = lambda _: None,
     after: Callable[[], object] = lambda: None,
+    prepare: Callable[[str], object] = lambda _: None,
 ) -> dict[str, list[Timing]]:
     """Run every step once untimed, then all of them ``rounds`` times, every other round backwards.
 
@@ -39,6 +40,7 @@ def in_turns(
         device: it is waited for.
         say: told of progress.
         after: called after every round.
+        prepare: called with a step's name before it, untimed.
 
     Returns:
         Times of every round, by step. What slows the machine for a while slows all steps of a round: compare within rounds.
@@ -49,6 +51,7 @@ def in_turns(
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for name in list(steps)[:: -1 if number % 2 else 1]:
+            prepare(name)
             before = time.process_time()
             seconds = seconds_of(steps[name], device)
             times[name].append(Timing(seconds, time.process_time() - before))
