@@ -14,6 +14,7 @@ COMMANDS = {
     "search": "search a network: option file -> genotype",
     "train": "train a network",
     "evaluate": "measure PSNR and SSIM by the field's protocol",
+    "analyze": "compare searches: gaps, curves, landscapes, grids of options, replaced operations",
     "complexity": "count parameters and multiply-adds",
     "export": "write a trained network as one self-describing file",
     "inference": "upscale images",

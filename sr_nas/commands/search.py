@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from sr_nas.commands.numbers import at_least
+from sr_nas.commands.numbers import at_least, seeds
 from sr_nas.commands.run_arguments import run_parser
 
 
@@ -36,19 +36,6 @@ def main(arguments: Sequence[str]) -> int:
         from sr_nas.jobs.search import run_search
 
         return run_search(options, Console(), parsed.auto_resume)[1]
-
-
-def seeds(text: str) -> list[int]:
-    """Read ``0-9`` or ``0,3,5-7``, as a type of :mod:`argparse`."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise argparse.ArgumentTypeError(f"'{text}' is not of the form 0-9 or 0,3,5")
-        found += range(int(first), int(last or first) + 1)
-    if not found or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"'{text}' names no seed, or one twice")
-    return found
 
 
 def _many(parsed: argparse.Namespace) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from sr_nas.runs.files import replacing
+
+DPI = 150
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
 """Okabe and Ito's palette, told apart by colour-blind readers, without the yellow, which white paper swallows."""
@@ -37,6 +42,27 @@ def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
         filling = "white" if is_variant else colour
         styles[name] = {"color": colour, "linestyle": dashes[rounds % len(dashes)], "markerfacecolor": filling}
     return styles
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches, whose parts keep clear of each other."""
+    return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+
+
+def style(axes: Axes) -> None:
+    """Give axes the house's look: no box, a faint grid under the lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors=INK)
+
+
+def style_epochs(axes: Axes, epochs: Sequence[int]) -> None:
+    """The look of axes whose x is epochs, of which there may be one alone."""
+    style(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -11,14 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from sr_nas.report.figures import FAINT, INK, line_styles, save
+from sr_nas.report.figures import FAINT, INK, line_styles, new_figure, save, style_epochs
 from sr_nas.report.records import Candidates, Record, series, winners
-
-DPI = 150
 
 TITLE_CHARACTERS = 34
 """What fits above a panel beside each other at full size: its label and what is kept there."""
@@ -62,7 +58,7 @@ def beta_figure(history: Sequence[Record], choices: Candidates) -> Figure:
     columns = math.ceil(math.sqrt(len(choices)))
     rows = math.ceil(len(choices) / columns)
     height = max(2.3 * rows + 0.7, 0.21 * len(styles) + 1.0)
-    figure = _figure(3.2 * columns + 2.3, height)
+    figure = new_figure(3.2 * columns + 2.3, height)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (label, names) in zip(grid, choices.items(), strict=False):
         kept = winners(history[-1], label, names)
@@ -81,7 +77,7 @@ def beta_figure(history: Sequence[Record], choices: Candidates) -> Figure:
             )
         _write_values(axes, epochs[-1], [float(beta[label][-1, names.index(name)]) for name in kept])
         axes.axhline(1 / len(names), color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
-        _style(axes, epochs)
+        style_epochs(axes, epochs)
         axes.set_title(label, loc="left", fontsize=10, fontweight="bold", color=INK)
         title = " + ".join(kept)
         axes.set_title(title, loc="right", fontsize=9 * min(1.0, TITLE_CHARACTERS / (len(label) + len(title))), color=INK)
@@ -103,7 +99,7 @@ def alpha_figure(history: Sequence[Record], choices: Candidates) -> Figure:
     epochs = [record["epoch"] for record in history]
     everything = np.concatenate(list(alpha.values()), axis=1)
     styles = line_styles(choices)
-    figure = _figure(11.5, max(3.4, 0.21 * len(choices) + 1.0))
+    figure = new_figure(11.5, max(3.4, 0.21 * len(choices) + 1.0))
     marker = "o" if len(epochs) == 1 else None
     for axes, (name, statistic) in zip(figure.subplots(1, len(STATISTICS)), STATISTICS.items(), strict=True):
         for label in choices:
@@ -120,27 +116,12 @@ def alpha_figure(history: Sequence[Record], choices: Candidates) -> Figure:
             marker=marker,
             markersize=10,
         )
-        _style(axes, epochs)
+        style_epochs(axes, epochs)
         axes.set_title(f"{name} of alpha", loc="left", fontsize=10, fontweight="bold", color=INK)
         axes.set_xlabel("epoch", fontsize=10, color=INK)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9, handlelength=2.8)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    return Figure(figsize=(width, height), dpi=DPI, layout=layout)
-
-
-def _style(axes: Axes, epochs: Sequence[int]) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    if len(epochs) == 1:
-        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
 def _write_values(axes: Axes, epoch: int, values: list[float]) -> None:

@@ -59,7 +59,10 @@ def alpha_statistics(alpha: ByLabel, labels: Sequence[str]) -> AlphaStatistics:
 
 
 def share_of(name: str, genotype: Genotype, choices: Choices) -> float:
-    """Return which share of the operations that a network keeps is ``name``, e.g. ``"skip_connect"``; inputs do not count."""
+    """Return which share of the operations that a network keeps is ``name``, e.g. ``"skip_connect"``; inputs do not count.
+
+    What an operation reads, written behind it as in ``skip_connect~0``, makes no difference.
+    """
     inputs = labels_of(choices, "inputs")
-    kept = [operation for label, names in genotype.picks if label not in inputs for operation in names]
+    kept = [operation.partition("~")[0] for label, names in genotype.picks if label not in inputs for operation in names]
     return kept.count(name) / len(kept)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sr_nas.commands.search import seeds
+from sr_nas.commands.numbers import seeds
 from sr_nas.jobs.seeds import Seeds, finished, run_seeds, summarise
 from sr_nas.nasbench.table import table
 from sr_nas.runs.folder import CHECKPOINT, append_history, read_history

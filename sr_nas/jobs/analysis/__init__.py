@@ -1,0 +1,1 @@
+"""The analyses of SA-DARTS, from the folders of searches."""

@@ -1,0 +1,192 @@
+"""The analyses as commands: of histories with known numbers, of the bundled table, and of whole tiny searches."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from sr_nas.build import build_searcher
+from sr_nas.errors import UserError
+from sr_nas.jobs.analysis.methods import methods_of
+from sr_nas.jobs.analysis.replace import replacements
+from sr_nas.jobs.analysis.sweep import read_axis
+from sr_nas.nasbench.table import OPERATIONS
+from sr_nas.networks.nasbench201 import EDGES, read_genotype
+from sr_nas.options.load import dump_options, load_options
+from sr_nas.options.tasks import SEARCHES
+from sr_nas.runs.checkpoint import load_tensors
+from sr_nas.runs.folder import append_history, read_history
+from tests.conftest import REPOSITORY
+from tests.jobs.processes import run
+
+SA_DARTS = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+"""The network of the paper's table 6."""
+OPTIONS = REPOSITORY / "options" / "nasbench201"
+# Largest beta minus the second, on the first edge and on the others, by method and seed.
+GAPS = {"darts": [(0.06, 0.3), (0.03, 0.3), (0.09, 0.01)], "beta": [(0.001, 0.2), (0.002, 0.2), (0.003, 0.2)]}
+
+
+def made_up(folder: Path, file: str, seed: int, gaps: tuple[float, float], epochs: int = 3, name: str | None = None) -> Path:
+    """A run folder whose every epoch e has alpha e on all edges, and the given gaps."""
+    folder = folder / (name or f"{file}_seed{seed}")
+    folder.mkdir()
+    options = load_options(SEARCHES, OPTIONS / f"{file}.yml", [f"name={folder.name}", f"manual_seed={seed}"], check_files=False)
+    (folder / "options.yml").write_text(dump_options(options))
+    for epoch in range(epochs):
+        beta = {label: [0.2, 0.2, 0.1, 0.2, 0.2 + gap] for label, gap in zip(EDGES, (gaps[0], *[gaps[1]] * 5), strict=True)}
+        record: dict[str, Any] = {"epoch": epoch, "step": epoch, "alpha": {label: [float(epoch + seed)] * 5 for label in EDGES}}
+        record |= {"beta": beta, "loss": {}, "seconds": 1.0, "genotype": read_genotype(SA_DARTS).to_json()}
+        append_history(folder, record | {"true_accuracy": {"cifar10": {"valid": 90.0, "test": 80.0 + epoch + seed}}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("made_up")
+    return [made_up(root, file, seed, gaps) for file, trials in GAPS.items() for seed, gaps in enumerate(trials)]
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_gaps_are_compared_on_each_methods_closest_edge(runs: list[Path], tmp_path: Path) -> None:
+    run("analyze", "gaps", *runs, "-o", tmp_path / "out")
+    darts, beta = json.loads((tmp_path / "out" / "gaps.json").read_text())
+    assert (darts["method"], darts["epoch"], darts["seeds"]) == ("darts", 2, [0, 1, 2])
+    assert darts["edge"] == "1<-0" and darts["gap_edge"] == pytest.approx([0.06, 0.03, 0.09])
+    assert darts["gap_edge_mean"] == pytest.approx(0.06) and darts["gap_edge_std"] == pytest.approx(0.03)
+    assert darts["gap_worst"] == pytest.approx([0.06, 0.03, 0.01]) and darts["worst_edges"] == ["1<-0", "1<-0", "2<-0"]
+    assert beta["gap_edge_mean"] == pytest.approx(0.002) and beta["gap_edge_std"] == pytest.approx(0.001)
+    assert [float(row["gap_edge"]) for row in rows_of(tmp_path / "out" / "gaps.csv")][3:] == pytest.approx([0.001, 0.002, 0.003])
+
+
+def test_nothing_is_written_over(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    printed = run("analyze", "gaps", runs[0], "-o", tmp_path / "mine", code=1)
+    assert "nothing is written over" in printed and [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_analyses_without_a_folder_are_numbered(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("analyze", "replace", runs[0])
+    run("analyze", "replace", runs[1])
+    assert sorted(folder.name for folder in (tmp_path / "analyses").iterdir()) == ["replace", "replace_2"]
+
+
+def test_methods_are_told_apart_by_their_options_and_not_by_their_names(runs: list[Path], tmp_path: Path) -> None:
+    other = made_up(tmp_path, "darts", 7, (0.1, 0.1), name="unlike")
+    found = methods_of([*runs, other])
+    assert [(method.name, method.seeds) for method in found] == [("darts", [0, 1, 2, 7]), ("beta", [0, 1, 2])]
+    with pytest.raises(UserError, match="would count twice"):
+        methods_of([*runs, made_up(tmp_path, "beta", 2, (0.1, 0.1), name="again")])
+
+
+def test_two_methods_of_one_name_are_both_told(tmp_path: Path) -> None:
+    both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "sac", 0, (0.1, 0.1), name="x_2")]
+    options = both[1] / "options.yml"
+    options.write_text(options.read_text().replace("name: x_2", "name: x"))
+    assert [method.name for method in methods_of(both)] == ["x (x)", "x (x_2)"]
+
+
+def test_curves_are_means_and_deviations_over_seeds(runs: list[Path], tmp_path: Path) -> None:
+    run("analyze", "curves", *runs, made_up(tmp_path, "darts", 3, (0.1, 0.1), epochs=2), "-o", tmp_path / "out", "--edge", "2<-0")
+    content = json.loads((tmp_path / "out" / "curves.json").read_text())
+    beta, darts = content["beta"]["quantities"], content["darts"]
+    assert beta["alpha_mean"]["mean"] == [1.0, 2.0, 3.0] and beta["alpha_mean"]["std"] == [1.0, 1.0, 1.0]
+    assert beta["cifar10_test"]["mean"] == [81.0, 82.0, 83.0]
+    assert darts["epochs"] == [0, 1], "as far as all seeds have come"
+    last = [0.3, 0.3, 0.01, 0.1]
+    assert darts["beta"]["2<-0"]["mean"][1][4] == pytest.approx(0.2 + fmean(last))
+    assert darts["beta"]["2<-0"]["std"][1][4] == pytest.approx(stdev(last))
+    assert darts["quantities"]["share_skip_connect"]["mean"] == pytest.approx([1 / 6] * 2)
+    rows = rows_of(tmp_path / "out" / "curves.csv")
+    assert len(rows) == 3 * 3 + 4 * 2 and float(rows[-1]["cifar10_test"]) == 84.0
+    for name in ("alpha", "gap", "share", "accuracy", "beta", "beta_darts", "beta_beta"):
+        assert cv2.imread(str(tmp_path / "out" / f"{name}.png")).std() > 0
+    assert not (tmp_path / "out" / "loss.png").exists(), "what no history has is not drawn"
+
+
+def test_replacing_the_first_edge_gives_the_accuracies_of_the_table() -> None:
+    genotype = read_genotype(SA_DARTS)
+    falling = {label: [0.1, 0.2, 0.25, 0.3, 0.15] for label in EDGES}
+    found = replacements(genotype, falling, OPERATIONS, "1<-0")
+    assert found.betas == [0.3, 0.25, 0.2, 0.15, 0.1]
+    assert found.operations == ["nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"]
+    # The paper prints 73.5, 72.3, 70.78, 71.8 and 70.02. The last two are none of the table's means, of any edge.
+    assert found.accuracies["cifar100"] == pytest.approx([73.51, 72.30, 70.78, 71.37, 70.37], abs=0.006)
+    right, pairs = found.in_order("cifar100")
+    assert (right, pairs) == (9, 10)  # all but skip and pooling
+
+
+def test_axes_are_read_as_written() -> None:
+    axis = read_axis("search:regularizer={type: l2, schedule: {type: constant}}, none,1e6")
+    assert axis.key == "search:regularizer" and axis.values == ("{type: l2, schedule: {type: constant}}", "none", "1e6")
+    for wrong in ("nu", "nu=", "nu=1,1", "manual_seed=1,2"):
+        with pytest.raises(UserError):
+            read_axis(wrong)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A grid of two searches, as its command makes it, and the words of that command."""
+    root = tmp_path_factory.mktemp("sweep")
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), np.arange(16) % 3
+    np.savez(root / "images.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, classes=["a", "b", "c"])
+    tiny = ["name=tiny", "num_gpu=0", "network_g:channels=4", "network_g:num_cells=1", "datasets:train:batch_size_per_gpu=4"]
+    tiny += ["search:epochs=1", "search:steps_per_epoch=1", f"path:experiments_root={root}", "search:alpha:optim:lr=0.1"]
+    tiny += [f"datasets:train={{type: npz, dataroot: {root / 'images.npz'}}}"]
+    words = ["sweep", "-opt", str(OPTIONS / "sa.yml"), "--over", "search:regularizer:nu=0,1", "--force_yml", *tiny]
+    run("analyze", *words, "-o", root / "first")
+    return root, words
+
+
+def test_a_grid_reports_every_search_and_makes_none_twice(swept: tuple[Path, list[str]]) -> None:
+    root, words = swept
+    histories = {nu: (root / f"tiny-nu{nu}" / "history.jsonl").read_bytes() for nu in (0, 1)}
+    run("analyze", *words, "-o", root / "again", "--over", "search:alpha:value=1e-3", "--show", "gap_mean")
+    assert {nu: (root / f"tiny-nu{nu}" / "history.jsonl").read_bytes() for nu in (0, 1)} == histories
+    for row, nu in zip(rows_of(root / "first" / "sweep.csv"), ("0", "1"), strict=True):
+        last = read_history(root / f"tiny-nu{nu}")[-1]
+        assert row["search:regularizer:nu"] == nu
+        assert float(row["cifar10_test"]) == last["true_accuracy"]["cifar10"]["test"]
+        assert float(row["loss_task"]) == last["loss"]["task"]
+    assert len(rows_of(root / "again" / "sweep.csv")) == 2 and (root / "tiny-nu1-value1e-3").is_dir()
+    assert cv2.imread(str(root / "again" / "sweep.png")).std() > 0
+
+
+def test_the_middle_of_a_landscape_is_the_search_itself(swept: tuple[Path, list[str]]) -> None:
+    root, _ = swept
+    folder = root / "tiny-nu1"
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    run("analyze", "landscape", folder, "--grid", "3", "--batches", "2", "-o", root / "one")
+    run("analyze", "landscape", folder, "--grid", "3", "--batches", "2", "-o", root / "two")
+    assert (root / "one" / "landscape.csv").read_bytes() == (root / "two" / "landscape.csv").read_bytes()
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+    rows = {(float(row["first"]), float(row["second"])): row for row in rows_of(root / "one" / "landscape.csv")}
+    assert len(rows) == 9 and len({row["loss"] for row in rows.values()}) == 9
+
+    searcher = build_searcher(load_options(SEARCHES, folder / "options.yml"), torch.device("cpu"))
+    state = load_tensors(folder / "checkpoint.pt")
+    searcher.space.load_state_dict(state["space"])
+    weights = {label: state["alpha"][f"logits.{label}"].softmax(0) for label in EDGES}
+    outputs, labels = [], []
+    for _ in range(2):
+        images, target = searcher.validation.next()
+        outputs.append(searcher.space.train()(images, weights).detach())
+        labels.append(target)
+    loss = fmean(float(torch.nn.functional.cross_entropy(*pair)) for pair in zip(outputs, labels, strict=True))
+    assert float(rows[0.0, 0.0]["loss"]) == pytest.approx(loss, rel=1e-5)
+    right = (torch.cat(outputs).argmax(1) == torch.cat(labels)).float().mean()
+    assert float(rows[0.0, 0.0]["accuracy"]) == pytest.approx(100 * float(right))
