@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sr_nas.classification_losses import with_auxiliary
 from sr_nas.complexity.table import cost_table
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.classes import LabelledDataset
+from sr_nas.data.classes import Labelled, LabelledDataset
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
 from sr_nas.data.streams import Stream, split_indices
@@ -20,15 +22,16 @@ from sr_nas.errors import UserError, listing
 from sr_nas.export.model import load_model
 from sr_nas.export.starting import start_from, starting_tensors
 from sr_nas.optim import WarmUp
-from sr_nas.options.classification import ClassificationSearchOptions, LabelledSource
+from sr_nas.options.classification import ClassificationSearchOptions, ClassifierTrainOptions, LabelledSource
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.sections import Dataset, TrainDataset, WeightSteps
 from sr_nas.options.strict import Component
-from sr_nas.options.tasks import AnySearch
+from sr_nas.options.tasks import AnySearch, AnyTraining
 from sr_nas.options.train import Distill, TrainOptions
 from sr_nas.registry import (
     CLASSIFICATION_LOSSES,
     CLASSIFICATION_SPACES,
+    CLASSIFIERS,
     LABELLED,
     LOSSES,
     LR_SCHEDULES,
@@ -49,10 +52,11 @@ from sr_nas.search.searcher import Plan, Searcher
 from sr_nas.training.compiled import check_compiler
 from sr_nas.training.distillation import Distillation
 from sr_nas.training.divergence import DivergenceWatch
+from sr_nas.training.drop_path_schedule import DropPathSchedule
 from sr_nas.training.trainer import Trainer
 
 # Each random thing has a generator of its own, so that changing one does not change the others.
-ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED, RELAXATION_SEED = 1, 2, 3, 4
+ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED, RELAXATION_SEED, DROP_PATH_SEED = 1, 2, 3, 4, 5
 
 
 def bound(registry: Registry[Callable[..., Any]], section: Component) -> Callable[..., Any]:
@@ -71,40 +75,40 @@ def build_network(section: Component, scale: int) -> SRNetwork:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What a search does not share with one of another task.
+class Task:
+    """What a search or a training does not share with one of another task.
 
     Attributes:
-        space: the supernet.
+        module: the supernet of a search, the network of a training; on the CPU.
         loss: task loss.
-        images: how many there are.
+        images: that it learns from.
         dataset: seed -> samples, addressed by (image, running number).
     """
 
-    space: Any
+    module: Any
     loss: Callable[..., torch.Tensor]
-    images: int
+    images: Pairs | Labelled
     dataset: Callable[[int], torch.utils.data.Dataset[Any]]
 
 
-def _super_resolution(options: SearchOptions) -> _Task:
+def _super_resolution(options: SearchOptions | TrainOptions, modules: Registry[Callable[..., Any]]) -> Task:
     section = options.datasets.train
     pairs = build_pairs(section, options.scale)
-    return _Task(
-        bound(SPACES, options.network_g)(scale=options.scale),
+    return Task(
+        bound(modules, options.network_g)(scale=options.scale),
         bound(LOSSES, options.train.pixel_opt),
-        len(pairs),
-        lambda seed: _patches(pairs, section, seed),
+        pairs,
+        lambda seed: PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed),
     )
 
 
-def _classification(options: ClassificationSearchOptions) -> _Task:
+def _classification(options: ClassificationSearchOptions | ClassifierTrainOptions, modules: Registry[Callable[..., Any]]) -> Task:
     section = options.datasets.train
     images = bound(LABELLED, section)(part="train").first(section.limit)
-    return _Task(
-        bound(CLASSIFICATION_SPACES, options.network_g)(num_classes=len(images.classes)),
+    return Task(
+        bound(modules, options.network_g)(num_classes=len(images.classes)),
         bound(CLASSIFICATION_LOSSES, options.train.class_opt),
-        len(images),
+        images,
         lambda seed: LabelledDataset(images, section.crop_padding, section.use_hflip, section.cutout, seed),
     )
 
@@ -123,9 +127,12 @@ def build_searcher(options: AnySearch, device: torch.device, begun_with: int = 1
     """
     seed, plan = options.manual_seed, options.search
     torch.manual_seed(seed)
-    built = _classification(options) if isinstance(options, ClassificationSearchOptions) else _super_resolution(options)
-    space = built.space.to(device)
-    halves = split_indices(built.images, seed, plan.split)
+    if isinstance(options, ClassificationSearchOptions):
+        built = _classification(options, CLASSIFICATION_SPACES)
+    else:
+        built = _super_resolution(options, SPACES)
+    space = built.module.to(device)
+    halves = split_indices(len(built.images), seed, plan.split)
     training, validation = (
         _stream(built.dataset(seed + offset), options.datasets.train, indices, seed + offset, begun_with)
         for indices, offset in zip(halves, (TRAINING_SEED, VALIDATION_SEED), strict=True)
@@ -172,61 +179,75 @@ def build_searcher(options: AnySearch, device: torch.device, begun_with: int = 1
     )
 
 
-def build_trained_network(options: TrainOptions) -> tuple[SRNetwork, list[str]]:
-    """Build the network of a training with its starting weights, on the CPU, and lines that say where they are from.
+def build_training(options: AnyTraining) -> tuple[Task, list[str]]:
+    """Open the images of a training and build its network with its starting weights, and lines that say where they are from.
 
     Raises:
-        UserError: starting weights that cannot be read or do not fit.
+        UserError: images or starting weights that cannot be read or do not fit.
     """
     torch.manual_seed(options.manual_seed)
-    network = build_network(options.network_g, options.scale)
+    if isinstance(options, ClassifierTrainOptions):
+        task = _classification(options, CLASSIFIERS)
+    else:
+        task = _super_resolution(options, NETWORKS)
     start = options.path.pretrain_network_g
     if start is None:
-        return network, []
+        return task, []
     tensors, taken = starting_tensors(Path(start), options.path.param_key_g)
-    new, total = start_from(network, start, tensors, options.path.strict_load_g)
+    new, total = start_from(task.module, start, tensors, options.path.strict_load_g)
     fresh = f"; new: {listing(new, 5)}" if new else ""
-    return network, [f"starting from {start}{taken}: {total - len(new)} of {total} tensors fit{fresh}"]
+    return task, [f"starting from {start}{taken}: {total - len(new)} of {total} tensors fit{fresh}"]
 
 
-def build_trainer(
-    options: TrainOptions, network: SRNetwork, device: torch.device, precision: Precision, begun_with: int = 1
-) -> Trainer:
+def build_trainer(options: AnyTraining, task: Task, device: torch.device, precision: Precision, begun_with: int = 1) -> Trainer:
     """Build everything a training needs, on ``device``, around its network, which is moved there.
 
     Args:
         options: checked options.
-        network: with its starting weights.
+        task: its images and its network, with starting weights.
         device: of this process.
         precision: of forward passes.
         begun_with: number of processes that the run was begun with, as for :func:`build_searcher`.
 
     Raises:
-        UserError: data or a teacher that cannot be read, or no compiler where one is asked for.
+        UserError: a teacher that cannot be read, no compiler where one is asked for, or drop-path for a network without it.
     """
     plan, seed = options.train, options.manual_seed + TRAINING_SEED
     if plan.compile:
         check_compiler(device)
-    pairs = build_pairs(options.datasets.train, options.scale)
-    network = network.to(device)
+    network = task.module.to(device)
     optimizer = bound(OPTIMIZERS, plan.optim_g)(network.parameters())
+    stream = _stream(task.dataset(seed), options.datasets.train, range(len(task.images)), seed, begun_with)
+    compiled: dict[str, Any] = {"compiler": torch.compile} if plan.compile else {}
     return Trainer(
         network=network,
-        loss=bound(LOSSES, plan.pixel_opt),
-        stream=_stream(
-            _patches(pairs, options.datasets.train, seed), options.datasets.train, range(len(pairs)), seed, begun_with
-        ),
+        stream=stream,
         optimizer=optimizer,
         scheduler=WarmUp(_lr_schedule(plan, optimizer, plan.total_iter), plan.warmup_iter),
         total=plan.total_iter,
-        **({"compiler": torch.compile} if plan.compile else {}),
-        distillation=None if plan.distill_opt is None else build_distillation(plan.distill_opt, options.scale, device),
         accumulate=plan.accumulate,
         ema_decay=plan.ema_decay,
         grad_clip_norm=plan.grad_clip_norm,
         precision=precision,
         watch=DivergenceWatch(plan.divergence_factor or None),
+        **_of_its_task(options, task, stream, device),
+        **compiled,
     )
+
+
+def _of_its_task(options: AnyTraining, task: Task, stream: Stream, device: torch.device) -> dict[str, Any]:
+    """What a trainer is given beyond that which those of all tasks are."""
+    plan = options.train
+    if isinstance(options, ClassifierTrainOptions):
+        epoch = Fraction(stream.batches_per_pass, plan.accumulate)
+        seed = options.manual_seed + DROP_PATH_SEED
+        return {
+            "loss": with_auxiliary(task.loss, options.train.auxiliary_weight),
+            "before_step": DropPathSchedule(task.module, options.train.drop_path, epoch, plan.total_iter, seed, rank()),
+        }
+    teacher = options.train.distill_opt
+    distillation = None if teacher is None else build_distillation(teacher, options.scale, device)
+    return {"loss": task.loss, "distillation": distillation}
 
 
 def build_distillation(section: Distill, scale: int, device: torch.device) -> Distillation:
@@ -242,10 +263,6 @@ def build_distillation(section: Distill, scale: int, device: torch.device) -> Di
     if teacher.scale != scale:
         raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {scale}.")
     return Distillation(teacher.to(device), bound(LOSSES, section))
-
-
-def _patches(pairs: Pairs, section: TrainDataset, seed: int) -> PatchDataset:
-    return PatchDataset(pairs, section.gt_size, section.use_hflip, section.use_rot, seed)
 
 
 def _stream(

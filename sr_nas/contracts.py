@@ -80,13 +80,17 @@ class SRNetwork(Network):
 class Classifier(Network):
     """A network that classifies: normalised RGB, ``[N, 3, H, W]``, to logits, ``[N, num_classes]``.
 
+    In training mode it may return ``(logits, logits of an auxiliary head)``.
+
     Attributes:
         num_classes: number of classes.
         input_size: side in pixels of the images it is made for.
+        drop_path: probability of leaving out an operation in training mode, for a trainer to set; ``None`` where it never does.
     """
 
     num_classes: int
     input_size: int
+    drop_path: float | None = None
 
 
 class SearchSpace(Protocol):

@@ -40,10 +40,23 @@ def adamw(
 
 
 @OPTIMIZERS.register("SGD")
-def sgd(parameters: Iterable[nn.Parameter], *, lr: Rate = 0.025, weight_decay: Decay = 0.0, momentum: Beta = 0.0) -> Optimizer:
-    """Stochastic gradient descent."""
+def sgd(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: Rate = 0.025,
+    weight_decay: Decay = 0.0,
+    momentum: Beta = 0.0,
+    nesterov: bool = False,
+) -> Optimizer:
+    """Stochastic gradient descent; ``nesterov`` moves by the gradient and the momentum after it, not by the momentum alone.
+
+    Raises:
+        UserError: ``nesterov`` without momentum.
+    """
+    if nesterov and not momentum:
+        raise UserError("SGD: nesterov needs a momentum, such as momentum: 0.9.")
     own = list(parameters)
-    return torch.optim.SGD(own, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=_fused(own))
+    return torch.optim.SGD(own, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=_fused(own))
 
 
 def _fused(parameters: Sequence[nn.Parameter]) -> bool | None:
@@ -64,6 +77,12 @@ def constant(optimizer: Optimizer, total: int) -> LRScheduler:
 def cosine(optimizer: Optimizer, total: int, *, eta_min: Decay = 0.0) -> LRScheduler:
     """A half cosine from the optimizer's learning rate down to ``eta_min`` over the whole run."""
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total, eta_min=eta_min)
+
+
+@LR_SCHEDULES.register("StepLR")
+def step(optimizer: Optimizer, total: int, *, step_size: PositiveInt, gamma: Rate = 0.97) -> LRScheduler:
+    """Multiply the learning rate by ``gamma`` every ``step_size`` iterations in training, epochs in search."""
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=step_size, gamma=gamma)
 
 
 @LR_SCHEDULES.register("MultiStepLR")

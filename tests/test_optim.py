@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from sr_nas.errors import UserError
 from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, multistep, sgd
+from sr_nas.optim import step as every
 from sr_nas.options.strict import Component
 from sr_nas.registry import LR_SCHEDULES
 
@@ -37,6 +38,26 @@ def rates(schedule: Callable[[Optimizer], Any], count: int = 20, lr: float = 2.0
 def test_the_half_cosine_by_its_formula() -> None:
     expected = [1.5 + 0.5 * math.cos(math.pi * t / 10) for t in range(10)]
     assert rates(lambda optimizer: cosine(optimizer, 10, eta_min=1.0), 10) == pytest.approx(expected)
+
+
+def test_a_decay_every_so_many_iterations_by_its_formula() -> None:
+    found = rates(lambda optimizer: every(optimizer, 20, step_size=3, gamma=0.97), 20)
+    assert found == pytest.approx([2 * 0.97 ** (t // 3) for t in range(20)])
+
+
+def test_nesterov_by_its_formula() -> None:
+    """v = m v + g and w -= lr (g + m v) (Sutskever et al. 2013, as PyTorch writes it), for the loss w^2 / 2."""
+    weight = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    optimizer = sgd([weight], lr=0.1, momentum=0.9, nesterov=True)
+    w, v = 1.0, 0.0
+    for _ in range(4):
+        weight.grad = weight.detach().clone()
+        optimizer.step()
+        v = 0.9 * v + w
+        w -= 0.1 * (w + 0.9 * v)
+        assert weight.item() == pytest.approx(w, rel=1e-12)
+    with pytest.raises(UserError, match="nesterov needs a momentum"):
+        sgd([weight], nesterov=True)
 
 
 def test_cosines_with_restarts_by_their_formula() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sr_nas.build import build_network
-from sr_nas.contracts import Classifier, SRNetwork
+from sr_nas.build import bound, build_network
+from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.executed import countable
-from sr_nas.export.model import load_model, model_metadata
+from sr_nas.export.model import load_model, model_metadata, trained_file
+from sr_nas.export.network_file import CLASSIFICATION, load_classifier
 from sr_nas.genotype import read_genotype
+from sr_nas.options.classification import ClassifierNetworkOptions
 from sr_nas.options.load import check_options
 from sr_nas.options.strict import Component
 from sr_nas.options.train import NetworkOptions
@@ -66,6 +68,45 @@ def _build(registry: Registry[Any], arch: str, settings: Mapping[str, Any], wher
         address = ":".join(map(str, found["loc"]))
         raise UserError((f"{where}{address}: " if address else "") + found["msg"].removeprefix("Value error, ")) from error
     return registry.get(name)(**supplied, **section.arguments())  # type: ignore[attr-defined]
+
+
+def any_network_in(path: Path, scale: int | None = None, num_classes: int | None = None) -> Network:
+    """Build the network of any task that something on disk holds, as :func:`network_in` does those of super-resolution.
+
+    Args:
+        path: as of :func:`network_in`.
+        scale: of a network of super-resolution.
+        num_classes: of a classifier whose option file or genotype does not tell it, by default 10.
+
+    Raises:
+        UserError: as :func:`network_in`; or a scale for a classifier, or another number of classes than a file's.
+    """
+    classifier = _classifier_in(path / NETWORK_BLOCK if (path / NETWORK_BLOCK).is_file() else path, num_classes)
+    if classifier is None:
+        return network_in(path, scale)
+    if scale is not None:
+        raise UserError(f"--scale {scale}: {path} is a classifier, and has none.")
+    if num_classes not in (None, classifier.num_classes):
+        raise UserError(f"--num_classes {num_classes}: {path} tells {classifier.num_classes} classes apart.")
+    return classifier
+
+
+def _classifier_in(path: Path, num_classes: int | None) -> Classifier | None:
+    """Return what :func:`any_network_in` does where that is a classifier."""
+    if path.suffix == ".json":
+        found = read_genotype(path)
+        arch = found.get("arch") if isinstance(found, dict) else None
+        return classifier_of(arch, num_classes or 10, {"genotype": found}) if arch is not None and is_classifier(arch) else None
+    if path.suffix in (".yml", ".yaml"):
+        raw = read_options(path)
+        if raw.get("task") != CLASSIFICATION or "search" in raw:
+            return None
+        options = check_options(ClassifierNetworkOptions, {key: raw[key] for key in ("task", "network_g") if key in raw}, path)
+        return bound(CLASSIFIERS, options.network_g)(num_classes=num_classes or 10)
+    if path.is_dir() or path.suffix == ".safetensors":
+        file = trained_file(path) if path.is_dir() else path
+        return load_classifier(file) if model_metadata(file).get("task") == CLASSIFICATION else None
+    return None
 
 
 def network_in(path: Path, scale: int | None = None) -> SRNetwork:

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             f"{(others or ['--genotype'])[0]} describes a network that --arch names; --model and --compare take none."
         )
 
-    from sr_nas.commands.architecture import classifier_of, is_classifier, network_in, network_of
+    from sr_nas.commands.architecture import any_network_in, classifier_of, is_classifier, network_of
     from sr_nas.jobs.description import describe
 
     network: Network
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     if parsed.compare is not None:
         return _compare(parsed.compare, parsed.scale, parsed.json)
     if parsed.model is not None:
-        network = network_in(parsed.model, parsed.scale)
+        network = any_network_in(parsed.model, parsed.scale, parsed.num_classes)
     else:
         settings = _settings(others) | ({} if parsed.genotype is None else {"genotype": parsed.genotype})
         if is_classifier(parsed.arch):

@@ -12,14 +12,14 @@ def main(arguments: Sequence[str]) -> int:
     parsed = run_parser("train", __doc__).parse_args(arguments)
 
     from sr_nas.options.load import check_early, load_options  # imports lie behind what can fail without them
-    from sr_nas.options.train import TrainOptions
+    from sr_nas.options.tasks import TRAININGS
 
-    check_early(TrainOptions, parsed.opt, parsed.force_yml)
+    check_early(TRAININGS, parsed.opt, parsed.force_yml)
 
     from sr_nas.runs.distributed import processes
 
     with processes():
-        options = load_options(TrainOptions, parsed.opt, parsed.force_yml)
+        options = load_options(TRAININGS, parsed.opt, parsed.force_yml)
 
         from rich.console import Console
 

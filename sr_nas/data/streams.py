@@ -124,6 +124,33 @@ class Stream:
         )
 
 
+def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the first ``count`` items of a data set once, in their order, in batches of which the last may be smaller.
+
+    Args:
+        dataset: as for :class:`Stream`; an item's running number is its index.
+        count: number of items.
+        batch_size: items per batch.
+        num_workers: processes that read ahead.
+
+    Raises:
+        UserError: as the data set raised it, from whichever process.
+    """
+    addresses = [(index, index) for index in range(count)]
+    loader = DataLoader(
+        _UserErrorsAsItems(dataset),
+        batch_sampler=[addresses[start : start + batch_size] for start in range(0, count, batch_size)],
+        num_workers=num_workers,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals_to_the_run,
+        generator=torch.Generator(),  # as in Stream
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield tuple(batch)
+
+
 def _leave_signals_to_the_run(_: int) -> None:
     """A terminal's Ctrl-C and torchrun's signals go to a whole process group; workers must go on for the run's last step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,39 +5,53 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_nas import __version__
-from sr_nas.contracts import SRNetwork
+from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing
-from sr_nas.networks.settings_tensor import SETTINGS, network_from, read_settings, settings_tensor
+from sr_nas.networks.settings_tensor import SETTINGS, classifier_from, network_from, read_settings, settings_tensor
 from sr_nas.runs.files import replacing
 
 FORMAT = "sr_nas network 1"
+CLASSIFICATION = "classification"
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
-def described(network: SRNetwork, training: dict[str, Any] | None = None) -> dict[str, str]:
+def described(network: Network, training: dict[str, Any] | None = None) -> dict[str, str]:
     """Return what every file of a network says of it.
 
     The keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``, ``value_range``,
-    ``training`` (JSON: how it was trained, or of which released weights it is) and ``sr_nas_version``.
+    ``training`` (JSON: how it was trained, or of which released weights it is) and ``sr_nas_version``. A classifier has no
+    ``scale``: it has ``task``, ``num_classes`` and ``input_size``, and its training says the mean and deviation of its images.
     """
     return {
         "format": FORMAT,
         "architecture": network.arch,
         "settings": json.dumps(network.settings()),
-        "scale": str(network.scale),
-        "value_range": "0..1 RGB",
+        **_of_its_task(network),
         "training": json.dumps(training or {}),
         "sr_nas_version": __version__,
     }
 
 
-def save_network(path: Path, network: SRNetwork, training: dict[str, Any] | None = None) -> None:
+def _of_its_task(network: Network) -> dict[str, str]:
+    if isinstance(network, Classifier):
+        return {
+            "task": CLASSIFICATION,
+            "num_classes": str(network.num_classes),
+            "input_size": str(network.input_size),
+            "value_range": "0..1 RGB, less the mean of its training, divided by the deviation",
+        }
+    assert isinstance(network, SRNetwork)
+    return {"scale": str(network.scale), "value_range": "0..1 RGB"}
+
+
+def save_network(path: Path, network: Network, training: dict[str, Any] | None = None) -> None:
     """Write a network with all that is needed to build it again: its metadata are those of :func:`described`.
 
     Args:
@@ -56,17 +70,42 @@ def load_network(path: str | Path) -> SRNetwork:
     It takes RGB in 0..1, ``[N, 3, H, W]``, and gives ``[N, 3, scale*H, scale*W]``.
 
     Raises:
-        UserError: the file is missing, damaged, no export of ours, or of an architecture that is not known here.
+        UserError: the file is missing, damaged, no export of ours, a classifier, or of an architecture that is not known here.
     """
+    metadata, tensors = _described(path)
+    if metadata.get("task") == CLASSIFICATION:
+        raise UserError(
+            f"{path} is a classifier, {metadata['architecture']} of {metadata['num_classes']} classes: it says what is in an "
+            "image and upscales none. Its accuracy is in the history of its training, and tools/complexity.py --model counts it."
+        )
+    return filled(network_from(metadata["architecture"], json.loads(metadata["settings"])), tensors, path)
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Build the classifier of a file, with its weights, in eval mode, on the CPU.
+
+    It takes RGB in 0..1, ``[N, 3, H, W]``, less ``mean`` and divided by ``std``, which :func:`read_metadata` has under
+    ``training``, and gives logits, ``[N, num_classes]``.
+
+    Raises:
+        UserError: as :func:`load_network`; or it is no classifier.
+    """
+    metadata, tensors = _described(path)
+    if metadata.get("task") != CLASSIFICATION:
+        raise UserError(f"{path} is no classifier: it holds {metadata['architecture']}, which upscales images.")
+    return filled(classifier_from(metadata["architecture"], json.loads(metadata["settings"])), tensors, path)
+
+
+def _described(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     metadata, tensors = _read(Path(path))
     if "architecture" not in metadata:
         raise UserError(
             f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'."
         )
-    return filled(network_from(metadata["architecture"], json.loads(metadata["settings"])), tensors, path)
+    return metadata, tensors
 
 
-def filled(network: SRNetwork, tensors: Mapping[str, Tensor], path: str | Path) -> SRNetwork:
+def filled(network: AnyNetwork, tensors: Mapping[str, Tensor], path: str | Path) -> AnyNetwork:
     """Give a network the tensors of its file and return it in eval mode.
 
     Raises:

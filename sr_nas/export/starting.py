@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sr_nas.contracts import SRNetwork
+from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.export.network_file import read_metadata, read_tensors
 from sr_nas.export.released import WRAPPERS, bare_tensors, wrapper_of
@@ -37,7 +37,7 @@ def starting_tensors(path: Path, key: str | None = None) -> tuple[Mapping[str, T
     return tensors, f" ({taken} of it; it also has {listing(others)})" if taken and others else ""
 
 
-def start_from(network: SRNetwork, path: str, found: Mapping[str, Tensor], strict: bool) -> tuple[list[str], int]:
+def start_from(network: Network, path: str, found: Mapping[str, Tensor], strict: bool) -> tuple[list[str], int]:
     """Give a network the weights of a file.
 
     Args:
@@ -68,6 +68,8 @@ def start_from(network: SRNetwork, path: str, found: Mapping[str, Tensor], stric
     return [name for name in own if name not in fitting], len(own)
 
 
-def _another_scale(network: SRNetwork, path: str) -> str:
+def _another_scale(network: Network, path: str) -> str:
+    if not isinstance(network, SRNetwork):
+        return ""
     scale = read_metadata(path).get("scale", "") if path.endswith(".safetensors") else ""
     return f" The file is of scale {scale} and the network of {network.scale}." if scale not in ("", str(network.scale)) else ""

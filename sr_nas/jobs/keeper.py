@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sr_nas.data.pairs import Pairs
 from sr_nas.export.model import BEST, LAST
 from sr_nas.export.network_file import save_network
-from sr_nas.inference.images import upscaler
-from sr_nas.inference.tiles import NonFiniteOutput
-from sr_nas.metrics.benchmark import evaluate_set
-from sr_nas.options.train import TrainOptions
+from sr_nas.jobs.judge import Judge
+from sr_nas.options.tasks import AnyTraining
 from sr_nas.runs.checkpoint import save_checkpoint
 from sr_nas.runs.device import peak_memory
 from sr_nas.runs.distributed import from_first, is_first
@@ -31,12 +27,12 @@ class Keeper:
     Args:
         folder: of the run.
         options: of the run.
-        sets: name -> validation images; the first one judges which network is the best.
+        judge: how the network is measured.
         device: where the network runs.
     """
 
-    def __init__(self, folder: Path, options: TrainOptions, sets: Mapping[str, Pairs], device: torch.device) -> None:
-        self.folder, self.options, self.sets, self.device = folder, options, sets, device
+    def __init__(self, folder: Path, options: AnyTraining, judge: Judge, device: torch.device) -> None:
+        self.folder, self.options, self.judge, self.device = folder, options, judge, device
         self.best: float | None = None
         self.best_iteration = 0
         self.sums: Losses = {}
@@ -62,12 +58,12 @@ class Keeper:
         }
         self.sums, self.count = {}, 0
         improved = False
-        if self.sets:
-            record["val"] = from_first(partial(self._validate, trainer))
-            psnr = next(iter(record["val"].values()))["psnr"]
-            improved = self.best is None or psnr > self.best
+        if self.judge.sets:
+            record["val"] = from_first(partial(self.judge.measure, trainer))
+            score = record["val"][self.judge.sets[0]][self.judge.metrics[0]]
+            improved = self.best is None or score > self.best
             if improved:
-                self.best, self.best_iteration = psnr, trainer.iteration
+                self.best, self.best_iteration = score, trainer.iteration
         sound = trainer.iteration == trainer.total or trainer.is_sound()
         if is_first():
             self._write(trainer, record, [BEST] * improved + [LAST] * sound)
@@ -103,7 +99,8 @@ class Keeper:
         checkpoint = f"The last good checkpoint, {self.folder / CHECKPOINT}, is of iteration {self.saved}."
         if not best.is_file():
             return checkpoint
-        score = "" if self.best is None else f" ({self.best:.3f} dB on {next(iter(self.sets))}, iteration {self.best_iteration})"
+        where = f"{self.judge.unit} on {self.judge.sets[0]}, iteration {self.best_iteration}" if self.judge.sets else ""
+        score = "" if self.best is None else f" ({self.best:.3f}{where})"
         return f"{checkpoint} A new run with other options can start from {best}{score}: path.pretrain_network_g."
 
     def _write(self, trainer: Trainer, record: dict[str, Any], names: list[str]) -> None:
@@ -112,27 +109,13 @@ class Keeper:
         memory = peak_memory(self.device)
         append_history(self.folder, record | ({} if memory is None else {"memory_bytes": memory}))
 
-    def _validate(self, trainer: Trainer) -> dict[str, Any]:
-        upscale = upscaler(trainer.averaged, device=self.device)
-        try:
-            return {name: evaluate_set(upscale, pairs, self.options.scale) for name, pairs in self.sets.items()}
-        except NonFiniteOutput as error:
-            raise trainer.diverged("the output for a validation image is not finite") from error
-
     def _summary(self, record: dict[str, Any]) -> dict[str, Any]:
         data = self.options.datasets.train
-        teacher = self.options.train.distill_opt
         return {
             "run": self.options.name,
             "iteration": record["iteration"],
             "data": data.name or data.type,
             "seed": self.options.manual_seed,
-            "loss": self.options.train.pixel_opt.type,
-            **({} if teacher is None else {"teacher": teacher.teacher}),
-            "validation": means(record),
+            **self.judge.told,
+            "validation": self.judge.means(record),
         }
-
-
-def means(record: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The mean scores of a record, without those of each image."""
-    return {name: {"psnr": scores["psnr"], "ssim": scores["ssim"]} for name, scores in record.get("val", {}).items()}

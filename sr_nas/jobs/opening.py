@@ -13,8 +13,7 @@ import yaml
 
 from sr_nas.errors import UserError, listing
 from sr_nas.options.load import differences, dump_options
-from sr_nas.options.tasks import AnySearch
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.tasks import AnySearch, AnyTraining
 from sr_nas.runs.checkpoint import load_checkpoint
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, sweep, write_json, write_text
@@ -44,7 +43,7 @@ class Opened:
             handler.close()
 
 
-def begun_with(options: AnySearch | TrainOptions, auto_resume: bool) -> int:
+def begun_with(options: AnySearch | AnyTraining, auto_resume: bool) -> int:
     """Return how many processes the run to go on with was begun with, or there are now where it is a new one.
 
     A run's batch is ``batch_size_per_gpu`` for each of these. It stays so, however many processes share it later on.
@@ -62,13 +61,13 @@ def begun_with(options: AnySearch | TrainOptions, auto_resume: bool) -> int:
     if batch % world_size():
         fitting = listing(count for count in range(1, batch + 1) if batch % count == 0)
         raise UserError(
-            f"{options.name} was begun with batches of {batch} patches, which {world_size()} processes cannot share equally. "
+            f"{options.name} was begun with batches of {batch}, which {world_size()} processes cannot share equally. "
             f"Go on with another number of them: {fitting}."
         )
     return begun
 
 
-def batch_share(options: AnySearch | TrainOptions, begun: int) -> str:
+def batch_share(options: AnySearch | AnyTraining, begun: int) -> str:
     """Say what each process takes of a batch; nothing where there has only ever been one."""
     if begun == world_size() == 1:
         return ""
@@ -76,7 +75,7 @@ def batch_share(options: AnySearch | TrainOptions, begun: int) -> str:
     return f", batches of {batch}, {batch // world_size()} for each of {world_size()} process{'es' * (world_size() > 1)}"
 
 
-def open_run(options: AnySearch | TrainOptions, device: torch.device, auto_resume: bool) -> Opened:
+def open_run(options: AnySearch | AnyTraining, device: torch.device, auto_resume: bool) -> Opened:
     """Make a new run folder, or with ``auto_resume`` go on in the newest of that name, and note how it came about.
 
     Of several processes the first does so, and the others are told what it found: they need not see its disk.
@@ -98,7 +97,7 @@ def open_run(options: AnySearch | TrainOptions, device: torch.device, auto_resum
     return Opened(folder, state, log)
 
 
-def _open_folder(options: AnySearch | TrainOptions, device: torch.device, auto_resume: bool) -> Opened:
+def _open_folder(options: AnySearch | AnyTraining, device: torch.device, auto_resume: bool) -> Opened:
     root = Path(options.path.experiments_root)
     folder = _to_go_on_with(root, options) if auto_resume else None
     if folder is None:
@@ -119,7 +118,7 @@ def _open_folder(options: AnySearch | TrainOptions, device: torch.device, auto_r
     return Opened(folder, state, log)
 
 
-def _to_go_on_with(root: Path, options: AnySearch | TrainOptions) -> Path | None:
+def _to_go_on_with(root: Path, options: AnySearch | AnyTraining) -> Path | None:
     """Return the newest run of these options, or ``None`` where none of this name was ever begun."""
     wanted, others = _decisive(dump_options(options)), []
     for folder in resumable_runs(root, options.name):

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from sr_nas.build import build_pairs, build_trained_network, build_trainer
-from sr_nas.data.pairs import Pairs
+from sr_nas.build import Task, build_trainer, build_training
+from sr_nas.data.classes import Labelled
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
-from sr_nas.export.network_file import load_network
-from sr_nas.inference.images import upscaler
-from sr_nas.jobs.keeper import Keeper, means
+from sr_nas.jobs.judge import Judge
+from sr_nas.jobs.judged_classification import judge_classification
+from sr_nas.jobs.judged_upscaling import judge_upscaling
+from sr_nas.jobs.keeper import Keeper
 from sr_nas.jobs.opening import batch_share, begun_with, open_run
-from sr_nas.metrics.benchmark import bicubic, evaluate_set
-from sr_nas.metrics.psnr_ssim import psnr
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.classification import ClassifierTrainOptions
+from sr_nas.options.tasks import AnyTraining
 from sr_nas.report.live import TrainView
-from sr_nas.report.picture import comparison
 from sr_nas.report.tensorboard import Scalars, check_tensorboard
 from sr_nas.runs.device import pick_device
-from sr_nas.runs.distributed import from_first, is_first
+from sr_nas.runs.distributed import is_first
 from sr_nas.runs.folder import cut_history
 from sr_nas.runs.interrupt import Interrupt
 from sr_nas.runs.precision import resolve_precision
 from sr_nas.training.divergence import Diverged
 from sr_nas.training.trainer import Losses
 
-PICTURE = "comparison.png"
 
-
-def run_training(options: TrainOptions, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
+def run_training(options: AnyTraining, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
     """Train, or go on training; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
@@ -54,15 +49,14 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
     precision = resolve_precision(device, options.train.precision)
     if options.logger.use_tb_logger:
         check_tensorboard()
-    network, beginnings = build_trained_network(options)
+    task, beginnings = build_training(options)
     begun = begun_with(options, auto_resume)
-    trainer = build_trainer(options, network, device, precision, begun)
-    sets = {name: build_pairs(section, options.scale) for name, section in options.datasets.validation().items()}
-    baselines = from_first(lambda: {name: evaluate_set(bicubic, pairs, options.scale) for name, pairs in sets.items()})
+    judge = judge_of(options, task, device)
+    trainer = build_trainer(options, task, device, precision, begun)
 
     run = open_run(options, device, auto_resume)
     console = console if is_first() else Console(quiet=True, force_terminal=False)
-    keeper = Keeper(run.folder, options, sets, device)
+    keeper = Keeper(run.folder, options, judge, device)
     if run.state is not None:
         keeper.take_up(trainer, run.state)
         if is_first():
@@ -75,7 +69,15 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
     with (
         closing(run),
         closing(Scalars(run.folder if options.logger.use_tb_logger and is_first() else None, start)) as scalars,
-        TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
+        TrainView(
+            console,
+            run.folder.name,
+            trainer.total,
+            start,
+            options.logger.print_freq,
+            scores=judge.heading,
+            words=judge.words,
+        ) as view,
         Interrupt() as stop,
     ):
 
@@ -93,8 +95,8 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
                 scalars.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
             if due(options.val.val_freq):
                 record, improved = keeper.keep(trainer)
-                run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | means(record))
-                scalars.write(trainer.iteration, by_metric(record))
+                run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | judge.means(record))
+                scalars.write(trainer.iteration, judge.by_metric(record))
                 if "val" in record:
                     view.validation(trainer.iteration, record["val"], improved)
 
@@ -112,10 +114,10 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         say(f"{verb} in {run.folder} on {device} in {precision} with {data}{share}, iteration {start} of {trainer.total}")
         for text in beginnings if run.state is None else ():
             say(text)
-        for name, scores in baselines.items():
-            say(f"bicubic on {name}: {scores['psnr']:.3f} dB / {scores['ssim']:.4f}")
-        if len(sets) > 1:
-            say(f"the best network is judged by its PSNR on {next(iter(sets))}")
+        for text in judge.beginning:
+            say(text)
+        if len(judge.sets) > 1:
+            say(f"the best network is judged by its {judge.heading.split(' / ')[0]} on {judge.sets[0]}")
         try:
             finished = trainer.run(on_step, between_steps)
         except Diverged as error:
@@ -124,23 +126,19 @@ def run_training(options: TrainOptions, console: Console, auto_resume: bool = Fa
         if not finished:
             say(f"stopped at iteration {trainer.iteration}, saved in {run.folder}. --auto_resume goes on from {keeper.saved}.")
             return run.folder, stop.exit_code
-        if sets and is_first():
-            pairs = next(iter(sets.values()))
-            write_picture(run.folder, pairs, options.scale)
-            say(f"{run.folder / PICTURE} shows {pairs.names[0]}: bicubic, the network, HR")
-        say(f"the network is {run.folder / (BEST if sets else LAST)}")
+        for text in judge.picture(run.folder) if is_first() else ():
+            say(text)
+        say(f"the network is {run.folder / (BEST if judge.sets else LAST)}")
     return run.folder, 0
 
 
-def by_metric(record: Mapping[str, Any]) -> dict[str, float]:
-    """The mean scores of a record by names that TensorBoard groups: a chart per metric and set."""
-    return {f"{metric}/{name}": scores[metric] for name, scores in record.get("val", {}).items() for metric in ("psnr", "ssim")}
+def judge_of(options: AnyTraining, task: Task, device: torch.device) -> Judge:
+    """Return how the network of a training is judged.
 
-
-def write_picture(folder: Path, pairs: Pairs, scale: int) -> None:
-    """Draw the best network's result on the first validation image beside bicubic and HR."""
-    low, high = pairs.lr(0), pairs.hr(0)
-    network = load_network(folder / BEST)
-    results = {"bicubic": bicubic(low, scale), folder.name: upscaler(network, device=torch.device("cpu"))(low, scale)}
-    columns = [(f"{name}, {psnr(result, high, scale):.2f} dB", result) for name, result in results.items()]
-    comparison(folder / PICTURE, [*columns, ("HR", high)])
+    Raises:
+        UserError: a validation set cannot be read.
+    """
+    if isinstance(options, ClassifierTrainOptions):
+        assert isinstance(task.images, Labelled)
+        return judge_classification(options, task.module, task.images, device)
+    return judge_upscaling(options, device)

@@ -89,7 +89,7 @@ class DARTS(DARTSFrame, Classifier):
         super().__init__(stem, channels, num_cells, num_classes, nodes, multiplier, stem_multiplier, True, build_edge)
         self.genotype = picked
         self.input_size = 32 if stem == "cifar" else 224
-        self.drop_path = 0.0
+        self.drop_path: float = 0.0
         self.auxiliary: AuxiliaryHead | None = None
         if auxiliary:
             # After two reductions; the ImageNet network was trained with 7x7 there, and without the last BatchNorm.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -18,4 +19,5 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     if not probability:
         return x
     kept = 1 - probability
-    return x * (x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(kept) / kept)
+    # Not bernoulli_, which takes no number that changes in a compiled network: that would be compiled anew every epoch.
+    return x * ((torch.rand(x.shape[0], 1, 1, 1, device=x.device) < kept).to(x.dtype) / kept)

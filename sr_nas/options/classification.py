@@ -10,11 +10,12 @@ from sr_nas.options.component import Of
 from sr_nas.options.search import SearchPath, SearchSection
 from sr_nas.options.sections import AnyRun, WeightSteps
 from sr_nas.options.strict import Component, Strict
-from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, LABELLED
+from sr_nas.options.train import Iterations, TrainLogger, TrainPath, Validated, Validation
+from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
 
 
-class LabelledSource(Component):
-    """A set of labelled images, and how a batch is made of it."""
+class LabelledImages(Component):
+    """A set of labelled images, taken as they are."""
 
     of_one_type = frozenset({"name"})
 
@@ -26,6 +27,11 @@ class LabelledSource(Component):
     """Images per batch; under torchrun for each of the processes that a run is begun with."""
     num_worker_per_gpu: NonNegativeInt = 0
     """Processes that load images, for each of a search's two streams; 0 loads them in the run's own process."""
+
+
+class LabelledSource(LabelledImages):
+    """A set of labelled images, and how a batch is made of it."""
+
     crop_padding: NonNegativeInt = 4
     """Pixels of zeros around an image, out of which one of its size is cropped at random; 0 to crop none. Not for
     ``image_folder``, which crops in its own way."""
@@ -62,3 +68,49 @@ class ClassificationSearchOptions(AnyRun):
     train: ClassifierSteps = Field(default={}, validate_default=True)
     search: SearchSection
     """How alpha is searched."""
+
+
+class ClassifierDatasets(Validated):
+    """What a classifier learns from, part ``train`` of a set, and what it is judged on: part ``test`` of ``val`` and its like."""
+
+    __pydantic_extra__: dict[str, Annotated[LabelledImages, Of(LABELLED)] | None]
+
+    train: Annotated[LabelledSource, Of(LABELLED)]
+    val: Annotated[LabelledImages, Of(LABELLED)] | None = None
+    """Judges which network is the best, or where it is left out, the first of the further sets."""
+
+    def validation(self) -> dict[str, LabelledImages]:
+        """Name in tables and logs -> set, for all that are given."""
+        return {section.name or section.type: section for section in self._validation().values()}
+
+
+class ClassifierTraining(Iterations, ClassifierSteps):
+    """How a classifier is trained."""
+
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+    """Weight of the loss of an auxiliary head, of a network that has one."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of leaving an operation out for an image; it rises to this from 0, epoch by epoch, as in DARTS."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+
+
+class ClassifierTrainOptions(AnyRun):
+    """An option file of ``tools/train.py`` for a classifier."""
+
+    task: Literal["classification"]
+    """What the network is for; another task has other options."""
+    datasets: ClassifierDatasets
+    network_g: Annotated[Component, Of(CLASSIFIERS)]
+    """The network; how many classes there are, the images tell."""
+    logger: TrainLogger = TrainLogger()
+    path: TrainPath = TrainPath()
+    train: ClassifierTraining
+    val: Validation = Validation()
+
+
+class ClassifierNetworkOptions(Strict):
+    """What of an option file says which classifier it is for."""
+
+    task: Literal["classification"]
+    network_g: Annotated[Component, Of(CLASSIFIERS)]

@@ -10,10 +10,9 @@ from pydantic.json_schema import models_json_schema
 
 from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.strict import Strict
-from sr_nas.options.tasks import SEARCHES
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.tasks import SEARCHES, TRAININGS
 
-KINDS: tuple[type[Strict], ...] = (*SEARCHES.values(), TrainOptions, BenchmarkOptions)
+KINDS: tuple[type[Strict], ...] = (*SEARCHES.values(), *TRAININGS.values(), BenchmarkOptions)
 
 
 def schema() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema
 
 from sr_nas.options.component import EARLY, Of
 from sr_nas.options.paths import ExistingFile, ExistingPath
-from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightTraining, patches_fit
+from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightSteps, WeightTraining, patches_fit
 from sr_nas.options.strict import Component, Strict
 from sr_nas.registry import LOSSES, NETWORKS
 
@@ -44,27 +44,18 @@ class NetworkOptions(Strict):
     network_g: Annotated[Component, Of(NETWORKS)]
 
 
-class TrainDatasets(Strict):
-    """What a training learns from, and what it is judged on: ``val``, and further keys that begin so, such as ``val_2``."""
+class Validated(Strict):
+    """What a training is judged on: ``val``, and further keys that begin so, such as ``val_2``."""
 
     model_config = ConfigDict(extra="allow")
     more_keys: ClassVar[str] = "val"
-    __pydantic_extra__: dict[str, ValSource | None]
 
-    train: TrainSource
-    val: ValSource | None = None
-    """Judges which network is the best, or where it is left out, the first of the further sets."""
-
-    def validation(self) -> dict[str, Dataset]:
-        """Name in tables and logs -> set, for all that are given."""
-        return {section.name or section.type: section for section in self._validation().values()}
-
-    def _validation(self) -> dict[str, Dataset]:
-        sections: dict[str, Any] = {"val": self.val, **(self.model_extra or {})}
+    def _validation(self) -> dict[str, Any]:
+        sections: dict[str, Any] = {"val": getattr(self, "val", None), **(self.model_extra or {})}
         return {key: section for key, section in sections.items() if section is not None}
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> TrainDatasets:
+    def _names_are_unique(self) -> Validated:
         known: dict[str, str] = {}
         for key, section in self._validation().items():
             name = section.name or section.type
@@ -80,6 +71,20 @@ class TrainDatasets(Strict):
         target["patternProperties"] = {f"^{cls.more_keys}": target["additionalProperties"]}
         target["additionalProperties"] = False
         return described
+
+
+class TrainDatasets(Validated):
+    """What a training learns from, and what it is judged on: ``val``, and further keys that begin so, such as ``val_2``."""
+
+    __pydantic_extra__: dict[str, ValSource | None]
+
+    train: TrainSource
+    val: ValSource | None = None
+    """Judges which network is the best, or where it is left out, the first of the further sets."""
+
+    def validation(self) -> dict[str, Dataset]:
+        """Name in tables and logs -> set, for all that are given."""
+        return {section.name or section.type: section for section in self._validation().values()}
 
 
 class TrainPath(Strict):
@@ -109,8 +114,8 @@ class Distill(Component):
     """An exported .safetensors file or the folder of a training, of the same scale."""
 
 
-class TrainSection(WeightTraining):
-    """How the network is trained."""
+class Iterations(WeightSteps):
+    """How any network is trained."""
 
     total_iter: PositiveInt
     """Iterations of the whole training."""
@@ -122,12 +127,17 @@ class TrainSection(WeightTraining):
     """Of forward passes under autocast. auto: bf16 on a CUDA device that computes in it, fp16 on others, fp32 elsewhere."""
     compile: bool = False
     """Compile the network with torch.compile: a slow start, then faster iterations."""
-    distill_opt: Annotated[Distill, Of(LOSSES)] | None = None
-    """Knowledge distillation from a teacher; its type is a loss."""
     divergence_factor: DivergenceFactor = 10.0
     """Stop where the mean loss of 100 iterations is so many times the lowest such mean; null or 0 to go on whatever happens."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+
+
+class TrainSection(Iterations, WeightTraining):
+    """How the network is trained."""
+
+    distill_opt: Annotated[Distill, Of(LOSSES)] | None = None
+    """Knowledge distillation from a teacher; its type is a loss."""
 
 
 class Validation(Strict):

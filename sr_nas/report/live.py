@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -15,7 +15,12 @@ from sr_nas.report.timing import Clock, TimeLeft, duration, step_duration
 from sr_nas.report.view import View
 
 Quality = Mapping[str, float]
-"""``psnr`` in dB and ``ssim`` of one test set."""
+"""Scores of one validation set, such as ``psnr`` in dB and ``ssim``."""
+
+
+def psnr_ssim(quality: Quality) -> str:
+    """Say ``psnr`` and ``ssim``."""
+    return f"{quality['psnr']:.3f} dB / {quality['ssim']:.4f}"
 
 
 class SearchView(View):
@@ -114,12 +119,23 @@ class TrainView(View):
         start: iterations done before this process began, where the training is resumed.
         print_freq: iterations between two lines.
         clock: seconds; replaced in tests.
+        scores: what is measured, as a heading.
+        words: says the scores of a set.
     """
 
     def __init__(
-        self, console: Console, name: str, total: int, start: int = 0, print_freq: int = 100, clock: Clock = time.monotonic
+        self,
+        console: Console,
+        name: str,
+        total: int,
+        start: int = 0,
+        print_freq: int = 100,
+        clock: Clock = time.monotonic,
+        scores: str = "PSNR / SSIM",
+        words: Callable[[Quality], str] = psnr_ssim,
     ) -> None:
         super().__init__(console, clock)
+        self._scores, self._words = scores, words
         self._name = name
         self._print_freq = print_freq
         self._time = TimeLeft(total, start, clock)
@@ -142,13 +158,13 @@ class TrainView(View):
             self.message("  ".join(parts))
 
     def validation(self, iteration: int, results: Mapping[str, Quality], best: bool) -> None:
-        """Note PSNR (dB) and SSIM by test set; ``best`` says that they are the best of the run so far."""
+        """Note the scores by validation set; ``best`` says that they are the best of the run so far."""
         self._latest = (iteration, results)
         if best:
             self._best = self._latest
         if self.is_live:
             return
-        parts = [f"validation at {iteration:,}", *(f"{name} {_quality(quality)}" for name, quality in results.items())]
+        parts = [f"validation at {iteration:,}", *(f"{name} {self._words(quality)}" for name, quality in results.items())]
         self.message("  ".join([*parts, "best so far"] if best else parts))
 
     def panel(self, width: int, height: int) -> RenderableType:
@@ -159,23 +175,18 @@ class TrainView(View):
         values = {**_numbers(self._figures), "time of an iteration": step_duration(self._time.seconds_per_step)}
         parts: list[RenderableType] = [panels.progress_rows([progress], inner), Text(), panels.figures(values)]
         if self._latest is not None:
-            parts += [Text(), _validation_table(self._latest, self._best)]
+            parts += [Text(), self._validation_table(self._latest)]
         return panels.frame(self._name, parts, width)
 
-
-def _validation_table(latest: tuple[int, Mapping[str, Quality]], best: tuple[int, Mapping[str, Quality]] | None) -> Table:
-    shown = [("latest", latest)] if best is None else [("latest", latest), ("best", best)]
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_row(
-        Text("PSNR / SSIM", style="dim"), *(Text(f"{name}, at {iteration:,}", style="dim") for name, (iteration, _) in shown)
-    )
-    for test_set in latest[1]:
-        table.add_row(Text(test_set), *(Text(_quality(results[test_set]), style="bold") for _, (_, results) in shown))
-    return table
-
-
-def _quality(quality: Quality) -> str:
-    return f"{quality['psnr']:.3f} dB / {quality['ssim']:.4f}"
+    def _validation_table(self, latest: tuple[int, Mapping[str, Quality]]) -> Table:
+        shown = [("latest", latest)] if self._best is None else [("latest", latest), ("best", self._best)]
+        table = Table.grid(padding=(0, 3, 0, 0))
+        table.add_row(
+            Text(self._scores, style="dim"), *(Text(f"{name}, at {iteration:,}", style="dim") for name, (iteration, _) in shown)
+        )
+        for test_set in latest[1]:
+            table.add_row(Text(test_set), *(Text(self._words(results[test_set]), style="bold") for _, (_, results) in shown))
+        return table
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sr_nas.contracts import SRNetwork, Stream
+from sr_nas.contracts import Network, Stream
 from sr_nas.optim import WarmUp
 from sr_nas.runs.checkpoint import first_non_finite
 from sr_nas.runs.distributed import averaging, largest, mean, replicate
@@ -32,8 +32,8 @@ class Trainer:
 
     Args:
         network: on its device.
-        loss: (output, target) -> scalar.
-        stream: batches of (LR, HR).
+        loss: (output, target) -> scalar; the output is whatever the network returns.
+        stream: batches of (input, target), such as (LR, HR).
         optimizer: over the network's parameters.
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
@@ -45,24 +45,26 @@ class Trainer:
         precision: of forward passes. In fp16 the loss is scaled, so that small gradients are not lost, and an iteration whose
             gradient is not finite moves no weights and lowers the scale.
         watch: tells when the loss has diverged.
+        before_step: called before every iteration with the number of those that are done.
     """
 
     def __init__(
         self,
-        network: SRNetwork,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        network: Network,
+        loss: Callable[[Any, Tensor], Tensor],
         stream: Stream,
         optimizer: Optimizer,
         scheduler: WarmUp,
         total: int,
         *,
-        compiler: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda module: module,
+        compiler: Callable[[nn.Module], Callable[[Tensor], Any]] = lambda module: module,
         distillation: Distillation | None = None,
         accumulate: int = 1,
         ema_decay: float = 0.999,
         grad_clip_norm: float | None = None,
         precision: Precision = "fp32",
         watch: DivergenceWatch | None = None,
+        before_step: Callable[[int], None] = lambda iteration: None,
     ) -> None:
         self.network, self.loss, self.stream = network, loss, stream
         self.optimizer, self.scheduler, self.total = optimizer, scheduler, total
@@ -72,6 +74,7 @@ class Trainer:
         self.distillation = distillation
         self.accumulate, self.grad_clip_norm, self.precision = accumulate, grad_clip_norm, precision
         self.watch = DivergenceWatch(None) if watch is None else watch
+        self.before_step = before_step
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
         self.device = next(network.parameters()).device
         # Disabled it hands everything through unscaled.
@@ -85,7 +88,7 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     @property
-    def averaged(self) -> SRNetwork:
+    def averaged(self) -> Network:
         """The network to validate and to keep: the moving average, with the latest BatchNorm statistics."""
         return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
 
@@ -114,6 +117,7 @@ class Trainer:
 
     def step(self) -> Losses:
         """Move the weights once, on the next ``accumulate`` batches; return the means of their losses."""
+        self.before_step(self.iteration)
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for number in range(1, self.accumulate + 1):
@@ -135,12 +139,12 @@ class Trainer:
         means = mean(list(sums.values()))
         return {name: total.item() / self.accumulate for name, total in zip(sums, means, strict=True)}
 
-    def _losses(self, forward: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> dict[str, Tensor]:
+    def _losses(self, forward: Callable[[Tensor], Any], given: Tensor, target: Tensor) -> dict[str, Tensor]:
         with autocast(self.device, self.precision):
-            output = forward(low)
-            losses = {"loss": self.loss(output, high)}
+            output = forward(given)
+            losses = {"loss": self.loss(output, target)}
             if self.distillation is not None:
-                losses["distill"] = self.distillation(low, output)
+                losses["distill"] = self.distillation(given, output)
         return losses
 
     @torch.no_grad()

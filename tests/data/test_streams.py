@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
-from sr_nas.data.streams import Stream, split_indices
+from sr_nas.data.streams import Stream, in_order, split_indices
 from sr_nas.errors import UserError
 
 
@@ -139,3 +139,13 @@ def test_errors_for_users_arrive_as_they_were_raised(num_workers: int) -> None:
 def test_an_empty_stream_is_refused(indices: list[int], batch_size: int) -> None:
     with pytest.raises(ValueError, match="needs indices"):
         Stream(Addresses(), indices, batch_size, 0)
+
+
+def test_in_order_every_item_comes_once_whoever_reads() -> None:
+    dataset = PatchDataset(Pairs(list("abcdefg"), 2, noise), 8)
+    alone, read_ahead = (list(in_order(dataset, 7, 3, workers)) for workers in (0, 2))
+    assert [len(batch[0]) for batch in alone] == [3, 3, 1]
+    assert_equal(alone, read_ahead)
+    assert torch.equal(torch.cat([batch[0] for batch in alone]), torch.stack([dataset[(index, index)][0] for index in range(7)]))
+    with pytest.raises(UserError, match=r"a\.png is damaged"):
+        list(in_order(Unreadable(), 2, 1))

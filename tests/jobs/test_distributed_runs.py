@@ -71,7 +71,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, monk
     monkeypatch.setattr(opening, "world_size", lambda: 4)
     (tmp_path / "run.json").write_text('[{"processes": 3}]')
     options = load_options(SearchOptions, TINY_SEARCH, [])
-    with pytest.raises(UserError, match=r"batches of 6 patches, which 4 processes cannot share.*: 1, 2, 3, 6"):
+    with pytest.raises(UserError, match=r"batches of 6, which 4 processes cannot share.*: 1, 2, 3, 6"):
         opening.begun_with(options, True)
 
 

@@ -182,5 +182,5 @@ def test_anchors_are_overridden_one_by_one(tmp_path: Path) -> None:
     )
     options = load_options(SearchOptions, file, ["search:alpha:optim:lr=0.5"])
     assert options.train.optim_g.arguments()["lr"] == 1e-3
-    assert options.search.alpha.optim.arguments() == {"lr": 0.5, "weight_decay": 0.0, "momentum": 0.5}
+    assert options.search.alpha.optim.arguments() == {"lr": 0.5, "weight_decay": 0.0, "momentum": 0.5, "nesterov": False}
     assert options.logger.print_freq == 100

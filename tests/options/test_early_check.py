@@ -24,12 +24,11 @@ CHECK = """
 import sys
 from sr_nas.errors import UserError
 from sr_nas.options.load import check_early
-from sr_nas.options.tasks import SEARCHES
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.tasks import SEARCHES, TRAININGS
 for words in {calls!r}:
     kind, *words = words
     try:
-        check_early({{"search": SEARCHES, "train": TrainOptions}}[kind], words[0], words[1:])
+        check_early({{"search": SEARCHES, "train": TRAININGS}}[kind], words[0], words[1:])
         print("fine")
     except UserError as error:
         print(error)

@@ -92,7 +92,8 @@ def test_the_own_keys_of_the_old_type_are_dropped(caplog: pytest.LogCaptureFixtu
 def test_a_key_that_both_types_have_is_not_inherited_and_that_is_told(override: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         optimizer = trained(override).train.optim_g
-    assert (optimizer.type, optimizer.arguments()) == ("SGD", {"lr": 0.025, "weight_decay": 0.0, "momentum": 0.0})
+    defaults = {"lr": 0.025, "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
+    assert (optimizer.type, optimizer.arguments()) == ("SGD", defaults)
     assert caplog.messages == ["optim_g is SGD instead of Adam, whose lr: 0.002 it does not inherit: name it again to keep it"]
 
 
@@ -143,7 +144,8 @@ def test_what_is_no_section_is_refused_by_its_path(value: str) -> None:
 
 
 def test_a_key_of_neither_type_is_still_unknown() -> None:
-    with pytest.raises(UserError, match=r"train\.optim_g\.betas: unknown key\. Allowed: type, lr, weight_decay, momentum\."):
+    allowed = "type, lr, weight_decay, momentum, nesterov"
+    with pytest.raises(UserError, match=rf"train\.optim_g\.betas: unknown key\. Allowed: {allowed}\."):
         trained("train:optim_g:type=SGD", "train:optim_g:betas=[0.5, 0.9]")
     with pytest.raises(UserError, match=r"train\.optim_g: unknown optimizer 'SDG' - did you mean 'SGD'\?"):
         trained("train:optim_g:type=SDG")

@@ -16,7 +16,7 @@ from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import differences, dump_options, load_options
 from sr_nas.options.schema import schema_text
 from sr_nas.options.search import SearchOptions
-from sr_nas.options.tasks import SEARCHES
+from sr_nas.options.tasks import SEARCHES, TRAININGS
 from sr_nas.options.train import TrainOptions
 from sr_nas.options.yaml_files import OptionLoader, read_options
 from tests.conftest import REPOSITORY
@@ -45,7 +45,7 @@ def test_what_the_readme_promises_is_shipped() -> None:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(FOLDER)))
 def test_shipped_files_load_and_dump_and_load_again(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = BenchmarkOptions if file.stem == "benchmark" else TrainOptions if "train" in file.stem else SEARCHES
+    model = BenchmarkOptions if file.stem == "benchmark" else TRAININGS if "train" in file.stem else SEARCHES
     options = load_options(model, file, check_files=False)
     assert not caplog.records, "a type is changed and a key that both types have is not said again"
     copy = tmp_path / "copy.yml"

@@ -187,3 +187,9 @@ def test_a_loss_far_above_what_it_was_is_reported() -> None:
 def test_fp16_is_among_what_to_change() -> None:
     assert "train.precision to bf16 or fp32" in str(trainer(precision="fp16").diverged("x"))
     assert "precision" not in str(trainer().diverged("x"))
+
+
+def test_what_is_called_before_a_step_is_told_how_many_are_done() -> None:
+    told: list[int] = []
+    trainer(total=3, before_step=told.append, accumulate=2).run(lambda losses: None)
+    assert told == [0, 1, 2]
