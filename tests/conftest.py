@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +34,14 @@ def basicsr() -> ModuleType:
         return import_basicsr()
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_allocator() -> Iterator[None]:
+    """Leave this process's memory to glibc: some tests watch how it grows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sr_nas.runs.allocator._mallopt", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -70,17 +70,27 @@ def test_wrong_seeds_are_refused(text: str) -> None:
         seeds(text)
 
 
-def test_seeds_run_resume_and_differ(tmp_path: Path) -> None:
+def tiny(tmp_path: Path) -> list[str]:
     images = np.zeros((4, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "i.npz", x_train=images, y_train=[0, 1, 0, 1], x_test=images, y_test=[0, 1, 0, 1], classes=["a", "b"])
     words = [f"datasets:train={{type: npz, dataroot: {tmp_path / 'i.npz'}}}", f"path:experiments_root={tmp_path}"]
-    command = ["-opt", str(RANDOM), "--force_yml", *words, "network_g:channels=4", "network_g:num_cells=1"]
+    return ["-opt", str(RANDOM), "--force_yml", *words, "network_g:channels=4", "network_g:num_cells=1"]
+
+
+def test_seeds_run_apart_and_are_summed_up(tmp_path: Path) -> None:
+    command = tiny(tmp_path)
     printed = run("search", *command, "--seeds", "0,1")
     found = json.loads((tmp_path / "random_nasbench201_seeds" / "seeds.json").read_text())
     assert "2 of 2 seeds" in printed and len({own["genotype"] for own in found["seeds"].values()}) == 2
     tests = [own["cifar10 test"] for own in found["seeds"].values()]
     assert found["figures"]["cifar10 test"]["mean"] == pytest.approx(statistics.fmean(tests))
     assert all(test in np.round(table()[0][:, 0, 1].astype(float), 4) for test in tests)
+
+
+@pytest.mark.slow
+def test_a_seed_that_is_done_is_not_made_again(tmp_path: Path) -> None:
+    command = tiny(tmp_path)
+    run("search", *command, "--seeds", "1")
     before = read_history(tmp_path / "random_nasbench201_seed1")
     run("search", *command, "--seeds", "1")
     assert read_history(tmp_path / "random_nasbench201_seed1") == before

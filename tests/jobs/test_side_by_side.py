@@ -47,7 +47,8 @@ def test_the_summary_is_of_ratios_within_rounds() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot be set back")
 def test_added_memory_is_what_a_step_allocates_for_a_while() -> None:
     found = added_memory(lambda: np.ones(2**26, np.uint8), CPU)
-    assert found is not None and 2**26 <= found < 2**26 + 2**24
+    # The system counts resident pages in steps of its own.
+    assert found is not None and 2**26 - 2**20 <= found < 2**26 + 2**24
 
 
 def test_a_process_apart_answers_and_a_failure_has_its_words() -> None:
