@@ -43,6 +43,7 @@ def test_it_is_the_mean_over_four_turns_and_their_mirror_images() -> None:
     torch.testing.assert_close(upscale(network, lr, tile=5, device="cpu", ensemble=True), expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_released_imdn_gains_a_tenth_of_a_decibel_on_set5(shared: Path) -> None:
     network = load_released(shared / "weights" / "IMDN_x4.pth", "imdn")
     pairs = folder([str(shared / "data/Set5/HR")], [str(shared / "data/Set5/LR_matlab/x4")], scale=4)

@@ -99,6 +99,7 @@ def test_two_methods_of_one_name_are_both_told(tmp_path: Path) -> None:
     assert [method.name for method in methods_of(both)] == ["x (x)", "x (x_2)"]
 
 
+@pytest.mark.slow
 def test_curves_are_means_and_deviations_over_seeds(runs: list[Path], tmp_path: Path) -> None:
     run("analyze", "curves", *runs, made_up(tmp_path, "darts", 3, (0.1, 0.1), epochs=2), "-o", tmp_path / "out", "--edge", "2<-0")
     content = json.loads((tmp_path / "out" / "curves.json").read_text())
@@ -152,6 +153,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return root, words
 
 
+@pytest.mark.slow
 def test_a_grid_reports_every_search_and_makes_none_twice(swept: tuple[Path, list[str]]) -> None:
     root, words = swept
     histories = {nu: (root / f"tiny-nu{nu}" / "history.jsonl").read_bytes() for nu in (0, 1)}

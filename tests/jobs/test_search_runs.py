@@ -116,7 +116,11 @@ def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tm
     assert everything(tmp_path / "other")["history"][-1]["alpha"] != everything(folder)["history"][-1]["alpha"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_stopped_and_resumed_it_is_the_straight_run_to_the_bit(
     number: signal.Signals, finished: tuple[Path, str], tmp_path: Path
 ) -> None:
