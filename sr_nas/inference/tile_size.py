@@ -10,7 +10,7 @@ from torch import nn
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.inference.receptive import receptive_radius
 
-ACTIVATION_BYTES = 3 * 2**29
+ACTIVATION_BYTES = 2**30
 """Activations a network may hold on the CPU. With PyTorch itself, the workspaces of its convolutions and an output of 80
 megapixels while it is encoded, a process stays within 4 GB."""
 SMALLEST_TILE = 32
