@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"sr-nas: unknown command '{command}'{nearest(command, COMMANDS)} Commands: {', '.join(COMMANDS)}.", file=sys.stderr
         )
         return 2
-    keep_freed_memory()
+    if command != "inference":
+        # A large photo is bound to fit 4 GB, which what is kept would exceed.
+        keep_freed_memory()
     try:
         return importlib.import_module(f"sr_nas.commands.{command}").main(rest)
     except UserError as error:
