@@ -15,6 +15,10 @@ from sr_nas.ops.fused_norm import update_statistics
 from sr_nas.ops.mixed import MixedOp
 
 
+EPS = 1e-5
+"""Of the BatchNorms that are joined: PyTorch's own; candidates with another run by themselves."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Convolution:
     """A candidate that is ReLU, convolution and BatchNorm, and its place among those of its edge."""
@@ -90,7 +94,8 @@ def _convolution(place: int, candidate: nn.Module, training: bool) -> _Convoluti
     kernel = convolution.kernel_size[0]
     plain = (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
     same = convolution.kernel_size == (kernel, kernel) and kernel % 2 == 1 and convolution.padding == (kernel // 2,) * 2
-    tracked = norm.track_running_stats and norm.momentum is not None and norm.training == training
+    # One BatchNorm stands for all, so that it has one eps.
+    tracked = norm.track_running_stats and norm.momentum is not None and norm.training == training and norm.eps == EPS
     fits = plain and same and convolution.bias is None and convolution.padding_mode == "zeros" and tracked
     return _Convolution(place, convolution, norm) if fits else None
 
@@ -111,13 +116,13 @@ def _normalised(edges: Sequence[Sequence[_Convolution]], weights: Sequence[Tenso
     shifts = [_affine(norm, "bias", 0.0) * weight for norm, (_, weight) in zip(norms, every, strict=True)]
     scale, shift = torch.cat(scales), torch.cat(shifts)
     if norms[0].training:
-        y, mean, root = torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, norms[0].eps)
+        y, mean, root = torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, EPS)
         _note(norms, mean.detach(), root.detach(), z.numel() // z.shape[1])
     else:
         mean, variance = (
             torch.cat([cast(Tensor, getattr(norm, f"running_{name}")) for norm in norms]) for name in ("mean", "var")
         )
-        y = F.batch_norm(z, mean, variance, scale, shift, False, 0.0, norms[0].eps)
+        y = F.batch_norm(z, mean, variance, scale, shift, False, 0.0, EPS)
     results: list[Tensor | None] = []
     start = 0
     for own in edges:
@@ -135,7 +140,7 @@ def _affine(norm: nn.BatchNorm2d, name: str, otherwise: float) -> Tensor:
 
 def _note(norms: Sequence[nn.BatchNorm2d], mean: Tensor, root: Tensor, count: int) -> None:
     sizes = [norm.num_features for norm in norms]
-    variance = root**-2 - norms[0].eps
+    variance = root**-2 - EPS
     for norm, own_mean, own_variance in zip(norms, mean.split(sizes), variance.split(sizes), strict=True):
         update_statistics([norm], own_mean[None], own_variance[None], count)
 
