@@ -14,7 +14,6 @@ from sr_nas.ops.classification_candidates import Zero
 from sr_nas.ops.fused_norm import update_statistics
 from sr_nas.ops.mixed import MixedOp
 
-
 EPS = 1e-5
 """Of the BatchNorms that are joined: PyTorch's own; candidates with another run by themselves."""
 
