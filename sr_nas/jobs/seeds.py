@@ -17,6 +17,7 @@ import torch
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
+from sr_nas.preparation.processes import cores
 from sr_nas.report.records import genotype_text
 from sr_nas.runs.files import write_json
 from sr_nas.runs.folder import read_history, resumable_runs
@@ -68,9 +69,7 @@ class _Places:
     """Where processes run: each has its share of the cores, and a GPU of its own where there are any."""
 
     gpus: int = field(default_factory=torch.cuda.device_count)
-    cores: int = field(
-        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores: int = field(default_factory=cores)
 
     def count(self, jobs: int | None, wanted: int) -> int:
         return min(jobs or self.gpus or self.cores, wanted)
