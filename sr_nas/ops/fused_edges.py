@@ -122,14 +122,10 @@ def _normalised(edges: Sequence[Sequence[_Convolution]], weights: Sequence[Tenso
             torch.cat([cast(Tensor, getattr(norm, f"running_{name}")) for norm in norms]) for name in ("mean", "var")
         )
         y = F.batch_norm(z, mean, variance, scale, shift, False, 0.0, EPS)
-    results: list[Tensor | None] = []
-    start = 0
-    for own in edges:
-        width = sum(found.norm.num_features for found in own)
-        # All convolutions of an edge have as many channels.
-        results.append(y[:, start : start + width].unflatten(1, (len(own), -1)).sum(1) if own else None)
-        start += width
-    return results
+    # All convolutions of an edge have as many channels.
+    parts = y.split([sum(found.norm.num_features for found in own) for own in edges if own], dim=1)
+    sums = iter([part.unflatten(1, (len(own), -1)).sum(1) for own, part in zip(filter(None, edges), parts, strict=True)])
+    return [next(sums) if own else None for own in edges]
 
 
 def _affine(norm: nn.BatchNorm2d, name: str, otherwise: float) -> Tensor:
