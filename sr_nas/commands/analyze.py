@@ -34,10 +34,16 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     gaps = job("gaps", "table 1: top-2 gap of beta on the choice where it is least")
-    gaps.add_argument("--epoch", type=int, metavar="N", help="look at this epoch (default: the last that all seeds have)")
     gaps.add_argument("--edge", metavar="LABEL", help="compare all methods on this choice (default: each method's closest)")
 
     curves = job("curves", "figures 2 to 4: beta, alpha, gaps, skips, true accuracy or size over the epochs")
+    for cut in (gaps, curves):
+        cut.add_argument(
+            "--epoch",
+            type=int,
+            metavar="N",
+            help="the last to look at (default: a method's last that all seeds have)",
+        )
     curves.add_argument("--edge", metavar="LABEL", help="choice in beta.png (default: the first)")
     curves.add_argument(
         "--operation", default="skip_connect", metavar="NAME", help="whose share to follow (default: skip_connect)"
@@ -92,8 +98,8 @@ def _gaps(parsed: argparse.Namespace) -> int:
     from sr_nas.jobs.analysis.methods import methods_of
     from sr_nas.jobs.analysis.output import spread
 
-    methods = methods_of(parsed.runs)
-    rows = gaps(methods, parsed.epoch, parsed.edge)
+    methods = methods_of(parsed.runs, parsed.epoch)
+    rows = gaps(methods, parsed.edge)
     folder = write_gaps(rows, parsed.output)
     cells = [
         [
@@ -108,7 +114,7 @@ def _gaps(parsed: argparse.Namespace) -> int:
     _print(
         ["method", "seeds", "epoch", "edge", "gap there", "each seed's worst", "mean of edges"],
         cells,
-        [text for method in methods if parsed.epoch is None and (text := method.unequal())],
+        [text for method in methods if (text := method.unequal())],
         folder,
     )
     return 0
@@ -121,7 +127,7 @@ def _curves(parsed: argparse.Namespace) -> int:
     from sr_nas.report.methods import told
     from sr_nas.search.quantities import mean_and_std, quantities
 
-    methods = methods_of(parsed.runs)
+    methods = methods_of(parsed.runs, parsed.epoch)
     folder = write_curves(methods, parsed.output, parsed.edge, parsed.operation)
     last = {
         method.name: [quantities(records[-1:], method.choices, parsed.operation) for records in method.records()]
@@ -131,7 +137,7 @@ def _curves(parsed: argparse.Namespace) -> int:
     shown = [name for name in wanted if any(name in run for runs in last.values() for run in runs)]
     cells = []
     for method in methods:
-        row = [method.name, str(len(method.runs)), str(method.at(None)[0]["epoch"])]
+        row = [method.name, str(len(method.runs)), str(method.last()[0]["epoch"])]
         for name in shown:
             if all(name in run for run in last[method.name]):
                 mean, std = mean_and_std([run[name] / told(name)[1] for run in last[method.name]])

@@ -70,6 +70,17 @@ def test_gaps_are_compared_on_each_methods_closest_edge(runs: list[Path], tmp_pa
     assert [float(row["gap_edge"]) for row in rows_of(tmp_path / "out" / "gaps.csv")][3:] == pytest.approx([0.001, 0.002, 0.003])
 
 
+def test_nothing_after_the_epoch_that_is_asked_for_is_looked_at(runs: list[Path], tmp_path: Path) -> None:
+    """Searches that have come to different epochs are compared at one that all have."""
+    both = [runs[0], made_up(tmp_path, "beta", 0, (0.1, 0.1), epochs=2)]
+    assert [method.last()[0]["epoch"] for method in methods_of(both)] == [2, 1]
+    assert [method.last()[0]["epoch"] for method in methods_of(both, 1)] == [1, 1]
+    run("analyze", "gaps", *both, "-o", tmp_path / "out", "--epoch", "1")
+    assert [row["epoch"] for row in json.loads((tmp_path / "out" / "gaps.json").read_text())] == [1, 1]
+    for verb in ("gaps", "curves"):
+        assert "beta_seed0 has the epochs 0 to 1, and no epoch 2" in run("analyze", verb, *both, "--epoch", "2", code=1)
+
+
 def test_nothing_is_written_over(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

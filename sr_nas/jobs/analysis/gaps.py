@@ -17,30 +17,29 @@ from sr_nas.search.dispersion import closest_label, top2_gaps
 from sr_nas.search.quantities import gap_labels, mean_and_std
 
 
-def gaps(methods: Sequence[Method], epoch: int | None = None, label: str | None = None) -> list[dict[str, Any]]:
+def gaps(methods: Sequence[Method], label: str | None = None) -> list[dict[str, Any]]:
     """Return a row per method.
 
     "The same edge with the closest difference" (the paper's caption) is ``edge``: the choice whose gap has the smallest mean over
     the method's trials. "Their worst edge in each trial" (its text) is ``worst``: each trial's own.
 
     Args:
-        methods: to compare.
-        epoch: of the records; by default a method's last.
+        methods: to compare, at the last epoch of each.
         label: the choice to compare all methods on instead of each one's closest.
 
     Raises:
-        UserError: a run without that epoch, or a choice that a method does not have or that keeps more than one.
+        UserError: a choice that a method does not have or that keeps more than one.
     """
-    return [_row(method, epoch, label) for method in methods]
+    return [_row(method, label) for method in methods]
 
 
-def _row(method: Method, epoch: int | None, wanted: str | None) -> dict[str, Any]:
+def _row(method: Method, wanted: str | None) -> dict[str, Any]:
     labels = gap_labels(method.choices)
     if not labels:
         raise UserError(f"{method.name} has no choice that keeps one operation of several: there is no gap.")
     if wanted is not None and wanted not in labels:
         raise UserError(f"--edge: {method.name} has no '{wanted}'{nearest(wanted, labels)} It has: {listing(labels, 30)}.")
-    records = method.at(epoch)
+    records = method.last()
     trials = [record["beta"] for record in records]
     every = [top2_gaps(beta, labels) for beta in trials]
     edge = wanted or closest_label(trials, labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +64,9 @@ class Method:
         epochs = min(len(run.history) for run in self.runs)
         return [list(run.history[:epochs]) for run in self.runs]
 
-    def at(self, epoch: int | None) -> list[Record]:
-        """Return every run's record of an epoch, by default of the last that all of them have.
-
-        Raises:
-            UserError: a run has no such epoch.
-        """
-        if epoch is None:
-            return [history[-1] for history in self.records()]
-        for run in self.runs:
-            if epoch not in range(len(run.history)):
-                raise UserError(f"{run.folder} has the epochs 0 to {len(run.history) - 1}, and no epoch {epoch}.")
-        return [run.history[epoch] for run in self.runs]
+    def last(self) -> list[Record]:
+        """Return every run's record of the last epoch that all of them have."""
+        return [history[-1] for history in self.records()]
 
     def unequal(self) -> str | None:
         """Say what is not looked at, where some runs have come further than others."""
@@ -113,14 +104,18 @@ def choices_of(options: AnySearch) -> Choices:
     return choices
 
 
-def methods_of(folders: Sequence[Path]) -> list[Method]:
+def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method]:
     """Read searches and group them: those whose options differ in name, seed, device, paths and logs alone are one method.
 
+    Args:
+        folders: of the searches.
+        epoch: the last to look at; by default all that there are.
+
     Raises:
-        UserError: as :func:`read_run`; or two runs are the same search, which would count twice.
+        UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
     """
     groups: dict[str, list[SearchRun]] = {}
-    for run in map(read_run, folders):
+    for run in (_until(read_run(folder), epoch) for folder in folders):
         group = groups.setdefault(_decisive(run.options), [])
         for other in group:
             if other.options.manual_seed == run.options.manual_seed:
@@ -137,6 +132,14 @@ def methods_of(folders: Sequence[Path]) -> list[Method]:
         )
         for name, group in zip(names, groups.values(), strict=True)
     ]
+
+
+def _until(run: SearchRun, epoch: int | None) -> SearchRun:
+    if epoch is None:
+        return run
+    if epoch not in range(len(run.history)):
+        raise UserError(f"{run.folder} has the epochs 0 to {len(run.history) - 1}, and no epoch {epoch}.")
+    return replace(run, history=run.history[: epoch + 1])
 
 
 def _decisive(options: AnySearch) -> str:
