@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -32,7 +33,8 @@ def prepared(network: nn.Module) -> nn.Module:
 
     A graph of the network is traced (``torch.fx``), rewritten, and compared with the network at a small image. A network
     that cannot be traced so, such as one whose forward asks for the size of its input, has hooks or runs a file, is
-    returned as it is, and so is any where PyTorch comes without oneDNN.
+    returned as it is, and so is any where PyTorch comes without oneDNN. One whose graph gives something else is returned as it
+    is with a warning.
 
     Args:
         network: an :class:`~sr_nas.contracts.SRNetwork`, float32 on the CPU; anything else is returned as it is. It is left
@@ -52,7 +54,15 @@ def prepared(network: nn.Module) -> nn.Module:
         rewrite(graph)
         difference = (graph(image) - expected).abs().max()
     # Written so that NaN is refused too.
-    return graph if difference <= TOLERANCE * expected.abs().max().clamp_min(1.0) else network
+    if difference <= TOLERANCE * expected.abs().max().clamp_min(1.0):
+        return graph
+    if expected.isfinite().all():
+        warnings.warn(
+            f"{type(network).__name__} runs as it is, up to twice as slowly as it could: the graph that torch.fx traces of it "
+            "gives something else, as its forward depends on more than its input.",
+            stacklevel=2,
+        )
+    return network
 
 
 def quickest(network: nn.Module, pixels: int) -> nn.Module:

@@ -139,8 +139,11 @@ class Wrong(Borders):
 
 
 def test_what_cannot_be_prepared_is_returned() -> None:
-    for network in (Branches(), Wrong(), Borders().double(), nn.Conv2d(3, 3, 1)):
+    for network in (Branches(), Borders().double(), nn.Conv2d(3, 3, 1)):
         assert prepared(network) is network
+    wrong = Wrong()
+    with pytest.warns(UserWarning, match="Wrong runs as it is"):
+        assert prepared(wrong) is wrong
     hooked = Borders()
     hooked.first.register_forward_hook(lambda *_: None)
     assert prepared(hooked) is hooked
