@@ -30,8 +30,8 @@ class _Convolution:
 def mixed_together(ops: Sequence[MixedOp], weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
     """Return ``[op(x, weight) for op, weight in zip(ops, weights)]``.
 
-    The convolutions of all edges are one, which reads one rectified input, with one BatchNorm over all its channels; beta scales
-    in that BatchNorm. The 3x3 average is taken once. Candidates of another form run by themselves.
+    Convolutions of one kernel size are one, over all edges, which reads one rectified input, with one BatchNorm over all its
+    channels; beta scales in that BatchNorm. The 3x3 average is taken once. Candidates of another form run by themselves.
 
     Args:
         ops: mixed operations with as many input as output channels, and one K.
@@ -101,19 +101,24 @@ def _convolution(place: int, candidate: nn.Module, training: bool) -> _Convoluti
 
 def _normalised(edges: Sequence[Sequence[_Convolution]], weights: Sequence[Tensor], x: Tensor) -> list[Tensor | None]:
     """Return for each edge the weighted sum of its normalised convolutions, or ``None`` where it has none."""
-    every = [(found, weight[found.place]) for own, weight in zip(edges, weights, strict=True) for found in own]
-    if not every:
-        return [None] * len(edges)
-    side = max(found.convolution.kernel_size[0] for found, _ in every)
-    kernels = []
-    for found, _ in every:
-        edge = (side - found.convolution.kernel_size[0]) // 2
-        kernels.append(F.pad(found.convolution.weight, (edge,) * 4))
-    z = F.conv2d(F.relu(x), torch.cat(kernels), padding=side // 2)
-    norms = [found.norm for found, _ in every]
-    scales = [_affine(norm, "weight", 1.0) * weight for norm, (_, weight) in zip(norms, every, strict=True)]
-    shifts = [_affine(norm, "bias", 0.0) * weight for norm, (_, weight) in zip(norms, every, strict=True)]
-    scale, shift = torch.cat(scales), torch.cat(shifts)
+    every = [(edge, found) for edge, own in enumerate(edges) for found in own]
+    sums: list[Tensor | None] = [None] * len(edges)
+    rectified = F.relu(x) if every else x
+    for side in sorted({found.convolution.kernel_size[0] for _, found in every}):
+        alike = [(edge, found) for edge, found in every if found.convolution.kernel_size[0] == side]
+        parts = _joined([found for _, found in alike], [weights[edge][found.place] for edge, found in alike], rectified)
+        for (edge, _), part in zip(alike, parts, strict=True):
+            before = sums[edge]
+            sums[edge] = part if before is None else before + part
+    return sums
+
+
+def _joined(every: Sequence[_Convolution], weights: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:
+    """Each convolution of ``x``, normalised and scaled by its weight; they are of one kernel size and computed as one."""
+    z = F.conv2d(x, torch.cat([found.convolution.weight for found in every]), padding=every[0].convolution.padding)
+    norms = [found.norm for found in every]
+    scale = torch.cat([_affine(norm, "weight", 1.0) * weight for norm, weight in zip(norms, weights, strict=True)])
+    shift = torch.cat([_affine(norm, "bias", 0.0) * weight for norm, weight in zip(norms, weights, strict=True)])
     if norms[0].training:
         y, mean, root = torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, EPS)
         _note(norms, mean.detach(), root.detach(), z.numel() // z.shape[1])
@@ -122,10 +127,7 @@ def _normalised(edges: Sequence[Sequence[_Convolution]], weights: Sequence[Tenso
             torch.cat([cast(Tensor, getattr(norm, f"running_{name}")) for norm in norms]) for name in ("mean", "var")
         )
         y = F.batch_norm(z, mean, variance, scale, shift, False, 0.0, EPS)
-    # All convolutions of an edge have as many channels.
-    parts = y.split([sum(found.norm.num_features for found in own) for own in edges if own], dim=1)
-    sums = iter([part.unflatten(1, (len(own), -1)).sum(1) for own, part in zip(filter(None, edges), parts, strict=True)])
-    return [next(sums) if own else None for own in edges]
+    return y.split([norm.num_features for norm in norms], dim=1)
 
 
 def _affine(norm: nn.BatchNorm2d, name: str, otherwise: float) -> Tensor:

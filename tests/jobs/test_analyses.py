@@ -124,7 +124,7 @@ def test_curves_are_means_and_deviations_over_seeds(runs: list[Path], tmp_path: 
     assert darts["quantities"]["share_skip_connect"]["mean"] == pytest.approx([1 / 6] * 2)
     rows = rows_of(tmp_path / "out" / "curves.csv")
     assert len(rows) == 3 * 3 + 4 * 2 and float(rows[-1]["cifar10_test"]) == 84.0
-    for name in ("alpha", "gap", "share", "accuracy", "beta", "beta_darts", "beta_beta"):
+    for name in ("overview", "alpha", "gap", "share", "accuracy", "beta", "beta_darts", "beta_beta"):
         assert cv2.imread(str(tmp_path / "out" / f"{name}.png")).std() > 0
     assert not (tmp_path / "out" / "loss.png").exists(), "what no history has is not drawn"
 

@@ -18,6 +18,7 @@ from sr_nas.search.dispersion import labels_of
 from sr_nas.search.quantities import Values, mean_and_std, quantities
 
 FIGURES: dict[str, tuple[str, int, float | None]] = {
+    "overview": (r"gap_worst|share_.+|cifar10_test|macs_lr_1280x720", 3, None),
     "alpha": (r"alpha_(mean|median|std)", 3, None),
     "gap": (r"gap_(worst|mean)", 2, 1.0),
     "share": (r"share_.+", 1, 1.0),
