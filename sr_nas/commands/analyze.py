@@ -1,6 +1,7 @@
 """The analyses of SA-DARTS. Each draws PNGs and writes its numbers beside them, as JSON and CSV.
 
-RUN is the folder of a search. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
+RUN is the folder of a search; for gaps and curves also the folder NAME_seeds that search --seeds leaves, for all of its
+searches. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
 """
 
 from __future__ import annotations

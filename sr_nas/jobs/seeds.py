@@ -25,6 +25,8 @@ from sr_nas.runs.interrupt import Interrupt
 from sr_nas.search.dispersion import top2_gap
 
 SUMMARY = "seeds.json"
+ENDING = "_seeds"
+"""Of the folder with what the seeds come to and what they said."""
 _CHILD = "import sys; from sr_nas.cli import main; sys.exit(main(sys.argv[1:]))"
 _POLL = 0.5
 
@@ -100,7 +102,7 @@ def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
     """
     places = _Places()
     count = places.count(plan.jobs, len(plan.seeds))
-    folder = plan.root / f"{plan.name}_seeds"
+    folder = plan.root / f"{plan.name}{ENDING}"
     folder.mkdir(parents=True, exist_ok=True)
     waiting = list(plan.seeds)
     running: list[_Running] = []
@@ -138,6 +140,25 @@ def finished(plan: Seeds) -> dict[int, Path]:
         for folder in resumable_runs(plan.root, plan.run_name(seed))[:1]:
             if read_history(folder)[-1]["epoch"] >= plan.epochs:
                 found[seed] = folder
+    return found
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """Return the runs that a folder ``<name>_seeds`` tells of, by seed; for any other folder, the folder.
+
+    Raises:
+        UserError: a seed that was begun has no run.
+    """
+    logs = [log for log in folder.glob("seed*.txt") if log.stem.removeprefix("seed").isdecimal()]
+    if not folder.name.endswith(ENDING) or not logs:
+        return [folder]
+    found = []
+    for seed in sorted(int(log.stem.removeprefix("seed")) for log in logs):
+        name = f"{folder.name.removesuffix(ENDING)}_seed{seed}"
+        runs = resumable_runs(folder.parent, name)
+        if not runs:
+            raise UserError(f"{folder} tells of a seed {seed}, and there is no run {folder.parent / name}.")
+        found.append(runs[0])
     return found
 
 

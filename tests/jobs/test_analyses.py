@@ -103,6 +103,22 @@ def test_methods_are_told_apart_by_their_options_and_not_by_their_names(runs: li
         methods_of([*runs, made_up(tmp_path, "beta", 2, (0.1, 0.1), name="again")])
 
 
+def test_a_folder_of_seeds_stands_for_its_runs(tmp_path: Path) -> None:
+    """What ``search --seeds`` leaves is taken in any form: by that folder, by its runs, or by a pattern that matches both."""
+    runs = [made_up(tmp_path, "sa", seed, (0.1, 0.1)) for seed in (2, 10)]
+    seeds = tmp_path / "sa_seeds"
+    seeds.mkdir()
+    for folder, seed in zip(runs, (2, 10), strict=True):
+        (folder / "checkpoint.pt").touch()
+        (seeds / f"seed{seed}.txt").touch()
+    for named in ([seeds], [*runs, seeds], runs):
+        (method,) = methods_of(named)
+        assert method.seeds == [2, 10] and [run.folder for run in method.runs] == runs
+    (seeds / "seed3.txt").touch()
+    with pytest.raises(UserError, match="tells of a seed 3, and there is no run"):
+        methods_of([seeds])
+
+
 def test_two_methods_of_one_name_are_both_told(tmp_path: Path) -> None:
     both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "sac", 0, (0.1, 0.1), name="x_2")]
     options = both[1] / "options.yml"

@@ -14,6 +14,7 @@ import torch
 from sr_nas.build import bound
 from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
+from sr_nas.jobs.seeds import runs_of
 from sr_nas.options.classification import ClassificationSearchOptions
 from sr_nas.options.load import load_options
 from sr_nas.options.tasks import SEARCHES, AnySearch
@@ -108,14 +109,15 @@ def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method
     """Read searches and group them: those whose options differ in name, seed, device, paths and logs alone are one method.
 
     Args:
-        folders: of the searches.
+        folders: of searches; one that ``tools/search.py --seeds`` leaves beside its runs, ``<name>_seeds``, stands for them.
         epoch: the last to look at; by default all that there are.
 
     Raises:
         UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
     """
     groups: dict[str, list[SearchRun]] = {}
-    for run in (_until(read_run(folder), epoch) for folder in folders):
+    found = {run.resolve(): run for folder in folders for run in runs_of(folder)}
+    for run in (_until(read_run(folder), epoch) for folder in found.values()):
         group = groups.setdefault(_decisive(run.options), [])
         for other in group:
             if other.options.manual_seed == run.options.manual_seed:
