@@ -134,7 +134,7 @@ def _curves(parsed: argparse.Namespace) -> int:
         method.name: [quantities(records[-1:], method.choices, parsed.operation) for records in method.records()]
         for method in methods
     }
-    wanted = ("alpha_mean", "alpha_std", "gap_worst", f"share_{parsed.operation}", "cifar10_test", "macs_lr_1280x720")
+    wanted = ("gap_worst", f"share_{parsed.operation}", "cifar10_test", "macs_lr_1280x720")
     shown = [name for name in wanted if any(name in run for runs in last.values() for run in runs)]
     cells = []
     for method in methods:
@@ -224,7 +224,7 @@ def _print(headings: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequen
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
     console = Console()

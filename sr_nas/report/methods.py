@@ -29,14 +29,16 @@ class Curve:
     std: Values
 
 
-def method_curves(panels: Mapping[str, Mapping[str, Curve]], columns: int, note: str, most: float | None = None) -> Figure:
+def method_curves(
+    panels: Mapping[str, Mapping[str, Curve]], columns: int, note: str, most: Mapping[str, float] | None = None
+) -> Figure:
     """Return a figure with one panel per quantity and one line per method in each, in a band of one standard deviation.
 
     Args:
         panels: title -> method -> curve.
         columns: panels beside each other.
         note: what the bands are, written at the top of the legend.
-        most: the largest value that there can be, the least being 0; bands end there.
+        most: title -> the largest value that there can be, the least being 0; bands end there.
     """
     methods = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     styles = line_styles(methods)
@@ -46,7 +48,7 @@ def method_curves(panels: Mapping[str, Mapping[str, Curve]], columns: int, note:
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for position, (axes, (title, curves)) in enumerate(zip(grid, panels.items(), strict=False)):
         for method, curve in curves.items():
-            _line(axes, curve.epochs, curve.mean, curve.std, styles[method], 1.8, most)
+            _line(axes, curve.epochs, curve.mean, curve.std, styles[method], 1.8, (most or {}).get(title))
         style_epochs(axes, max((curve.epochs for curve in curves.values()), key=len))
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
         if position + columns >= len(panels):
@@ -138,3 +140,10 @@ def told(quantity: str) -> tuple[str, float]:
     if part in ("valid", "test"):
         return f"true {data} {part}, %", 1.0
     return titles.get(quantity, quantity.replace("_", " ")), 1.0
+
+
+def largest(quantity: str) -> float | None:
+    """Return the largest value that a quantity can have, its least being 0, or ``None`` where it has no such bounds."""
+    if quantity.startswith(("gap_", "share_")):
+        return 1.0
+    return 100.0 if quantity.endswith(("_valid", "_test")) else None

@@ -13,20 +13,20 @@ from sr_nas.genotype import Choices
 from sr_nas.jobs.analysis.methods import Method
 from sr_nas.jobs.analysis.output import open_output, write_csv, write_numbers
 from sr_nas.report.figures import save
-from sr_nas.report.methods import Curve, beta_panels, method_curves, told
+from sr_nas.report.methods import Curve, beta_panels, largest, method_curves, told
 from sr_nas.search.dispersion import labels_of
 from sr_nas.search.quantities import Values, mean_and_std, quantities
 
-FIGURES: dict[str, tuple[str, int, float | None]] = {
-    "overview": (r"gap_worst|share_.+|cifar10_test|macs_lr_1280x720", 3, None),
-    "alpha": (r"alpha_(mean|median|std)", 3, None),
-    "gap": (r"gap_(worst|mean)", 2, 1.0),
-    "share": (r"share_.+", 1, 1.0),
-    "accuracy": (r"\w+_(valid|test)", 2, 100.0),
-    "size": (r"params|macs_.+", 3, None),
-    "loss": (r"loss_(task|train)", 2, None),
+FIGURES: dict[str, tuple[str, int]] = {
+    "overview": (r"gap_worst|share_.+|cifar10_test|macs_lr_1280x720", 3),
+    "alpha": (r"alpha_(mean|median|std)", 3),
+    "gap": (r"gap_(worst|mean)", 2),
+    "share": (r"share_.+", 1),
+    "accuracy": (r"\w+_(valid|test)", 2),
+    "size": (r"params|macs_.+", 3),
+    "loss": (r"loss_(task|train)", 2),
 }
-"""Figure -> the quantities that it draws where they are known, panels beside each other, and the largest possible value."""
+"""Figure -> the quantities that it draws where they are known, and how many panels are beside each other."""
 
 
 def write_curves(
@@ -63,10 +63,11 @@ def write_curves(
     folder = open_output(output, "curves")
     _write(folder, methods, trials, curves, betas)
     note = _note(methods)
-    for figure, (pattern, columns, most) in FIGURES.items():
+    for figure, (pattern, columns) in FIGURES.items():
         names = list(dict.fromkeys(name for found in curves.values() for name in found if re.fullmatch(pattern, name)))
         if names:
-            save(method_curves(_panels(names, curves), min(columns, len(names)), note, most), folder / f"{figure}.png")
+            limits = {told(name)[0]: most for name in names if (most := largest(name)) is not None}
+            save(method_curves(_panels(names, curves), min(columns, len(names)), note, limits), folder / f"{figure}.png")
     first = {method.name: edge or next(iter(method.choices)) for method in methods}
     save(
         beta_panels(
