@@ -45,6 +45,7 @@ def kill_one_rank(launcher: subprocess.Popen[str], history: Path) -> str:
     return launcher.communicate(timeout=60)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on_with_the_same_batches(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -35,6 +35,7 @@ def test_every_way_to_read_is_measured() -> None:
     assert found == {"folder": 5, "folder, cache": 5, "folder, cache, half": 2, "lmdb": 5, "lmdb, cache": 5}
 
 
+@pytest.mark.slow
 def test_rows_beside_basicsr_with_a_worker(few_processes: None, basicsr: ModuleType) -> None:
     printed = run("benchmark", "data", *SMALL, "--workers", "1", "--json")
     found = json.loads(printed[printed.index("{") :])

@@ -118,7 +118,7 @@ def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tm
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT))],
     ids=lambda number: number.name,
 )
 def test_stopped_and_resumed_it_is_the_straight_run_to_the_bit(
