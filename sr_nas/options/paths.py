@@ -11,7 +11,7 @@ from sr_nas.errors import nearest
 
 
 def describe_missing(path: Path, what: str) -> str:
-    """Say that ``path`` does not exist, which part of it is the first to be missing, and what lies there instead.
+    """Say that ``path`` does not exist, which part of it is first to be missing, what lies there instead, and what fetches it.
 
     Args:
         path: a path that does not exist.
@@ -22,7 +22,8 @@ def describe_missing(path: Path, what: str) -> str:
         missing = missing.parent
     where = "" if missing == path else f": there is no '{missing}'"
     siblings = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    return f"{what} '{path}' does not exist{where}{nearest(missing.name, siblings)}"
+    fetched = " tools/prepare_data.py fetches data sets to datasets/." if path.parts[:1] == ("datasets",) else ""
+    return f"{what} '{path}' does not exist{where}{nearest(missing.name, siblings)}{fetched}"
 
 
 def _wants_check(info: ValidationInfo) -> bool:

@@ -60,3 +60,12 @@ def test_the_tilde_is_expanded(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_empty_name_is_no_path() -> None:
     with pytest.raises(ValidationError, match="at least 1 character"):
         Settings(folder="")
+
+
+def test_a_data_set_that_is_not_there_says_what_fetches_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    with pytest.raises(ValidationError, match=r"'datasets/CIFAR-10' does not exist.*tools/prepare_data\.py fetches"):
+        Settings(folder="datasets/CIFAR-10")
+    with pytest.raises(ValidationError) as caught:
+        Settings(folder="elsewhere/CIFAR-10")
+    assert "prepare_data" not in str(caught.value)
