@@ -29,7 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["sr_nas", "sr_nas.*"]),
-    package_data={"sr_nas.nasbench": ["nasbench201.npz", "README.md"]},
+    package_data={"sr_nas.classification": ["nasbench201.npz", "README.md"]},
     entry_points={"console_scripts": ["sr-nas = sr_nas.cli:main"]},
     install_requires=[
         "torch>=2.4",  # reads the states of optimizers and schedulers with weights_only=True

@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 
-from sr_nas.classification_losses import with_auxiliary
-from sr_nas.complexity.table import cost_table
+from sr_nas.classification.labelled import Labelled, LabelledDataset
+from sr_nas.classification.training import DropPathSchedule, with_auxiliary
+from sr_nas.complexity.costs import cost_table
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.classes import Labelled, LabelledDataset
+from sr_nas.data.loader import Stream, split_indices
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
-from sr_nas.data.streams import Stream, split_indices
 from sr_nas.errors import UserError, listing
-from sr_nas.export.model import load_model
-from sr_nas.export.starting import start_from, starting_tensors
+from sr_nas.export.model import load_model, start_from, starting_tensors
 from sr_nas.optim import WarmUp
 from sr_nas.options.classification import ClassificationSearchOptions, ClassifierTrainOptions, LabelledSource
 from sr_nas.options.search import SearchOptions
@@ -44,16 +43,12 @@ from sr_nas.registry import (
     SPACES,
     Registry,
 )
+from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
-from sr_nas.runs.precision import Precision
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 from sr_nas.search.searcher import Plan, Searcher
-from sr_nas.training.compiled import check_compiler
-from sr_nas.training.distillation import Distillation
-from sr_nas.training.divergence import DivergenceWatch
-from sr_nas.training.drop_path_schedule import DropPathSchedule
-from sr_nas.training.trainer import Trainer
+from sr_nas.trainer import Distillation, DivergenceWatch, Trainer, check_compiler
 
 # Each random thing has a generator of its own, so that changing one does not change the others.
 ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED, RELAXATION_SEED, DROP_PATH_SEED = 1, 2, 3, 4, 5

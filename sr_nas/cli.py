@@ -18,7 +18,6 @@ COMMANDS = {
     "complexity": "count parameters and multiply-adds",
     "export": "write a trained network as one self-describing file",
     "inference": "upscale images",
-    "benchmark": "measure this machine: searches, a large photo, the data loader",
 }
 
 

@@ -141,23 +141,23 @@ def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel],
     )
 
 
-RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.relaxations", supplied=("logits", "draw"))
-REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.regularizers", supplied=("alpha",))
-SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.schedules", supplied=("epoch",))
+RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))
+REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
+SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
 SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 NETWORKS: Registry[Callable[..., Any]] = Registry(
-    "network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr_networks"}
+    "network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"}
 )
 CLASSIFICATION_SPACES: Registry[Callable[..., Any]] = Registry(
-    "search space of classification", "sr_nas.spaces", supplied=("num_classes",)
+    "search space of classification", "sr_nas.classification", supplied=("num_classes",)
 )
-CLASSIFIERS: Registry[Callable[..., Any]] = Registry("classifier", "sr_nas.networks", supplied=("num_classes",))
+CLASSIFIERS: Registry[Callable[..., Any]] = Registry("classifier", "sr_nas.classification", supplied=("num_classes",))
 COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")
 OPTIMIZERS: Registry[Callable[..., Any]] = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
 LR_SCHEDULES: Registry[Callable[..., Any]] = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
 CLASSIFICATION_LOSSES: Registry[Callable[..., Any]] = Registry(
-    "classification loss", "sr_nas.classification_losses", supplied=("output", "target")
+    "classification loss", "sr_nas.classification.training", supplied=("output", "target")
 )
-LABELLED: Registry[Callable[..., Any]] = Registry("set of labelled images", "sr_nas.data.labelled", supplied=("part",))
+LABELLED: Registry[Callable[..., Any]] = Registry("set of labelled images", "sr_nas.classification.datasets", supplied=("part",))
 PAIRS: Registry[Callable[..., Any]] = Registry("data set", "sr_nas.data.sources", supplied=("scale",))

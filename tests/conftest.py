@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from sr_nas.bridge.basicsr_import import import_basicsr
+from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]

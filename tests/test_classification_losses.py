@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from sr_nas.classification_losses import cross_entropy, with_auxiliary
+from sr_nas.classification.training import cross_entropy, with_auxiliary
 
 LOGITS = torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0]], dtype=torch.float64)
 AUXILIARY = torch.tensor([[0.0, 1.0, 1.0], [2.0, 0.0, 0.0]], dtype=torch.float64)

@@ -13,13 +13,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sr_nas"
 
 # A room may import from rooms of a lower floor only; rooms of one floor never import each other.
 FLOORS = [
-    {"errors", "cache", "published"},
+    {"errors", "published"},
     {"registry", "genotype"},
-    {"contracts", "options", "losses", "classification_losses", "optim", "runs", "nasbench"},
+    {"contracts", "options", "losses", "optim", "runs"},
     {"ops", "search", "images", "complexity"},
     {"networks", "data", "metrics", "inference"},
-    {"spaces", "export", "training", "report", "bridge", "preparation"},
+    {"spaces", "export", "trainer", "report", "preparation"},
+    {"bridge", "classification"},
     {"build"},
+    {"analysis"},
     {"jobs"},
     {"commands"},
     {"cli"},

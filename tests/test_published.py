@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sr_nas.build import build_network
-from sr_nas.complexity.summary import complexity, count_params
+from sr_nas.complexity.macs import complexity, count_params
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import TrainOptions

@@ -7,7 +7,7 @@ A stock BasicSR option file can then name it::
 
 from __future__ import annotations
 
-from sr_nas.bridge.basicsr_import import import_basicsr
+from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.registry import NETWORKS
 
 import_basicsr()

@@ -2,7 +2,7 @@
 
 ``spandrel.ModelLoader().load_from_file`` then opens the ``.safetensors`` and ``.pth`` files that ``tools/export.py`` writes.
 Spandrel hands on tensors and no metadata, so they are known by their tensor ``sr_nas.settings``
-(:mod:`sr_nas.networks.settings_tensor`), and asked for before spandrel's own, some of which know networks by a few names.
+(:mod:`sr_nas.export.network_file`), and asked for before spandrel's own, some of which know networks by a few names.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
-from sr_nas.inference.receptive import pools_globally
-from sr_nas.networks.settings_tensor import SETTINGS, network_from, read_settings
+from sr_nas.export.network_file import SETTINGS, network_from, read_settings
+from sr_nas.inference.tiles import pools_globally
 from sr_nas.registry import NETWORKS
 
 try:

@@ -95,9 +95,9 @@ def _force(parser: argparse.ArgumentParser) -> None:
 
 
 def _gaps(parsed: argparse.Namespace) -> int:
-    from sr_nas.jobs.analysis.gaps import gaps, write_gaps
-    from sr_nas.jobs.analysis.methods import methods_of
-    from sr_nas.jobs.analysis.output import spread
+    from sr_nas.analysis.curves import gaps, write_gaps
+    from sr_nas.analysis.history import spread
+    from sr_nas.analysis.methods import methods_of
 
     methods = methods_of(parsed.runs, parsed.epoch)
     rows = gaps(methods, parsed.edge)
@@ -122,11 +122,10 @@ def _gaps(parsed: argparse.Namespace) -> int:
 
 
 def _curves(parsed: argparse.Namespace) -> int:
-    from sr_nas.jobs.analysis.curves import write_curves
-    from sr_nas.jobs.analysis.methods import methods_of
-    from sr_nas.jobs.analysis.output import spread
-    from sr_nas.report.methods import told
-    from sr_nas.search.quantities import mean_and_std, quantities
+    from sr_nas.analysis.curves import write_curves
+    from sr_nas.analysis.figures import told
+    from sr_nas.analysis.history import mean_and_std, quantities, spread
+    from sr_nas.analysis.methods import methods_of
 
     methods = methods_of(parsed.runs, parsed.epoch)
     folder = write_curves(methods, parsed.output, parsed.edge, parsed.operation)
@@ -159,8 +158,8 @@ def _landscape(parsed: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from sr_nas.jobs.analysis.landscape import Plane, measure_landscapes, summary
-    from sr_nas.jobs.analysis.output import check_output
+    from sr_nas.analysis.history import check_output
+    from sr_nas.analysis.landscape import Plane, measure_landscapes, summary
 
     check_output(parsed.output)
     plane = Plane(parsed.radius, parsed.grid, parsed.batches, parsed.seed, parsed.normalise)
@@ -177,9 +176,9 @@ def _landscape(parsed: argparse.Namespace) -> int:
 def _sweep(parsed: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from sr_nas.jobs.analysis.output import spread
-    from sr_nas.jobs.analysis.sweep import read_axis, run_sweep, short_keys
-    from sr_nas.report.methods import told
+    from sr_nas.analysis.figures import told
+    from sr_nas.analysis.history import spread
+    from sr_nas.jobs.sweep import read_axis, run_sweep, short_keys
 
     axes = [read_axis(text) for text in parsed.over]
     folder, rows, code = run_sweep(parsed.opt, parsed.force_yml, axes, parsed.seeds, parsed.show, parsed.output, Console())
@@ -197,9 +196,9 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _replace(parsed: argparse.Namespace) -> int:
-    from sr_nas.jobs.analysis.methods import read_run
-    from sr_nas.jobs.analysis.replace import replace_in
-    from sr_nas.nasbench.table import DATA_SETS
+    from sr_nas.analysis.methods import read_run
+    from sr_nas.analysis.replace import replace_in
+    from sr_nas.classification.nasbench201_table import DATA_SETS
 
     run = read_run(parsed.runs)
     edges = parsed.edge or [next(iter(run.choices))]

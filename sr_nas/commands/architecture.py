@@ -11,17 +11,16 @@ from pydantic import ValidationError
 from sr_nas.build import bound, build_network
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.export.executed import countable
+from sr_nas.export.graph_file import countable
 from sr_nas.export.model import load_model, model_metadata, trained_file
 from sr_nas.export.network_file import CLASSIFICATION, load_classifier
 from sr_nas.genotype import read_genotype
 from sr_nas.options.classification import ClassifierNetworkOptions
-from sr_nas.options.load import check_options
+from sr_nas.options.load import check_options, read_options
 from sr_nas.options.strict import Component
 from sr_nas.options.train import NetworkOptions
-from sr_nas.options.yaml_files import read_options
 from sr_nas.registry import CLASSIFIERS, NETWORKS, Registry
-from sr_nas.runs.folder import NETWORK_BLOCK
+from sr_nas.runs.run_dir import NETWORK_BLOCK
 
 
 def network_of(arch: str, scale: int, settings: Mapping[str, Any], where: str = "--") -> SRNetwork:

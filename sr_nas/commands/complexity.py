@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         )
 
     from sr_nas.commands.architecture import any_network_in, classifier_of, is_classifier, network_of
-    from sr_nas.jobs.description import describe
+    from sr_nas.jobs.evaluate import describe
 
     network: Network
     if parsed.compare is not None and parsed.official is not None:
@@ -82,7 +82,7 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
     """``["--nf", "48", "--num_cells=4"]`` as a mapping, its values read as in an option file."""
     import yaml
 
-    from sr_nas.options.yaml_files import OptionLoader
+    from sr_nas.options.load import OptionLoader
 
     joined = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     names, values = joined[::2], joined[1::2]
@@ -101,9 +101,9 @@ def _print_layers(network: Any, counted: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sr_nas.complexity.summary import per_layer
+    from sr_nas.complexity.macs import per_layer
     from sr_nas.contracts import SRNetwork
-    from sr_nas.report.records import macs, truth
+    from sr_nas.report.plots import macs, truth
 
     sizes = {name: value for name, value in network.settings().items() if name not in ("scale", "genotype")}
     scale = f" x{network.scale}" if isinstance(network, SRNetwork) else ""
@@ -128,7 +128,7 @@ def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:
     from rich.progress import track
 
     from sr_nas.commands.architecture import network_in, network_of
-    from sr_nas.complexity.summary import complexity, footprint
+    from sr_nas.complexity.macs import complexity, footprint
     from sr_nas.published import ROWS
 
     networks = {row.name: network_of(row.arch, row.scale, {"genotype": row.genotype}) for row in ROWS}

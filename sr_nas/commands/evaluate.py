@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     from sr_nas.errors import UserError
     from sr_nas.export.model import load_model
     from sr_nas.jobs.evaluate import evaluate
-    from sr_nas.report.benchmark_tables import finite
+    from sr_nas.report.tables import finite
     from sr_nas.runs.device import pick_device
 
     if parsed.lr is not None and len(parsed.data) > 1:
@@ -93,8 +93,8 @@ def _benchmark(parsed: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from sr_nas.jobs.benchmark import run_benchmark
-    from sr_nas.report.benchmark_tables import finite, print_tables
+    from sr_nas.jobs.model_table import run_benchmark
+    from sr_nas.report.tables import finite, print_tables
 
     results, code = run_benchmark(options, Console(stderr=True))
     if parsed.json:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     from sr_nas.export.model import load_model
     from sr_nas.images.files import IMAGE_SUFFIXES, find_images, list_images, natural_order
     from sr_nas.inference.batch import upscale_files
-    from sr_nas.inference.receptive import pools_globally
+    from sr_nas.inference.tiles import pools_globally
     from sr_nas.runs.device import pick_device
 
     console = Console(stderr=True)

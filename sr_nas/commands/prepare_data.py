@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sr_nas.preparation.addresses import SETS
+from sr_nas.preparation.catalog import SETS
 
 Formatter = argparse.RawDescriptionHelpFormatter
 

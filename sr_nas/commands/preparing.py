@@ -11,23 +11,19 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.progress import TransferSpeedColumn as Speed
 
 from sr_nas.data.layouts import Layout, recognise
-from sr_nas.data.meta_info import read_meta_info
-from sr_nas.data.pairing import by_stem
+from sr_nas.data.pairs import by_stem, read_meta_info
 from sr_nas.errors import UserError, listing
 from sr_nas.images.files import list_images
-from sr_nas.preparation import crop as cropping
-from sr_nas.preparation import lr as downscaling
-from sr_nas.preparation.addresses import FOLDERS, SETS, Archive, Part
+from sr_nas.preparation import generate as cropping
+from sr_nas.preparation import generate as downscaling
 from sr_nas.preparation.adopt import adopt
 from sr_nas.preparation.adopt_files import adopt_files
+from sr_nas.preparation.catalog import FOLDERS, SETS, Archive, Part
 from sr_nas.preparation.check import Findings
 from sr_nas.preparation.check import check as look_at
-from sr_nas.preparation.download import Report
-from sr_nas.preparation.lmdb_writer import write_lmdb
-from sr_nas.preparation.outcome import Outcome
-from sr_nas.preparation.placing import Placed
-from sr_nas.preparation.processes import cores
-from sr_nas.preparation.sets import ARCHIVES, parts_of, prepare
+from sr_nas.preparation.download import ARCHIVES, Report, parts_of, prepare
+from sr_nas.preparation.generate import write_lmdb
+from sr_nas.preparation.outputs import Outcome, Placed, cores
 
 
 def fetch(parsed: Namespace) -> int:

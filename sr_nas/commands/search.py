@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="with --seeds, how many at a time (default: GPUs or cores)")
     parsed = parser.parse_args(arguments)
 
-    from sr_nas.options.load import check_early, load_options  # imports lie behind what can fail without them
+    from sr_nas.options.load import check_early, load_options
     from sr_nas.options.tasks import SEARCHES
 
     check_early(SEARCHES, parsed.opt, parsed.force_yml)
@@ -43,7 +43,7 @@ def _many(parsed: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from sr_nas.jobs.seeds import Seeds, finished, run_seeds, summarise
+    from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
     from sr_nas.options.load import load_options
     from sr_nas.options.tasks import SEARCHES
 

@@ -11,7 +11,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``train``."""
     parsed = run_parser("train", __doc__).parse_args(arguments)
 
-    from sr_nas.options.load import check_early, load_options  # imports lie behind what can fail without them
+    from sr_nas.options.load import check_early, load_options
     from sr_nas.options.tasks import TRAININGS
 
     check_early(TRAININGS, parsed.opt, parsed.force_yml)

@@ -8,14 +8,13 @@ from typing import cast
 
 import torch
 
-from sr_nas.complexity.macs import count_fractions
-from sr_nas.complexity.summary import conventions, count_params
+from sr_nas.complexity.macs import conventions, count_fractions, count_params
 from sr_nas.contracts import SearchSpace, SRNetwork
 from sr_nas.genotype import Genotype
 
 
 class DerivedComplexity:
-    """:func:`sr_nas.complexity.summary.complexity` of a space's networks: from the second on far sooner than by counting it.
+    """:func:`sr_nas.complexity.macs.complexity` of a space's networks: from the second on far sooner than by counting it.
 
     They differ in what stands at the space's cost sites and in nothing else that costs (:mod:`sr_nas.contracts`), so that
     counts of candidates, each made once, give the difference to the last multiply-add. A space with sites on other sizes than

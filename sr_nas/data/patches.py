@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from sr_nas.data.pairs import Image, Pairs, pixels
 from sr_nas.errors import UserError
-from sr_nas.images.tensors import to_tensor
+from sr_nas.images.files import to_tensor
 
 
 class PatchDataset(Dataset[tuple[Tensor, Tensor]]):

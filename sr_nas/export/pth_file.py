@@ -10,8 +10,7 @@ import torch
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
-from sr_nas.export.network_file import described, filled
-from sr_nas.networks.settings_tensor import SETTINGS, network_from, settings_tensor
+from sr_nas.export.network_file import SETTINGS, described, filled, network_from, settings_tensor
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.files import replacing
 

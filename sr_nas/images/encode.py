@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.metadata import fits
+from sr_nas.images.decode import fits
 
 
 class Format(NamedTuple):

@@ -1,18 +1,104 @@
-"""Image files: found, read as they are, and written in one step."""
+"""Pixels <-> the tensors of a network."""
 
 from __future__ import annotations
 
 import os
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.decode import decode_with_metadata
+from sr_nas.images.decode import DAMAGED, ORIENTATION, PNG_END, READABLE, Metadata, decode_with_metadata, undisturbed
 from sr_nas.images.encode import FORMATS, encode
-from sr_nas.images.metadata import Metadata
 from sr_nas.runs.files import replacing
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """Turn HxWxC uint8 or uint16 into [1, C, H, W], float32 in 0..1 (divided by 255 or 65535)."""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
+    return torch.from_numpy(planes).div_(np.iinfo(pixels.dtype).max)
+
+
+def to_pixels(output: Tensor, dtype: np.dtype | type) -> np.ndarray:
+    """Turn [1, C, H, W] into HxWxC of an unsigned integer ``dtype``: clipped to 0..1, scaled, rounded half to even."""
+    levels = output[0].clamp(0, 1).mul_(np.iinfo(dtype).max).round_()
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy().astype(dtype))
+
+
+# MERGED sr_nas.images.files: The size of an image file, from its first bytes.
+
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_WIDTH, _HEIGHT = 256, 257
+"""Tags of TIFF 6.0."""
+_TURNING = (
+    b"eXIf",
+    b"iTXtXML:com.adobe.xmp",
+    b"iTXtRaw profile type exif",
+    b"tEXtRaw profile type exif",
+    b"zTXtRaw profile type exif",
+)
+"""Beginnings of the chunks of a PNG that may tell its orientation."""
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Return height and width of an image as :func:`sr_nas.images.files.read_image` would give it, mostly without decoding it.
+
+    Raises:
+        UserError: it is missing or no image.
+    """
+    try:
+        with undisturbed(), Image.open(file, formats=READABLE) as image:
+            # Of a TIFF on its side, some versions of Pillow give the size upright and others as it is stored.
+            tags = image.tag_v2 if image.format == "TIFF" else None
+            width, height = image.size if tags is None else (tags[_WIDTH], tags[_HEIGHT])
+            # PngImageFile's own getexif() would decode the pixels to look behind them.
+            turned = (Image.Image.getexif(image) if tags is None else tags).get(ORIENTATION) in (5, 6, 7, 8)
+            known = image.format != "PNG" or not _tells_more_behind_its_pixels(file)
+    except (*DAMAGED, UnidentifiedImageError, KeyError, Image.DecompressionBombError):
+        known = False
+    if not known:
+        # The decoder takes more, or says why it does not.
+        height, width = read_image(file).shape[:2]
+        return height, width
+    return (width, height) if turned else (height, width)
+
+
+def _tells_more_behind_its_pixels(png: Path) -> bool:
+    behind = False
+    with png.open("rb") as stream:
+        stream.seek(len(_SIGNATURE))
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            start = stream.tell()
+            behind |= kind == b"IDAT"
+            if behind and kind != b"IDAT" and (kind + stream.read(24)).startswith(_TURNING):
+                return True
+            stream.seek(start + length + 4)
+    return False
+
+
+def whole_png_size(file: Path) -> tuple[int, int] | None:
+    """Return height and width of a PNG file that begins and ends as one; ``None`` where it is missing, cut off or no PNG."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(24)
+            stream.seek(-len(PNG_END), 2)
+            tail = stream.read()
+    except OSError:
+        return None
+    if head[:8] != _SIGNATURE or head[12:16] != b"IHDR" or tail != PNG_END:
+        return None
+    return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+
+
+# MERGED sr_nas.images.files: Image files: found, read as they are, and written in one step.
+
 
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes of the files that are read and written, in lower case; upper case is accepted too."""

@@ -17,11 +17,9 @@ from sr_nas.errors import UserError
 from sr_nas.images.encode import check_format, holds_profile
 from sr_nas.images.files import read_with_metadata, write_image
 from sr_nas.inference.images import output_size, upscale_image
-from sr_nas.inference.tile_size import SMALLEST_TILE, fitting_tile
-from sr_nas.inference.tiles import tile_count
-from sr_nas.runs.device import is_out_of_memory
+from sr_nas.inference.tiles import SMALLEST_TILE, fitting_tile, tile_count
+from sr_nas.runs.device import Precision, check_precision, is_out_of_memory
 from sr_nas.runs.files import ABANDONED, sweep
-from sr_nas.runs.precision import Precision, check_precision
 
 Tile = int | Literal["auto"] | None
 """Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: that where the memory suffices, else as

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
+from sr_nas.images.files import to_pixels, to_tensor
 from sr_nas.images.resize import imresize
-from sr_nas.images.tensors import to_pixels, to_tensor
 from sr_nas.inference.tiles import run_in_tiles
-from sr_nas.runs.precision import Precision
+from sr_nas.runs.device import Precision
 
 
 def upscale_image(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.inference.fold import folded
+from sr_nas.inference.optimize import folded
 from sr_nas.inference.packed import is_available
 from sr_nas.inference.rewriting import rewrite, traced
 

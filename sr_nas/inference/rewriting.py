@@ -9,14 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sr_nas.inference.packed import (
-    Activation,
-    Packed,
-    PackedContrastAttention,
-    PackedJoin,
-    PackedSpatialAttention,
-    is_packable,
-)
+from sr_nas.inference.packed import Activation, Packed, PackedContrastAttention, PackedJoin, PackedSpatialAttention, is_packable
 from sr_nas.ops.attention import ContrastAwareChannelAttention, EnhancedSpatialAttention
 
 JOINED_FROM = 32

@@ -1,7 +1,8 @@
-"""One image through a network, whole or in tiles."""
+"""How far around an output pixel a network looks at its input."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -10,11 +11,104 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.errors import UserError
-from sr_nas.inference.ensemble import self_ensemble
 from sr_nas.inference.prepared import quickest
-from sr_nas.inference.receptive import receptive_radius
-from sr_nas.runs.precision import Precision, autocast, check_precision
+from sr_nas.runs.device import Precision, autocast, check_precision
+
+_OVER_THE_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.GroupNorm, nn.InstanceNorm2d)
+
+
+def receptive_radius(network: nn.Module) -> int:
+    """Return an upper bound, in LR pixels, of the distance from an output pixel to any input pixel it depends on.
+
+    It is the sum over all convolutions of dilation * (kernel - 1) / 2, rounded up: right for a chain of convolutions of
+    stride 1 and too large for parallel branches or for convolutions behind the upscaling. It misses what is no
+    ``nn.Conv2d`` and counts a module that runs several times once; such a network states its own radius in an
+    attribute ``receptive_radius``. It does not hold where :func:`pools_globally`.
+    """
+    stated = getattr(network, "receptive_radius", None)
+    if isinstance(stated, int):
+        return stated
+    reach = 0
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            reach += max(
+                (dilation * (kernel - 1) + 1) // 2 for dilation, kernel in zip(module.dilation, module.kernel_size, strict=True)
+            )
+    return reach
+
+
+def pools_globally(network: nn.Module) -> bool:
+    """Tell whether an output pixel depends on more than its surroundings, so that tiles cannot equal the whole image.
+
+    So it is where a module takes statistics over its whole input (it says so by an attribute ``pools_globally``, or is
+    one of PyTorch's that do), or where a convolution has a stride, whose grid starts at the corner of each tile.
+    """
+    return any(
+        getattr(module, "pools_globally", False) is True
+        or isinstance(module, _OVER_THE_WHOLE_IMAGE)
+        or (isinstance(module, nn.Conv2d) and max(module.stride) > 1)
+        for module in network.modules()
+    )
+
+
+# MERGED sr_nas.inference.tiles: How large tiles may be for the network to stay within a bound of memory.
+
+
+ACTIVATION_BYTES = 2**30
+"""Activations a network may hold on the CPU. With PyTorch itself, the workspaces of its convolutions and an output of 80
+megapixels while it is encoded, a process stays within 4 GB."""
+SMALLEST_TILE = 32
+"""Below, the overlap is all that tiles hold."""
+SMALL = 256 * 256
+"""Images of up to so many pixels are never cut; no network of this kind takes 16 kB a pixel."""
+
+
+def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device | str) -> int | None:
+    """Return the side of the largest tiles that fit :data:`ACTIVATION_BYTES`, ``None`` where the whole image does.
+
+    It depends on the network and the image alone, so that every machine cuts an image in the same way. An accelerator
+    is asked for the whole image: it says so when its memory does not suffice, while the CPU's operating system promises
+    memory that it does not have, and then ends the process.
+
+    Args:
+        network: takes [1, 3, h, w].
+        size: (height, width) of the LR image.
+        device: where the network will run.
+    """
+    height, width = size
+    if torch.device(device).type != "cpu" or height * width <= SMALL:
+        return None
+    at = 256
+    pixels = ACTIVATION_BYTES * at * at // peak_activation_bytes(network, (at, at))
+    if height * width <= pixels:
+        return None
+    side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * receptive_radius(network))
+    return side if side < max(size) else None
+
+
+# MERGED sr_nas.inference.tiles: x8 self-ensemble: the network on the eight flips and transpositions of an
+# image, averaged (Lim et al. 2017, section 3.3).
+
+
+FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+
+
+def self_ensemble(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the mean of the network's eight outputs for ``[N, C, h, w]``, each turned back; float32."""
+    total = None
+    for flips, transposed in product(FLIPS, (False, True)):
+        turned = x.flip(flips)
+        y = network(turned.transpose(2, 3) if transposed else turned)
+        y = (y.transpose(2, 3) if transposed else y).flip(flips).float()
+        total = y if total is None else total.add_(y)
+    assert total is not None
+    return total.div_(8)
+
+
+# MERGED sr_nas.inference.tiles: One image through a network, whole or in tiles.
+
 
 Read = Callable[[slice, slice], Tensor]
 """(rows, columns) of the LR image -> [1, 3, h, w], float32 in 0..1, on the CPU."""
@@ -38,10 +132,10 @@ def upscale(
     """Upscale one LR image.
 
     In tiles, the image and the output stay on the CPU, and the device holds one tile at a time. Each tile is cut with
-    as many pixels around it as the network sees (:func:`~sr_nas.inference.receptive.receptive_radius`), fewer at the
+    as many pixels around it as the network sees (:func:`~sr_nas.inference.tiles.receptive_radius`), fewer at the
     border of the image, where it meets the network's own padding as the whole image would. The result is therefore
     that of the whole image, to float rounding - except for a network that
-    :func:`~sr_nas.inference.receptive.pools_globally`: its statistics are those of each tile, so that its output
+    :func:`~sr_nas.inference.tiles.pools_globally`: its statistics are those of each tile, so that its output
     differs from that of the whole image, and the more the smaller the tiles; the caller warns.
 
     Args:
@@ -51,7 +145,7 @@ def upscale(
         lr: [1, 3, H, W], float32 in 0..1, on the CPU.
         tile: side of the tiles in LR pixels, without what is cut around them; ``None``: the whole image at once.
         device: where the network runs.
-        precision: see :data:`~sr_nas.runs.precision.Precision`.
+        precision: see :data:`~sr_nas.runs.device.Precision`.
         ensemble: average over the eight flips and transpositions of the image, or of each tile, in eight times the time.
 
     Returns:

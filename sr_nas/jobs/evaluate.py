@@ -1,4 +1,4 @@
-"""A network's scores on benchmark sets, beside bicubic's."""
+"""What a network costs, and what it is known to reach, as the records of a search and the commands say it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,40 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sr_nas.contracts import SRNetwork
-from sr_nas.data.benchmarks import resolve_set
+from sr_nas.classification.nasbench201_table import true_accuracy
+from sr_nas.classification.nats_bench import official_accuracy
+from sr_nas.complexity.macs import classifier_complexity, complexity
+from sr_nas.contracts import Classifier, Network, SRNetwork
+from sr_nas.data.layouts import resolve_set
 from sr_nas.data.pairs import Pairs
-from sr_nas.data.sources.folder import folder
-from sr_nas.data.sources.sample import sample
+from sr_nas.data.sources import folder, sample
 from sr_nas.errors import UserError
 from sr_nas.inference.images import upscaler
-from sr_nas.metrics.benchmark import bicubic, evaluate_set
-from sr_nas.metrics.psnr_ssim import PROTOCOL
+from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
+
+
+def describe(network: Network, official: Path | None = None) -> dict[str, Any]:
+    """Return ``params``, multiply-adds by the conventions of the network's task, and ``true_accuracy`` where it is known.
+
+    Args:
+        network: any.
+        official: the benchmark's own file, to read ``true_accuracy`` from instead of the bundled table.
+
+    Raises:
+        UserError: an official file that cannot be read, or that does not know the network.
+    """
+    if official is not None:
+        known = official_accuracy(network.genotype, official)
+        return describe(network) | {"true_accuracy": known}
+    if isinstance(network, SRNetwork):
+        return dict(complexity(network))
+    assert isinstance(network, Classifier)
+    truth = true_accuracy(network.genotype)
+    return classifier_complexity(network) | ({} if truth is None else {"true_accuracy": truth})
+
+
+# MERGED sr_nas.jobs.evaluate: A network's scores on benchmark sets, beside bicubic's.
+
 
 SAMPLE = "sample"
 FROM_HR = "made from HR"
@@ -32,7 +57,7 @@ def evaluate(
 
     Args:
         network: with an attribute ``scale``.
-        data: folders of sets (see :func:`sr_nas.data.benchmarks.resolve_set`); ``sample`` is the held-out sample photo.
+        data: folders of sets (see :func:`sr_nas.data.layouts.resolve_set`); ``sample`` is the held-out sample photo.
         lr: folder of the LR images, for a single set.
         device: where the network runs.
         console: where progress is shown.

@@ -11,15 +11,14 @@ import yaml
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
+from sr_nas.export.graph_file import OPSET, save_onnx, save_program
 from sr_nas.export.model import LAST, load_model, model_metadata, trained_file
 from sr_nas.export.network_file import load_network, read_metadata, save_network
-from sr_nas.export.onnx_file import OPSET, save_onnx
-from sr_nas.export.program_file import save_program
 from sr_nas.export.pth_file import save_pth
 from sr_nas.genotype import read_genotype
 from sr_nas.report.model_card import model_card
 from sr_nas.runs.files import write_json, write_text
-from sr_nas.runs.folder import OPTIONS
+from sr_nas.runs.run_dir import OPTIONS
 
 SUFFIXES = {
     ".safetensors": "a network",

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from sr_nas.build import bound
+from sr_nas.classification.labelled import Labelled, LabelledDataset
+from sr_nas.classification.validation import NonFiniteLogits, evaluate_classifier
 from sr_nas.contracts import Classifier
-from sr_nas.data.classes import Labelled, LabelledDataset
-from sr_nas.data.streams import in_order
+from sr_nas.data.loader import in_order
 from sr_nas.errors import UserError, listing
-from sr_nas.jobs.description import describe
-from sr_nas.jobs.judge import Judge, Scores
-from sr_nas.metrics.accuracy import NonFiniteLogits, evaluate_classifier
+from sr_nas.jobs.evaluate import describe
+from sr_nas.jobs.validation import Judge, Scores
 from sr_nas.options.classification import ClassifierTrainOptions, LabelledImages
 from sr_nas.registry import LABELLED
-from sr_nas.report.records import macs, truth
-from sr_nas.training.trainer import Trainer
+from sr_nas.report.plots import macs, truth
+from sr_nas.trainer import Trainer
 
 
 def judge_classification(options: ClassifierTrainOptions, network: Classifier, images: Labelled, device: torch.device) -> Judge:

@@ -9,25 +9,22 @@ import torch
 from rich.console import Console
 
 from sr_nas.build import Task, build_trainer, build_training
-from sr_nas.data.classes import Labelled
+from sr_nas.classification.labelled import Labelled
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
-from sr_nas.jobs.judge import Judge
+from sr_nas.jobs.checkpointing import Keeper
 from sr_nas.jobs.judged_classification import judge_classification
-from sr_nas.jobs.judged_upscaling import judge_upscaling
-from sr_nas.jobs.keeper import Keeper
-from sr_nas.jobs.opening import batch_share, begun_with, open_run
+from sr_nas.jobs.run import batch_share, begun_with, open_run
+from sr_nas.jobs.validation import Judge, judge_upscaling
 from sr_nas.options.classification import ClassifierTrainOptions
 from sr_nas.options.tasks import AnyTraining
-from sr_nas.report.live import TrainView
+from sr_nas.report.progress import TrainView
 from sr_nas.report.tensorboard import Scalars, check_tensorboard
-from sr_nas.runs.device import pick_device
+from sr_nas.runs.device import pick_device, resolve_precision
 from sr_nas.runs.distributed import is_first
-from sr_nas.runs.folder import cut_history
-from sr_nas.runs.interrupt import Interrupt
-from sr_nas.runs.precision import resolve_precision
-from sr_nas.training.divergence import Diverged
-from sr_nas.training.trainer import Losses
+from sr_nas.runs.run_dir import cut_history
+from sr_nas.runs.shutdown import Interrupt
+from sr_nas.trainer import Diverged, Losses
 
 
 def run_training(options: AnyTraining, console: Console, auto_resume: bool = False) -> tuple[Path, int]:

@@ -1,21 +1,400 @@
-"""The mixed operation with its candidates computed together: equal to :class:`sr_nas.ops.mixed.MixedOp`, and cheaper."""
+"""Which convolutions do the work of a mixed operation's candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.ops.fused_forms import recognise
-from sr_nas.ops.fused_norm import NormalisedSum, affine_sum, update_statistics
-from sr_nas.ops.fused_plan import INPUT, RECTIFIED, FusedPlan
-from sr_nas.ops.fused_weights import Prepared, prepare
+from sr_nas.ops.fused_forms import Form, Part, Stage, Wide, covers, gradients, recognise, spread
+from sr_nas.ops.fused_kernels import Assembly, Bank, Join, shared_sizes
 from sr_nas.ops.mixed import Builder, MixedOp
+
+LANES = 16
+"""Output channels that a convolution computes at once: up to so many it takes the same time."""
+
+SMALL = 3 * 3 * 16
+"""Taps times output channels up to which a depthwise-separable convolution is no faster than more channels of a dense one."""
+
+
+INPUT, RECTIFIED = 0, 1
+"""What candidates read alike: the input, and the input behind a ReLU."""
+
+
+@dataclass(frozen=True, eq=False)
+class Last:
+    """The last stage of a candidate; the stages in front of it, if any, run by themselves."""
+
+    index: int
+    form: Form
+
+    @property
+    def stage(self) -> Stage:
+        return self.form.stages[-1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.stage.kernel, self.stage.dilation
+
+    @property
+    def source(self) -> int:
+        """What it reads; below 0: what no other candidate reads."""
+        return ~self.index if len(self.form.stages) > 1 else RECTIFIED if self.stage.relu else INPUT
+
+
+class FusedPlan:
+    """How candidates are computed together.
+
+    Attributes:
+        others: places of the candidates of unknown form, which run by themselves.
+        prefixed: place and stages in front of the last, of candidates that have some and are not in the join.
+        wides: convolutions that hold the kernels of several.
+        banks: separable convolutions of an operation that has BatchNorms.
+        join: those of an operation that has none, with all that is in front of them; ``None`` where there is none.
+        norms: candidate's place and BatchNorm of the blocks that are normalised, in the order of their blocks.
+        rectifies: whether anything outside the join reads the input behind a ReLU.
+        signature: equal where two operations may be computed together.
+    """
+
+    def __init__(self, forms: Sequence[Form | None]) -> None:
+        forms = _of_one_eps(forms)
+        self.others = [index for index, form in enumerate(forms) if form is None]
+        lasts = [Last(index, form) for index, form in enumerate(forms) if form is not None]
+        self.wides: list[Wide] = []
+        self.banks: list[Bank] = []
+        self.norms: list[tuple[int, nn.BatchNorm2d]] = []
+        normalises = any(last.form.norm is not None for last in lasts)
+        apart = []
+        for source in dict.fromkeys(last.source for last in lasts):
+            apart += self._share_out(source, [last for last in lasts if last.source == source])
+        if normalises:
+            for source in dict.fromkeys(last.source for last in apart):
+                self._put_in_bank(source, [last for last in apart if last.source == source])
+            apart = []
+        self.join = Join([last.index for last in apart], [last.form for last in apart]) if apart else None
+        self.prefixed = [(last.index, last.form) for last in lasts if last.source < 0 and last not in apart]
+        read = {wide.source for wide in self.wides} | {bank.source for bank in self.banks}
+        self.rectifies = RECTIFIED in read or any(form.stages[0].relu for _, form in self.prefixed)
+        norms = [(index, norm.eps, norm.num_features) for index, norm in self.norms]
+        self.signature: tuple[Any, ...] = (
+            *(wide.signature for wide in self.wides),
+            *(bank.signature for bank in self.banks),
+            *norms,
+        )
+
+    def _share_out(self, source: int, lasts: Sequence[Last]) -> list[Last]:
+        """Share out the last stages that read one thing; return the separable ones that no dense convolution takes."""
+        apart = []
+        wides: dict[tuple[int, int], tuple[list[Last], list[Last]]] = {}
+        # Dense before separable, sums before blocks of their own, larger kernels before those that they hold.
+        order = sorted(
+            lasts, key=lambda last: (last.stage.separable, last.form.norm is not None, -last.stage.kernel, last.stage.dilation)
+        )
+        for last in order:
+            held = next((size for size in wides if covers(*size, last.stage) and _has_room(wides[size], last)), None)
+            if held is None and last.stage.separable:
+                apart.append(last)
+            else:
+                wides.setdefault(held or last.size, ([], []))[last.form.norm is not None].append(last)
+        for size, (summed, alone) in wides.items():
+            parts = [Part(last.stage, 0, last.index) for last in summed]
+            parts += [Part(last.stage, row, None) for row, last in enumerate(alone, start=bool(summed))]
+            self.wides.append(Wide(source, *size, tuple(parts), bool(summed) + len(alone), bool(summed)))
+            self.norms += [(last.index, last.form.norm) for last in alone if last.form.norm is not None]
+        return apart
+
+    def _put_in_bank(self, source: int, lasts: Sequence[Last]) -> None:
+        sizes = dict(zip(lasts, shared_sizes([last.stage for last in lasts]), strict=True))
+        # Sums first, and those of one size side by side.
+        near = next((sizes[last] for last in lasts if last.form.norm is None), None)
+        order = sorted(lasts, key=lambda last: (last.form.norm is not None, sizes[last] != near, sizes[last]))
+        leads = sum(last.form.norm is None for last in order)
+        stages, weights = tuple(last.stage for last in order), tuple(last.index for last in order)
+        self.banks.append(Bank(source, stages, weights, leads, tuple(sizes[last] for last in order)))
+        self.norms += [(last.index, last.form.norm) for last in order if last.form.norm is not None]
+
+
+def _has_room(wide: tuple[list[Last], list[Last]], last: Last) -> bool:
+    """Whether a convolution takes another kernel for nothing: into the sum it has, or beside it in the same lanes."""
+    summed, alone = wide
+    if last.form.norm is None and summed:
+        return True
+    small = last.stage.kernel**2 * last.stage.out_channels <= SMALL
+    if (summed or alone)[0].size == last.size and (small or not last.stage.separable):
+        return True
+    return (bool(summed) + len(alone) + 1) * last.stage.out_channels <= LANES
+
+
+def _of_one_eps(forms: Sequence[Form | None]) -> list[Form | None]:
+    """The forms without those whose BatchNorm has another eps than the first."""
+    found = [None if form is None or form.norm is None else form.norm.eps for form in forms]
+    first = next((eps for eps in found if eps is not None), None)
+    return [form if eps in (None, first) else None for form, eps in zip(forms, found, strict=True)]
+
+
+# MERGED sr_nas.ops.fused: BatchNorm of several candidates and their weighted sum in one step; no
+# normalised tensor is kept.
+
+
+ROOM = (0, 3, 4)
+"""Batch, height and width of ``[N, blocks, C, H, W]``."""
+
+Parts = Sequence[tuple[Tensor, int]]
+"""Blocks of channels, ``[N, blocks * C, H, W]``, and how many of them, from the first on, are added as they are."""
+
+
+def normalised_sum(scale: Tensor, shift: Tensor, eps: float, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
+    """``sum_b scale_b (z_b - mean_b) / sqrt(var_b + eps) + sum_a z_a + shift`` over B blocks of channels, others as they are.
+
+    Args:
+        scale: ``[B, C]``.
+        shift: ``[C]``.
+        eps: added to the variance.
+        parts: the blocks in order.
+
+    Returns:
+        The sum ``[N, C, H, W]``, and mean and variance of the blocks, ``[B, C]``; the variance divides by N*H*W.
+    """
+    means, variances, total = [], [], _first(shift, parts)
+    for own, blocks in _normalised(scale, parts):
+        mean = blocks.mean(ROOM)
+        # Centred before it is squared or scaled: products with a large mean would cancel only to rounding.
+        centred = blocks - mean[:, :, None, None]
+        variance = (centred * centred).mean(ROOM)
+        total = _add_up(total, centred, scale[own] * (variance + eps).rsqrt())
+        means.append(mean)
+        variances.append(variance)
+    return total.to(parts[0][0].dtype), torch.cat(means), torch.cat(variances)
+
+
+def affine_sum(factor: Tensor, mean: Tensor, shift: Tensor, parts: Parts) -> Tensor:
+    """``sum_b factor_b * (z_b - mean_b) + sum_a z_a + shift``; shapes as in :func:`normalised_sum`."""
+    total = _first(shift, parts)
+    for own, blocks in _normalised(factor, parts):
+        total = _add_up(total, blocks - mean[own, :, None, None], factor[own])
+    return total.to(parts[0][0].dtype)
+
+
+def _first(shift: Tensor, parts: Parts) -> Tensor:
+    """The blocks that are added as they are, and the shift."""
+    total = shift[:, None, None]
+    for part, leads in parts:
+        for lead in part.split(len(shift), dim=1)[:leads]:
+            total = total + lead
+    return total
+
+
+def _normalised(scale: Tensor, parts: Parts) -> Iterator[tuple[slice, Tensor]]:
+    """The other blocks of every part that has some, ``[N, blocks, C, H, W]``, and which of all they are."""
+    start = 0
+    for part, leads in parts:
+        blocks = part.to(scale.dtype).unflatten(1, (-1, scale.shape[1]))[:, leads:]
+        if blocks.shape[1]:
+            yield slice(start, start + blocks.shape[1]), blocks
+            start += blocks.shape[1]
+
+
+def _add_up(total: Tensor, blocks: Tensor, factor: Tensor) -> Tensor:
+    for block, scale in zip(blocks.unbind(1), factor[:, :, None, None].unbind(), strict=True):
+        total = total.addcmul_(block, scale) if total.dim() == block.dim() else torch.addcmul(total, block, scale)
+    return total
+
+
+@torch.no_grad()
+def update_statistics(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics as a BatchNorm does: by its momentum towards mean and unbiased variance of the batch."""
+    unbiased = variance * (count / (count - 1))
+    for norm, new_mean, new_variance in zip(norms, mean.unbind(), unbiased.unbind(), strict=True):
+        assert norm.momentum is not None
+        norm.running_mean.lerp_(new_mean, norm.momentum)  # type: ignore[union-attr]
+        norm.running_var.lerp_(new_variance, norm.momentum)  # type: ignore[union-attr]
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+
+
+class NormalisedSum(torch.autograd.Function):
+    """:func:`normalised_sum` with a backward pass that needs its inputs alone."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, shift: Tensor, eps: float, leads: Sequence[int], *parts: Tensor) -> Any:
+        result, mean, variance = normalised_sum(scale, shift, eps, list(zip(parts, leads, strict=True)))
+        ctx.eps, ctx.leads = eps, leads
+        # A part without a block to normalise gets the gradient of the sum as it is.
+        needed = [None if part.shape[1] == lead * len(shift) else part for part, lead in zip(parts, leads, strict=True)]
+        ctx.save_for_backward(scale, shift, mean, variance, *needed)
+        ctx.mark_non_differentiable(mean, variance)
+        return result, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        scale, shift, mean, variance, *parts = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable(grad, scale, shift, ctx.eps, ctx.leads, parts)
+        channels, count = len(shift), grad.numel() // grad.shape[1]
+        average = grad.mean((0, 2, 3), dtype=scale.dtype)
+        g = (grad - average[:, None, None]).unsqueeze(1)
+        root = (variance + ctx.eps).rsqrt()
+        factor = scale * root
+        correlations, grads, start = [], [], 0
+        for part, lead in zip(parts, ctx.leads, strict=True):
+            if part is None:
+                grads.append(grad.repeat(1, lead, 1, 1) if lead > 1 else grad)
+                continue
+            blocks = part.to(scale.dtype).unflatten(1, (-1, channels))
+            found = torch.empty_like(blocks)
+            own = slice(start, start + blocks.shape[1] - lead)
+            inner = torch.sub(blocks[:, lead:], mean[own, :, None, None], out=found[:, lead:])
+            correlation = (inner * g).mean(ROOM)
+            slope = factor[own] * root[own].square() * correlation
+            inner.mul_(-slope[:, :, None, None]).addcmul_(g, factor[own, :, None, None])
+            if lead:
+                found[:, :lead] = grad[:, None]
+            grads.append(found.flatten(1, 2).to(part.dtype))
+            correlations.append(correlation)
+            start = own.stop
+        return torch.cat(correlations) * root * count, average * count, None, None, *grads
+
+
+def _differentiable(
+    grad: Tensor, scale: Tensor, shift: Tensor, eps: float, leads: Sequence[int], parts: Sequence[Tensor | None]
+) -> Any:
+    """The backward pass as a graph, for a gradient of gradients."""
+    # A part that was not kept is a sum's alone; anything of its shape has its gradient.
+    channels = len(shift)
+    stands = [
+        grad.new_zeros(len(grad), lead * channels, *grad.shape[2:], requires_grad=True) if part is None else part
+        for part, lead in zip(parts, leads, strict=True)
+    ]
+    result = normalised_sum(scale, shift, eps, list(zip(stands, leads, strict=True)))[0]
+    of_scale, of_shift, *of_parts = gradients([result], [scale, shift, *stands], [grad])
+    return of_scale, of_shift, None, None, *of_parts
+
+
+# MERGED sr_nas.ops.fused: What a fused mixed operation needs besides its input, computed for many of
+# them at once.
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The weights of one operation for one pass.
+
+    Attributes:
+        weights: of its candidates.
+        shift: ``[C]``, added to the sum: the biases of everything; ``None`` for none.
+        scale: ``[B, C]``, what normalised blocks are multiplied by; in evaluation, blocks as they are.
+        offset: ``[B, C]``; in training, what the blocks lack to the candidates' own results, a bias, which a BatchNorm cancels
+            and its statistics show; in evaluation, what is subtracted from the blocks.
+        kernels: of its wide convolutions.
+        banks: of every bank its pointwise kernels and its depthwise ones.
+    """
+
+    weights: Tensor
+    shift: Tensor | None
+    scale: Tensor | None
+    offset: Tensor | None
+    kernels: tuple[Tensor, ...]
+    banks: tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
+
+
+def prepare(plans: Sequence[FusedPlan], weights: Tensor, training: bool) -> list[Prepared]:
+    """Prepare operations that are alike.
+
+    Args:
+        plans: theirs, of one signature.
+        weights: of their candidates, ``[operations, candidates]``.
+        training: whether their BatchNorms take the statistics of the batch.
+    """
+    first = plans[0]
+    kernels, biases = Assembly([plan.wides for plan in plans])(weights) if first.wides else ([], [])
+    shift = scale = offset = None
+    for wide, bias in zip(first.wides, biases, strict=True):
+        if wide.summed and bias is not None:
+            own = bias[:, : wide.parts[0].stage.out_channels]
+            shift = own if shift is None else shift + own
+    banks = [bank_weights([plan.banks[number] for plan in plans], weights) for number in range(len(first.banks))]
+    if first.norms:
+        factor = weights[:, [index for index, _ in first.norms], None]
+        scale, beta = factor * _stacked(plans, "weight"), (factor * _stacked(plans, "bias")).sum(1)
+        shift = beta if shift is None else shift + beta
+        channels, lacking = scale.shape[2], []
+        for wide, bias in zip(first.wides, biases, strict=True):
+            own = weights.new_zeros(len(plans), wide.shape[0]) if bias is None else bias
+            lacking.append(own.unflatten(1, (-1, channels))[:, int(wide.summed) :])
+        for bank, (_, _, bias) in zip(first.banks, banks, strict=True):
+            shift = shift + bias[:, : bank.leads].sum(1)
+            lacking.append(bias[:, bank.leads :])
+        offset = torch.cat(lacking, dim=1)
+        if not training:
+            scale = scale * (_stacked(plans, "running_var") + first.norms[0][1].eps).rsqrt()
+            offset = _stacked(plans, "running_mean") - offset
+    none: list[Tensor | None] = [None] * len(plans)
+    shifts, scales, offsets = (none if tensor is None else tensor.unbind() for tensor in (shift, scale, offset))
+    wide_kernels = [kernel.unbind() for kernel in kernels]
+    own_banks = [(pointwise.unbind(), [kernel.unbind() for kernel in depthwise]) for pointwise, depthwise, _ in banks]
+    return [
+        Prepared(
+            own,
+            shifts[place],
+            scales[place],
+            offsets[place],
+            tuple(kernel[place] for kernel in wide_kernels),
+            tuple((pointwise[place], tuple(kernel[place] for kernel in depthwise)) for pointwise, depthwise in own_banks),
+        )
+        for place, own in enumerate(weights.unbind())
+    ]
+
+
+def bank_weights(banks: Sequence[Bank], weights: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Kernels of banks that are alike; those of sums carry their weights.
+
+    Returns:
+        Pointwise ``[operations, stages, C_out, C_in]``; of every run depthwise, ``[operations, stages of it * C_in, 1, k, k]``;
+        biases ``[operations, stages, C_out]``.
+    """
+    first = banks[0]
+    stages = list(zip(*(bank.stages for bank in banks), strict=True))
+    tensors = [[[convolution.weight for convolution in stage.convolutions] for stage in same] for same in stages]
+    pointwise = (
+        torch.stack([own[-1] for same in tensors for own in same]).unflatten(0, (len(stages), -1)).transpose(0, 1)[..., 0, 0]
+    )
+    factor = torch.cat((weights[:, first.weights[: first.leads]], weights.new_ones(len(banks), len(stages) - first.leads)), dim=1)
+    pointwise = pointwise * factor[..., None, None]
+    depthwise, start = [], 0
+    for size, count in first.runs:
+        run = range(start, start + count)
+        kernels = [spread(torch.stack([own[0] for own in tensors[place]]), first.stages[place], *size) for place in run]
+        depthwise.append(torch.cat(kernels, dim=1))
+        start += count
+    biases = [_bias(same, pointwise[:, place], factor[:, place, None]) for place, same in enumerate(stages)]
+    return pointwise, depthwise, torch.stack(biases, dim=1)
+
+
+def _bias(stages: Sequence[Stage], pointwise: Tensor, factor: Tensor) -> Tensor:
+    """What the stages of all operations add to their results: ``[operations, C_out]``."""
+    total = pointwise.new_zeros(pointwise.shape[:2])
+    firsts, lasts = ([stage.convolutions[half].bias for stage in stages] for half in (0, -1))
+    if firsts[0] is not None:
+        total = total + (pointwise * torch.stack(cast("list[Tensor]", firsts))[:, None]).sum(2)
+    if lasts[0] is not None:
+        total = total + factor * torch.stack(cast("list[Tensor]", lasts))
+    return total
+
+
+def _stacked(plans: Sequence[FusedPlan], name: str) -> Tensor:
+    """A tensor of all BatchNorms, ``[operations, B, C]``."""
+    found = [getattr(norm, name) for plan in plans for _, norm in plan.norms]
+    return torch.stack(found).unflatten(0, (len(plans), -1))
+
+
+# MERGED sr_nas.ops.fused: The mixed operation with its candidates computed together: equal to
+# :class:`sr_nas.ops.mixed.MixedOp`, and cheaper.
+
 
 TOGETHER = 2**20
 """Parameters up to which operations compute their kernels together: more are slow enough, and their copies take memory."""
@@ -104,3 +483,14 @@ class FusedMixedOp(MixedOp):
                 h = F.relu(h) if following.relu else h
             sources[~index] = h
         return sources
+
+
+# MERGED sr_nas.ops.fused: How mixed operations run.
+
+
+Execution = Annotated[
+    Literal["fused", "plain"],
+    Field(description="fused computes the candidates together, plain one at a time; results and gradients are the same"),
+]
+
+MIXED_OPS: dict[str, type[MixedOp]] = {"fused": FusedMixedOp, "plain": MixedOp}

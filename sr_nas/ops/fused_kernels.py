@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from sr_nas.ops.differentiable import gradients
-from sr_nas.ops.fused_wide import Part, Wide, spread
+from sr_nas.ops.fused_forms import (
+    Form,
+    Part,
+    Stage,
+    Wide,
+    covers,
+    fast_gradients,
+    gradients,
+    input_gradient,
+    spread,
+    weight_gradient,
+)
 
 Columns = list[list[Tensor | None]]
 """Of every group weight, bias, ... of all its parts, ``[operations, parts, ...]`` each."""
@@ -194,3 +207,209 @@ def assemble(assembly: Assembly, weights: Tensor, tensors: Sequence[Tensor | Non
         rows = [torch.stack(row).sum(0) if row else none for row in bias_rows]
         found.append(torch.cat(rows, dim=1) if any(bias_rows) else None)
     return found
+
+
+# MERGED sr_nas.ops.fused_kernels: Depthwise-separable candidates without a BatchNorm as one sum, of which nothing
+# but the input is kept.
+
+
+Tensors = Sequence[Tensor | None]
+
+
+class Join:
+    """A weighted sum of candidates whose last stages are separable.
+
+    Their halves, which are what the last pointwise convolutions read, are cheap beside the memory that they take, and so the
+    backward pass computes them again.
+
+    Args:
+        places: of the candidates' weights among those of the mixed operation.
+        forms: theirs.
+    """
+
+    def __init__(self, places: Sequence[int], forms: Sequence[Form]) -> None:
+        self.places, self.forms = list(places), list(forms)
+
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Sum up.
+
+        Args:
+            x: ``[N, C_in, H, W]``.
+            weights: of all candidates of the mixed operation.
+        """
+        own = weights[self.places].unbind()
+        inner, kernels, bias = [], [], None
+        for weight, form in zip(own, self.forms, strict=True):
+            *before, kernel, offset = [tensor for stage in form.stages for tensor in stage.tensors()]
+            inner += before
+            assert kernel is not None
+            kernels.append((weight * kernel).flatten(1))
+            if offset is not None:
+                bias = weight * offset if bias is None else bias + weight * offset
+        if fast_gradients(x):
+            result: Tensor = _Join.apply(self, x, torch.stack(kernels), *inner)
+        else:
+            result = _product(self.halves(x, inner), torch.stack(kernels))
+        return result if bias is None else result + bias[:, None, None]
+
+    def halves(self, x: Tensor, tensors: Tensors) -> list[Tensor]:
+        """What the last pointwise convolutions read; ``tensors`` are those of all other convolutions."""
+        rest, found = list(tensors), []
+        rectified = F.relu(x) if any(form.stages[0].relu for form in self.forms) else x
+        for form in self.forms:
+            h = rectified if form.stages[0].relu else x
+            for stage, following in pairwise(form.stages):
+                h = stage.run(h, [rest.pop(0) for _ in stage.tensors()])
+                h = F.relu(h) if following.relu else h
+            found.append(form.stages[-1].run_first(h, [rest.pop(0), rest.pop(0)]))
+        return found
+
+
+def _product(halves: Sequence[Tensor], kernels: Tensor) -> Tensor:
+    """``sum_i kernels_i halves_i`` at every pixel by differentiable operations alone; what the fast way must equal."""
+    return F.conv2d(torch.cat(list(halves), dim=1), torch.cat(list(kernels), dim=1)[..., None, None])
+
+
+class _Join(torch.autograd.Function):
+    """Input, kernels ``[halves, C_out, C]`` and the tensors that the halves are made with -> the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, join: Join, x: Tensor, kernels: Tensor, *tensors: Tensor | None) -> Tensor:
+        ctx.join = join
+        ctx.save_for_backward(x, kernels, *tensors)
+        first, *rest = join.halves(x, tensors)
+        total = torch.bmm(kernels[0].expand(len(x), -1, -1), first.flatten(2))
+        for kernel, half in zip(kernels[1:], rest, strict=True):
+            total.baddbmm_(kernel.expand(len(x), -1, -1), half.flatten(2))
+        return total.unflatten(2, x.shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, kernels, *tensors = ctx.saved_tensors
+        join: Join = ctx.join
+        if torch.is_grad_enabled():
+            result = _product(join.halves(x, tensors), kernels)
+            return None, *gradients([result], [x, kernels, *tensors], [grad])
+        inputs = [None if one is None else one.detach().requires_grad_(one.requires_grad) for one in (x, *tensors)]
+        first, *rest = inputs
+        assert first is not None
+        with torch.enable_grad():
+            halves = join.halves(first, rest)
+        flat = grad.flatten(2)
+        of_kernels = torch.stack([torch.bmm(flat, half.detach().flatten(2).mT).sum(0) for half in halves])
+        of_halves = [torch.bmm(kernel.mT.expand(len(x), -1, -1), flat).unflatten(2, x.shape[2:]) for kernel in kernels]
+        of_x, *others = gradients(halves, inputs, of_halves, create_graph=False)
+        return None, of_x, of_kernels, *others
+
+
+# MERGED sr_nas.ops.fused_kernels: Depthwise-separable convolutions of one input as few calls: depthwise ones of
+# one size together, then a matrix product.
+
+
+Size = tuple[int, int]
+"""Side of a kernel and distance of its taps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Separable convolutions that read one thing.
+
+    Attributes:
+        source: what they read.
+        stages: the convolutions; the first ``leads`` are summed as they are, each other one is normalised.
+        weights: places of their weights among those of the mixed operation.
+        leads: how many are summed as they are.
+        sizes: of the depthwise kernel that each is computed with; it may have more taps than the stage's own.
+    """
+
+    source: int
+    stages: tuple[Stage, ...]
+    weights: tuple[int, ...]
+    leads: int
+    sizes: tuple[Size, ...]
+
+    @property
+    def runs(self) -> list[tuple[Size, int]]:
+        """Neighbours of one size: the size and how many."""
+        return [(size, len(list(same))) for size, same in groupby(self.sizes)]
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Equal where two banks of different operations may be computed together."""
+        shapes = [tensor is None or tensor.shape for stage in self.stages for tensor in stage.tensors()]
+        return self.source, self.weights, self.leads, self.sizes, *shapes
+
+    def __call__(self, x: Tensor, pointwise: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+        """Convolve.
+
+        Args:
+            x: ``[N, C_in, H, W]``.
+            pointwise: ``[stages, C_out, C_in]``.
+            kernels: of every run, ``[stages of the run * C_in, 1, k, k]``.
+
+        Returns:
+            ``[N, stages * C_out, H, W]``, without biases.
+        """
+        dilations = [dilation for (_, dilation), _ in self.runs]
+        if not fast_gradients(x):
+            return separable(x, pointwise, kernels, dilations)
+        result: Tensor = _Separable.apply(x, pointwise, dilations, *kernels)
+        return result
+
+
+def shared_sizes(stages: Sequence[Stage]) -> list[Size]:
+    """For every stage the size of the largest kernel of all that holds its own."""
+    own = sorted({(stage.kernel, stage.dilation) for stage in stages}, key=lambda size: (-size[0], size[1]))
+    return [next(size for size in own if covers(*size, stage)) for stage in stages]
+
+
+def _depthwise(x: Tensor, kernels: Sequence[Tensor], dilations: Sequence[int]) -> Tensor:
+    """Every kernel on every channel it is of: ``[N, stages * C_in, H, W]``."""
+    found = []
+    for kernel, dilation in zip(kernels, dilations, strict=True):
+        copies = x.repeat(1, len(kernel) // x.shape[1], 1, 1)
+        padding = dilation * (kernel.shape[-1] // 2)
+        found.append(F.conv2d(copies, kernel, padding=padding, dilation=dilation, groups=len(kernel)))
+    return torch.cat(found, dim=1) if len(found) > 1 else found[0]
+
+
+def _rows(x: Tensor, rows: int) -> Tensor:
+    """``[N, rows * C, H, W]`` -> ``[N, rows, C, H * W]``."""
+    return x.unflatten(1, (rows, -1)).flatten(3)
+
+
+def separable(x: Tensor, pointwise: Tensor, kernels: Sequence[Tensor], dilations: Sequence[int]) -> Tensor:
+    """The result of a bank by differentiable operations alone; what the fast way must equal."""
+    mixed = torch.matmul(pointwise, _rows(_depthwise(x, kernels, dilations), len(pointwise)))
+    return mixed.flatten(1, 2).unflatten(2, x.shape[2:])
+
+
+class _Separable(torch.autograd.Function):
+    """:func:`separable` with a backward pass of forward convolutions."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pointwise: Tensor, dilations: Sequence[int], *kernels: Tensor) -> Tensor:
+        between = _rows(_depthwise(x, kernels, dilations), len(pointwise))
+        ctx.dilations = dilations
+        ctx.save_for_backward(x, pointwise, between, *kernels)
+        return torch.matmul(pointwise, between).flatten(1, 2).unflatten(2, x.shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, pointwise, between, *kernels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inputs = (x, pointwise, *kernels)
+            of_x, of_pointwise, *of_kernels = gradients([separable(x, pointwise, kernels, ctx.dilations)], inputs, [grad])
+            return of_x, of_pointwise, None, *of_kernels
+        rows = _rows(grad, len(pointwise))
+        grad_pointwise = torch.matmul(rows, between.mT).sum(0)
+        grad_between = torch.matmul(pointwise.mT, rows).flatten(1, 2).unflatten(2, x.shape[2:])
+        grad_x, grad_kernels, start = None, [], 0
+        for kernel, dilation in zip(kernels, ctx.dilations, strict=True):
+            own = grad_between[:, start : start + len(kernel)]
+            copies = len(kernel) // x.shape[1]
+            term = input_gradient(own, kernel, dilation).unflatten(1, (copies, -1)).sum(1)
+            grad_x = term if grad_x is None else grad_x.add_(term)
+            grad_kernels.append(weight_gradient(x.repeat(1, copies, 1, 1), own, kernel, dilation))
+            start += len(kernel)
+        return grad_x, grad_pointwise, None, *grad_kernels

@@ -1,18 +1,61 @@
-"""The mixed operation: every candidate on the same input, summed by weight."""
+"""Parts of a network that keep their inputs alone and are computed again in the backward pass (Chen et al. 2016)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sr_nas.errors import listing, nearest
 from sr_nas.registry import Registry
+
+
+def checkpointed(part: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return ``run(part, *inputs)``, whose intermediate results are computed again when gradients are asked for.
+
+    The second time it uses the parameters of the first, which :func:`torch.func.functional_call` may have put in the place of
+    the part's own for the first pass alone, and leaves its buffers as they are: BatchNorm statistics are updated once.
+
+    Args:
+        part: a part of a network.
+        run: what is done with it; whatever it reads that needs a gradient is among the inputs or in the part.
+        inputs: tensors.
+    """
+    if not torch.is_grad_enabled():
+        return run(part, *inputs)
+    caller = _Caller(part, run)
+    parameters, buffers = dict(caller.named_parameters()), dict(caller.named_buffers())
+    passes = 0
+
+    def call(*inputs: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        own = buffers if passes == 1 else {name: buffer.clone() for name, buffer in buffers.items()}
+        return cast(Tensor, functional_call(caller, parameters | own, inputs))
+
+    result: Tensor = checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+class _Caller(nn.Module):
+    def __init__(self, part: nn.Module, run: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.part, self.run = part, run
+        self.training = part.training
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.run(self.part, *inputs)
+
+
+# MERGED sr_nas.ops.mixed: The mixed operation: every candidate on the same input, summed by weight.
+
 
 Builder = Callable[[int, int], nn.Module]
 PartialChannel = Annotated[int, Field(ge=1, description="K: a share of 1/K of the channels goes through the candidates; 1 = all")]

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from sr_nas.options.component import Of
 from sr_nas.options.search import SearchPath, SearchSection
 from sr_nas.options.sections import AnyRun, WeightSteps
-from sr_nas.options.strict import Component, Strict
+from sr_nas.options.strict import Component, Of, Strict
 from sr_nas.options.train import Iterations, TrainLogger, TrainPath, Validated, Validation
 from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationInfo, create_model, model_validator
 
-from sr_nas.options.component import EARLY, Of
 from sr_nas.options.sections import Optimizer, Run, TrainSource, WeightTraining, patches_fit
-from sr_nas.options.strict import Component, Strict
+from sr_nas.options.strict import EARLY, Component, Of, Strict
 from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
 Schedule = Annotated[Component, Of(SCHEDULES)]

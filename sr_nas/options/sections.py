@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
-from sr_nas.options.component import Of
-from sr_nas.options.strict import Component, Strict
+from sr_nas.options.strict import Component, Of, Strict
 from sr_nas.registry import LOSSES, LR_SCHEDULES, OPTIMIZERS, PAIRS
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]

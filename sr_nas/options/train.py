@@ -16,10 +16,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from sr_nas.options.component import EARLY, Of
-from sr_nas.options.paths import ExistingFile, ExistingPath
 from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightSteps, WeightTraining, patches_fit
-from sr_nas.options.strict import Component, Strict
+from sr_nas.options.strict import EARLY, Component, ExistingFile, ExistingPath, Of, Strict
 from sr_nas.registry import LOSSES, NETWORKS
 
 

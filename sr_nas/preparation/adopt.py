@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sr_nas.data.layouts import Layout, recognise
-from sr_nas.data.pairing import common_scale, match_names, naming_rules
+from sr_nas.data.pairs import common_scale, match_names, naming_rules
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import IMAGE_SUFFIXES, read_image, write_image
-from sr_nas.images.size import image_size
-from sr_nas.preparation.archives import extract, is_hidden, opened
-from sr_nas.preparation.placing import Placed, move_in, unfinished
+from sr_nas.images.files import IMAGE_SUFFIXES, image_size, read_image, write_image
+from sr_nas.preparation.download import extract, is_hidden, opened
+from sr_nas.preparation.outputs import Placed, move_in, unfinished
 
 
 def adopt(source: Path, target: Path, count: int, scales: Sequence[int] | None = None) -> Iterator[tuple[Path, Placed]]:

@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 
 from sr_nas.errors import UserError, listing
-from sr_nas.preparation.addresses import Part
-from sr_nas.preparation.archives import Member, extract, opened
-from sr_nas.preparation.placing import Placed, move_in, unfinished
-from sr_nas.preparation.sets import wrong_files
+from sr_nas.preparation.catalog import Part
+from sr_nas.preparation.download import Member, extract, opened, wrong_files
+from sr_nas.preparation.outputs import Placed, move_in, unfinished
 
 
 def adopt_files(source: Path, part: Part, root: Path) -> Placed:

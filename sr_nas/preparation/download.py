@@ -1,23 +1,161 @@
-"""A file over HTTP, resumed where it broke off, and under its name only once it is whole and verified."""
+"""Reading zip and tar archives without trusting them."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import http.client
 import json
+import lzma
 import os
 import shutil
+import stat
+import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from sr_nas.errors import UserError
-from sr_nas.preparation.addresses import Archive
+from sr_nas.errors import UserError, listing
+from sr_nas.images.files import IMAGE_SUFFIXES
+from sr_nas.preparation.catalog import SETS, Archive, Part
+from sr_nas.preparation.outputs import Placed, move_in, unfinished
 from sr_nas.runs.files import write_json
+
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What the standard library raises over archives that are damaged, cut off, encrypted or of an unknown method."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in an archive.
+
+    Attributes:
+        path: its path in the archive, ``/`` between the parts.
+        size: bytes it unpacks to.
+        open: opens it for reading.
+    """
+
+    path: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@contextlib.contextmanager
+def opened(file: Path, remedy: str) -> Iterator[list[Member]]:
+    """Give the regular files of a zip or tar archive, in its order.
+
+    Args:
+        file: the archive.
+        remedy: a sentence that says what to do about a damaged one.
+
+    Raises:
+        UserError: no such archive, a damaged one, or one that holds a link, a device, the same path twice, or a path that
+            is absolute or leads out of its folder. It is then refused as a whole: what holds one of these was not made to be
+            unpacked. Damage that shows on reading is reported in the same way.
+    """
+    try:
+        if tarfile.is_tarfile(file):
+            with tarfile.open(file) as tar:
+                yield _checked(file, list(_tar_members(file, tar)))
+        elif zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as packed:
+                yield _checked(file, list(_zip_members(file, packed)))
+        else:
+            raise UserError(f"{file} is neither a zip nor a tar archive, or it is cut off.")
+    except _DAMAGED as error:
+        raise UserError(f"{file} is damaged: {str(error) or type(error).__name__}. {remedy}") from error
+
+
+def extract(member: Member, target: Path) -> None:
+    """Write one member to a file.
+
+    Raises:
+        EOFError: the archive ends before the member does.
+    """
+    with member.open() as source, target.open("xb") as stream:
+        shutil.copyfileobj(source, stream, 1 << 20)
+        if stream.tell() != member.size:
+            raise EOFError(f"{member.path} ends after {stream.tell():,} of {member.size:,} bytes")
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path is what macOS adds to archives, or otherwise hidden."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def _zip_members(file: Path, packed: zipfile.ZipFile) -> Iterator[Member]:
+    for info in packed.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(f"{file} holds '{info.filename}', which is a link or a device: it is not unpacked.")
+        # Some programs on Windows write backslashes between the parts.
+        name = info.filename.replace("\\", "/")
+        path = _inside(file, name)
+        if not name.endswith("/"):
+            yield Member(path, info.file_size, partial(packed.open, info))
+
+
+def _tar_members(file: Path, tar: tarfile.TarFile) -> Iterator[Member]:
+    members = tar.getmembers()
+    # The standard library takes a damaged header in the middle for the end.
+    stream = tar.fileobj
+    assert stream is not None  # it is open
+    stream.seek(tar.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"after {len(members)} members comes neither another one nor the end")
+    for info in members:
+        path = _inside(file, info.name)
+        if info.isdir():
+            continue
+        if not info.isreg():
+            raise UserError(f"{file} holds '{info.name}', which is a link or a device: it is not unpacked.")
+        yield Member(path, info.size, partial(_open_tar, tar, info))
+
+
+def _open_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    stream = tar.extractfile(info)
+    assert stream is not None  # that is for what is no regular file
+    return stream
+
+
+def _inside(file: Path, name: str) -> str:
+    """Return the name without ``.`` and empty parts, or refuse the archive."""
+    parts = name.split("/")
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or parts[0].endswith(":"):
+        raise UserError(f"{file} holds '{name}', which leads out of its folder: it is not unpacked.")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _checked(file: Path, members: list[Member]) -> list[Member]:
+    seen: set[str] = set()
+    for member in members:
+        # Case is folded, since some file systems do it.
+        if member.path.lower() in seen:
+            raise UserError(f"{file} holds '{member.path}' twice: it is not unpacked.")
+        seen.add(member.path.lower())
+    return members
+
+
+# MERGED sr_nas.preparation.download: A file over HTTP, resumed where it broke off, and under its name only once
+# it is whole and verified.
+
 
 Report = Callable[[int, int | None], None]
 """Called with the bytes there are and, where it is known, how many there will be."""
@@ -240,3 +378,105 @@ def _notes(part: Path) -> Path:
 def _drop(part: Path) -> None:
     part.unlink(missing_ok=True)
     _notes(part).unlink(missing_ok=True)
+
+
+# MERGED sr_nas.preparation.download: A published set, from its address to the layout that option files and
+# ``evaluate`` expect (datasets/README.md).
+
+
+ARCHIVES = "archives"
+"""Folder of the fetched archives, below the folder of all data sets."""
+
+
+def parts_of(names: Sequence[str], scales: Sequence[int], splits: Sequence[str]) -> list[Part]:
+    """Return the parts of these sets: HR always, LR of ``scales``; of DIV2K those of ``splits``."""
+    parts = [part for name in names for part in SETS[name]]
+    return [part for part in parts if part.scale in (None, *scales) and part.split in (None, *splits)]
+
+
+def is_there(part: Part, root: Path) -> bool:
+    """Whether a part's folder holds as many images as were published, or exactly the published files.
+
+    Files may lie one folder higher too, as people unpack them.
+    """
+    folder = root / part.folder
+    if part.files:
+        return any(not wrong_files(place, part) for place in (folder, folder.parent))
+    if not folder.is_dir():
+        return False
+    return sum(file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(file.name) for file in folder.iterdir()) >= part.count
+
+
+def prepare(
+    parts: Sequence[Part], root: Path, fetching: Callable[[Archive], Report], unpacking: Callable[[Part, int], None]
+) -> Iterator[tuple[Part, Placed | None]]:
+    """Make parts of published sets ready, archive by archive.
+
+    Args:
+        parts: see :func:`parts_of`.
+        root: the folder of all data sets.
+        fetching: gives, for an archive, what is told about its progress.
+        unpacking: called for a part with the number of images unpacked so far.
+
+    Returns:
+        Each part as soon as it is done, with what was written; ``None`` where all of it was there.
+
+    Raises:
+        UserError: an archive cannot be fetched, or is not what it should be.
+    """
+    missing: dict[Archive, list[Part]] = {}
+    for part in parts:
+        if is_there(part, root):
+            yield part, None
+        else:
+            missing.setdefault(part.archive, []).append(part)
+    for archive, wanted in missing.items():
+        holds = "\n             ".join(f"{part.inside}/ with {part.count} {part.holds}" for part in wanted)
+        file = obtain(archive, root / ARCHIVES, holds, fetching(archive))
+        for part in wanted:
+            yield part, unpack(file, part, root, unpacking)
+
+
+def wrong_files(folder: Path, part: Part) -> list[str]:
+    """Return the names of a part's files that a folder lacks, or holds with another content than was published."""
+    return [name for name, digest in part.files if not (folder / name).is_file() or md5(folder / name) != digest]
+
+
+def md5(file: Path) -> str:
+    """Return the MD5 of a file."""
+    with file.open("rb") as stream:
+        found = hashlib.md5(usedforsecurity=False)
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def unpack(file: Path, part: Part, root: Path, unpacking: Callable[[Part, int], None]) -> Placed:
+    """Unpack the images or files of one part; its folder appears once all are there.
+
+    Raises:
+        UserError: the archive is damaged, holds something dangerous, or other images or files than expected.
+    """
+    target = root / part.folder
+    with opened(file, "Remove it, so that it is fetched again.") as members, unfinished(target) as folder:
+        images = [member for member in members if _belongs(member, part)]
+        if len(images) != part.count:
+            found = sorted({member.path.rpartition("/")[0] or "its top" for member in members if not is_hidden(member.path)})
+            raise UserError(
+                f"{file} holds {len(images)} {part.holds} in '{part.inside}', expected {part.count}. It has files in "
+                f"{listing(found, 10) or 'no folder'}. A copy of another layout is taken by --from."
+            )
+        needed, free = sum(member.size for member in images), shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(f"{part.folder} needs {needed:,} bytes, {root} has {free:,} left.")
+        for number, member in enumerate(images, 1):
+            extract(member, folder / member.path.rpartition("/")[2])
+            unpacking(part, number)
+        return move_in(folder, target)
+
+
+def _belongs(member: Member, part: Part) -> bool:
+    folder, _, name = member.path.rpartition("/")
+    if part.files:
+        return folder == part.inside and name in dict(part.files)
+    return folder == part.inside and not is_hidden(member.path) and Path(name).suffix.lower() in IMAGE_SUFFIXES

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sr_nas.complexity.summary import complexity
+from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import Genotype
-from sr_nas.metrics.psnr_ssim import PROTOCOL
+from sr_nas.metrics import PROTOCOL
 
 NOT_STATED = "not stated"
 # (what, path in a training's options): the schedule, in the order of the card.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from sr_nas.errors import UserError
-from sr_nas.report.figures import INK, save
+from sr_nas.report.plots import INK, save
 
 Image = npt.NDArray[np.uint8]
 """RGB, shape [H, W, 3], 0 to 255."""

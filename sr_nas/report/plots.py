@@ -1,20 +1,159 @@
-"""How alpha and beta moved during a search."""
+"""What all figures share: colours, and how they become files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from sr_nas.report.figures import FAINT, INK, line_styles, new_figure, save, style_epochs
-from sr_nas.report.records import Candidates, Record, series, winners
+from sr_nas.errors import UserError, listing
+from sr_nas.genotype import JOINT
+from sr_nas.runs.files import replacing
+
+DPI = 150
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
+"""Okabe and Ito's palette, told apart by colour-blind readers, without the yellow, which white paper swallows."""
+
+PLAIN_DASHES = ("solid", (0, (1, 1)), (0, (5, 1, 1, 1)))
+BN_DASHES = ((0, (4, 1.5)), (0, (2, 1.5, 1, 1.5)), (0, (8, 2, 2, 2)))
+"""Line styles of the first, second and third round through the colours."""
+
+INK = "#222222"
+FAINT = "#8A8A8A"
+
+
+def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return colour, line style and marker filling by name.
+
+    A candidate and its ``_bn`` variant share a colour; the line of the variant is dashed and its marker hollow.
+    """
+    stems = list(dict.fromkeys(name.removesuffix("_bn") for name in names))
+    styles: dict[str, dict[str, Any]] = {}
+    for name in names:
+        rounds, position = divmod(stems.index(name.removesuffix("_bn")), len(COLOURS))
+        colour = COLOURS[position]
+        is_variant = name.endswith("_bn")
+        dashes = BN_DASHES if is_variant else PLAIN_DASHES
+        filling = "white" if is_variant else colour
+        styles[name] = {"color": colour, "linestyle": dashes[rounds % len(dashes)], "markerfacecolor": filling}
+    return styles
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches, whose parts keep clear of each other."""
+    return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+
+
+def style(axes: Axes) -> None:
+    """Give axes the house's look: no box, a faint grid under the lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors=INK)
+
+
+def style_epochs(axes: Axes, epochs: Sequence[int]) -> None:
+    """The look of axes whose x is epochs, of which there may be one alone."""
+    style(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG at its own resolution, whole or not at all; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=figure.dpi)
+
+
+# MERGED sr_nas.report.plots: What a record of the search history says, as arrays and as words.
+
+
+Candidates = Mapping[str, Sequence[str]]
+"""label -> names of its candidates; position i belongs to alpha[i]."""
+
+Record = Mapping[str, Any]
+"""One epoch of a search, as ``Searcher.record`` makes it, with the parameters and MACs of its genotype; epoch 0 is the start."""
+
+
+def series(history: Sequence[Record], choices: Candidates, key: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return ``key`` (``"alpha"`` or ``"beta"``) over the epochs, per label, shape [epochs, candidates].
+
+    Raises:
+        UserError: the history is empty or belongs to other choices.
+    """
+    if not history:
+        raise UserError("the search history has no epoch yet: there is nothing to plot. Let the search finish one epoch first.")
+    for record in history:
+        for label, names in choices.items():
+            if label not in record[key]:
+                found = f"no {key} for the choice '{label}' (it has {listing(record[key])})"
+            elif len(record[key][label]) != len(names):
+                found = f"{len(record[key][label])} values of {key} for '{label}', which has {len(names)} candidates"
+            else:
+                continue
+            raise UserError(f"epoch {record['epoch']} of the search history has {found}: it belongs to another search space.")
+    return {label: np.array([record[key][label] for record in history], dtype=np.float64) for label in choices}
+
+
+def winners(record: Record, label: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return what the genotype keeps at ``label``; where the genotype has no such label, the candidate of largest beta."""
+    kept = record["genotype"]["genotype"].get(label)
+    if kept is None:
+        return (names[int(np.argmax(record["beta"][label]))],)
+    return (kept,) if isinstance(kept, str) else tuple(kept)
+
+
+def genotype_text(record: Record) -> str:
+    """Return e.g. ``IMDN(conv_3x3, dsconv_3x3_bn)``; several names kept by one choice are joined with ``+``."""
+    genotype = record["genotype"]
+    kept = [names if isinstance(names, str) else JOINT.join(names) for names in genotype["genotype"].values()]
+    return f"{genotype['arch']}({', '.join(kept)})"
+
+
+def macs(record: Record, decimals: int = 1) -> dict[str, str]:
+    """Return every ``macs_[lr_|hr_]<width>x<height>`` of a record under the full name of its convention.
+
+    MACs of super-resolution networks are quoted for an LR input or for an HR output of a given size; they differ by the
+    square of the scale, so a number without its convention means nothing.
+    """
+    convention = {"lr": "LR input", "hr": "HR output", None: "input"}
+    found = {key: re.fullmatch(r"macs_(?:(lr|hr)_)?(\d+x\d+)", key) for key in record}
+    return {f"MACs, {convention[match[1]]} {match[2]}": giga(record[key], decimals) for key, match in found.items() if match}
+
+
+def truth(record: Record) -> dict[str, str]:
+    """Return data set -> true accuracies of the record's network, where they are known (NAS-Bench-201)."""
+    known = record.get("true_accuracy", {})
+    return {name: f"valid {found['valid']:.2f} test {found['test']:.2f}" for name, found in known.items()}
+
+
+def giga(count: float, decimals: int = 1) -> str:
+    """Return a count in units of 10^9 (G), or of 10^6 (M) below that."""
+    return f"{count / 1e9:.{decimals}f} G" if count >= 1e9 else f"{count / 1e6:.{decimals}f} M"
+
+
+def number(value: float) -> str:
+    """Return a loss, rate or strength with six significant digits, trailing zeros dropped."""
+    return f"{value:.6g}"
+
+
+# MERGED sr_nas.report.plots: How alpha and beta moved during a search.
+
 
 TITLE_CHARACTERS = 34
 """What fits above a panel beside each other at full size: its label and what is kept there."""

@@ -1,15 +1,13 @@
-"""The processes that ``torchrun`` starts for one run: which of them this is, and what they tell each other.
-
-Each computes on its slice of every batch; what they average makes them one. Without torchrun there is a single process, and
-every function here does nothing and costs nothing.
-
-Gradients and losses travel by NCCL between GPUs and by gloo between CPUs; small things always by gloo.
-"""
+"""An end in words for a process that cannot stop cleanly any more."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -21,7 +19,53 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from sr_nas.errors import UserError
-from sr_nas.runs.grace import ending_after_a_signal
+
+
+@contextmanager
+def ending_after_a_signal(seconds: float, text: str) -> Iterator[None]:
+    """Print ``text`` and end the process where the block still runs so long after SIGTERM or SIGINT.
+
+    A call that waits for a GPU which waits for another process lets no signal handler of Python's run, so a thread waits
+    for what the interpreter writes to its wake-up file at once.
+
+    Args:
+        seconds: less than the 30 that torchrun leaves its processes between SIGTERM and SIGKILL.
+        text: for the standard error stream.
+    """
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
+    previous = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while receiving.recv(1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        if not ended.wait(seconds):
+            print(text, file=sys.stderr, flush=True)
+            os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(previous)
+        sending.send(bytes([signal.SIGTERM]))
+        thread.join()
+        sending.close()
+        receiving.close()
+
+
+# MERGED sr_nas.runs.distributed: The processes that ``torchrun`` starts for one run: which of them this is, and
+# what they tell each other.
+#
+# Each computes on its slice of every batch; what they average makes them one. Without torchrun there is a
+# single process, and
+# every function here does nothing and costs nothing.
+#
+# Gradients and losses travel by NCCL between GPUs and by gloo between CPUs; small things always by gloo.
+
 
 LOST = "another process of this job has ended (its message, where it left one, is nearby); go on with --auto_resume."
 STUCK = (
@@ -67,7 +111,7 @@ def processes(init_method: str = "env://") -> Iterator[None]:
 
     An error meant for people is raised by one process alone of those that have it, so that it is printed once; the others
     exit with code 1. gloo notices at once where a process has ended, NCCL does not: there torchrun's signal to the others,
-    and in the end :func:`sr_nas.runs.grace.ending_after_a_signal`, end the job.
+    and in the end :func:`sr_nas.runs.distributed.ending_after_a_signal`, end the job.
 
     Args:
         init_method: where they meet, as ``torch.distributed`` has it; torchrun says it in the environment.

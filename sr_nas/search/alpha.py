@@ -1,15 +1,84 @@
-"""The architecture parameters: one vector of logits per label, apart from any supernet."""
+"""The random numbers of a relaxation that samples: addressed by seed, step and pass, never consumed from one to the next."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Choices
+from sr_nas.registry import RELAXATIONS
+
+
+class Draw:
+    """What one pass over the supernet draws, and how far the search is.
+
+    Two draws of one address give the same numbers in the same order: a resumed search draws what a straight one does, and all
+    processes of a job draw the same.
+
+    Args:
+        address: seed, step and pass.
+        progress: share of the epochs that is done, 0 in the first.
+    """
+
+    def __init__(self, address: tuple[int, ...], progress: float) -> None:
+        self.progress = progress
+        self._random = np.random.default_rng(address)
+
+    def gumbel(self, like: Tensor) -> Tensor:
+        """Return standard Gumbel noise, ``-log(-log(uniform))``, of the shape, dtype and device of ``like``."""
+        return torch.from_numpy(self._random.gumbel(size=tuple(like.shape))).to(like)
+
+
+def in_pass(relaxation: Callable[..., Tensor], address: tuple[int, ...], progress: float) -> Callable[[Tensor], Tensor]:
+    """Return the relaxation of one pass: one that takes a ``draw`` samples, any other is the same in every pass."""
+    if "draw" not in inspect.signature(relaxation).parameters:
+        return relaxation
+    options: dict[str, Any] = {"draw": Draw(address, progress)}
+    return partial(relaxation, **options)
+
+
+# MERGED sr_nas.search.alpha: From logits alpha to the weights of a mixed operation.
+#
+# To add one, register a function here and name it under ``search.relaxation.type`` in an option file. One that
+# samples has a
+# second parameter ``draw``: what a pass draws, or ``None`` where no pass is made: for records and genotypes.
+
+
+Temperature = Annotated[float, Field(gt=0)]
+
+
+@RELAXATIONS.register()
+def softmax(logits: Tensor, *, temperature: Temperature = 1.0) -> Tensor:
+    """``softmax(alpha / temperature)`` (DARTS, eq. 1); shape ``[number of candidates]``, sums to 1."""
+    return (logits / temperature).softmax(dim=-1)
+
+
+@RELAXATIONS.register()
+def gumbel_softmax(
+    logits: Tensor, draw: Draw | None = None, *, temperature: Temperature = 1.0, final_temperature: Temperature = 0.03
+) -> Tensor:
+    """``softmax((alpha + G) / T)`` with Gumbel noise G, drawn anew in every pass (SNAS, Xie et al. 2019, eq. 5).
+
+    The largest of ``alpha + G`` is that of candidate i with probability ``softmax(alpha)_i``, and a low T makes the sample
+    nearly one-hot. T falls linearly over the epochs, as in the authors' public code, from ``temperature`` in the first to
+    one epoch's fall above ``final_temperature`` in the last. Without a draw it is ``softmax(alpha)``: the distribution itself.
+    """
+    if draw is None:
+        return logits.softmax(dim=-1)
+    now = final_temperature + (1 - draw.progress) * (temperature - final_temperature)
+    return ((logits + draw.gumbel(logits)) / now).softmax(dim=-1)
+
+
+# MERGED sr_nas.search.alpha: The architecture parameters: one vector of logits per label, apart from any
+# supernet.
 
 
 class Alpha(nn.Module):

@@ -1,11 +1,12 @@
-"""The search loop: alternate one alpha step and one weight step until the epochs are done."""
+"""The losses of one step, on the device until somebody looks at them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,15 +17,41 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
+from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import mean, replicate, share
-from sr_nas.runs.precision import Precision, autocast
-from sr_nas.search.alpha import Alpha
-from sr_nas.search.bilevel import Batch, alpha_gradient
-from sr_nas.search.cost import expected_cost
-from sr_nas.search.draw import in_pass
-from sr_nas.search.finite_difference import alpha_gradient_by_differences
-from sr_nas.search.objective import Objective
-from sr_nas.search.step_losses import StepLosses
+from sr_nas.search.alpha import Alpha, in_pass
+from sr_nas.search.bilevel import Batch, alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.objective import Objective, expected_cost
+
+
+class StepLosses(Mapping[str, float]):
+    """Name -> loss. The first look fetches all of them at once, and waits for the device.
+
+    Args:
+        losses: name -> scalar, on one device.
+    """
+
+    def __init__(self, losses: Mapping[str, Tensor]) -> None:
+        self._names = list(losses)
+        self._stacked = torch.stack([loss.detach() for loss in losses.values()])
+
+    @cached_property
+    def _values(self) -> dict[str, float]:
+        return dict(zip(self._names, self._stacked.tolist(), strict=True))
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+# MERGED sr_nas.search.searcher: The search loop: alternate one alpha step and one weight step until the epochs
+# are done.
+
 
 Record = dict[str, Any]
 
@@ -74,7 +101,7 @@ class Searcher:
     Args:
         space: supernet (:class:`sr_nas.contracts.SearchSpace`), on its device.
         alpha: architecture parameters, on the same device.
-        relaxation: logits -> weights; one that samples takes a ``draw`` too (:mod:`sr_nas.search.draw`), a new one in every
+        relaxation: logits -> weights; one that samples takes a ``draw`` too (:mod:`sr_nas.search.alpha`), a new one in every
             pass, and records and genotypes are made without.
         objective: what alpha minimises; its task loss is also what the weights minimise.
         training: batches for the weights.

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
-from sr_nas.networks.dlsr import DLSR, OPERATIONS, Cells, DLSRCell, DLSRFrame, Features, input_choices
-from sr_nas.ops.checkpointing import checkpointed
-from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
-from sr_nas.ops.execution import MIXED_OPS, Execution
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
+from sr_nas.networks.dlsr import DLSR, DLSR_CANDIDATES, OPERATIONS, Cells, DLSRCell, DLSRFrame, Features, input_choices
+from sr_nas.ops.fused import MIXED_OPS, Execution
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, checkpointed, inherited_tensors
 from sr_nas.registry import SPACES
 
 

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from sr_nas.contracts import CostSite, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
-from sr_nas.networks.imdn import IMDN, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
-from sr_nas.ops.checkpointing import checkpointed
-from sr_nas.ops.execution import MIXED_OPS, Execution
-from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
+from sr_nas.networks.imdn import IMDN, IMDN_CANDIDATES, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
+from sr_nas.ops.fused import MIXED_OPS, Execution
+from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, checkpointed, inherited_tensors
 from sr_nas.registry import SPACES
 
 

@@ -19,7 +19,7 @@ NETWORKS = [
 
 def test_basicsr_imports(basicsr: ModuleType) -> None:
     """Alone it fails where torchvision has no functional_tensor any more."""
-    code = "from sr_nas.bridge.basicsr_import import import_basicsr; print(import_basicsr().__name__)"
+    code = "from sr_nas.bridge.basicsr import import_basicsr; print(import_basicsr().__name__)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "basicsr"
 
 
@@ -63,8 +63,8 @@ def test_basicsrs_training_set_reads_what_ours_reads(backend: str, basicsr: Modu
     """Patches as large as the image: what is left of its randomness is the orientation."""
     from sr_nas.bridge.basicsr_pairs import BasicsrPairs
     from sr_nas.data.patches import PatchDataset, orient
-    from sr_nas.data.sources.folder import folder
-    from sr_nas.images.tensors import to_tensor
+    from sr_nas.data.sources import folder
+    from sr_nas.images.files import to_tensor
     from tests.data.test_sources import make_lmdb, noise, save
 
     hr, lr = noise(12, 12, 3), noise(6, 6, 3, seed=1)

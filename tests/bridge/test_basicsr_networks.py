@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_is_theirs_and_its_file_describes_it(name: str, basicsr: ModuleType, tmp_path: Path) -> None:
-    from sr_nas.bridge.basicsr_networks import NETWORKS_THERE
+    from sr_nas.bridge.basicsr import NETWORKS_THERE
 
     module, scale_word, (*_, scale) = NETWORKS_THERE[name]
     theirs = getattr(__import__(f"basicsr.archs.{module}", fromlist=[name]), name)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.bridge.nats_bench import official_accuracy, open_official
+from sr_nas.classification.nasbench201 import read_genotype
+from sr_nas.classification.nasbench201_table import true_accuracy
+from sr_nas.classification.nats_bench import official_accuracy, open_official
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
-from sr_nas.nasbench.table import true_accuracy
-from sr_nas.networks.nasbench201 import read_genotype
 from tests.jobs.processes import run
 
 TEXT = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"

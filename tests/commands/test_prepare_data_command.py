@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sr_nas.images.files import read_rgb
-from sr_nas.preparation import addresses
+from sr_nas.preparation import catalog as addresses
 from tests.jobs.processes import ENVIRONMENT, command, run
 from tests.preparation.images import contents, save
 from tests.preparation.server import Site, serving

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sr_nas.complexity.costs import flops, params
-from sr_nas.complexity.macs import LR_1280x720, count_macs
-from sr_nas.complexity.summary import complexity, per_layer
+from sr_nas.complexity.macs import LR_1280x720, complexity, count_macs, per_layer
 from sr_nas.networks.imdn import IMDN
 
 

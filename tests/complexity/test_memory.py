@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sr_nas.complexity.macs import footprint
 from sr_nas.complexity.memory import PROBE, _Tracker, extrapolated_peak, peak_activation_bytes, tracked_peak
-from sr_nas.complexity.summary import footprint
 from sr_nas.networks.imdn import IMDN
 
 PLANE = 4 * 6 * 10

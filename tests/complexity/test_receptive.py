@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.receptive import receptive_field
+from sr_nas.complexity.receptive_field import receptive_field
 from sr_nas.networks.imdn import IMDN
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sr_nas.complexity.costs import cost_table
 from sr_nas.complexity.derived import DerivedComplexity
 from sr_nas.complexity.described import described
-from sr_nas.complexity.summary import complexity
-from sr_nas.complexity.table import cost_table
+from sr_nas.complexity.macs import complexity
 from sr_nas.genotype import genotype_from
-from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.networks.imdn import IMDN_CANDIDATES
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.spaces.imdn import IMDNSpace
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_nas.data.benchmarks import resolve_set
+from sr_nas.data.layouts import resolve_set
 from sr_nas.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.data.classes import Labelled, LabelledDataset, statistics
+from sr_nas.classification.labelled import Labelled, LabelledDataset, statistics
 from sr_nas.errors import UserError
 from sr_nas.registry import LABELLED
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_nas.data.labelled.imagenet16 import BATCHES
+from sr_nas.classification.datasets import BATCHES
 from sr_nas.errors import UserError
 from sr_nas.registry import LABELLED
 

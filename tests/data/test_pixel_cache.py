@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_nas.cache import cache_folder
+from sr_nas.data.cache import FIRST_PIXEL, HEADER, mapped_pixels
+from sr_nas.data.loader import Stream
 from sr_nas.data.patches import PatchDataset
-from sr_nas.data.pixel_cache import FIRST_PIXEL, HEADER, mapped_pixels
-from sr_nas.data.sources.folder import folder
-from sr_nas.data.sources.lmdb import _open, lmdb_pairs
-from sr_nas.data.streams import Stream
+from sr_nas.data.sources import _open, folder, lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
 from sr_nas.images.resize import downscale
+from sr_nas.runs.files import cache_folder
 from tests.conftest import REPOSITORY
 from tests.data.test_sources import lr_entries, make_lmdb, noise, save
 
@@ -54,7 +53,7 @@ def with_lr(photos: Path) -> Path:
 
 
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sr_nas.data.files.read_rgb", lambda file: pytest.fail(f"{file} was decoded"))
+    monkeypatch.setattr("sr_nas.data.sources.read_rgb", lambda file: pytest.fail(f"{file} was decoded"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -196,7 +195,7 @@ def test_one_file_at_two_scales_shares_hr_and_has_two_lr(photos: Path) -> None:
 def test_two_processes_that_fill_one_cache_at_once_read_the_same(photos: Path, tmp_path: Path) -> None:
     code = (
         "import sys, hashlib\n"
-        "from sr_nas.data.sources.folder import folder\n"
+        "from sr_nas.data.sources import folder\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         "digest = hashlib.sha256()\n"

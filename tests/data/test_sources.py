@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sr_nas.cache import cache_folder
+from sr_nas.data.loader import Stream
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
-from sr_nas.data.sources.folder import folder
-from sr_nas.data.sources.lmdb import _environment, lmdb_pairs
-from sr_nas.data.sources.sample import sample
-from sr_nas.data.streams import Stream
+from sr_nas.data.sources import _environment, folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
 from sr_nas.registry import PAIRS
+from sr_nas.runs.files import cache_folder
 
 
 class Settings(BaseModel):
@@ -91,12 +89,12 @@ def test_sample_photos_are_colour_and_the_held_out_one_is_not_among_them() -> No
 
 
 def test_sample_photos_are_found_without_importing_scikit_image() -> None:
-    check = "import sys; from sr_nas.data.sources.sample import sample; sample(scale=2).hr(0); sys.exit('skimage' in sys.modules)"
+    check = "import sys; from sr_nas.data.sources import sample; sample(scale=2).hr(0); sys.exit('skimage' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_a_missing_sample_photo_says_which_scikit_image_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sr_nas.data.sources.sample.PHOTOS", ("nobody.png",))
+    monkeypatch.setattr("sr_nas.data.sources.PHOTOS", ("nobody.png",))
     with pytest.raises(UserError, match=r"nobody\.png is missing: the wheels of scikit-image 0\.22 and later"):
         sample(scale=2)
 
@@ -117,7 +115,7 @@ def test_hr_alone_gets_lr_from_the_cache_and_the_cache_equals_fresh(tmp_path: Pa
 def test_what_is_cached_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "hr/a.png", noise(12, 12, 3))
     expected = folder([str(tmp_path / "hr")], scale=2).lr(0)
-    monkeypatch.setattr("sr_nas.data.files.downscale", lambda image, scale: pytest.fail("resized again"))
+    monkeypatch.setattr("sr_nas.data.sources.downscale", lambda image, scale: pytest.fail("resized again"))
     np.testing.assert_array_equal(folder([str(tmp_path / "hr")], scale=2).read_lr(0), expected)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_nas.data.views import EvaluationView, TrainingView, draw_box, shift_hue
+from sr_nas.classification.labelled import EvaluationView, TrainingView, draw_box, shift_hue
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 

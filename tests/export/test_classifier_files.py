@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import sr_nas
+from sr_nas.classification.darts import DARTS
+from sr_nas.classification.nasbench201 import NASBench201
 from sr_nas.contracts import Classifier
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import load_classifier, read_metadata, save_network
-from sr_nas.networks.darts import DARTS
-from sr_nas.networks.nasbench201 import NASBench201
 from tests.export.networks import tiny_imdn, with_statistics
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"

@@ -12,22 +12,21 @@ import numpy as np
 import pytest
 import torch
 
+from sr_nas.complexity.macs import count_params
 from sr_nas.complexity.memory import peak_activation_bytes
-from sr_nas.complexity.summary import count_params
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
-from sr_nas.export import onnx_file, program_file, tracing
-from sr_nas.export.executed import ExecutedNetwork, countable
+from sr_nas.export import graph_file as onnx_file
+from sr_nas.export import graph_file as program_file
+from sr_nas.export import graph_file as tracing
+from sr_nas.export.graph_file import ExecutedNetwork, countable, save_onnx, save_program
 from sr_nas.export.model import load_model, model_metadata
 from sr_nas.export.network_file import save_network
-from sr_nas.export.onnx_file import save_onnx
-from sr_nas.export.program_file import save_program
 from sr_nas.images.files import read_image, write_image
 from sr_nas.inference.images import upscaler
-from sr_nas.inference.receptive import pools_globally, receptive_radius
-from sr_nas.inference.tiles import upscale
-from sr_nas.metrics.benchmark import evaluate_set
+from sr_nas.inference.tiles import pools_globally, receptive_radius, upscale
+from sr_nas.metrics import evaluate_set
 from tests.export.networks import tiny_dlsr, tiny_imdn
 from tests.jobs.processes import run
 

@@ -10,13 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import sr_nas
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.export.released import load_released
 from sr_nas.inference.images import upscaler
-from sr_nas.metrics.benchmark import evaluate_set
+from sr_nas.metrics import evaluate_set
 from sr_nas.networks.dlsr import DLSR, PUBLISHED
 from sr_nas.networks.imdn import IMDN
 

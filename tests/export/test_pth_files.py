@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model, model_metadata
-from sr_nas.export.network_file import described, read_tensors, save_network
+from sr_nas.export.network_file import SETTINGS, described, read_settings, read_tensors, save_network, settings_tensor
 from sr_nas.export.pth_file import save_pth
-from sr_nas.networks.settings_tensor import SETTINGS, read_settings, settings_tensor
 from tests.export.networks import tiny_dlsr, tiny_imdn
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from sr_nas.errors import UserError
-from sr_nas.export.model import load_model
-from sr_nas.export.starting import start_from, starting_tensors
+from sr_nas.export.model import load_model, start_from, starting_tensors
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 

@@ -17,15 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
 from sr_nas.images.decode import decode, decode_with_metadata
-from sr_nas.images.files import (
-    IMAGE_SUFFIXES,
-    find_images,
-    list_images,
-    natural_order,
-    read_image,
-    read_rgb,
-    write_image,
-)
+from sr_nas.images.files import IMAGE_SUFFIXES, find_images, list_images, natural_order, read_image, read_rgb, write_image
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:

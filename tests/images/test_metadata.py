@@ -12,10 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from sr_nas.images.decode import decode_with_metadata
+from sr_nas.images.decode import Metadata, decode_with_metadata, fits
 from sr_nas.images.encode import encode, holds_profile
 from sr_nas.images.files import read_with_metadata, write_image
-from sr_nas.images.metadata import Metadata, fits
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]

@@ -12,8 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import read_image, write_image
-from sr_nas.images.size import image_size, whole_png_size
+from sr_nas.images.files import image_size, read_image, whole_png_size, write_image
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])

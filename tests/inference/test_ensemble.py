@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.sources import folder
 from sr_nas.export.released import load_released
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.tiles import upscale
-from sr_nas.metrics.benchmark import evaluate_set
+from sr_nas.metrics import evaluate_set
 
 
 class Slanted(nn.Module):

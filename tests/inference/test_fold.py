@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr_nas.inference.fold import folded
+from sr_nas.inference.optimize import folded
 from sr_nas.networks.imdn import IMDN
 from tests.export.networks import tiny_imdn, with_statistics
 

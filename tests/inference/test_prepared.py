@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.benchmarks import resolve_set
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.layouts import resolve_set
+from sr_nas.data.sources import folder
 from sr_nas.export.model import load_model
 from sr_nas.inference import packed
 from sr_nas.inference import prepared as module
@@ -19,11 +19,9 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.packed import Packed
 from sr_nas.inference.prepared import prepared, quickest
 from sr_nas.inference.tiles import upscale
-from sr_nas.metrics.benchmark import evaluate_set
-from sr_nas.networks.dlsr import DLSR
-from sr_nas.networks.imdn import IMDN
-from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
-from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.metrics import evaluate_set
+from sr_nas.networks.dlsr import DLSR, DLSR_CANDIDATES
+from sr_nas.networks.imdn import IMDN, IMDN_CANDIDATES
 from tests.export.networks import tiny_dlsr, tiny_imdn, with_statistics
 
 pytestmark = pytest.mark.skipif(not packed.is_available(), reason="this PyTorch comes without oneDNN")

@@ -6,8 +6,7 @@ import pytest
 from torch import nn
 
 from sr_nas.complexity.memory import peak_activation_bytes
-from sr_nas.inference.receptive import receptive_radius
-from sr_nas.inference.tile_size import ACTIVATION_BYTES, fitting_tile
+from sr_nas.inference.tiles import ACTIVATION_BYTES, fitting_tile, receptive_radius
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
-from sr_nas.inference.receptive import pools_globally, receptive_radius
-from sr_nas.inference.tiles import upscale
+from sr_nas.inference.tiles import pools_globally, receptive_radius, upscale
 from sr_nas.ops.attention import ContrastAwareChannelAttention
 
 

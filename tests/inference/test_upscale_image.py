@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
+from sr_nas.images.files import to_pixels, to_tensor
 from sr_nas.images.resize import imresize, upscale_bicubic
-from sr_nas.images.tensors import to_pixels, to_tensor
 from sr_nas.inference.images import upscale_image, upscaler
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN

@@ -15,17 +15,15 @@ import pytest
 import torch
 import yaml
 
-from sr_nas.complexity.summary import complexity
-from sr_nas.data.sources.folder import folder
+from sr_nas.complexity.macs import complexity
+from sr_nas.data.sources import folder
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.inference.images import upscaler
-from sr_nas.jobs import contestants
-from sr_nas.jobs.measuring import Bench
-from sr_nas.metrics import perceptual
-from sr_nas.metrics.benchmark import bicubic, score
+from sr_nas.jobs import model_table as contestants
+from sr_nas.jobs.model_table import MEASUREMENTS, Bench
+from sr_nas.metrics import bicubic, score
 from sr_nas.networks.imdn import IMDN
-from sr_nas.runs.measurements import MEASUREMENTS
 from tests.jobs.processes import TINY_TRAINING, command, interrupt, run
 
 
@@ -254,7 +252,7 @@ def test_too_little_memory_costs_a_set_only(
             raise error
         return score(sr, hr, scale, name)
 
-    monkeypatch.setattr("sr_nas.jobs.measuring.score", scored)
+    monkeypatch.setattr("sr_nas.jobs.model_table.score", scored)
     models = {"two": {"path": str(place / "x2.safetensors")}}
     printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)
     assert "not measured: bicubic on Own x2: the memory does not suffice to read, upscale and score photo2." in printed
@@ -318,7 +316,7 @@ def test_a_further_metric_is_a_further_figure(
     def distance(sr: np.ndarray, hr: np.ndarray) -> float:
         return float(np.abs(sr.astype(float) - hr).mean() / 255)
 
-    monkeypatch.setattr(perceptual, "perceptual_metrics", lambda names, device: dict.fromkeys(names, distance))
+    monkeypatch.setattr(contestants, "perceptual_metrics", lambda names, device: dict.fromkeys(names, distance))
     file = option_file(tmp_path, place, models={}, bicubic=[2], datasets={"Made": str(place / "Made")})
     run("evaluate", "-opt", file)
     assert table(tmp_path)["metrics"] == ["psnr", "ssim"]

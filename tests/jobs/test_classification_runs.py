@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from sr_nas.nasbench.table import true_accuracy
-from sr_nas.networks.nasbench201 import read_genotype
-from sr_nas.runs.folder import read_history
+from sr_nas.classification.nasbench201 import read_genotype
+from sr_nas.classification.nasbench201_table import true_accuracy
+from sr_nas.runs.run_dir import read_history
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 from tests.jobs.test_search_runs import assert_equal, everything

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from sr_nas.classification.darts import DARTS
 from sr_nas.export.network_file import load_classifier, read_metadata
-from sr_nas.networks.darts import DARTS
 from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.folder import read_history
-from sr_nas.runs.interrupt import Interrupt
+from sr_nas.runs.run_dir import read_history
+from sr_nas.runs.shutdown import Interrupt
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 from tests.jobs.test_search_runs import assert_equal

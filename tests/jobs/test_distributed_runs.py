@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.jobs import opening
+from sr_nas.jobs import run as opening
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.runs.distributed import LOST
-from sr_nas.runs.folder import read_history
+from sr_nas.runs.run_dir import read_history
 from tests.jobs.processes import ENVIRONMENT, TINY_SEARCH, command, run
 
 # Without BatchNorm, which sees the slices of a batch and not the batch.

@@ -11,7 +11,7 @@ import yaml
 from sr_nas.export.network_file import load_network
 from sr_nas.genotype import genotype_from
 from sr_nas.networks.dlsr import DLSR
-from sr_nas.runs.folder import read_history
+from sr_nas.runs.run_dir import read_history
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import TINY_TRAINING, run
 

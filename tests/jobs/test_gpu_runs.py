@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sr_nas
-from sr_nas.runs.folder import read_history
+from sr_nas.runs.run_dir import read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -14,10 +14,9 @@ from rich.console import Console
 from sr_nas.build import build_searcher
 from sr_nas.complexity.memory import _Tracker
 from sr_nas.errors import UserError
-from sr_nas.jobs import search_memory
+from sr_nas.jobs import search as search_memory
 from sr_nas.jobs.measure_inference import LAUNCHER
-from sr_nas.jobs.search import run_search
-from sr_nas.jobs.search_memory import step_bytes
+from sr_nas.jobs.search import run_search, step_bytes
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
 from tests.conftest import REPOSITORY
@@ -29,7 +28,7 @@ DATA = ("datasets:train:gt_size=48", "datasets:train:batch_size_per_gpu=3")
 MEASURE = """
 import json, torch
 from sr_nas.build import build_searcher
-from sr_nas.jobs.search_memory import needed_memory
+from sr_nas.jobs.search import needed_memory
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.runs.device import peak_memory, reset_peak_memory

@@ -17,7 +17,7 @@ from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.folder import read_history
+from sr_nas.runs.run_dir import read_history
 from tests.jobs.processes import TINY_SEARCH, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
+from sr_nas.classification.nasbench201_table import table
 from sr_nas.commands.numbers import seeds
-from sr_nas.jobs.seeds import Seeds, finished, run_seeds, summarise
-from sr_nas.nasbench.table import table
-from sr_nas.runs.folder import CHECKPOINT, append_history, read_history
+from sr_nas.runs.run_dir import CHECKPOINT, append_history, read_history
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr_nas.metrics.accuracy import NonFiniteLogits, evaluate_classifier, hits
+from sr_nas.classification.validation import NonFiniteLogits, evaluate_classifier, hits
 
 
 def test_by_hand() -> None:

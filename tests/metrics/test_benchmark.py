@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from sr_nas.data.pairs import Pairs
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
-from sr_nas.metrics.benchmark import bicubic, evaluate_set
-from sr_nas.metrics.psnr_ssim import psnr, ssim
+from sr_nas.metrics import bicubic, evaluate_set, psnr, ssim
 
 
 def nearest(lr: np.ndarray, scale: int) -> np.ndarray:

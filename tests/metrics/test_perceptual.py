@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sr_nas.errors import UserError
-from sr_nas.metrics.perceptual import perceptual_metrics
+from sr_nas.metrics import perceptual_metrics
 
 CPU = torch.device("cpu")
 

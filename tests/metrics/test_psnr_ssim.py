@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.metrics.psnr_ssim import PROTOCOL, luma, psnr, ssim
+from sr_nas.metrics import PROTOCOL, luma, psnr, ssim
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sr_nas.classification import nasbench201_table as table
+from sr_nas.classification.nasbench201 import EDGES, architecture_string, read_genotype
+from sr_nas.classification.nasbench201_table import pack
 from sr_nas.genotype import Genotype
-from sr_nas.nasbench import table
-from sr_nas.nasbench.pack import pack
-from sr_nas.networks.nasbench201 import EDGES, architecture_string, read_genotype
 
 # Index, CIFAR-10 valid and test, CIFAR-100 test, ImageNet16-120 test: table 6 of SA-DARTS names both.
 KNOWN = {
@@ -71,7 +71,7 @@ def test_all_rows_are_those_of_the_table(shared: Path, tmp_path: Path) -> None:
 
 def test_the_file_is_small_and_needs_no_torch() -> None:
     assert Path(table.__file__).with_name(table.FILE).stat().st_size < 1_000_000
-    code = "import sys; from sr_nas.nasbench.table import table; table(); print('torch' in sys.modules)"
+    code = "import sys; from sr_nas.classification.nasbench201_table import table; table(); print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"
 

@@ -11,14 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sr_nas.complexity.summary import count_params
+from sr_nas.classification.darts import DARTS, PUBLISHED, DARTSCell, DARTSFrame, read_cells
+from sr_nas.classification.darts_operations import AuxiliaryHead
+from sr_nas.complexity.macs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError, genotype_from, is_genotype_path
-from sr_nas.networks.darts import DARTS
-from sr_nas.networks.darts_cell import DARTSCell
-from sr_nas.networks.darts_frame import DARTSFrame
-from sr_nas.networks.darts_genotype import PUBLISHED, read_cells
-from sr_nas.ops.auxiliary_head import AuxiliaryHead
 from sr_nas.options.strict import Component
 from sr_nas.registry import CLASSIFIERS
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sr_nas.complexity.summary import classifier_complexity, count_params
+from sr_nas.classification.nasbench201 import NASBench201, architecture_string, read_genotype
+from sr_nas.complexity.macs import classifier_complexity, count_params
 from sr_nas.genotype import GenotypeError
-from sr_nas.networks.nasbench201 import NASBench201, architecture_string, read_genotype
 
 MIXED = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.ops.cell_mixed import CellMixedOp
-from sr_nas.ops.classification_candidates import DARTS_CANDIDATES, DARTS_OPERATIONS
+from sr_nas.classification.darts_operations import DARTS_CANDIDATES, DARTS_OPERATIONS
+from sr_nas.classification.mixed import CellMixedOp
 
 BUILDERS = {name: DARTS_CANDIDATES.get(name) for name in DARTS_OPERATIONS}
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.summary import count_params
-from sr_nas.ops.classification_candidates import DARTS_CANDIDATES, DARTS_OPERATIONS, FactorizedReduce, SeparableConv
+from sr_nas.classification.darts_operations import DARTS_CANDIDATES, DARTS_OPERATIONS, FactorizedReduce, SeparableConv
+from sr_nas.complexity.macs import count_params
 
 
 def built(name: str, channels: int, stride: int, affine: bool = True) -> nn.Module:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sr_nas.ops.drop_path import drop_path
+from sr_nas.classification.darts_operations import drop_path
 
 
 def test_whole_samples_are_dropped_and_the_expectation_stays() -> None:

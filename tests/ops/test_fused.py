@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from sr_nas.networks.dlsr import DLSR_CANDIDATES
+from sr_nas.networks.imdn import IMDN_CANDIDATES
 from sr_nas.ops import fused as fused_module
-from sr_nas.ops.depthwise import depthwise
-from sr_nas.ops.dlsr_candidates import DLSR_CANDIDATES
 from sr_nas.ops.fused import FusedMixedOp
-from sr_nas.ops.fused_forms import recognise
-from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.ops.fused_forms import depthwise, recognise
 from sr_nas.ops.mixed import MixedOp
 
 BUILDERS = {

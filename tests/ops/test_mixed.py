@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sr_nas.ops.imdn_candidates import IMDN_CANDIDATES
+from sr_nas.networks.imdn import IMDN_CANDIDATES
 from sr_nas.ops.mixed import MixedOp
 
 BUILDERS = {name: IMDN_CANDIDATES.get(name) for name in IMDN_CANDIDATES.names()}

@@ -11,8 +11,8 @@ import pytest
 
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
-from sr_nas.options.merging import Retyped, merge, settle
 from sr_nas.options.search import SearchOptions
+from sr_nas.options.strict import Retyped, merge, settle
 from sr_nas.options.train import TrainOptions
 from tests.conftest import REPOSITORY
 

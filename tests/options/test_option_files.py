@@ -13,12 +13,11 @@ import yaml
 
 from sr_nas.errors import UserError
 from sr_nas.options.benchmark import BenchmarkOptions
-from sr_nas.options.load import differences, dump_options, load_options
+from sr_nas.options.load import OptionLoader, differences, dump_options, load_options, read_options
 from sr_nas.options.schema import schema_text
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.tasks import SEARCHES, TRAININGS
 from sr_nas.options.train import TrainOptions
-from sr_nas.options.yaml_files import OptionLoader, read_options
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "options"

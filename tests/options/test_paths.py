@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from sr_nas.options.paths import ExistingFile, ExistingFolder
+from sr_nas.options.strict import ExistingFile, ExistingFolder
 
 
 class Settings(BaseModel):

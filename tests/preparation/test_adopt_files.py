@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.preparation import addresses
+from sr_nas.preparation import catalog as addresses
 from sr_nas.preparation.adopt_files import adopt_files
-from sr_nas.preparation.sets import is_there
+from sr_nas.preparation.download import is_there
 from sr_nas.registry import LABELLED
 from tests.jobs.processes import run
 from tests.preparation.images import contents

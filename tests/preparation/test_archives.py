@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.preparation.archives import extract, opened
+from sr_nas.preparation.download import extract, opened
 
 DANGEROUS = ["../up.png", "/top.png", "a/../../up.png", "a\\..\\up.png", "C:/up.png"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.resize import downscale
-from sr_nas.preparation.crop import Grid, crop
-from sr_nas.preparation.outcome import Outcome
+from sr_nas.preparation.generate import Grid, crop
+from sr_nas.preparation.outputs import Outcome
 from tests.preparation.images import contents, noise, save
 
 
@@ -148,6 +148,6 @@ def test_sub_images_of_other_folders_are_not_taken_for_those_of_these(tmp_path: 
 def test_the_pixels_say_where_to_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the header says, as of a turned photo."""
     save(tmp_path / "hr/a.png", 24, 12)
-    monkeypatch.setattr("sr_nas.preparation.crop.image_size", lambda file: (12, 36))
+    monkeypatch.setattr("sr_nas.preparation.generate.image_size", lambda file: (12, 36))
     (outcome,) = run(tmp_path / "hr", None, tmp_path / "out", Grid(12, 12, (2,)))
     assert (outcome.written, outcome.failure) == (4, "")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.preparation.addresses import DIV2K_ADDRESS, SETS, Archive
+from sr_nas.preparation.catalog import DIV2K_ADDRESS, SETS, Archive
 from sr_nas.preparation.download import obtain
 from tests.preparation.server import Site, serving
 

@@ -10,14 +10,13 @@ import lmdb
 import numpy as np
 import pytest
 
-from sr_nas.data.sources.lmdb import lmdb_pairs
+from sr_nas.data.sources import lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.decode import decode
 from sr_nas.images.files import list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
-from sr_nas.preparation import lmdb_writer
-from sr_nas.preparation.lmdb_writer import write_lmdb
-from sr_nas.preparation.lr import make_lr
+from sr_nas.preparation import generate as lmdb_writer
+from sr_nas.preparation.generate import make_lr, write_lmdb
 from tests.preparation.images import contents, noise, save
 
 

@@ -11,8 +11,8 @@ import pytest
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.resize import downscale
-from sr_nas.preparation.lr import make_lr
-from sr_nas.preparation.outcome import Outcome
+from sr_nas.preparation.generate import make_lr
+from sr_nas.preparation.outputs import Outcome
 from tests.preparation.images import contents, noise, save
 
 

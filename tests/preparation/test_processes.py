@@ -11,7 +11,7 @@ import time
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.preparation.processes import in_processes
+from sr_nas.preparation.outputs import in_processes
 
 
 def square(number: int) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def test_a_worker_that_is_killed_is_explained() -> None:
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     script = """if True:
         import multiprocessing, time
-        from sr_nas.preparation.processes import in_processes
+        from sr_nas.preparation.outputs import in_processes
         results = in_processes(time.sleep, [0, 0, 60, 60], 2)
         next(results)
         print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)

@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_nas.data.benchmarks import resolve_set
-from sr_nas.data.layouts import recognise
-from sr_nas.data.sources.folder import folder
+from sr_nas.data.layouts import recognise, resolve_set
+from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
-from sr_nas.preparation.addresses import SETS, Part
 from sr_nas.preparation.adopt import adopt
+from sr_nas.preparation.catalog import SETS, Part
 from sr_nas.preparation.check import check
-from sr_nas.preparation.placing import Placed
-from sr_nas.preparation.sets import is_there, parts_of, prepare
+from sr_nas.preparation.download import is_there, parts_of, prepare
+from sr_nas.preparation.outputs import Placed
 from tests.preparation.images import contents, noise, save
 from tests.preparation.server import Site, serving
 

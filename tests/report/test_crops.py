@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_nas.metrics.psnr_ssim import psnr
-from sr_nas.report.crops import crop_picture, extreme_gains, squared_error
+from sr_nas.metrics import psnr
+from sr_nas.report.tables import crop_picture, extreme_gains, squared_error
 
 
 def noise(seed: int, height: int = 22, width: int = 25) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_an_image_smaller_than_the_square() -> None:
 
 
 def test_the_picture_has_a_column_for_each_and_the_psnr_of_the_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_nas.report import crops
+    from sr_nas.report import tables as crops
 
     hr, bicubic, sr = noise(0), noise(1), noise(2)
     told = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.report.records import genotype_text, giga, macs, series, winners
+from sr_nas.report.plots import genotype_text, giga, macs, series, winners
 
 
 def test_series_are_the_values_of_the_history(make_history, imdn_choices) -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 from rich.console import Console, RenderableType
 
-from sr_nas.report.live import SearchView, TrainView
+from sr_nas.report.progress import SearchView, TrainView
 
 LOSSES = {"train": 0.03125, "task": 0.0298123, "regularizer": 0.0012, "cost": 2.1e-05, "total": 0.0310333}
 

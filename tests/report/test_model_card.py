@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sr_nas.metrics.psnr_ssim import PROTOCOL
+from sr_nas.metrics import PROTOCOL
 from sr_nas.networks.dlsr import DLSR, PUBLISHED
 from sr_nas.networks.imdn import IMDN
 from sr_nas.report.model_card import draw, model_card

@@ -12,8 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sr_nas.report.figures import line_styles, save
-from sr_nas.report.plots import alpha_figure, beta_figure, plot_alpha, plot_beta
+from sr_nas.report.plots import alpha_figure, beta_figure, line_styles, plot_alpha, plot_beta, save
 
 
 def data(line: Line2D) -> tuple[list[float], list[float]]:

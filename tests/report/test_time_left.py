@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sr_nas.report.timing import TimeLeft, duration, step_duration
+from sr_nas.report.progress import TimeLeft, duration, step_duration
 
 
 class Clock:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_nas.runs.available import _control_groups, available_memory
+from sr_nas.runs.device import _control_groups, available_memory
 
 STAT = "anon 5\nfile 9\nactive_file 2\ninactive_file 7\n"
 

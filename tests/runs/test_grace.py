@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 # The handler of a run that is stuck notes the signal, and the run goes on waiting.
 PROGRAM = """
 import os, signal, threading, time
-from sr_nas.runs.grace import ending_after_a_signal
+from sr_nas.runs.distributed import ending_after_a_signal
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGCHLD, lambda *_: None)
 with ending_after_a_signal(0.2, "first"):

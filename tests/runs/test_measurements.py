@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sr_nas.errors import UserError
+from sr_nas.jobs.model_table import MEASUREMENTS, digest, file_digest, measurements
 from sr_nas.runs.device import peak_memory, reset_peak_memory
-from sr_nas.runs.measurements import MEASUREMENTS, digest, file_digest, measurements
 
 
 def test_what_was_added_is_there_again_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_damaged_line_is_no_measurement(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such lock")
 def test_only_one_process_measures_in_a_folder(tmp_path: Path) -> None:
-    imports = "from pathlib import Path\nfrom sr_nas.runs.measurements import measurements\n"
+    imports = "from pathlib import Path\nfrom sr_nas.jobs.model_table import measurements\n"
     code = f"{imports}with measurements(Path({str(tmp_path)!r})): pass"
     with measurements(tmp_path):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

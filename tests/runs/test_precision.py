@@ -8,7 +8,7 @@ from torch import nn
 
 from sr_nas.errors import UserError
 from sr_nas.inference.tiles import upscale
-from sr_nas.runs.precision import check_precision, resolve_precision
+from sr_nas.runs.device import check_precision, resolve_precision
 
 
 class Loud(nn.Module):

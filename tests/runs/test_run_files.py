@@ -13,8 +13,8 @@ from sr_nas.errors import UserError
 from sr_nas.runs.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.files import replacing, sweep, write_text
-from sr_nas.runs.folder import append_history, cut_history, new_run, read_history, resumable_runs
-from sr_nas.runs.interrupt import Interrupt
+from sr_nas.runs.run_dir import append_history, cut_history, new_run, read_history, resumable_runs
+from sr_nas.runs.shutdown import Interrupt
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

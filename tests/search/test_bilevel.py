@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sr_nas.search.alpha import Alpha
-from sr_nas.search.bilevel import alpha_gradient
-from sr_nas.search.finite_difference import alpha_gradient_by_differences
-from sr_nas.search.objective import Objective
-from sr_nas.search.regularizers import sa
-from sr_nas.search.relaxations import softmax
+from sr_nas.search.alpha import Alpha, softmax
+from sr_nas.search.bilevel import alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.objective import Objective, sa
 from tests.search.toy import ToySpace, ToyStream
 
 COSTS = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}

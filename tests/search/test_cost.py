@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sr_nas.search.cost import expected_cost, normalised_cost
+from sr_nas.search.objective import expected_cost, normalised_cost
 
 TABLE = {"one": torch.tensor([1.0, 3.0]), "two": torch.tensor([10.0, 20.0, 70.0])}
 

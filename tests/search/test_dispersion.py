@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from sr_nas.analysis.history import alpha_statistics, closest_label, labels_of, share_of, top2_gap, top2_gaps
 from sr_nas.genotype import Choice, Genotype
-from sr_nas.search.dispersion import alpha_statistics, closest_label, labels_of, share_of, top2_gap, top2_gaps
 
 CHOICES = {"edge1": Choice(("none", "skip", "conv")), "edge2": Choice(("none", "skip", "conv"))} | {
     "inputs": Choice(("a", "b", "skip"), picks=2, of="inputs")

@@ -14,11 +14,9 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.runs.distributed import LOST, from_first, is_first, largest, mean, processes, rank, world_size
-from sr_nas.runs.interrupt import Interrupt
-from sr_nas.search.alpha import Alpha
-from sr_nas.search.objective import Objective
-from sr_nas.search.regularizers import sa
-from sr_nas.search.relaxations import gumbel_softmax, softmax
+from sr_nas.runs.shutdown import Interrupt
+from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
+from sr_nas.search.objective import Objective, sa
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
 from tests.two_processes import run_two

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sr_nas.search.landscape import over_plane, random_direction
+from sr_nas.analysis.landscape import over_plane, random_direction
 
 ALPHA = {"a": torch.tensor([-7.0, -4.0, -4.0], dtype=torch.float64), "b": torch.tensor([0.0, 3.0], dtype=torch.float64)}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sr_nas.analysis.history import gap_labels, mean_and_std, quantities
 from sr_nas.genotype import Choice
-from sr_nas.search.quantities import gap_labels, mean_and_std, quantities
 
 CHOICES = {
     "a": Choice(("skip_connect", "conv")),

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sr_nas.registry import REGULARIZERS
-from sr_nas.search.regularizers import beta, l2, none, sa
-from sr_nas.search.schedules import constant, linear
+from sr_nas.search.objective import beta, constant, l2, linear, none, sa
 
 ALPHA = [-2.0, -0.5, 0.0, 1.0, 3.0]
 

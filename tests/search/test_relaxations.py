@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.search.draw import Draw, in_pass
-from sr_nas.search.relaxations import gumbel_softmax, softmax
+from sr_nas.search.alpha import Draw, gumbel_softmax, in_pass, softmax
 
 ALPHA = torch.tensor([-1.0, 0.0, 0.5, 1.5], dtype=torch.float64)
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sr_nas.analysis.history import decision
 from sr_nas.errors import UserError
-from sr_nas.search.alpha import Alpha
-from sr_nas.search.decision import decision
-from sr_nas.search.objective import Objective
-from sr_nas.search.regularizers import none, sa
-from sr_nas.search.relaxations import gumbel_softmax, softmax
+from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
+from sr_nas.search.objective import Objective, none, sa
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
 

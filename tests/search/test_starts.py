@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sr_nas.genotype import Choice, Genotype
-from sr_nas.search.alpha import Alpha
-from sr_nas.search.relaxations import softmax
+from sr_nas.search.alpha import Alpha, softmax
 from tests.search.toy import ToySpace
 
 EDGE = {"edge": Choice(("none", "skip_connect", "conv1", "conv3", "pool"))}

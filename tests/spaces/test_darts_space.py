@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from sr_nas.complexity.summary import count_params
-from sr_nas.complexity.table import cost_table
+from sr_nas.classification.darts import DARTS, KINDS, operation_and_source, pick, read_cells
+from sr_nas.classification.darts_operations import DARTS_CANDIDATES, DARTS_OPERATIONS
+from sr_nas.classification.darts_space import DARTSSpace
+from sr_nas.complexity.costs import cost_table
+from sr_nas.complexity.macs import count_params
 from sr_nas.genotype import Genotype
-from sr_nas.networks.darts import DARTS
-from sr_nas.networks.darts_genotype import KINDS, operation_and_source, pick, read_cells
-from sr_nas.ops.classification_candidates import DARTS_CANDIDATES, DARTS_OPERATIONS
 from sr_nas.options.strict import Component
 from sr_nas.registry import CLASSIFICATION_SPACES
-from sr_nas.spaces.darts import DARTSSpace
 
 TINY: dict[str, Any] = {"channels": 4, "num_cells": 3}
 WITHOUT_POOLS = [name for name in DARTS_OPERATIONS if not name.startswith(("none", "max", "avg"))]

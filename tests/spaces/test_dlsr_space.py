@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sr_nas.complexity.table import cost_table
+from sr_nas.complexity.costs import cost_table
 from sr_nas.spaces.dlsr import DLSRSpace
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from sr_nas.complexity.macs import count_macs
-from sr_nas.complexity.summary import count_params
-from sr_nas.complexity.table import cost_table
+from sr_nas.complexity.costs import cost_table
+from sr_nas.complexity.macs import count_macs, count_params
 from sr_nas.genotype import Genotype, genotype_from
 from sr_nas.registry import COSTS, NETWORKS, SPACES
-from sr_nas.search.cost import expected_cost, normalised_cost
-from sr_nas.search.relaxations import softmax
+from sr_nas.search.alpha import softmax
+from sr_nas.search.objective import expected_cost, normalised_cost
 
 SMALL: dict[str, dict[str, Any]] = {"IMDN": {"nf": 16, "num_blocks": 2}, "DLSR": {"nf": 16, "num_cells": 5}}
 MEASURED = {"flops": lambda network: count_macs(network, (720, 1280))[0][""], "params": count_params}

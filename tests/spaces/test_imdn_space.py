@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr_nas.complexity.table import cost_table
+from sr_nas.complexity.costs import cost_table
 from sr_nas.errors import UserError
 from sr_nas.genotype import genotype_from
 from sr_nas.networks.imdn import IMDN

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from sr_nas.complexity.table import cost_table
+from sr_nas.classification.mixed import mixed_together
+from sr_nas.classification.nasbench201 import EDGES, NASBENCH201_CANDIDATES, read_genotype
+from sr_nas.classification.nasbench201_space import NASBench201Space
+from sr_nas.complexity.costs import cost_table
 from sr_nas.genotype import Genotype
-from sr_nas.networks.nasbench201 import EDGES, read_genotype
-from sr_nas.ops.fused_edges import mixed_together
 from sr_nas.ops.mixed import MixedOp
-from sr_nas.ops.nasbench201_candidates import NASBENCH201_CANDIDATES
-from sr_nas.spaces.nasbench201 import NASBench201Space
 
 NAMES = NASBENCH201_CANDIDATES.names()
 

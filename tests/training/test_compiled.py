@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sr_nas.errors import UserError
-from sr_nas.training.compiled import check_compiler
+from sr_nas.trainer import check_compiler
 from tests.training.test_trainer import assert_same, trainer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sr_nas.training.divergence import RECENT, DivergenceWatch
+from sr_nas.trainer import RECENT, DivergenceWatch
 
 
 def watched(losses: list[float], factor: float | None = 10.0, window: int = 20) -> DivergenceWatch:

@@ -7,10 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 
+from sr_nas.classification.darts import DARTS
+from sr_nas.classification.nasbench201 import NASBench201
+from sr_nas.classification.training import DropPathSchedule
 from sr_nas.errors import UserError
-from sr_nas.networks.darts import DARTS
-from sr_nas.networks.nasbench201 import NASBench201
-from sr_nas.training.drop_path_schedule import DropPathSchedule
 
 
 def darts() -> DARTS:

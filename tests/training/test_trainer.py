@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 from sr_nas.networks.imdn import IMDN
 from sr_nas.optim import WarmUp, adam, multistep, sgd
-from sr_nas.training.distillation import Distillation
-from sr_nas.training.divergence import Diverged, DivergenceWatch
-from sr_nas.training.trainer import Trainer
+from sr_nas.trainer import Distillation, Diverged, DivergenceWatch, Trainer
 
 
 class Batches:

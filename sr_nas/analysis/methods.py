@@ -1,0 +1,153 @@
+"""Finished or unfinished searches, read from their folders and put together by method."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sr_nas.analysis.history import Record
+from sr_nas.analysis.seeds import runs_of
+from sr_nas.build import bound
+from sr_nas.errors import UserError, listing
+from sr_nas.genotype import Choices
+from sr_nas.options.classification import ClassificationSearchOptions
+from sr_nas.options.load import load_options, read_options
+from sr_nas.options.tasks import SEARCHES, AnySearch
+from sr_nas.registry import CLASSIFICATION_SPACES, SPACES
+from sr_nas.runs.run_dir import OPTIONS, read_history
+
+# What may differ between two seeds of one method.
+_FREE = ("name", "manual_seed", "logger", "num_gpu", "path")
+_FREE_OF_A_DATASET = ("name", "num_worker_per_gpu")
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """A search as its folder tells it; the data that it searched on need not be there."""
+
+    folder: Path
+    options: AnySearch
+    choices: Choices
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Searches that differ in their seeds alone.
+
+    Attributes:
+        name: that of the runs, without ``_seed<number>``; with the folder of the first run where two methods would share it.
+        runs: by seed, of which no two are the same.
+    """
+
+    name: str
+    runs: list[SearchRun]
+
+    @property
+    def choices(self) -> Choices:
+        """Those of the space, which all runs share."""
+        return self.runs[0].choices
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the runs."""
+        return [run.options.manual_seed for run in self.runs]
+
+    def records(self) -> list[list[Record]]:
+        """Return the history of every run, as far as all of them have come."""
+        epochs = min(len(run.history) for run in self.runs)
+        return [list(run.history[:epochs]) for run in self.runs]
+
+    def last(self) -> list[Record]:
+        """Return every run's record of the last epoch that all of them have."""
+        return [history[-1] for history in self.records()]
+
+    def unequal(self) -> str | None:
+        """Say what is not looked at, where some runs have come further than others."""
+        lengths = [len(run.history) - 1 for run in self.runs]
+        if min(lengths) == max(lengths):
+            return None
+        return f"{self.name}: its runs have come to epochs {listing(lengths)}; all are looked at up to epoch {min(lengths)}."
+
+
+def read_run(folder: Path) -> SearchRun:
+    """Read a search.
+
+    Raises:
+        UserError: it is no folder of a search, or has no epoch yet.
+    """
+    if not (folder / OPTIONS).is_file():
+        raise UserError(f"{folder} holds no {OPTIONS}: name the folder of a search, such as experiments/sa_nasbench201.")
+    if "search" not in read_options(folder / OPTIONS):
+        raise UserError(f"{folder} is the run of a training; the folder of a search is needed.")
+    options = load_options(SEARCHES, folder / OPTIONS, check_files=False)
+    history = read_history(folder)
+    if not history:
+        raise UserError(f"the search in {folder} has no history yet.")
+    return SearchRun(folder, options, choices_of(options), history)
+
+
+def choices_of(options: AnySearch) -> Choices:
+    """Return the choices of the space that options name; its weights are never made."""
+    with torch.device("meta"):
+        if isinstance(options, ClassificationSearchOptions):
+            space = bound(CLASSIFICATION_SPACES, options.network_g)()
+        else:
+            space = bound(SPACES, options.network_g)(scale=options.scale)
+    choices: Choices = space.choices()
+    return choices
+
+
+def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method]:
+    """Read searches and group them: those whose options differ in name, seed, device, paths and logs alone are one method.
+
+    Args:
+        folders: of searches; one that ``tools/search.py --seeds`` leaves beside its runs, ``<name>_seeds``, stands for them.
+        epoch: the last to look at; by default all that there are.
+
+    Raises:
+        UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
+    """
+    groups: dict[str, list[SearchRun]] = {}
+    found = {run.resolve(): run for folder in folders for run in runs_of(folder)}
+    for run in (_until(read_run(folder), epoch) for folder in found.values()):
+        group = groups.setdefault(_decisive(run.options), [])
+        for other in group:
+            if other.options.manual_seed == run.options.manual_seed:
+                raise UserError(
+                    f"{other.folder} and {run.folder} are the same search with the same seed, {run.options.manual_seed}: "
+                    "it would count twice. Name one of them."
+                )
+        group.append(run)
+    names = [re.sub(r"_seed\d+$", "", group[0].options.name) for group in groups.values()]
+    return [
+        Method(
+            name if names.count(name) == 1 else f"{name} ({group[0].folder.name})",
+            sorted(group, key=lambda run: run.options.manual_seed),
+        )
+        for name, group in zip(names, groups.values(), strict=True)
+    ]
+
+
+def _until(run: SearchRun, epoch: int | None) -> SearchRun:
+    if epoch is None:
+        return run
+    if epoch not in range(len(run.history)):
+        raise UserError(f"{run.folder} has the epochs 0 to {len(run.history) - 1}, and no epoch {epoch}.")
+    return replace(run, history=run.history[: epoch + 1])
+
+
+def _decisive(options: AnySearch) -> str:
+    dumped = options.model_dump(mode="json")
+    for key in _FREE:
+        dumped.pop(key)
+    for dataset in dumped["datasets"].values():
+        for key in _FREE_OF_A_DATASET:
+            dataset.pop(key, None)
+    return json.dumps(dumped, sort_keys=True)

@@ -1,1 +1,0 @@
-"""Sets of labelled images. To add one, register a function here; ``part`` is ``"train"`` or ``"test"``."""

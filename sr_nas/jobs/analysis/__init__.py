@@ -1,1 +1,0 @@
-"""The analyses of SA-DARTS, from the folders of searches."""

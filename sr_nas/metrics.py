@@ -1,0 +1,231 @@
+"""PSNR and SSIM on the luma of uint8 RGB images, by the protocol of the field's tables."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sr_nas.errors import UserError
+from sr_nas.images.resize import upscale_bicubic
+
+SSIM_WINDOW = 11
+
+PROTOCOL: dict[str, str] = {
+    "lr": "HR cropped to a multiple of the scale, then MATLAB's bicubic imresize (a = -0.5, antialias, symmetric border), "
+    "rounded to uint8 after each of its two passes",
+    "output": "clipped and rounded to uint8 RGB",
+    "luma": "Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 (BT.601, studio range), floating point",
+    "shave": "as many pixels off each side as the scale",
+    "psnr": "peak 255, per image, then the mean over the images",
+    "ssim": "Wang et al. 2004: 11x11 Gaussian window, sigma 1.5, K 0.01 and 0.03, L 255, valid region, mean over the images",
+    "grey": "converted to RGB before anything else",
+}
+"""How the numbers are made, for people and for JSON."""
+
+
+def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return Y of ITU-R BT.601 in studio range, 16..235 and not rounded: uint8 [H, W, 3] in, float64 [H, W] out."""
+    return 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
+
+
+def psnr(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> float:
+    """Peak signal-to-noise ratio of Y in dB; infinite for images that are equal there.
+
+    Args:
+        sr: the result, uint8 [H, W, 3], RGB.
+        hr: the original, of the same shape.
+        scale: pixels to shave off each side.
+
+    Raises:
+        TypeError: not uint8.
+        UserError: the sizes differ, or nothing is left after shaving.
+    """
+    sr_luma, hr_luma = _shaved(sr, hr, scale, at_least=1)
+    error = float(np.mean((sr_luma - hr_luma) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def ssim(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> float:
+    """Structural similarity of Y (Wang et al. 2004, "Image quality assessment", eq. 13), -1..1.
+
+    Args:
+        sr: the result, uint8 [H, W, 3], RGB.
+        hr: the original, of the same shape.
+        scale: pixels to shave off each side.
+
+    Raises:
+        TypeError: not uint8.
+        UserError: the sizes differ, or less than the 11x11 window is left after shaving.
+    """
+    from skimage.metrics import structural_similarity
+
+    sr_luma, hr_luma = _shaved(sr, hr, scale, at_least=SSIM_WINDOW)
+    # With Gaussian weights scikit-image cuts the kernel at 3.5 sigma, which is 5 pixels to each side, and averages over
+    # the region in which the window lies within the image.
+    return float(
+        structural_similarity(
+            sr_luma, hr_luma, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, K1=0.01, K2=0.03
+        )
+    )
+
+
+def _shaved(
+    sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, at_least: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if sr.dtype != np.uint8 or hr.dtype != np.uint8:
+        raise TypeError(f"the protocol compares uint8 images, not {sr.dtype} with {hr.dtype}")
+    if sr.shape != hr.shape:
+        raise UserError(f"the result has {_size(sr)} pixels, but the original has {_size(hr)}: they cannot be compared.")
+    if min(hr.shape[:2]) - 2 * scale < at_least:
+        raise UserError(
+            f"an image of {_size(hr)} pixels is too small: {at_least}x{at_least} must be left with {scale} shaved off each side."
+        )
+    inner = slice(scale, -scale or None)
+    return luma(sr[inner, inner]), luma(hr[inner, inner])
+
+
+def _size(image: NDArray[np.uint8]) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+# MERGED sr_nas.metrics: Scores of an upscaler on a set of image pairs.
+
+
+Upscale = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+"""(LR uint8 [h, w, 3], scale) -> SR uint8 [h * scale, w * scale, 3]"""
+
+
+def bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Enlarge by MATLAB's bicubic ``imresize``, the baseline of every table: uint8 [h, w, 3] -> [h * scale, w * scale, 3].
+
+    Rounded once, at the end, as the output of a network is; MATLAB rounds after each of its two passes as well, which
+    costs Set5 .005 dB at x2.
+    """
+    return np.rint(upscale_bicubic(lr.astype(np.float64), scale).clip(0, 255)).astype(np.uint8)
+
+
+class ImagePairs(Protocol):
+    """What is needed of a set: see :class:`sr_nas.data.pairs.Pairs`."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def hr(self, index: int) -> NDArray[np.uint8]: ...
+
+    def lr(self, index: int) -> NDArray[np.uint8]: ...
+
+
+def evaluate_set(
+    upscale: Upscale, pairs: ImagePairs, scale: int, on_image: Callable[[str, dict[str, float]], None] | None = None
+) -> dict[str, Any]:
+    """Return PSNR in dB and SSIM by :data:`sr_nas.metrics.PROTOCOL`.
+
+    Args:
+        upscale: what to score.
+        pairs: the images.
+        scale: enlargement, and the pixels shaved off each side.
+        on_image: called with an image's name and scores as soon as they are known.
+
+    Returns:
+        ``{"psnr": mean, "ssim": mean, "images": {name: {"psnr": ..., "ssim": ...}}}``, images in the order of the set.
+
+    Raises:
+        UserError: the set is empty, or an image cannot be scored; the text names it.
+    """
+    if not len(pairs):
+        raise UserError("there are no images to evaluate on.")
+    images: dict[str, dict[str, float]] = {}
+    if len(set(pairs.names)) != len(pairs):
+        raise UserError("two images of the set have one name, so that their scores cannot be told apart.")
+    for index, name in enumerate(pairs.names):
+        hr = pairs.hr(index)
+        images[name] = score(upscale(pairs.lr(index), scale), hr, scale, name)
+        if on_image:
+            on_image(name, images[name])
+    return {**means(list(images.values())), "images": images}
+
+
+def score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, name: str) -> dict[str, float]:
+    """Return ``{"psnr", "ssim"}`` of one image by the protocol; a UserError begins with ``name``."""
+    try:
+        return {"psnr": psnr(sr, hr, scale), "ssim": ssim(sr, hr, scale)}
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def means(images: Sequence[Mapping[str, float]], metrics: Sequence[str] = ("psnr", "ssim")) -> dict[str, float]:
+    """Return the means over images, of which there must be one."""
+    return {metric: float(np.mean([scores[metric] for scores in images])) for metric in metrics}
+
+
+# MERGED sr_nas.metrics: Learned metrics beside PSNR and SSIM: LPIPS (Zhang et al. 2018) and DISTS
+# (Ding et al. 2020), lower is better.
+#
+# Both compare the activations of networks trained on ImageNet, as torchmetrics implements them. Its wheel holds
+# their own small
+# weights; those of AlexNet and VGG-16 are torchvision's, which downloads them once.
+
+
+PERCEPTUAL_PROTOCOL = {
+    "lpips": "LPIPS 0.1 with AlexNet, RGB in 0..1, the whole image, mean over the images; lower is better",
+    "dists": "DISTS with VGG-16, RGB in 0..1, the whole image, mean over the images; lower is better",
+}
+BACKBONES = {"lpips": "AlexNet", "dists": "VGG-16"}
+
+Metric = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+"""(SR, HR), both uint8 [H, W, 3], RGB -> score"""
+
+
+def perceptual_metrics(names: Sequence[str], device: torch.device) -> dict[str, Metric]:
+    """Return the metrics of these names, ``lpips`` or ``dists``, ready to run on the device.
+
+    Raises:
+        UserError: torchmetrics or torchvision is not installed, or the weights are neither here nor to be had.
+    """
+    return {name: _metric(name, device) for name in names}
+
+
+def _metric(name: str, device: torch.device) -> Metric:
+    module = _load(name).to(device).eval()
+
+    def compare(sr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> float:
+        sr_tensor, hr_tensor = (
+            torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device).float() / 255 for image in (sr, hr)
+        )
+        with torch.inference_mode():
+            value = float(module(sr_tensor, hr_tensor))
+        module.reset()
+        return value
+
+    return compare
+
+
+def _load(name: str) -> Any:
+    try:
+        importlib.import_module("torchvision")  # without it torchmetrics fails in ways of its own
+        if name == "lpips":
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            return LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+        from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+
+        return DeepImageStructureAndTextureSimilarity()
+    except ImportError as error:
+        raise UserError(
+            f"perceptual: {name} needs torchmetrics and torchvision, which are not both installed ({error}). "
+            "pip install 'sr_nas[perceptual]', or take it out of the option perceptual."
+        ) from error
+    except OSError as error:  # urllib's errors are OSErrors
+        raise UserError(
+            f"perceptual: {name} needs the weights of {BACKBONES[name]}, which torchvision downloads once, and that failed: "
+            f"{error}. Without internet, copy the file whose address is printed above into "
+            f"{torch.hub.get_dir()}/checkpoints, or take {name} out of the option perceptual."
+        ) from error

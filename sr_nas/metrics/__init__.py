@@ -1,1 +1,0 @@
-"""PSNR and SSIM as the tables of super-resolution papers have them."""
