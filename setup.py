@@ -46,6 +46,9 @@ setup(
         "opencv-python-headless>=4.8",
         "pillow>=10.0",  # decodes the rest, and tells what is incomplete, animated or turned
         "lmdb>=1.4",
+        "pooch>=1.7",  # fetches published archives and verifies their hashes
+        "imagehash>=4.3",  # perceptual hashes: the same picture twice in a data set
+        "psutil>=5.9",  # memory of the machine and of processes
         "kornia>=0.6.10",  # the first whose Gaussian takes a dtype; the filter of L1HFENLoss
     ],
     extras_require={
