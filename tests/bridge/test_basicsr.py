@@ -62,6 +62,7 @@ def test_a_stock_basicsr_model_trains_our_network(network: dict[str, object], ba
 def test_basicsrs_training_set_reads_what_ours_reads(backend: str, basicsr: ModuleType, tmp_path: Path) -> None:
     """Patches as large as the image: what is left of its randomness is the orientation."""
     from sr_nas.bridge.basicsr_pairs import BasicsrPairs
+
     from sr_nas.data.patches import PatchDataset, orient
     from sr_nas.data.sources import folder
     from sr_nas.images.files import to_tensor

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from sr_nas.jobs.measure_inference import LAUNCHER
 
 from sr_nas.build import build_searcher
 from sr_nas.complexity.memory import _Tracker
 from sr_nas.errors import UserError
 from sr_nas.jobs import search as search_memory
-from sr_nas.jobs.measure_inference import LAUNCHER
 from sr_nas.jobs.search import run_search, step_bytes
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
