@@ -72,7 +72,7 @@ def walk(*arguments: str) -> Walk:
         code = main(arguments)
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     if code:
         raise SystemExit(f"sr-nas {' '.join(arguments)} ended with {code}")
     return result
