@@ -5,6 +5,7 @@ A space is a module with labelled choices; alpha lives outside it. A label used 
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,28 @@ class SearchSpace(Protocol):
     def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
         """Where each label's candidate sits in the derived network; labels without a cost of their own are absent."""
         ...
+
+
+def reparameterized(network: nn.Module) -> nn.Module:
+    """Return a copy in which every module with a method ``reparameterize()`` is replaced by what the method returns.
+
+    The method returns a module that computes the same in evaluation mode and is cheaper, such as one convolution for the branches
+    of a RepVGG block (Ding et al. 2021). Export, inference and counting run networks in this form. A module that is replaced is
+    not searched for further ones.
+
+    Args:
+        network: left as it is; its copy is of use in evaluation mode alone.
+    """
+    return _reparameterize(copy.deepcopy(network))
+
+
+def _reparameterize(module: nn.Module) -> nn.Module:
+    if callable(convert := getattr(module, "reparameterize", None)):
+        replacement: nn.Module = convert()
+        return replacement.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, _reparameterize(child))
+    return module
 
 
 def keep_strongest(arch: str, choices: Choices, weights: Weights) -> Genotype:

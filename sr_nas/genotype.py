@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +73,10 @@ class Genotype:
             "arch": self.arch,
             "genotype": {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks},
         }
+
+
+GenotypeLike = Genotype | Mapping[str, Any] | Sequence[str] | str
+"""What :func:`genotype_from` takes: the type of a network's parameter ``genotype``. An option file may give a path instead."""
 
 
 def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:

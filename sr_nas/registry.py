@@ -1,50 +1,51 @@
-"""How names in option files find functions and classes.
+"""Registries: named functions and classes that an option file selects by ``type``.
 
-A :class:`Registry` fills itself by importing every module of one package the first time it is asked, so adding an
-entry is adding one decorated function or class in one file. Its keyword arguments *are* its options: their types,
-defaults and bounds are read off its signature.
+A :class:`Registry` imports every module of one package when it is first asked, so adding an entry means adding one decorated
+function or class to one file. The entry's keyword arguments *are* its options: :mod:`sr_nas.options.signatures` reads their
+types, defaults and bounds off its signature.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
-import typing
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
-
-from pydantic import BaseModel, create_model, model_validator
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from sr_nas.errors import UserError, listing, nearest
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
+class Section(Protocol):
+    """A checked section of an option file that selects an entry."""
+
+    type: str
+
+    def arguments(self) -> dict[str, Any]:
+        """The entry's keyword arguments."""
+        ...
+
+
 class Registry(Generic[Entry]):
-    """Names of one kind of thing.
+    """Named functions or classes of one kind.
 
     Args:
-        kind: what the entries are, in the words of an error message (``"regularizer"``).
+        kind: what the entries are, as error messages call it (``"regularizer"``).
         package: dotted name of the module or package whose import registers the entries.
-        supplied: parameters that the program supplies and an option file therefore never names.
-        guests: beginning of names -> module whose function ``entry(name)`` makes the entry when it is first asked for: things
-            of an optional package, which are not among :meth:`names`.
+        supplied: parameters that the program passes itself; no option sets them.
+        guests: prefix of names -> module with a function ``entry(name)``, for entries of an optional package
+            (``"basicsr.RRDBNet"``). They are not listed by :meth:`names`.
     """
 
     def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = (), guests: Mapping[str, str] | None = None) -> None:
-        self.kind = kind
-        self.supplied = supplied
-        self.guests = guests or {}
-        self.package = package
+        self.kind, self.package, self.supplied, self.guests = kind, package, supplied, guests or {}
         self._entries: dict[str, Entry] = {}
-        self._guest_entries: dict[str, Entry] = {}
-        self._settings: dict[tuple[str, type[BaseModel]], type[BaseModel]] = {}
         self._filled = False
 
     def register(self, name: str | None = None) -> Callable[[Entry], Entry]:
-        """Decorate a function or class to enter it under ``name`` (default: its own name)."""
+        """Decorator that enters a function or class under ``name`` (default: its own name)."""
 
         def enter(entry: Entry) -> Entry:
             key = name or entry.__name__
@@ -55,90 +56,41 @@ class Registry(Generic[Entry]):
 
         return enter
 
-    @contextmanager
-    def lent(self, entries: Mapping[str, Entry]) -> Iterator[None]:
-        """Within the block there are these entries too, where none of their name was."""
+    def names(self) -> list[str]:
+        """All names, by module and in the order of registration within it, whichever module was imported first."""
         self._fill()
-        if taken := entries.keys() & self._entries.keys():
-            raise ValueError(f"{self.kind} '{min(taken)}' is registered twice")
-        self._entries |= entries
-        try:
-            yield
-        finally:
-            for name in entries:
-                del self._entries[name]
+        modules = {name: getattr(entry, "func", entry).__module__ for name, entry in self._entries.items()}
+        return sorted((name for name in modules if not self.is_guest(name)), key=modules.__getitem__)
+
+    def is_guest(self, name: Any) -> bool:
+        """Whether a name belongs to an optional package."""
+        return isinstance(name, str) and name.startswith(tuple(self.guests))
+
+    def get(self, name: str) -> Entry:
+        """Return the entry called ``name``.
+
+        Raises:
+            UserError: there is none (the message names the nearest and the allowed ones), or its optional package is missing.
+        """
+        self._fill()
+        if name not in self._entries:
+            if not self.is_guest(name):
+                raise UserError(f"unknown {self.kind} '{name}'{nearest(name, self.names())} Allowed: {listing(self.names())}.")
+            module = next(module for prefix, module in self.guests.items() if name.startswith(prefix))
+            self._entries[name] = importlib.import_module(module).entry(name)
+        return self._entries[name]
+
+    def build(self, section: Section) -> Callable[..., Any]:
+        """Return the entry that a section selects with the section's options filled in; call it with the supplied arguments."""
+        return partial(self.get(section.type), **section.arguments())
 
     def _fill(self) -> None:
         if self._filled:
             return
         module = importlib.import_module(self.package)
-        for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            importlib.import_module(f"{self.package}.{found.name}")
+        for submodule in pkgutil.iter_modules(getattr(module, "__path__", [])):
+            importlib.import_module(f"{self.package}.{submodule.name}")
         self._filled = True
-
-    def names(self) -> list[str]:
-        """All names, ordered by module and then as they stand in it: whatever was imported first."""
-        self._fill()
-        return sorted(self._entries, key=lambda name: self._entries[name].__module__)
-
-    def is_guest(self, name: Any) -> bool:
-        """Whether a name is one of an optional package's."""
-        return isinstance(name, str) and name.startswith(tuple(self.guests))
-
-    def get(self, name: str) -> Entry:
-        """Return the entry of ``name``.
-
-        Raises:
-            UserError: no such entry, the text names the nearest and all allowed ones; or a guest's package is missing.
-        """
-        self._fill()
-        if self.is_guest(name):
-            if name not in self._guest_entries:
-                module = next(module for prefix, module in self.guests.items() if name.startswith(prefix))
-                self._guest_entries[name] = importlib.import_module(module).entry(name)
-            return self._guest_entries[name]
-        if name not in self._entries:
-            hint = nearest(name, self._entries)
-            raise UserError(f"unknown {self.kind} '{name}'{hint} Allowed: {listing(self.names())}.")
-        return self._entries[name]
-
-    def settings(self, name: str, base: type[BaseModel]) -> type[BaseModel]:
-        """Return a typed model of the options of ``name``: the fields of ``base`` plus the entry's own arguments.
-
-        A static method ``check(**options)`` on the entry may raise :class:`ValueError` for combinations that its
-        types cannot exclude; it runs as part of the validation.
-        """
-        entry = self.get(name)
-        key = (name, base)
-        if key not in self._settings:
-            self._settings[key] = _settings_model(name, entry, base, self.supplied)
-        return self._settings[key]
-
-
-def _settings_model(name: str, entry: Callable[..., Any], base: type[BaseModel], supplied: tuple[str, ...]) -> type[BaseModel]:
-    function = entry.__init__ if inspect.isclass(entry) else entry
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {"type": (typing.Literal[name], name)}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name != "self" and parameter.name not in supplied:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (hints[parameter.name], default)
-    own = [field for field in fields if field != "type"]
-    check = getattr(entry, "check", None)
-
-    def run_check(self: BaseModel) -> BaseModel:
-        if check is not None:
-            check(**{field: getattr(self, field) for field in own})
-        return self
-
-    validators: dict[str, Any] = {"run_check": model_validator(mode="after")(run_check)}
-    return create_model(
-        f"{name}_{base.__name__}",
-        __base__=base,
-        __validators__=validators,
-        __doc__=(inspect.getdoc(entry) or "").split("\n\n")[0],
-        **fields,
-    )
 
 
 RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))

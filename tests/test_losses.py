@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.losses import charbonnier, l1, l1_hfen, laplacian_of_gaussian, mse
+from sr_nas.options.signatures import section_model
 from sr_nas.options.strict import Component
 from sr_nas.registry import LOSSES
 
@@ -91,7 +92,7 @@ def test_images_no_larger_than_half_the_filter_are_refused() -> None:
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, float], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        LOSSES.settings("L1HFENLoss", Component).model_validate({"type": "L1HFENLoss", **options})
+        section_model(LOSSES, "L1HFENLoss", Component).model_validate({"type": "L1HFENLoss", **options})
 
 
 def test_l1_and_mse_are_the_means() -> None:
@@ -120,7 +121,8 @@ def test_charbonnier_is_basicsrs(basicsr: ModuleType) -> None:
 def test_checking_options_does_not_load_kornia() -> None:
     code = (
         "import sys; from sr_nas.options.strict import Component; from sr_nas.registry import LOSSES\n"
-        "LOSSES.settings('L1HFENLoss', Component).model_validate({'type': 'L1HFENLoss'})\n"
+        "from sr_nas.options.signatures import section_model\n"
+        "section_model(LOSSES, 'L1HFENLoss', Component).model_validate({'type': 'L1HFENLoss'})\n"
         "print('sr_nas.losses' in sys.modules, 'kornia' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

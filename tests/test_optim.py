@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from sr_nas.errors import UserError
 from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, multistep, sgd
 from sr_nas.optim import step as every
+from sr_nas.options.signatures import section_model
 from sr_nas.options.strict import Component
 from sr_nas.registry import LR_SCHEDULES
 
@@ -131,7 +132,7 @@ def test_warm_up_resumes_in_its_midst() -> None:
 )
 def test_schedules_without_a_meaning_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        LR_SCHEDULES.settings(options["type"], Component).model_validate(options)
+        section_model(LR_SCHEDULES, options["type"], Component).model_validate(options)
 
 
 def test_periods_must_cover_the_run() -> None:

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from sr_nas.classification.darts_operations import DARTS_CANDIDATES, AuxiliaryHead, FactorizedReduce, drop_path, relu_conv_bn
 from sr_nas.contracts import Classifier
-from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from, is_genotype_path
-from sr_nas.options.genotypes import GenotypeSource
+from sr_nas.genotype import Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import CLASSIFIERS
 
 ARCH = "DARTS"
@@ -373,7 +372,7 @@ class DARTS(DARTSFrame, Classifier):
         channels: Channels = 36,
         num_cells: Cells = 20,
         num_classes: Classes = 10,
-        genotype: GenotypeSource = DARTS_PUBLISHED,
+        genotype: GenotypeLike = DARTS_PUBLISHED,
         auxiliary: Auxiliary = False,
         nodes: Nodes = 4,
         multiplier: Multiplier = 4,

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from sr_nas.classification.darts_operations import Zero, relu_conv_bn
 from sr_nas.contracts import Classifier
-from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from, is_genotype_path
-from sr_nas.options.genotypes import GenotypeSource
+from sr_nas.genotype import Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import CLASSIFIERS, Registry
 
 NASBENCH201_CANDIDATES: Registry = Registry("NAS-Bench-201 candidate", "sr_nas.classification.nasbench201")
@@ -207,7 +206,7 @@ class NASBench201(NASBench201Frame, Classifier):
     input_size = 32
 
     def __init__(
-        self, num_classes: int = 10, channels: Channels = 16, num_cells: Cells = 5, genotype: GenotypeSource = PLAIN
+        self, num_classes: int = 10, channels: Channels = 16, num_cells: Cells = 5, genotype: GenotypeLike = PLAIN
     ) -> None:
         picked = read_genotype(genotype)
         super().__init__(

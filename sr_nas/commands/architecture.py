@@ -17,6 +17,7 @@ from sr_nas.export.network_file import CLASSIFICATION, load_classifier
 from sr_nas.genotype import read_genotype
 from sr_nas.options.classification import ClassifierNetworkOptions
 from sr_nas.options.load import check_options, read_options
+from sr_nas.options.signatures import section_model
 from sr_nas.options.strict import Component
 from sr_nas.options.train import NetworkOptions
 from sr_nas.registry import CLASSIFIERS, NETWORKS, Registry
@@ -61,7 +62,7 @@ def _build(registry: Registry[Any], arch: str, settings: Mapping[str, Any], wher
         raise UserError(f"unknown architecture '{arch}'{nearest(arch, names.values())} Known: {listing(names.values())}.")
     name = names[arch.lower()]
     try:
-        section = registry.settings(name, Component).model_validate(dict(settings))
+        section = section_model(registry, name, Component).model_validate(dict(settings))
     except ValidationError as error:
         found = error.errors()[0]
         address = ":".join(map(str, found["loc"]))

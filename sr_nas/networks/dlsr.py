@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.genotype import JOINT, Choice, GenotypeError, genotype_from, is_genotype_path
+from sr_nas.genotype import JOINT, Choice, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.ops.attention import EnhancedSpatialAttention
-from sr_nas.options.genotypes import GenotypeSource
 from sr_nas.registry import NETWORKS, Registry
 
 DLSR_CANDIDATES: Registry = Registry("DLSR candidate", "sr_nas.networks.dlsr")
@@ -238,7 +237,7 @@ class DLSR(DLSRFrame, SRNetwork):
     arch = "DLSR"
 
     def __init__(
-        self, scale: int = 2, nf: Features = 48, num_cells: Cells = PUBLISHED_CELLS, genotype: GenotypeSource = PUBLISHED
+        self, scale: int = 2, nf: Features = 48, num_cells: Cells = PUBLISHED_CELLS, genotype: GenotypeLike = PUBLISHED
     ) -> None:
         picked = genotype_from(with_inputs(genotype, num_cells), self.arch, self.choices(num_cells))
         super().__init__(

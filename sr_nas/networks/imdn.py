@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.genotype import Choice, genotype_from, is_genotype_path
+from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.ops.attention import ContrastAwareChannelAttention
-from sr_nas.options.genotypes import GenotypeSource
 from sr_nas.registry import NETWORKS, Registry
 
 IMDN_CANDIDATES: Registry = Registry("IMDN candidate", "sr_nas.networks.imdn")
@@ -200,7 +199,7 @@ class IMDN(IMDNFrame, SRNetwork):
 
     arch = "IMDN"
 
-    def __init__(self, scale: int = 4, nf: Features = 64, num_blocks: Blocks = 6, genotype: GenotypeSource = PUBLISHED) -> None:
+    def __init__(self, scale: int = 4, nf: Features = 64, num_blocks: Blocks = 6, genotype: GenotypeLike = PUBLISHED) -> None:
         picked = genotype_from(genotype, self.arch, self.choices())
         super().__init__(scale, nf, num_blocks, lambda label, *channels: IMDN_CANDIDATES.get(picked[label][0])(*channels))
         self.genotype = picked

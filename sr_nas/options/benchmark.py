@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from sr_nas.options.genotypes import GenotypeSource
 from sr_nas.options.sections import RunName
+from sr_nas.options.signatures import GenotypeSource
 from sr_nas.options.strict import ExistingPath, Strict
 
 BICUBIC = "bicubic"

@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.outline import outline, outlined
+from sr_nas.options.signatures import section_model
 from sr_nas.registry import Registry
 
 
@@ -238,7 +239,7 @@ class Of:
                     raise PydanticCustomError("unknown_name", "{text}", {"text": str(error)}) from error
             elif section["type"] not in names:
                 raise _unknown(kind, section["type"], names)
-            model = self.registry.settings(section["type"], source)
+            model = section_model(self.registry, section["type"], source)
             if isinstance(value, Retyped):
                 under = {key: item for key, item in settle(value.under, common).items() if key not in source.of_one_type}
                 _tell_dropped(info.field_name, under, section, model)
@@ -252,7 +253,7 @@ class Of:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         base = schema["metadata"]["base"]
-        models = [self.registry.settings(name, base) for name in self.registry.names()]
+        models = [section_model(self.registry, name, base) for name in self.registry.names()]
         guests = [
             {"type": "object", "properties": {"type": {"pattern": f"^{re.escape(prefix)}"}}, "required": ["type"]}
             for prefix in self.registry.guests

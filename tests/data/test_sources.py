@@ -20,6 +20,7 @@ from sr_nas.data.patches import PatchDataset
 from sr_nas.data.sources import _environment, folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
+from sr_nas.options.signatures import section_model
 from sr_nas.registry import PAIRS
 from sr_nas.runs.files import cache_folder
 
@@ -66,16 +67,16 @@ def empty_cache(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_sources_are_found_by_name_and_their_arguments_are_their_options(tmp_path: Path) -> None:
     assert sorted(PAIRS.names()) == ["folder", "lmdb", "sample"]
-    options = PAIRS.settings("folder", Settings)(dataroot_gt=str(tmp_path))
+    options = section_model(PAIRS, "folder", Settings)(dataroot_gt=str(tmp_path))
     unset = {"dataroot_lq": None, "filename_tmpl": "{}", "cache": False}
     assert options.model_dump() == {"type": "folder", "dataroot_gt": [str(tmp_path)]} | unset
-    assert PAIRS.settings("lmdb", Settings)(dataroot_gt=str(tmp_path), cache="~/px").model_dump()["cache"] == str(
+    assert section_model(PAIRS, "lmdb", Settings)(dataroot_gt=str(tmp_path), cache="~/px").model_dump()["cache"] == str(
         Path.home() / "px"
     )
     with pytest.raises(ValidationError, match="does not exist"):
-        PAIRS.settings("lmdb", Settings)(dataroot_gt=str(tmp_path / "missing"))
+        section_model(PAIRS, "lmdb", Settings)(dataroot_gt=str(tmp_path / "missing"))
     with pytest.raises(ValidationError, match="once"):
-        PAIRS.settings("folder", Settings)(dataroot_gt=str(tmp_path), filename_tmpl="x2")
+        section_model(PAIRS, "folder", Settings)(dataroot_gt=str(tmp_path), filename_tmpl="x2")
 
 
 def test_sample_photos_are_colour_and_the_held_out_one_is_not_among_them() -> None:

@@ -16,6 +16,7 @@ from sr_nas.classification.darts_operations import AuxiliaryHead
 from sr_nas.complexity.macs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError, genotype_from, is_genotype_path
+from sr_nas.options.signatures import section_model
 from sr_nas.options.strict import Component
 from sr_nas.registry import CLASSIFIERS
 
@@ -168,7 +169,7 @@ def test_every_form_of_a_genotype_is_read() -> None:
 
 def test_a_long_text_is_no_path() -> None:
     assert not is_genotype_path(DARTS_V2)
-    settings = CLASSIFIERS.settings("DARTS", Component).model_validate({"genotype": DARTS_V2})
+    settings = section_model(CLASSIFIERS, "DARTS", Component).model_validate({"genotype": DARTS_V2})
     assert settings.model_dump()["genotype"] == DARTS_V2
 
 
@@ -197,6 +198,6 @@ def test_other_genotypes_are_refused(source: object, words: str) -> None:
 
 def test_more_outputs_than_nodes_are_refused() -> None:
     with pytest.raises(ValueError, match="multiplier 4 joins more than the 3 nodes"):
-        CLASSIFIERS.settings("DARTS", Component).model_validate({"nodes": 3})
+        section_model(CLASSIFIERS, "DARTS", Component).model_validate({"nodes": 3})
     with pytest.raises(UserError):
         DARTS(nodes=3, multiplier=3)

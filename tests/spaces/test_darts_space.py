@@ -15,6 +15,7 @@ from sr_nas.classification.darts_space import DARTSSpace
 from sr_nas.complexity.costs import cost_table
 from sr_nas.complexity.macs import count_params
 from sr_nas.genotype import Genotype
+from sr_nas.options.signatures import section_model
 from sr_nas.options.strict import Component
 from sr_nas.registry import CLASSIFICATION_SPACES
 
@@ -159,7 +160,7 @@ def test_edges_may_have_candidates_of_their_own() -> None:
     labels = list(DARTSSpace(**TINY, nodes=2, multiplier=2).choices())
     own = {label: ["max_pool_3x3", "dil_conv_3x3"] if "<-0" in label else ["skip_connect", "noise"] for label in labels}
     settings = {"channels": 4, "num_cells": 3, "nodes": 2, "multiplier": 2, "candidates": own}
-    section = CLASSIFICATION_SPACES.settings("DARTS", Component).model_validate(settings)
+    section = section_model(CLASSIFICATION_SPACES, "DARTS", Component).model_validate(settings)
     space = CLASSIFICATION_SPACES.get("DARTS")(**section.arguments())  # type: ignore[attr-defined]
     assert {label: list(choice.candidates) for label, choice in space.choices().items()} == own
     weights = {label: torch.tensor([0.6, 0.4]) for label in labels}
@@ -184,7 +185,7 @@ def test_impossible_spaces_are_refused(settings: dict[str, Any], words: str) -> 
     with pytest.raises(ValueError, match=words):
         DARTSSpace(**settings)
     with pytest.raises(ValueError, match=words):
-        CLASSIFICATION_SPACES.settings("DARTS", Component).model_validate(settings)
+        section_model(CLASSIFICATION_SPACES, "DARTS", Component).model_validate(settings)
 
 
 def test_parameter_costs_are_the_difference_of_derived_networks() -> None:
