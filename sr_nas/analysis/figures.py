@@ -51,8 +51,7 @@ def method_curves(
     for position, (axes, (title, curves)) in enumerate(zip(grid, panels.items(), strict=False)):
         for method, curve in curves.items():
             _line(axes, curve.epochs, curve.mean, curve.std, styles[method], 1.8, (most or {}).get(title))
-        style_epochs(axes, max((curve.epochs for curve in curves.values()), key=len))
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+        style_epochs(axes, max((curve.epochs for curve in curves.values()), key=len), title)
         if position + columns >= len(panels):
             axes.set_xlabel("epoch", fontsize=10, color=INK)
             axes.tick_params(labelbottom=True)
@@ -86,8 +85,7 @@ def beta_panels(panels: Mapping[str, tuple[Sequence[str], Curve]], note: str) ->
                 axes, curve.epochs, curve.mean[:, index], curve.std[:, index], styles[name], 3.0 if index == first else 1.3, 1.0
             )
         axes.axhline(1 / len(candidates), color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
-        style_epochs(axes, curve.epochs)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+        style_epochs(axes, curve.epochs, title)
         axes.set_title(candidates[first] if len(title) + len(candidates[first]) < 34 else "", loc="right", fontsize=9, color=INK)
         if position + columns >= len(panels):
             axes.set_xlabel("epoch", fontsize=10, color=INK)

@@ -103,7 +103,7 @@ def _print_layers(network: Any, counted: dict[str, Any]) -> None:
 
     from sr_nas.complexity.macs import per_layer
     from sr_nas.contracts import SRNetwork
-    from sr_nas.report.plots import macs, truth
+    from sr_nas.report.progress import macs, truth
 
     sizes = {name: value for name, value in network.settings().items() if name not in ("scale", "genotype")}
     scale = f" x{network.scale}" if isinstance(network, SRNetwork) else ""

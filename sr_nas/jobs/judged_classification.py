@@ -17,7 +17,7 @@ from sr_nas.jobs.evaluate import describe
 from sr_nas.jobs.validation import Judge, Scores
 from sr_nas.options.classification import ClassifierTrainOptions, LabelledImages
 from sr_nas.registry import LABELLED
-from sr_nas.report.plots import macs, truth
+from sr_nas.report.progress import macs, truth
 from sr_nas.trainer import Trainer
 
 

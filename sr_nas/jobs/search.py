@@ -28,8 +28,8 @@ from sr_nas.jobs.evaluate import describe
 from sr_nas.jobs.run import Opened, batch_share, begun_with, open_run
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.tasks import AnySearch
-from sr_nas.report.plots import macs, plot_alpha, plot_beta, truth
-from sr_nas.report.progress import SearchView
+from sr_nas.report.plots import plot_alpha, plot_beta
+from sr_nas.report.progress import SearchView, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import is_first, world_size
@@ -196,7 +196,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
 
     with (
         closing(run),
-        SearchView(console, run.folder.name, candidates_of(choices), searcher.steps, start, options.logger.print_freq) as view,
+        SearchView(console, run.folder.name, searcher.steps, start, options.logger.print_freq, searcher.plan.epochs) as view,
         Interrupt() as stop,
     ):
         verb = "searching" if run.state is None else "going on"
@@ -204,8 +204,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
         _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}{memory}")
 
         def on_step(losses: Mapping[str, float]) -> None:
-            epoch, within = divmod(searcher.step - 1, searcher.plan.steps_per_epoch)
-            view.step(epoch + 1, searcher.plan.epochs, within + 1, searcher.plan.steps_per_epoch, losses)
+            view.step(searcher.step, losses)
 
         def on_epoch(record: Record) -> None:
             if not is_first():

@@ -18,8 +18,7 @@ from sr_nas.jobs.run import batch_share, begun_with, open_run
 from sr_nas.jobs.validation import Judge, judge_upscaling
 from sr_nas.options.classification import ClassifierTrainOptions
 from sr_nas.options.tasks import AnyTraining
-from sr_nas.report.progress import TrainView
-from sr_nas.report.tensorboard import Scalars, check_tensorboard
+from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
 from sr_nas.runs.device import pick_device, resolve_precision
 from sr_nas.runs.distributed import is_first
 from sr_nas.runs.run_dir import cut_history
@@ -66,15 +65,7 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
     with (
         closing(run),
         closing(Scalars(run.folder if options.logger.use_tb_logger and is_first() else None, start)) as scalars,
-        TrainView(
-            console,
-            run.folder.name,
-            trainer.total,
-            start,
-            options.logger.print_freq,
-            scores=judge.heading,
-            words=judge.words,
-        ) as view,
+        TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
         Interrupt() as stop,
     ):
 
@@ -86,7 +77,7 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
             return trainer.iteration % frequency == 0 or trainer.iteration == trainer.total
 
         def on_step(losses: Losses) -> None:
-            view.step(trainer.iteration, trainer.total, losses, trainer.learning_rate)
+            view.step(trainer.iteration, losses, trainer.learning_rate)
             keeper.note(losses)
             if due(options.logger.print_freq):
                 scalars.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
@@ -95,7 +86,8 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
                 run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | judge.means(record))
                 scalars.write(trainer.iteration, judge.by_metric(record))
                 if "val" in record:
-                    view.validation(trainer.iteration, record["val"], improved)
+                    scores = {name: judge.words(means) for name, means in record["val"].items()}
+                    view.validation(trainer.iteration, scores, improved)
 
         def between_steps() -> bool:
             stopping = stop.agreed()

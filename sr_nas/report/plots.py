@@ -1,10 +1,10 @@
-"""What all figures share: colours, and how they become files."""
+"""Figures of a search (matplotlib): beta and alpha over the epochs, and the style that all figures share."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,142 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from sr_nas.errors import UserError, listing
-from sr_nas.genotype import JOINT
 from sr_nas.runs.files import replacing
 
 DPI = 150
-
+INK, FAINT = "#222222", "#8A8A8A"
+# Okabe and Ito's palette for colour-blind readers, without its yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
-"""Okabe and Ito's palette, told apart by colour-blind readers, without the yellow, which white paper swallows."""
-
+# Line styles of the first, second and third round through the colours.
 PLAIN_DASHES = ("solid", (0, (1, 1)), (0, (5, 1, 1, 1)))
 BN_DASHES = ((0, (4, 1.5)), (0, (2, 1.5, 1, 1.5)), (0, (8, 2, 2, 2)))
-"""Line styles of the first, second and third round through the colours."""
+LETTER = 0.085
+"""Approximate width of a letter of a legend in inches."""
+TITLE_LETTERS = 34
+"""Letters that fit above a panel at full size: its title and the names of the selected candidates."""
 
-INK = "#222222"
-FAINT = "#8A8A8A"
+Values = npt.NDArray[np.float64]
+Candidates = Mapping[str, Sequence[str]]
+"""label -> names of its candidates; position i belongs to alpha[i]."""
+
+STATISTICS: dict[str, Callable[..., Values]] = {"mean": np.mean, "median": np.median, "standard deviation": np.std}
+"""Statistics of the alphas of one choice in one epoch; the deviation is that of the population (divided by N)."""
+
+
+@dataclass(frozen=True)
+class BetaCurves:
+    """Beta of the candidates of one choice over the epochs.
+
+    Attributes:
+        epochs: of the records.
+        names: of the candidates.
+        mean: ``[epochs, candidates]``: beta, or its mean over several searches.
+        selected: candidates to draw bold and to name above the panel.
+        std: standard deviation over several searches, drawn as a band; ``None`` for a single search.
+    """
+
+    epochs: Sequence[int]
+    names: Sequence[str]
+    mean: Values
+    selected: Collection[str]
+    std: Values | None = None
+
+
+def plot_beta(history: Sequence[Mapping[str, Any]], choices: Candidates, path: Path) -> None:
+    """Write a PNG of :func:`beta_figure` for one search.
+
+    Raises:
+        UserError: the history is empty or belongs to other choices.
+    """
+    save(beta_figure(beta_curves(history, choices)), path)
+
+
+def plot_alpha(history: Sequence[Mapping[str, Any]], choices: Candidates, path: Path) -> None:
+    """Write a PNG of :func:`alpha_figure`.
+
+    Raises:
+        UserError: the history is empty or belongs to other choices.
+    """
+    save(alpha_figure(history, choices), path)
+
+
+def beta_curves(history: Sequence[Mapping[str, Any]], choices: Candidates) -> dict[str, BetaCurves]:
+    """Return the curves of one search by label, with the selection of the last epoch."""
+    epochs, beta = [record["epoch"] for record in history], series(history, choices, "beta")
+    return {label: BetaCurves(epochs, names, beta[label], winners(history[-1], label, names)) for label, names in choices.items()}
+
+
+def beta_figure(panels: Mapping[str, BetaCurves], note: str = "") -> Figure:
+    """Return a figure with one panel per choice (or per method): figures 2 and 4 of SA-DARTS.
+
+    Each panel has one line per candidate, in order, and a dotted one at 1/N, near which all of them start.
+
+    Args:
+        panels: title -> curves.
+        note: written above the legend, e.g. what the bands are.
+    """
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves.names))
+    figure, grid = panel_grid(len(panels), names, note, sharey=True)
+    styles = line_styles(names)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        for index, name in enumerate(curves.names):
+            _beta_line(axes, curves, index, styles[name], name in curves.selected)
+        _write_values(axes, curves.epochs[-1], [float(curves.mean[-1, list(curves.names).index(n)]) for n in curves.selected])
+        axes.axhline(1 / len(curves.names), color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
+        style_epochs(axes, curves.epochs, title)
+        selected = " + ".join(curves.selected)
+        size = 9 * min(1.0, TITLE_LETTERS / (len(title) + len(selected)))
+        axes.set_title(selected, loc="right", fontsize=size, color=INK)
+    add_legend(figure, styles | {"1/N, uniform": {"color": FAINT, "linestyle": ":"}}, note)
+    figure.supylabel("weight beta of a candidate", fontsize=10, color=INK)
+    return figure
+
+
+def alpha_figure(history: Sequence[Mapping[str, Any]], choices: Candidates) -> Figure:
+    """Return a figure with the mean, median and standard deviation of alpha over the epochs: figure 3 of SA-DARTS.
+
+    Each panel has one line per choice, in order, then one over all choices.
+    """
+    alpha = series(history, choices, "alpha")
+    epochs = [record["epoch"] for record in history]
+    styles = line_styles(choices) | {"all choices": {"color": "#B5B5B5", "linewidth": 5.0, "markersize": 10, "zorder": 1}}
+    figure, grid = panel_grid(len(STATISTICS), list(styles))
+    everything = np.concatenate(list(alpha.values()), axis=1)
+    marker = {"marker": "o"} if len(epochs) == 1 else {}
+    for axes, (name, statistic) in zip(grid, STATISTICS.items(), strict=True):
+        for (label, look), values in zip(styles.items(), [*alpha.values(), everything], strict=True):
+            axes.plot(epochs, statistic(values, axis=1), label=label, **({"linewidth": 1.6, "markersize": 5} | look | marker))
+        style_epochs(axes, epochs, f"{name} of alpha")
+    add_legend(figure, styles)
+    return figure
+
+
+def series(history: Sequence[Mapping[str, Any]], choices: Candidates, key: str) -> dict[str, Values]:
+    """Return ``key`` (``"alpha"`` or ``"beta"``) over the epochs of a search history, per label, ``[epochs, candidates]``.
+
+    Raises:
+        UserError: the history is empty or belongs to other choices.
+    """
+    if not history:
+        raise UserError("the search history has no epoch yet: there is nothing to plot. Let the search finish one epoch first.")
+    for record in history:
+        for label, names in choices.items():
+            if label not in record[key]:
+                problem = f"no {key} for the choice '{label}' (it has {listing(record[key])})"
+            elif len(record[key][label]) != len(names):
+                problem = f"{len(record[key][label])} values of {key} for '{label}', which has {len(names)} candidates"
+            else:
+                continue
+            raise UserError(f"epoch {record['epoch']} of the search history has {problem}: it belongs to another search space.")
+    return {label: np.array([record[key][label] for record in history], dtype=np.float64) for label in choices}
+
+
+def winners(record: Mapping[str, Any], label: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the candidates that the genotype selects at ``label``; where it has no such label, the one of largest beta."""
+    selected = record["genotype"]["genotype"].get(label)
+    if selected is None:
+        return (names[int(np.argmax(record["beta"][label]))],)
+    return (selected,) if isinstance(selected, str) else tuple(selected)
 
 
 def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -43,228 +165,81 @@ def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for name in names:
         rounds, position = divmod(stems.index(name.removesuffix("_bn")), len(COLOURS))
-        colour = COLOURS[position]
         is_variant = name.endswith("_bn")
         dashes = BN_DASHES if is_variant else PLAIN_DASHES
-        filling = "white" if is_variant else colour
-        styles[name] = {"color": colour, "linestyle": dashes[rounds % len(dashes)], "markerfacecolor": filling}
+        filling = "white" if is_variant else COLOURS[position]
+        styles[name] = {"color": COLOURS[position], "linestyle": dashes[rounds % len(dashes)], "markerfacecolor": filling}
     return styles
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches, whose parts keep clear of each other."""
+    """Return an empty figure of so many inches, whose parts do not overlap."""
     return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
+def panel_grid(
+    count: int, names: Collection[str], note: str = "", columns: int | None = None, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a grid of ``count`` panels over common epochs, and room for a legend of ``names`` and ``note``."""
+    columns = columns or (count if count <= 3 else math.ceil(math.sqrt(count)))
+    rows = math.ceil(count / columns)
+    legend = max(2.3, 0.8 + LETTER * max(map(len, [*names, *note.split("\n")])))
+    height = max(2.3 * rows + 0.7, 0.21 * (len(names) + note.count("\n") + bool(note)) + 1.0)
+    figure = new_figure(3.2 * columns + legend, height)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel().tolist()
+    for axes in grid[count:]:
+        axes.remove()
+    for axes in grid[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("epoch", fontsize=10, color=INK)
+    return figure, grid[:count]
+
+
+def add_legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
+    """Put a legend of line styles by name right of the panels, with ``note`` above it."""
+    handles = [Line2D([], [], **({"linewidth": 2.0} | dict(look)), label=name) for name, look in styles.items()]
+    place: dict[str, Any] = {"loc": "outside right center", "frameon": False, "fontsize": 9, "handlelength": 2.8}
+    figure.legend(handles=handles, title=note or None, title_fontsize=8, alignment="left", **place)
+
+
 def style(axes: Axes) -> None:
-    """Give axes the house's look: no box, a faint grid under the lines."""
+    """Give axes the common look: no box, a faint grid under the lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, colors=INK)
 
 
-def style_epochs(axes: Axes, epochs: Sequence[int]) -> None:
-    """The look of axes whose x is epochs, of which there may be one alone."""
+def style_epochs(axes: Axes, epochs: Sequence[int], title: str) -> None:
+    """Give axes over epochs the common look, whole numbers on the x axis even for a single epoch, and a title."""
     style(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at its own resolution, whole or not at all; missing folders are made."""
+    """Write a figure as PNG at its own resolution, all or nothing; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=figure.dpi)
 
 
-# MERGED sr_nas.report.plots: What a record of the search history says, as arrays and as words.
-
-
-Candidates = Mapping[str, Sequence[str]]
-"""label -> names of its candidates; position i belongs to alpha[i]."""
-
-Record = Mapping[str, Any]
-"""One epoch of a search, as ``Searcher.record`` makes it, with the parameters and MACs of its genotype; epoch 0 is the start."""
-
-
-def series(history: Sequence[Record], choices: Candidates, key: str) -> dict[str, npt.NDArray[np.float64]]:
-    """Return ``key`` (``"alpha"`` or ``"beta"``) over the epochs, per label, shape [epochs, candidates].
-
-    Raises:
-        UserError: the history is empty or belongs to other choices.
-    """
-    if not history:
-        raise UserError("the search history has no epoch yet: there is nothing to plot. Let the search finish one epoch first.")
-    for record in history:
-        for label, names in choices.items():
-            if label not in record[key]:
-                found = f"no {key} for the choice '{label}' (it has {listing(record[key])})"
-            elif len(record[key][label]) != len(names):
-                found = f"{len(record[key][label])} values of {key} for '{label}', which has {len(names)} candidates"
-            else:
-                continue
-            raise UserError(f"epoch {record['epoch']} of the search history has {found}: it belongs to another search space.")
-    return {label: np.array([record[key][label] for record in history], dtype=np.float64) for label in choices}
-
-
-def winners(record: Record, label: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return what the genotype keeps at ``label``; where the genotype has no such label, the candidate of largest beta."""
-    kept = record["genotype"]["genotype"].get(label)
-    if kept is None:
-        return (names[int(np.argmax(record["beta"][label]))],)
-    return (kept,) if isinstance(kept, str) else tuple(kept)
-
-
-def genotype_text(record: Record) -> str:
-    """Return e.g. ``IMDN(conv_3x3, dsconv_3x3_bn)``; several names kept by one choice are joined with ``+``."""
-    genotype = record["genotype"]
-    kept = [names if isinstance(names, str) else JOINT.join(names) for names in genotype["genotype"].values()]
-    return f"{genotype['arch']}({', '.join(kept)})"
-
-
-def macs(record: Record, decimals: int = 1) -> dict[str, str]:
-    """Return every ``macs_[lr_|hr_]<width>x<height>`` of a record under the full name of its convention.
-
-    MACs of super-resolution networks are quoted for an LR input or for an HR output of a given size; they differ by the
-    square of the scale, so a number without its convention means nothing.
-    """
-    convention = {"lr": "LR input", "hr": "HR output", None: "input"}
-    found = {key: re.fullmatch(r"macs_(?:(lr|hr)_)?(\d+x\d+)", key) for key in record}
-    return {f"MACs, {convention[match[1]]} {match[2]}": giga(record[key], decimals) for key, match in found.items() if match}
-
-
-def truth(record: Record) -> dict[str, str]:
-    """Return data set -> true accuracies of the record's network, where they are known (NAS-Bench-201)."""
-    known = record.get("true_accuracy", {})
-    return {name: f"valid {found['valid']:.2f} test {found['test']:.2f}" for name, found in known.items()}
-
-
-def giga(count: float, decimals: int = 1) -> str:
-    """Return a count in units of 10^9 (G), or of 10^6 (M) below that."""
-    return f"{count / 1e9:.{decimals}f} G" if count >= 1e9 else f"{count / 1e6:.{decimals}f} M"
-
-
-def number(value: float) -> str:
-    """Return a loss, rate or strength with six significant digits, trailing zeros dropped."""
-    return f"{value:.6g}"
-
-
-# MERGED sr_nas.report.plots: How alpha and beta moved during a search.
-
-
-TITLE_CHARACTERS = 34
-"""What fits above a panel beside each other at full size: its label and what is kept there."""
-
-STATISTICS: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
-    "mean": np.mean,
-    "median": np.median,
-    "standard deviation": np.std,
-}
-"""Of the alphas of one choice in one epoch; the deviation is that of the population (divided by N)."""
-
-
-def plot_beta(history: Sequence[Record], choices: Candidates, path: Path) -> None:
-    """Write a PNG with one panel per choice: beta of every candidate over the epochs.
-
-    The candidate that the genotype of the last epoch keeps is drawn bold and named above its panel; the dotted line is 1/N,
-    near which every candidate starts.
-
-    Raises:
-        UserError: the history is empty or belongs to other choices.
-    """
-    save(beta_figure(history, choices), path)
-
-
-def plot_alpha(history: Sequence[Record], choices: Candidates, path: Path) -> None:
-    """Write a PNG with the mean, median and standard deviation of alpha over the epochs, per choice and over all choices.
-
-    This is figure 3 of SA-DARTS.
-
-    Raises:
-        UserError: the history is empty or belongs to other choices.
-    """
-    save(alpha_figure(history, choices), path)
-
-
-def beta_figure(history: Sequence[Record], choices: Candidates) -> Figure:
-    """Return the figure of :func:`plot_beta`; in each of its axes, one line per candidate in order, then 1/N."""
-    beta = series(history, choices, "beta")
-    epochs = [record["epoch"] for record in history]
-    styles = line_styles(dict.fromkeys(name for names in choices.values() for name in names))
-    columns = math.ceil(math.sqrt(len(choices)))
-    rows = math.ceil(len(choices) / columns)
-    height = max(2.3 * rows + 0.7, 0.21 * len(styles) + 1.0)
-    figure = new_figure(3.2 * columns + 2.3, height)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, (label, names) in zip(grid, choices.items(), strict=False):
-        kept = winners(history[-1], label, names)
-        for index, name in enumerate(names):
-            won = name in kept
-            axes.plot(
-                epochs,
-                beta[label][:, index],
-                **styles[name],
-                linewidth=3.0 if won else 1.2,
-                alpha=1.0 if won else 0.8,
-                zorder=3 if won else 2,
-                marker="o" if won or len(epochs) == 1 else None,
-                markersize=7 if won else 5,
-                markevery=[len(epochs) - 1],
-            )
-        _write_values(axes, epochs[-1], [float(beta[label][-1, names.index(name)]) for name in kept])
-        axes.axhline(1 / len(names), color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
-        style_epochs(axes, epochs)
-        axes.set_title(label, loc="left", fontsize=10, fontweight="bold", color=INK)
-        title = " + ".join(kept)
-        axes.set_title(title, loc="right", fontsize=9 * min(1.0, TITLE_CHARACTERS / (len(label) + len(title))), color=INK)
-    for position in range(len(choices), len(grid)):
-        grid[position].remove()
-        grid[position - columns].tick_params(labelbottom=True)
-    marker = "o" if len(epochs) == 1 else None
-    handles = [Line2D([], [], label=name, linewidth=2.0, marker=marker, **style) for name, style in styles.items()]
-    handles.append(Line2D([], [], label="1/N, uniform", color=FAINT, linewidth=1.0, linestyle=":"))
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9, handlelength=2.8)
-    figure.supxlabel("epoch", fontsize=10, color=INK)
-    figure.supylabel("weight beta of a candidate", fontsize=10, color=INK)
-    return figure
-
-
-def alpha_figure(history: Sequence[Record], choices: Candidates) -> Figure:
-    """Return the figure of :func:`plot_alpha`; in each of its axes, one line per choice in order, then one of all alphas."""
-    alpha = series(history, choices, "alpha")
-    epochs = [record["epoch"] for record in history]
-    everything = np.concatenate(list(alpha.values()), axis=1)
-    styles = line_styles(choices)
-    figure = new_figure(11.5, max(3.4, 0.21 * len(choices) + 1.0))
-    marker = "o" if len(epochs) == 1 else None
-    for axes, (name, statistic) in zip(figure.subplots(1, len(STATISTICS)), STATISTICS.items(), strict=True):
-        for label in choices:
-            axes.plot(
-                epochs, statistic(alpha[label], axis=1), **styles[label], linewidth=1.6, label=label, marker=marker, markersize=5
-            )
-        axes.plot(
-            epochs,
-            statistic(everything, axis=1),
-            color="#B5B5B5",
-            linewidth=5.0,
-            label="all choices",
-            zorder=1,
-            marker=marker,
-            markersize=10,
-        )
-        style_epochs(axes, epochs)
-        axes.set_title(f"{name} of alpha", loc="left", fontsize=10, fontweight="bold", color=INK)
-        axes.set_xlabel("epoch", fontsize=10, color=INK)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9, handlelength=2.8)
-    return figure
+def _beta_line(axes: Axes, curves: BetaCurves, index: int, look: Mapping[str, Any], bold: bool) -> None:
+    mean = curves.mean[:, index]
+    marker = "o" if bold or np.isfinite(mean).sum() == 1 else None
+    width, opacity, order, size = (3.0, 1.0, 3, 7) if bold else (1.2, 0.8, 2, 5)
+    drawing: dict[str, Any] = {"linewidth": width, "alpha": opacity, "zorder": order, "marker": marker, "markersize": size}
+    axes.plot(curves.epochs, mean, **look, **drawing, markevery=[int(np.flatnonzero(np.isfinite(mean)).max(initial=0))])
+    if curves.std is not None:
+        low, high = (np.clip(mean + sign * curves.std[:, index], 0, 1) for sign in (-1, 1))
+        axes.fill_between(curves.epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _write_values(axes: Axes, epoch: int, values: list[float]) -> None:
-    """Write numbers right of their lines; of several the highest sits above its line and the lowest below."""
+    """Write numbers right of their lines; of several, the highest sits above its line and the lowest below."""
     for value in values:
         alignment = "center_baseline"
         if len(values) > 1 and value in (max(values), min(values)):

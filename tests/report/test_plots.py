@@ -12,7 +12,19 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sr_nas.report.plots import alpha_figure, beta_figure, line_styles, plot_alpha, plot_beta, save
+from sr_nas.errors import UserError
+from sr_nas.report.plots import (
+    BetaCurves,
+    alpha_figure,
+    beta_curves,
+    beta_figure,
+    line_styles,
+    plot_alpha,
+    plot_beta,
+    save,
+    series,
+    winners,
+)
 
 
 def data(line: Line2D) -> tuple[list[float], list[float]]:
@@ -21,7 +33,7 @@ def data(line: Line2D) -> tuple[list[float], list[float]]:
 
 def test_beta_lines_equal_the_history(make_history, imdn_choices) -> None:
     history = make_history(imdn_choices, 6)
-    figure = beta_figure(history, imdn_choices)
+    figure = beta_figure(beta_curves(history, imdn_choices))
     assert len(figure.axes) == 4
     for axes, (label, names) in zip(figure.axes, imdn_choices.items(), strict=True):
         *candidates, uniform = axes.lines
@@ -34,7 +46,7 @@ def test_beta_lines_equal_the_history(make_history, imdn_choices) -> None:
 def test_only_the_kept_candidate_is_bold_and_named(make_history, imdn_choices) -> None:
     history = make_history(imdn_choices, 3)
     history[-1]["genotype"]["genotype"]["conv2"] = imdn_choices["conv2"][5]
-    axes = beta_figure(history, imdn_choices).axes[1]
+    axes = beta_figure(beta_curves(history, imdn_choices)).axes[1]
     widths = [line.get_linewidth() for line in axes.lines[:-1]]
     assert np.argmax(widths) == 5
     assert widths.count(max(widths)) == 1
@@ -45,9 +57,16 @@ def test_only_the_kept_candidate_is_bold_and_named(make_history, imdn_choices) -
 
 def test_a_candidate_has_one_colour_in_all_panels(make_history) -> None:
     choices = {"first": ["a", "b", "c"], "second": ["c", "a"]}
-    first, second = beta_figure(make_history(choices, 2), choices).axes
+    first, second = beta_figure(beta_curves(make_history(choices, 2), choices)).axes
     assert first.lines[0].get_color() == second.lines[1].get_color()
     assert first.lines[2].get_color() == second.lines[0].get_color()
+
+
+def test_a_band_of_one_standard_deviation_ends_at_0_and_1() -> None:
+    mean, std = np.array([[0.5, 0.1], [0.9, 0.2]]), np.array([[0.1, 0.3], [0.3, 0.1]])
+    (axes,) = beta_figure({"DARTS": BetaCurves([0, 1], ["a", "b"], mean, ["a"], std)}, "mean of 3 seeds").axes
+    extents = [collection.get_datalim(axes.transData) for collection in axes.collections]
+    assert [(box.y0, box.y1) for box in extents] == [pytest.approx((0.4, 1.0)), pytest.approx((0.0, 0.4))]
 
 
 def test_no_two_of_twenty_names_look_alike() -> None:
@@ -63,13 +82,13 @@ def test_alpha_statistics_equal_the_standard_library(make_history) -> None:
     for axes, statistic in zip(alpha_figure(history, choices).axes, expected, strict=True):
         assert [line.get_label() for line in axes.lines] == ["cell", "inputs", "all choices"]
         for line, labels in zip(axes.lines, [["cell"], ["inputs"], ["cell", "inputs"]], strict=True):
-            wanted = [statistic([value for label in labels for value in record["alpha"][label]]) for record in history]
-            np.testing.assert_allclose(data(line)[1], wanted, rtol=1e-12)
+            expected_values = [statistic([value for label in labels for value in record["alpha"][label]]) for record in history]
+            np.testing.assert_allclose(data(line)[1], expected_values, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("choices", "candidates", "epochs", "width", "height"),
-    [(1, 12, 1, 825, 528), (4, 12, 3, 1305, 795), (14, 8, 2, 2265, 1485), (7, 9, 2, 1785, 1140)],
+    [(1, 12, 1, 825, 528), (4, 12, 3, 1305, 795), (14, 8, 2, 2265, 1485)],
 )
 def test_files_are_png_of_the_figure_size(
     tmp_path: Path, make_history, choices: int, candidates: int, epochs: int, width: int, height: int
@@ -85,7 +104,7 @@ def test_files_are_png_of_the_figure_size(
     assert np.abs(np.subtract(image.shape[:2], (height, width))).max() <= 1
     image = cv2.imread(str(alpha))
     assert image is not None
-    assert image.shape[1] == 1725
+    assert image.shape[1] == 1785
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["alpha.png", "beta.png", "new folder"]
 
 
@@ -119,3 +138,31 @@ def test_a_failed_drawing_leaves_the_old_file_and_nothing_else(tmp_path: Path, m
         save(Figure(), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_series_are_the_values_of_the_history(make_history, imdn_choices) -> None:
+    history = make_history(imdn_choices, 5)
+    beta = series(history, imdn_choices, "beta")
+    assert list(beta) == list(imdn_choices)
+    assert beta["conv3"].tolist() == [record["beta"]["conv3"] for record in history]
+
+
+def test_an_empty_history_and_one_of_another_space_are_errors(make_history, imdn_choices) -> None:
+    with pytest.raises(UserError, match="no epoch yet"):
+        series([], imdn_choices, "beta")
+    history = make_history(imdn_choices, 2)
+    with pytest.raises(UserError, match=r"epoch 1 .* no alpha for the choice 'cell1' \(it has conv1, conv2, conv3, conv4\)"):
+        series(history, {"cell1": ["a", "b"]}, "alpha")
+    history[1]["beta"]["conv2"] = [0.5, 0.5]
+    with pytest.raises(UserError, match=r"epoch 2 .* 2 values of beta for 'conv2', which has 12 candidates"):
+        series(history, imdn_choices, "beta")
+
+
+def test_the_genotype_decides_who_won() -> None:
+    record = {
+        "beta": {"edge": [0.6, 0.3, 0.1], "inputs": [0.2, 0.5, 0.3], "gate": [0.1, 0.9]},
+        "genotype": {"arch": "DLSR", "genotype": {"edge": "skip", "inputs": ["first", "third"]}},
+    }
+    assert winners(record, "edge", ["none", "skip", "conv"]) == ("skip",)
+    assert winners(record, "inputs", ["first", "second", "third"]) == ("first", "third")
+    assert winners(record, "gate", ["closed", "open"]) == ("open",)
