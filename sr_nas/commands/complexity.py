@@ -1,175 +1,120 @@
-"""Count a network's parameters and multiply-adds (fvcore), of super-resolution in both conventions of the field.
-
-Name the network by --arch, a genotype and its settings; or by --model, for what a run, an export or an option file holds.
---compare measures the networks of the SA-DARTS paper, and any others, in one table.
-"""
+"""The command ``complexity``: what one network costs layer by layer, or a table of several networks."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sr_nas import published
+from sr_nas.commands.architecture import any_network_in, classifier_of, is_classifier, network_in, network_of
+from sr_nas.complexity.macs import complexity, footprint, per_layer
+from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError
+from sr_nas.jobs.evaluate import describe
+from sr_nas.options.load import OptionLoader
+from sr_nas.report.progress import macs, truth
 
-if TYPE_CHECKING:
-    from sr_nas.contracts import Network
+LEGEND = """\
+LR      multiply-adds (fvcore) for an LR input of 1280x720
+HR      multiply-adds for an HR output of 1280x720
+field   receptive field in LR pixels; all: the whole image. Of the paper's DLSR, which it prints without links,
+        where each cell reads the two before it
+memory  peak of activations for an HR output of 1280x720, single precision"""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``complexity``."""
-    parser = argparse.ArgumentParser(
-        prog="complexity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Every other option is a setting of the network: --nf 48, --num_blocks 6 (IMDN), --num_cells 6 (DLSR).",
-    )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--arch", help="architecture, e.g. imdn, dlsr or nasbench201")
-    held = "folder of a search or training, exported file, option file of a training, or genotype file"
-    which.add_argument("--model", type=Path, metavar="PATH", help=held)
-    which.add_argument(
-        "--compare", nargs="*", type=Path, metavar="PATH", help=f"a table of the paper's networks and of each {held}"
-    )
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: 4; of a genotype file: 2)")
-    parser.add_argument("--num_classes", type=int, metavar="N", help="classes that a classifier tells apart (default: 10)")
-    parser.add_argument(
-        "--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network"
-    )
-    parser.add_argument(
-        "--official",
-        type=Path,
-        metavar="PATH",
-        help="read the true accuracy of a network of NAS-Bench-201 from this file or folder of NATS-Bench or NAS-Bench-201, "
-        "not from the bundled table; needs sr_nas[nasbench]",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parsed, others = parser.parse_known_args(arguments)
-    if parsed.arch is None and (others or parsed.genotype is not None):
-        raise UserError(
-            f"{(others or ['--genotype'])[0]} describes a network that --arch names; --model and --compare take none."
-        )
-
-    from sr_nas.commands.architecture import any_network_in, classifier_of, is_classifier, network_of
-    from sr_nas.jobs.evaluate import describe
-
-    network: Network
-    if parsed.compare is not None and parsed.official is not None:
-        raise UserError("--official tells of one network, which --arch or --model names.")
-    if parsed.compare is not None:
-        return _compare(parsed.compare, parsed.scale, parsed.json)
-    if parsed.model is not None:
-        network = any_network_in(parsed.model, parsed.scale, parsed.num_classes)
+def main(args: Namespace) -> int:
+    """Run ``complexity``; ``args.settings`` are the words that no argument takes: settings of the network."""
+    if args.arch is None and (args.settings or args.genotype is not None):
+        first = (args.settings or ["--genotype"])[0]
+        raise UserError(f"{first} describes a network that --arch names; --model and --compare take none.")
+    if args.compare is not None:
+        if args.official is not None:
+            raise UserError("--official tells of one network, which --arch or --model names.")
+        return _compare(args.compare, args.scale, args.json)
+    network = _by_name(args) if args.model is None else any_network_in(args.model, args.scale, args.num_classes)
+    costs = describe(network, args.official)
+    if args.json:
+        print(json.dumps(costs))
     else:
-        settings = _settings(others) | ({} if parsed.genotype is None else {"genotype": parsed.genotype})
-        if is_classifier(parsed.arch):
-            if parsed.scale is not None:
-                raise UserError(f"--scale {parsed.scale}: {parsed.arch} is a classifier, and has none.")
-            network = classifier_of(parsed.arch, parsed.num_classes or 10, settings)
-        else:
-            network = network_of(parsed.arch, parsed.scale or 4, settings)
-    described = describe(network, parsed.official)
-    if parsed.json:
-        print(json.dumps(described))
-    else:
-        _print_layers(network, described)
+        _print_layers(network, costs)
     return 0
 
 
+def _by_name(args: Namespace) -> Network:
+    settings = _settings(args.settings) | ({} if args.genotype is None else {"genotype": args.genotype})
+    if not is_classifier(args.arch):
+        return network_of(args.arch, args.scale or 4, settings)
+    if args.scale is not None:
+        raise UserError(f"--scale {args.scale}: {args.arch} is a classifier, and has none.")
+    return classifier_of(args.arch, args.num_classes or 10, settings)
+
+
 def _settings(words: Sequence[str]) -> dict[str, Any]:
-    """``["--nf", "48", "--num_cells=4"]`` as a mapping, its values read as in an option file."""
-    import yaml
-
-    from sr_nas.options.load import OptionLoader
-
-    joined = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    names, values = joined[::2], joined[1::2]
+    """Return ``["--nf", "48", "--num_cells=4"]`` as a mapping, its values read as in an option file."""
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    names, values = split[::2], split[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise UserError(f"'{' '.join(words)}': settings of the network come in pairs, such as --nf 48.")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice} is given twice.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{next(name for name in names if names.count(name) > 1)} is given twice.")
     try:
         return {name.removeprefix("--"): yaml.load(value, Loader=OptionLoader) for name, value in zip(names, values, strict=True)}
     except yaml.YAMLError as error:
         raise UserError(f"'{' '.join(words)}': a value is no YAML.") from error
 
 
-def _print_layers(network: Any, counted: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from sr_nas.complexity.macs import per_layer
-    from sr_nas.contracts import SRNetwork
-    from sr_nas.report.progress import macs, truth
-
+def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     sizes = {name: value for name, value in network.settings().items() if name not in ("scale", "genotype")}
     scale = f" x{network.scale}" if isinstance(network, SRNetwork) else ""
     title = f"{network.genotype}{scale}, {', '.join(f'{name} {value}' for name, value in sizes.items())}"
-    costs = macs(counted, 2)
+    multiply_adds = macs(costs, 2)
     table = Table(title=title, caption="multiply-adds as fvcore counts them")
-    for heading in ("layer", "kind", "parameters", next(iter(costs))):
+    for heading in ("layer", "kind", "parameters", next(iter(multiply_adds))):
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
     for name, kind, params, count in per_layer(network):
         table.add_row(name, kind, f"{params:,}", f"{count / 1e9:.4f} G")
-    console = Console(markup=False)
+    console = Console(markup=False, highlight=False)
     console.print(table)
-    lines = {"parameters": f"{counted['params']:,}"} | costs
-    lines |= {f"true accuracy, {name}": known for name, known in truth(counted).items()}
+    lines = {"parameters": f"{costs['params']:,}"} | multiply_adds
+    lines |= {f"true accuracy, {name}": accuracy for name, accuracy in truth(costs).items()}
     width = max(map(len, lines))
     for name, value in lines.items():
-        console.print(f"{name:<{width}}  {value}", highlight=False)
+        console.print(f"{name:<{width}}  {value}")
 
 
 def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
-    from sr_nas.commands.architecture import network_in, network_of
-    from sr_nas.complexity.macs import complexity, footprint
-    from sr_nas.published import ROWS
-
-    networks = {row.name: network_of(row.arch, row.scale, {"genotype": row.genotype}) for row in ROWS}
+    networks = {row.name: network_of(row.arch, row.scale, {"genotype": row.genotype}) for row in published.ROWS}
     networks |= {str(path): network_in(path, scale) for path in paths}
-    measured = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "genotype": network.genotype.to_json(), "scale": network.scale} | complexity(network) | footprint(network)
         for name, network in track(networks.items(), "measuring", console=Console(stderr=True), transient=True)
     ]
     if as_json:
-        print(json.dumps(measured, indent=2))
-    else:
-        _print_comparison(measured)
-    return 0
-
-
-def _print_comparison(measured: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+        print(json.dumps(rows, indent=2))
+        return 0
     table = Table()
     table.add_column("network", overflow="fold")
     for heading in ("scale", "parameters", "MACs, LR", "MACs, HR", "field", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for found in measured:
-        field = found["receptive_field"]
+    for row in rows:
         table.add_row(
-            found["name"],
-            f"x{found['scale']}",
-            f"{found['params']:,}",
-            f"{found['macs_lr_1280x720'] / 1e9:.2f} G",
-            f"{found['macs_hr_1280x720'] / 1e9:.2f} G",
-            "all" if field is None else f"{field} px",
-            f"{found['peak_activation_bytes'] / 1e6:.0f} MB",
+            row["name"],
+            f"x{row['scale']}",
+            f"{row['params']:,}",
+            f"{row['macs_lr_1280x720'] / 1e9:.2f} G",
+            f"{row['macs_hr_1280x720'] / 1e9:.2f} G",
+            "all" if row["receptive_field"] is None else f"{row['receptive_field']} px",
+            f"{row['peak_activation_bytes'] / 1e6:.0f} MB",
         )
-    console = Console(markup=False)
+    console = Console(markup=False, highlight=False)
     console.print(table)
-    for name, meaning in (
-        ("LR", "multiply-adds (fvcore) for an LR input of 1280x720"),
-        ("HR", "multiply-adds for an HR output of 1280x720"),
-        ("field", "receptive field in LR pixels; all: the whole image. Of the paper's DLSR, which it prints without links,"),
-        ("", "where each cell reads the two before it"),
-        ("memory", "peak of activations for an HR output of 1280x720, single precision"),
-    ):
-        console.print(f"{name:<8}{meaning}", highlight=False, soft_wrap=True)
+    console.print(LEGEND, soft_wrap=True)
+    return 0

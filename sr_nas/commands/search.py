@@ -1,76 +1,53 @@
-"""Search a network in the space that an option file names."""
+"""The command ``search``: one search, or one for each of many seeds."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
-from sr_nas.commands.numbers import at_least, seeds
-from sr_nas.commands.run_arguments import run_parser
+from rich.console import Console
+from rich.table import Table
+
+from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
+from sr_nas.jobs.search import run_search
+from sr_nas.options.load import load_options
+from sr_nas.options.tasks import SEARCHES
+from sr_nas.runs.distributed import processes
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(args: Namespace) -> int:
     """Run ``search``."""
-    parser = run_parser("search", __doc__)
-    parser.add_argument(
-        "--seeds", type=seeds, metavar="0-9", help="one search for each seed, and what they come to: 0-9, or 0,3,5; they resume"
-    )
-    parser.add_argument("--jobs", type=at_least(1), metavar="N", help="with --seeds, how many at a time (default: GPUs or cores)")
-    parsed = parser.parse_args(arguments)
-
-    from sr_nas.options.load import check_early, load_options
-    from sr_nas.options.tasks import SEARCHES
-
-    check_early(SEARCHES, parsed.opt, parsed.force_yml)
-    if parsed.seeds is not None:
-        return _many(parsed)
-
-    from sr_nas.runs.distributed import processes
-
+    if args.seeds is not None:
+        return _search_seeds(args)
     with processes():
-        options = load_options(SEARCHES, parsed.opt, parsed.force_yml)
-
-        from rich.console import Console
-
-        from sr_nas.jobs.search import run_search
-
-        return run_search(options, Console(), parsed.auto_resume)[1]
+        options = load_options(SEARCHES, args.opt, args.force_yml)
+        return run_search(options, Console(), args.auto_resume)[1]
 
 
-def _many(parsed: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
-    from sr_nas.options.load import load_options
-    from sr_nas.options.tasks import SEARCHES
-
-    options = load_options(SEARCHES, parsed.opt, parsed.force_yml)
+def _search_seeds(args: Namespace) -> int:
+    options = load_options(SEARCHES, args.opt, args.force_yml)
     root = Path(options.path.experiments_root)
-    plan = Seeds(parsed.opt, parsed.force_yml, options.name, root, parsed.seeds, parsed.jobs, options.search.epochs)
-    console = Console(markup=False)
+    plan = Seeds(args.opt, args.force_yml, options.name, root, args.seeds, args.jobs, options.search.epochs)
+    console = Console(markup=False, highlight=False)
     try:
-        return run_seeds(plan, lambda text: console.print(text, highlight=False, soft_wrap=True))
+        return run_seeds(plan, lambda text: console.print(text, soft_wrap=True))
     finally:
         runs = finished(plan)
         if runs:
             folder = root / f"{plan.name}_seeds"
-            _print(console, summarise(runs, folder), len(runs), len(plan.seeds))
-            console.print(f"all of it in {folder}", highlight=False, soft_wrap=True)
+            _print_summary(console, summarise(runs, folder), f"{len(runs)} of {len(plan.seeds)} seeds")
+            console.print(f"all of it in {folder}", soft_wrap=True)
 
 
-def _print(console: Any, found: dict[str, Any], done: int, wanted: int) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{done} of {wanted} seeds")
+def _print_summary(console: Console, summary: dict[str, Any], title: str) -> None:
+    table = Table(title=title)
     table.add_column("over the seeds")
     for heading in ("mean", "std", "min", "max"):
         table.add_column(heading, justify="right")
-    for name, values in found["figures"].items():
+    for name, values in summary["figures"].items():
         digits = ",.0f" if name == "params" or name.startswith("macs") else ".4f" if "gap" in name or "share" in name else ".2f"
         table.add_row(name, *(format(values[key], digits) for key in ("mean", "std", "min", "max")))
     console.print(table)
-    for seed, own in found["seeds"].items():
-        console.print(f"seed {seed}: {own['genotype']}", highlight=False, soft_wrap=True)
+    for seed, result in summary["seeds"].items():
+        console.print(f"seed {seed}: {result['genotype']}", soft_wrap=True)

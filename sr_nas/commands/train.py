@@ -1,28 +1,19 @@
-"""Train the network that an option file names, for instance one that a search has found."""
+"""The command ``train``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from argparse import Namespace
 
-from sr_nas.commands.run_arguments import run_parser
+from rich.console import Console
+
+from sr_nas.jobs.train import run_training
+from sr_nas.options.load import load_options
+from sr_nas.options.tasks import TRAININGS
+from sr_nas.runs.distributed import processes
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(args: Namespace) -> int:
     """Run ``train``."""
-    parsed = run_parser("train", __doc__).parse_args(arguments)
-
-    from sr_nas.options.load import check_early, load_options
-    from sr_nas.options.tasks import TRAININGS
-
-    check_early(TRAININGS, parsed.opt, parsed.force_yml)
-
-    from sr_nas.runs.distributed import processes
-
     with processes():
-        options = load_options(TRAININGS, parsed.opt, parsed.force_yml)
-
-        from rich.console import Console
-
-        from sr_nas.jobs.train import run_training
-
-        return run_training(options, Console(), parsed.auto_resume)[1]
+        options = load_options(TRAININGS, args.opt, args.force_yml)
+        return run_training(options, Console(), args.auto_resume)[1]

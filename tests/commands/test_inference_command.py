@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_nas.commands.inference import main
+from sr_nas.cli import main
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.images.files import read_image, write_image
 from sr_nas.images.resize import imresize
@@ -93,5 +93,5 @@ def test_what_is_dropped_is_one_line_and_half_precision_is_refused_at_once(model
 @pytest.mark.parametrize("tile", ["0", "-3", "half"])
 def test_a_tile_is_auto_whole_or_a_number(model: Path, tmp_path: Path, tile: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["-i", str(tmp_path), "-o", str(tmp_path), "--model", str(model), f"--tile={tile}"])
+        main(["inference", "-i", str(tmp_path), "-o", str(tmp_path), "--model", str(model), f"--tile={tile}"])
     assert "of at least one pixel, not" in capsys.readouterr().err

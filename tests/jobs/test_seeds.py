@@ -13,7 +13,7 @@ import pytest
 
 from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
 from sr_nas.classification.nasbench201_table import table
-from sr_nas.commands.numbers import seeds
+from sr_nas.cli import seeds
 from sr_nas.runs.run_dir import CHECKPOINT, append_history, read_history
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
