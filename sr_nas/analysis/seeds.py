@@ -18,8 +18,8 @@ import torch
 from sr_nas.analysis.history import top2_gap
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
-from sr_nas.preparation.outputs import cores
 from sr_nas.report.progress import genotype_text
+from sr_nas.runs.device import cores
 from sr_nas.runs.files import write_json
 from sr_nas.runs.run_dir import read_history, resumable_runs
 from sr_nas.runs.shutdown import Interrupt

@@ -204,3 +204,8 @@ def is_out_of_memory(error: Exception) -> bool:
     # CUDA has an exception of its own; the CPU and MPS only a text.
     known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
     return known or any(text in str(error) for text in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
