@@ -41,10 +41,11 @@ setup(
         "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",  # the last release
         "scikit-image>=0.22",  # the sample photos, and SSIM
-        # Decodes 16-bit PNG and TIFF, which Pillow does not, and writes every format. The headless build, since the other one
-        # needs libGL, which a server or a slim container lacks.
+        "pillow>=10.0",  # reads and writes images of 8 bits
+        # 16-bit RGB, which Pillow cuts to 8 bits. The headless build, since the other one needs libGL, which servers lack.
         "opencv-python-headless>=4.8",
-        "pillow>=10.0",  # decodes the rest, and tells what is incomplete, animated or turned
+        "tifffile>=2022.8.12",  # writes 16-bit TIFF with a colour profile; scikit-image needs it too
+        "simplejpeg>=1.7.5",  # passes on libjpeg's warnings of damaged files, and decodes in a third of Pillow's time
         "lmdb>=1.4",
         "pooch>=1.7",  # fetches published archives and verifies their hashes
         "imagehash>=4.3",  # perceptual hashes: the same picture twice in a data set

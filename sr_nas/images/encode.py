@@ -1,4 +1,4 @@
-"""Pixels -> the bytes of an image file, refusing what a format cannot hold."""
+"""Pixel arrays -> encoded image files; what a format cannot hold is refused."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.decode import fits
 
 
 class Format(NamedTuple):
-    """What a file format can hold; ``side`` is the largest height and width where memory is not the first to end."""
+    """Limits of a file format: channel counts, bits per channel, and the largest height and width."""
 
     name: str
     channels: tuple[int, ...]
@@ -33,22 +33,29 @@ _JPEG = Format("JPEG", (1, 3), (8,), 65500)  # libjpeg's limit; the format's is 
 
 FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP, ".bmp": _BMP, ".tif": _TIFF, ".tiff": _TIFF}
 """Lower-case suffix -> format."""
-_ICC_TAG = 34675
+_SETTINGS: dict[Format, dict[str, Any]] = {
+    _PNG: {"compress_level": 1},  # a fifth of the default level's time, for a quarter more bytes
+    _TIFF: {"compression": "tiff_lzw"},
+    _WEBP: {"lossless": True, "exact": True},  # exact: colours below full transparency are kept
+    _JPEG: {"subsampling": "4:4:4"},  # halved chroma, the default, would throw away a part of what was upscaled
+}
 
 
 def holds_profile(suffix: str, channels: int, bits: int, icc_profile: bytes) -> bool:
-    """Tell whether a file of this suffix, channels and bits per channel can hold the colour profile.
+    """Return whether an encoded image can carry a colour profile.
 
-    It cannot where the format knows none, or where the profile is damaged or describes another kind of pixels than the
-    file will hold: that of a CMYK image, which is read as RGB.
+    It cannot in BMP, nor where the profile is damaged or describes other pixels, such as that of a CMYK photo read as RGB.
     """
     form = FORMATS.get(suffix.lower())
-    becomes_rgb = form is _WEBP or (bits == 16 and channels == 2)
-    return form not in (None, _BMP) and fits(icc_profile, 3 if becomes_rgb else channels)
+    encoded_as_rgb = channels > 2 or form is _WEBP or (bits == 16 and channels == 2)
+    # Length, colour space and signature of the profile (ICC.1:2022, 7.2).
+    whole = len(icc_profile) >= 128 and int.from_bytes(icc_profile[:4], "big") == len(icc_profile)
+    fits = icc_profile[16:20] == (b"RGB " if encoded_as_rgb else b"GRAY") and icc_profile[36:40] == b"acsp"
+    return form not in (None, _BMP) and whole and fits
 
 
 def check_format(suffix: str, height: int, width: int, channels: int, bits: int) -> Format:
-    """Return the format of files of a suffix.
+    """Return the format of a suffix, in either case.
 
     Raises:
         UserError: an unknown suffix, or a format that cannot hold so many pixels, channels, or bits per channel.
@@ -65,60 +72,16 @@ def check_format(suffix: str, height: int, width: int, channels: int, bits: int)
     return form
 
 
-def _by_pillow(pixels: np.ndarray, form: Format, quality: int, icc_profile: bytes | None) -> bytes:
-    # Halving the chroma, the default, would throw away a part of what was upscaled.
-    settings: dict[Format, dict[str, Any]] = {
-        _TIFF: {"compression": "tiff_lzw"},
-        _WEBP: {"lossless": True, "exact": True, "icc_profile": icc_profile},
-        _JPEG: {"quality": quality, "subsampling": "4:4:4", "icc_profile": icc_profile},
-    }
-    stream = io.BytesIO()
-    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(stream, form.name, **settings.get(form, {}))
-    return stream.getvalue()
+def encode(pixels: np.ndarray, suffix: str, quality: int = 95, icc_profile: bytes | None = None) -> bytes:
+    """Encode an image losslessly, or as JPEG with chroma at full resolution.
 
-
-def _by_opencv(pixels: np.ndarray, suffix: str) -> bytes:
-    order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., order]))
-    if not done:
-        raise ValueError("OpenCV gives no reason")
-    return data.tobytes()
-
-
-def _png_with_profile(data: bytes, icc_profile: bytes) -> bytes:
-    """Insert an iCCP chunk behind IHDR, the first chunk, which ends at byte 33 (PNG specification, 11.3.2.3)."""
-    content = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc_profile)
-    return b"".join([data[:33], struct.pack(">I", len(content) - 4), content, struct.pack(">I", zlib.crc32(content)), data[33:]])
-
-
-def _tiff_with_profile(data: bytes, icc_profile: bytes) -> bytes:
-    """Append the profile, and the directory once more with an entry for it (TIFF 6.0, section 2; ICC.1:2022, B.4)."""
-    order = "<" if data[:2] == b"II" else ">"
-    start = struct.unpack(order + "I", data[4:8])[0]
-    end = start + 2 + 12 * struct.unpack(order + "H", data[start : start + 2])[0]
-    data += b"\0" * (len(data) % 2)
-    entry = struct.pack(order + "HHII", _ICC_TAG, 7, len(icc_profile), len(data))
-    entries = sorted(
-        [entry, *(data[at : at + 12] for at in range(start + 2, end, 12))],
-        key=lambda entry: struct.unpack(order + "H", entry[:2]),
-    )
-    icc_profile += b"\0" * (len(icc_profile) % 2)
-    header = data[:4] + struct.pack(order + "I", len(data) + len(icc_profile))
-    directory = struct.pack(order + "H", len(entries)) + b"".join(entries) + data[end : end + 4]
-    return b"".join([header, data[8:], icc_profile, directory])
-
-
-def encode(pixels: np.ndarray, suffix: str, quality: int, icc_profile: bytes | None = None) -> bytes:
-    """Encode an image in the format of ``suffix``.
-
-    PNG, TIFF and BMP keep every pixel, WebP is lossless, and JPEG keeps its chroma at full resolution. WebP knows no
-    grey and holds it as RGB. Grey with alpha stays that in PNG and TIFF of 8 bits, and becomes RGBA elsewhere.
+    WebP stores grey as RGB. Grey with alpha becomes RGBA in WebP and at 16 bits.
 
     Args:
         pixels: HxW, or HxWxC with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA); uint8 or uint16.
         suffix: one of :data:`FORMATS`, in either case.
         quality: of JPEG, 0..100.
-        icc_profile: colour profile that the file :func:`holds <holds_profile>`.
+        icc_profile: colour profile, see :func:`holds_profile`.
 
     Raises:
         UserError: an unknown suffix, or a format that cannot hold these pixels.
@@ -126,18 +89,49 @@ def encode(pixels: np.ndarray, suffix: str, quality: int, icc_profile: bytes | N
     """
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or not pixels.size:
         raise ValueError(f"no image: {pixels.dtype} of shape {pixels.shape}")
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    channels, bits = pixels.shape[2], pixels.dtype.itemsize * 8
-    form = check_format(suffix, pixels.shape[0], pixels.shape[1], channels, bits)
+    pixels = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1))
+    height, width, channels = pixels.shape
+    bits = 8 * pixels.dtype.itemsize
+    form = check_format(suffix, height, width, channels, bits)
     if icc_profile is not None and not holds_profile(suffix, channels, bits, icc_profile):
         raise ValueError(f"the colour profile does not fit {channels} channels of {bits} bits in {form.name}")
-    # OpenCV's PNG takes a tenth of the time, but its WebP loses the colour below full transparency, its TIFF does not
-    # say that the fourth channel is alpha, its JPEG holds no profile, and it knows no grey with alpha.
-    by_pillow = bits == 8 and (form in (_WEBP, _TIFF, _JPEG) or channels == 2)
     try:
-        data = _by_pillow(pixels, form, quality, icc_profile) if by_pillow else _by_opencv(pixels, suffix.lower())
-        if icc_profile is not None and form in (_PNG, _TIFF):
-            data = (_png_with_profile if form is _PNG else _tiff_with_profile)(data, icc_profile)
-        return data
+        if bits == 16:
+            return (_tiff_of_16_bits if form is _TIFF else _png_of_16_bits)(pixels, icc_profile)
+        stream = io.BytesIO()
+        settings = _SETTINGS.get(form, {}) | ({"quality": quality} if form is _JPEG else {})
+        Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(
+            stream, form.name, icc_profile=icc_profile, **settings
+        )
+        return stream.getvalue()
     except (cv2.error, ValueError, OSError, struct.error) as error:
-        raise UserError(f"{form.name} cannot hold {pixels.shape[1]}x{pixels.shape[0]} pixels ({error}).") from error
+        raise UserError(f"{form.name} cannot hold {width}x{height} pixels ({error}).") from error
+
+
+def _tiff_of_16_bits(pixels: np.ndarray, icc_profile: bytes | None) -> bytes:
+    if pixels.shape[2] == 2:
+        pixels = pixels[..., [0, 0, 0, 1]]  # OpenCV, which reads it again, knows no grey with alpha
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream,
+        pixels.squeeze(2) if pixels.shape[2] == 1 else pixels,
+        photometric="minisblack" if pixels.shape[2] == 1 else "rgb",
+        extrasamples=["unassalpha"] * (pixels.shape[2] - 3),
+        compression="zlib",
+        iccprofile=icc_profile,
+        metadata=None,
+    )
+    return stream.getvalue()
+
+
+def _png_of_16_bits(pixels: np.ndarray, icc_profile: bytes | None) -> bytes:
+    order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+    success, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., order]))
+    if not success:
+        raise ValueError("OpenCV gives no reason")
+    data = encoded.tobytes()
+    if icc_profile is None:
+        return data
+    # The iCCP chunk follows IHDR, the first chunk, which ends at byte 33 (PNG specification, 11.3.2.3).
+    chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc_profile)
+    return b"".join([data[:33], struct.pack(">I", len(chunk) - 4), chunk, struct.pack(">I", zlib.crc32(chunk)), data[33:]])

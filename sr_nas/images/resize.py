@@ -15,14 +15,13 @@ def cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def taps(length: int, resized: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which samples of a line of ``length`` make up each sample of the ``resized`` line, and with what weight.
+def contributions(length: int, resized: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of a line of ``length``, and their weights, that make up each sample of the ``resized`` line.
 
-    Shrinking widens the kernel by the scale, so that it also filters (antialias). Beyond its ends the line is
-    mirrored with the end sample repeated.
+    Shrinking widens the kernel by the scale (antialiasing). Beyond its ends the line is mirrored, end samples repeated.
 
     Returns:
-        ``(indices, weights)``, both (resized, taps); each row of weights sums to 1.
+        ``(indices, weights)``, both (resized, samples); each row of weights sums to 1.
     """
     scale = resized / length
     widened = min(scale, 1.0)
@@ -39,7 +38,7 @@ def taps(length: int, resized: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resize_rows(image: np.ndarray, height: int) -> np.ndarray:
-    indices, weights = taps(image.shape[0], height)
+    indices, weights = contributions(image.shape[0], height)
     resized = np.empty((height, *image.shape[1:]), image.dtype)
     # Blocks of rows small enough to stay in the processor's cache.
     block = max(1, 100_000 // image[0].size)
@@ -61,8 +60,8 @@ def imresize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Args:
         image: HxW or HxWxC; uint8 and uint16 are rounded half up and clipped to their range after *each* of the two
             passes, as MATLAB does; floating point is neither rounded nor clipped.
-        height: rows wanted, at least 1.
-        width: columns wanted, at least 1.
+        height: rows of the result, at least 1.
+        width: columns of the result, at least 1.
 
     Returns:
         (height)x(width) or (height)x(width)xC, of the same dtype.

@@ -11,7 +11,7 @@ import pytest
 
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_image
-from sr_nas.images.resize import cubic, downscale, imresize, modcrop, taps, upscale_bicubic
+from sr_nas.images.resize import contributions, cubic, downscale, imresize, modcrop, upscale_bicubic
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -29,19 +29,19 @@ def test_the_kernel_interpolates_and_has_its_published_values() -> None:
 def test_halving_weighs_eight_samples() -> None:
     # The kernel of half the frequency at distances 0.25, 0.75, 1.25, 1.75, in units of 1/256.
     half = np.array([111, 29, -9, -3]) / 256
-    indices, weights = taps(16, 8)
+    indices, weights = contributions(16, 8)
     assert indices[3].tolist() == [3, 4, 5, 6, 7, 8, 9, 10]
     np.testing.assert_allclose(weights[3], [*half[::-1], *half], atol=1e-15)
 
 
 def test_the_border_is_mirrored_with_its_end_sample_repeated() -> None:
-    indices, _ = taps(16, 8)
+    indices, _ = contributions(16, 8)
     assert indices[0].tolist() == [2, 1, 0, 0, 1, 2, 3, 4]
     assert indices[7].tolist() == [11, 12, 13, 14, 15, 15, 14, 13]
 
 
 def test_a_line_shorter_than_the_kernel_is_mirrored_over_and_over() -> None:
-    indices, _ = taps(2, 1)
+    indices, _ = contributions(2, 1)
     assert indices[0].tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
     assert imresize(np.array([[10, 20]], np.uint8), 1, 1).tolist() == [[15]]
 
@@ -68,7 +68,7 @@ def test_axes_are_independent_and_channels_too() -> None:
     resized = imresize(image, 24, 4)
     rows, columns = (np.zeros((size, length)) for size, length in ((24, 12), (4, 9)))
     for matrix in (rows, columns):
-        for row, (indices, weights) in enumerate(zip(*taps(matrix.shape[1], matrix.shape[0]), strict=True)):
+        for row, (indices, weights) in enumerate(zip(*contributions(matrix.shape[1], matrix.shape[0]), strict=True)):
             np.add.at(matrix[row], indices, weights)
     np.testing.assert_allclose(resized, np.einsum("ij,jkc,lk->ilc", rows, image, columns), atol=1e-12)
     np.testing.assert_array_equal(resized[..., 1], imresize(image[..., 1], 24, 4))
