@@ -40,7 +40,7 @@ def basicsr() -> ModuleType:
 def usual_allocator() -> Iterator[None]:
     """Leave this process's memory to glibc: some tests watch how it grows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sr_nas.runs.allocator._mallopt", lambda: None)
+        patch.setattr("sr_nas.cli.keep_freed_memory", lambda: False)
         yield
 
 

@@ -20,9 +20,9 @@ from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.report.progress import genotype_text
 from sr_nas.runs.device import cores
+from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_json
 from sr_nas.runs.run_dir import read_history, resumable_runs
-from sr_nas.runs.shutdown import Interrupt
 
 SUMMARY = "seeds.json"
 ENDING = "_seeds"
@@ -107,7 +107,7 @@ def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
     waiting = list(plan.seeds)
     running: list[_Running] = []
     failed: list[_Running] = []
-    with Interrupt() as stop:
+    with GracefulShutdown() as stop:
         while running or (waiting and not stop()):
             while waiting and len(running) < count and not stop():
                 slot = min(set(range(count)) - {one.slot for one in running})

@@ -32,9 +32,9 @@ from sr_nas.options.benchmark import BICUBIC, BenchmarkOptions, Model
 from sr_nas.options.load import dump_options
 from sr_nas.report.tables import MACS, crop_picture, extreme_gains, finite, write_csv, write_markdown
 from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
+from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import lock, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
-from sr_nas.runs.shutdown import Interrupt
 
 MEASUREMENTS = "measurements.jsonl"
 
@@ -458,7 +458,7 @@ def run_benchmark(options: BenchmarkOptions, console: Console) -> tuple[dict[str
     metrics = perceptual_metrics(options.perceptual, device)
     scored = ["psnr", "ssim", *options.perceptual]
     folder = open_folder(Path(options.path.experiments_root) / options.name)
-    with measurements(folder) as kept, Interrupt() as stop:
+    with measurements(folder) as kept, GracefulShutdown() as stop:
         for place in (folder, *(inner for inner in folder.rglob("*") if inner.is_dir())):
             sweep(place)
         write_text(folder / OPTIONS, dump_options(options))

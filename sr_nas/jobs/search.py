@@ -32,10 +32,9 @@ from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.report.progress import SearchView, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
-from sr_nas.runs.distributed import is_first, world_size
+from sr_nas.runs.distributed import GracefulShutdown, is_first, world_size
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
-from sr_nas.runs.shutdown import Interrupt
 from sr_nas.search.bilevel import alpha_gradient
 from sr_nas.search.searcher import Record, Searcher
 
@@ -197,7 +196,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
     with (
         closing(run),
         SearchView(console, run.folder.name, searcher.steps, start, options.logger.print_freq, searcher.plan.epochs) as view,
-        Interrupt() as stop,
+        GracefulShutdown() as stop,
     ):
         verb = "searching" if run.state is None else "going on"
         share = batch_share(options, begun)

@@ -20,9 +20,8 @@ from sr_nas.options.classification import ClassifierTrainOptions
 from sr_nas.options.tasks import AnyTraining
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
 from sr_nas.runs.device import pick_device, resolve_precision
-from sr_nas.runs.distributed import is_first
+from sr_nas.runs.distributed import GracefulShutdown, is_first
 from sr_nas.runs.run_dir import cut_history
-from sr_nas.runs.shutdown import Interrupt
 from sr_nas.trainer import Diverged, Losses
 
 
@@ -66,7 +65,7 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
         closing(run),
         closing(Scalars(run.folder if options.logger.use_tb_logger and is_first() else None, start)) as scalars,
         TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
-        Interrupt() as stop,
+        GracefulShutdown() as stop,
     ):
 
         def say(text: str) -> None:

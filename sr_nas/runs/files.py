@@ -1,57 +1,54 @@
-"""Writing so that a kill at any moment leaves the old file or the new one, never half of one."""
+"""Atomic writes, file locks and the cache folder. A kill at any moment leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 ABANDONED = 24 * 3600
-"""Seconds after which an unfinished file is nobody's any more."""
+"""Seconds after its last change when an unfinished file is taken for abandoned by its process."""
 _MARK = "-unfinished-"
-_STEM = 16
-"""So many letters of a name stand in that of its temporary file, which is to be no longer than names may be."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; when the block ends well it is flushed to disk and takes the name ``path``."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:_STEM]}{_MARK}", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """Give an empty temporary file in the same folder; if the block ends well, it is flushed to disk and renamed to ``path``."""
+    # Part of the name is enough: a full one with the mark might be longer than file systems allow.
+    temporary = path.with_name(f".{path.stem[:16]}{_MARK}{uuid.uuid4().hex[:12]}{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         with temporary.open("r+b") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, all or nothing."""
+    """Write a UTF-8 text file, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, indented, all or nothing."""
+    """Write an indented JSON file, all or nothing."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def sweep(folder: Path, age: float = 0) -> None:
-    """Remove the temporary files that a kill in the middle of :func:`replacing` has left in a folder.
+    """Remove temporary files of :func:`replacing` that a killed process left in a folder.
 
     Args:
         folder: where to look.
-        age: seconds since they were last written to; more than 0 in a folder that other processes write to.
+        age: seconds since their last change; more than 0 in a folder that other processes write to.
     """
     for leftover in folder.glob(f".*{_MARK}*"):
         # Another process may finish or sweep the same file, or it may belong to another user.
@@ -61,31 +58,21 @@ def sweep(folder: Path, age: float = 0) -> None:
 
 
 def lock(stream: TextIO) -> None:
-    """Hold an open file until it is closed or the process ends, however it ends. Windows has no such lock.
+    """Lock an open file until it is closed or the process ends in any way. Does nothing on Windows.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
     """
     if sys.platform != "win32":
-        import fcntl
+        import fcntl  # not on Windows
 
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-# MERGED sr_nas.runs.files: Where results that are costly to compute and cheap to keep lie between runs.
-
-
 def cache_folder(kind: str) -> Path:
-    """Return (and create) the folder for one kind of cached result.
+    """Return (and create) the folder for one kind of cached results, which can be deleted at any time.
 
-    It lies in ``$SR_NAS_CACHE`` where that is set, else in ``$XDG_CACHE_HOME/sr_nas`` or ``~/.cache/sr_nas``. Deleting
-    it loses nothing but time.
+    It lies in ``$SR_NAS_CACHE`` where that is set, else in ``$XDG_CACHE_HOME/sr_nas`` or ``~/.cache/sr_nas``.
     """
     root = os.environ.get("SR_NAS_CACHE")
     base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sr_nas"

@@ -1,4 +1,4 @@
-"""Run folders: ``experiments/<name>``, never written over."""
+"""Run folders ``experiments/<name>``: never overwritten, with the history of the run and a record of how it was made."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ import torch
 import sr_nas
 from sr_nas.errors import UserError
 from sr_nas.runs.distributed import world_size
-from sr_nas.runs.files import replacing
+from sr_nas.runs.files import write_text
 
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
 OPTIONS = "options.yml"
 NETWORK_BLOCK = "network_g.yml"
-"""What a search writes beside its genotype: the option block of the network it found."""
+"""Option block of the network that a search has selected."""
+PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python-headless", "safetensors", "lmdb", "basicsr")
+"""Packages whose versions are recorded with a run."""
 
 
 def new_run(root: Path, name: str) -> Path:
@@ -42,22 +44,22 @@ def new_run(root: Path, name: str) -> Path:
 def resumable_runs(root: Path, name: str) -> list[Path]:
     """Return those of ``root/name``, ``root/name_2`` ... that hold a checkpoint, the newest first."""
     pattern = re.compile(re.escape(name) + r"(?:_(\d+))?")
-    found = [
+    runs = [
         (int(match[1] or 1), path)
         for path in root.glob(f"{name}*")
         if (path / CHECKPOINT).is_file() and (match := pattern.fullmatch(path.name))
     ]
-    return [path for _, path in sorted(found, reverse=True)]
+    return [path for _, path in sorted(runs, reverse=True)]
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:
-    """Add one line to the history."""
+    """Append one record to the history."""
     with (folder / HISTORY).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's history, in order; a half-written last line, left by a kill, is not one.
+    """Return the records of a run's history, in order. A last line cut off by a kill is left out.
 
     Raises:
         UserError: there is no history, or a line inside it is damaged.
@@ -73,22 +75,15 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def cut_history(folder: Path, last: int, key: str = "step") -> None:
-    """Drop the records after step ``last``: a run that resumes there makes them again."""
+    """Drop the records after step ``last``: a run that resumes there writes them again."""
     if (folder / HISTORY).is_file():
-        kept = [record for record in read_history(folder) if record[key] <= last]
-        with replacing(folder / HISTORY) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-
-
-# MERGED sr_nas.runs.run_dir: How a run was made: the command line, the code, the packages, the machine, the
-# seed.
-
-
-PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python-headless", "safetensors", "lmdb", "basicsr")
+        records = [record for record in read_history(folder) if record[key] <= last]
+        write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def provenance(seed: int, device: torch.device) -> dict[str, Any]:
     """Return what identifies a run, JSON-ready; versions of packages that are not installed are ``None``."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -100,27 +95,25 @@ def provenance(seed: int, device: torch.device) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "device_name": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
 
 
 def git_revision() -> str | None:
-    """Revision of the code, with ``+changes`` where files differ from it; ``None`` where it is no git checkout."""
+    """Return the git revision of the code, with ``+changes`` where tracked files differ from it; ``None`` without a checkout."""
     root = Path(sr_nas.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     try:
-        revision = _git(root, "rev-parse", "HEAD")
-        return revision + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def _git(root: Path, *args: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _version(package: str) -> str | None:

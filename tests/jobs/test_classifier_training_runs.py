@@ -13,8 +13,8 @@ import torch
 from sr_nas.classification.darts import DARTS
 from sr_nas.export.network_file import load_classifier, read_metadata
 from sr_nas.runs.checkpoint import load_tensors
+from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.run_dir import read_history
-from sr_nas.runs.shutdown import Interrupt
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 from tests.jobs.test_search_runs import assert_equal
@@ -98,13 +98,13 @@ def test_stopped_and_resumed_it_is_the_straight_run_to_the_bit(
 ) -> None:
     asked: list[int] = []
 
-    def stop(self: Interrupt) -> bool:
+    def stop(self: GracefulShutdown) -> bool:
         asked.append(1)
         self.signal = signal.SIGTERM if len(asked) == 5 else None
         return self()
 
     with monkeypatch.context() as patched:
-        patched.setattr(Interrupt, "agreed", stop)
+        patched.setattr(GracefulShutdown, "agreed", stop)
         assert "stopped at iteration 5" in train(tmp_path, code=128 + signal.SIGTERM)
     torch.rand(3)
     assert "going on in" in train(tmp_path, resume=True)

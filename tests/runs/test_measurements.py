@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from sr_nas.errors import UserError
 from sr_nas.jobs.model_table import MEASUREMENTS, digest, file_digest, measurements
-from sr_nas.runs.device import peak_memory, reset_peak_memory
 
 
 def test_what_was_added_is_there_again_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
@@ -58,20 +55,3 @@ def test_digests_differ_where_what_they_are_of_does(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
     with pytest.raises(UserError, match="cannot be read"):
         file_digest(tmp_path)
-
-
-def test_peak_memory_counts_from_where_it_is_reset() -> None:
-    device = torch.device("cpu")
-    if not reset_peak_memory(device):
-        pytest.skip("this system cannot reset the peak")
-    before = peak_memory(device)
-    block = np.ones(150_000_000, np.uint8)
-    with_block = peak_memory(device)
-    del block
-    kept = peak_memory(device)
-    reset_peak_memory(device)
-    after = peak_memory(device)
-    assert None not in (before, with_block, kept, after)
-    assert with_block - before > 140e6  # type: ignore[operator]
-    assert kept == with_block
-    assert with_block - after > 140e6  # type: ignore[operator]

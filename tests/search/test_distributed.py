@@ -13,8 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from sr_nas.errors import UserError
-from sr_nas.runs.distributed import LOST, from_first, is_first, largest, mean, processes, rank, world_size
-from sr_nas.runs.shutdown import Interrupt
+from sr_nas.runs.distributed import LOST, GracefulShutdown, from_first, is_first, largest, mean, processes, rank, world_size
 from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
 from sr_nas.search.objective import Objective, sa
 from sr_nas.search.searcher import Plan, Searcher
@@ -87,7 +86,7 @@ def together(own_rank: int, folder: Path) -> None:
         found["from first"] = from_first(lambda: {"rank": rank(), "tensor": torch.arange(3)})
         with pytest.raises(UserError, match="the first process says so"):
             from_first(partial(refuse, "the first process says so"))
-        with Interrupt() as stop:
+        with GracefulShutdown() as stop:
             if own_rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             found["stop"] = (stop.agreed(), stop.exit_code)

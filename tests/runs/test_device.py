@@ -1,14 +1,35 @@
-"""Half precision: where it runs, and where it is refused."""
+"""Devices, the precisions they compute in, and the memory that is available."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
 
 from sr_nas.errors import UserError
 from sr_nas.inference.tiles import upscale
-from sr_nas.runs.device import check_precision, resolve_precision
+from sr_nas.runs.device import (
+    _cgroup_memory,
+    available_memory,
+    check_precision,
+    peak_memory,
+    pick_device,
+    reset_peak_memory,
+    resolve_precision,
+)
+
+STAT = "anon 5\nfile 9\nactive_file 2\ninactive_file 7\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is an accelerator")
+def test_an_accelerator_that_is_not_there() -> None:
+    assert pick_device("auto") == pick_device(0) == torch.device("cpu")
+    with pytest.raises(UserError, match="num_gpu: 1 was asked for"):
+        pick_device(1)
 
 
 class Loud(nn.Module):
@@ -65,3 +86,49 @@ def test_fp16_runs_on_a_gpu_and_says_where_it_overflows() -> None:
     assert upscale(network, lr, device="cuda", precision="fp16").max() == pytest.approx(32768, rel=1e-3)
     with pytest.raises(UserError, match="in fp16 is not finite: use fp32"):
         upscale(network, torch.ones(1, 3, 4, 4), device="cuda", precision="fp16")
+
+
+def group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_the_tightest_limit_above_a_group_counts(tmp_path: Path) -> None:
+    """Version 2: what the limit leaves, and files that the system can drop are not taken."""
+    root, groups = tmp_path / "cgroup", tmp_path / "groups"
+    groups.write_text("0::/outer/inner\n")
+    group(root, memory__stat=STAT)
+    group(root / "outer", memory__max=1000, memory__current=600, memory__stat=STAT)
+    group(root / "outer" / "inner", memory__max="max", memory__current=100, memory__stat=STAT)
+    assert _cgroup_memory(root, groups) == [1000 - 600 + 7]
+    group(root / "outer" / "inner", memory__max=50, memory__current=100, memory__stat=STAT)
+    assert sorted(_cgroup_memory(root, groups)) == [0, 407]
+
+
+def test_version_1_in_a_container_that_sees_its_own_group_alone(tmp_path: Path) -> None:
+    root, groups = tmp_path / "cgroup", tmp_path / "groups"
+    groups.write_text("5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n")
+    group(root / "memory", memory__limit_in_bytes=500, memory__usage_in_bytes=100, memory__stat=STAT)
+    assert _cgroup_memory(root, groups) == [407]
+
+
+def test_the_machine_leaves_no_more_than_it_has() -> None:
+    available = available_memory(torch.device("cpu"))
+    assert 0 < available < psutil.virtual_memory().total
+
+
+def test_peak_memory_counts_from_where_it_is_reset() -> None:
+    device = torch.device("cpu")
+    if not reset_peak_memory(device):
+        pytest.skip("this system cannot reset the peak")
+    before = peak_memory(device)
+    block = np.ones(150_000_000, np.uint8)
+    with_block = peak_memory(device)
+    del block
+    kept = peak_memory(device)
+    reset_peak_memory(device)
+    after = peak_memory(device)
+    assert with_block - before > 140e6
+    assert kept == with_block
+    assert with_block - after > 140e6
