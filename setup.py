@@ -35,6 +35,7 @@ setup(
         "torch>=2.4",  # reads the states of optimizers and schedulers with weights_only=True
         "numpy>=1.26",
         "pydantic>=2.9",  # JSON schema of what a validator takes, where it differs from what it gives
+        "annotated-types>=0.6",  # bounds of parameters, which pydantic understands
         "pyyaml>=6.0",
         "rich>=13.0",
         "matplotlib>=3.8",

@@ -143,9 +143,9 @@ def build_searcher(options: AnySearch, device: torch.device, begun_with: int = 1
         task=built.loss,
         regularizer=bound(REGULARIZERS, plan.regularizer),
         strength=bound(SCHEDULES, plan.regularizer.schedule),
-        regularized=[
-            label for label, choice in space.choices().items() if choice.of == "operations" or plan.regularizer.on_inputs
-        ],
+        regularized={
+            label: choice for label, choice in space.choices().items() if choice.of == "operations" or plan.regularizer.on_inputs
+        },
         costs={name: (weight, _on(cost_table(space, name), device)) for name, weight in plan.costs().items()},
     )
     weight_optimizer = bound(OPTIMIZERS, options.train.optim_g)(space.parameters())

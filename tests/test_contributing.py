@@ -17,18 +17,14 @@ def test_the_regularizer_of_the_example() -> None:
     (code,), (options,) = (re.findall(rf"```{language}\n(.*?)```", text, re.S) for language in ("python", "yaml"))
     section = yaml.safe_load(options)["search"]["regularizer"]
     script = f"""
-from collections.abc import Sequence
-from typing import Annotated
-import torch
-from pydantic import Field
-from torch import Tensor
-from sr_nas.build import bound
+from sr_nas.search.objective import *
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
-from sr_nas.registry import REGULARIZERS
+from annotated_types import Gt
 {code}
 options = load_options(SearchOptions, "options/sac_imdn.yml", ["search:regularizer={section}"])
-print(bound(REGULARIZERS, options.search.regularizer)([torch.zeros(4), torch.zeros(4)]).item())
+alpha = {{label: ChoiceLogits(("a", "b", "c", "d"), torch.zeros(4)) for label in ("one", "two")}}
+print(REGULARIZERS.build(options.search.regularizer)(alpha).item())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr

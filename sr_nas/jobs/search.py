@@ -35,7 +35,6 @@ from sr_nas.runs.device import available_memory, check_precision, peak_memory, p
 from sr_nas.runs.distributed import GracefulShutdown, is_first, world_size
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
-from sr_nas.search.bilevel import alpha_gradient
 from sr_nas.search.searcher import Record, Searcher
 
 LIBRARIES = {"cpu": (36e6, 1.3)}
@@ -55,7 +54,7 @@ def step_bytes(searcher: Searcher, scale: int, pixels: int) -> int:
         scale: upscaling factor.
         pixels: LR pixels of a process's share of a batch.
     """
-    device, plan = searcher.device, searcher.plan
+    device = searcher.device
     parameters = list(searcher.space.parameters())
     low = torch.zeros(1, 3, *PROBE, device=device)
     high = torch.zeros(1, 3, *(scale * side for side in PROBE), device=device)
@@ -63,18 +62,7 @@ def step_bytes(searcher: Searcher, scale: int, pixels: int) -> int:
     kept = {parameter: parameter.grad for parameter in searcher.alpha.parameters()}
 
     def step() -> None:
-        alpha_gradient(
-            searcher.space,
-            searcher.alpha,
-            searcher.relaxation,
-            searcher.objective,
-            plan.warmup_epochs + 1,
-            (low, high),
-            other,
-            1e-9 if plan.second_order else 0.0,
-            plan.alpha_on_both,
-            searcher._autocast,
-        )
+        searcher.alpha_gradient((low, high), other)
 
     searcher.space.train()
     with torch.random.fork_rng(devices=[]):
@@ -202,7 +190,7 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
         share = batch_share(options, begun)
         _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}{memory}")
 
-        def on_step(losses: Mapping[str, float]) -> None:
+        def on_step(losses: Mapping[str, Any]) -> None:
             view.step(searcher.step, losses)
 
         def on_epoch(record: Record) -> None:

@@ -1,4 +1,8 @@
-"""The random numbers of a relaxation that samples: addressed by seed, step and pass, never consumed from one to the next."""
+"""Architecture parameters alpha, and the relaxations that turn them into the weights beta of mixed operations.
+
+To add a relaxation, register a function here and select it by ``search.relaxation.type`` in an option file. One that samples has
+a second parameter ``draw``: a :class:`Draw` in every pass, ``None`` where no pass is made (records and genotypes).
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,65 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Choices
 from sr_nas.registry import RELAXATIONS
 
+Temperature = Annotated[float, Gt(0)]
+
+
+class Alpha(nn.Module):
+    """One vector of logits per label, apart from any supernet: shape ``[number of candidates]`` each.
+
+    Args:
+        choices: label -> choice.
+        init: ``"normal"``: ``value * N(0, 1)`` (the paper: 1e-3); ``"constant"``: ``value`` everywhere.
+        value: see ``init``.
+        offset: candidate name -> number added to its logit in every choice (SA-DARTS, section 3.2, gives skip 0.1).
+        generator: source of the noise.
+
+    Raises:
+        UserError: an offset for a candidate that no choice has.
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        init: Literal["normal", "constant"] = "normal",
+        value: float = 1e-3,
+        offset: Mapping[str, float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        offset = offset or {}
+        known = sorted({name for choice in choices.values() for name in choice.candidates})
+        for name in offset:
+            if name not in known:
+                raise UserError(
+                    f"search.alpha.offset: no choice has the candidate '{name}'{nearest(name, known)} Known: {listing(known)}."
+                )
+        self.logits = nn.ParameterDict()
+        for label, choice in choices.items():
+            size = len(choice.candidates)
+            start = value * torch.randn(size, generator=generator) if init == "normal" else torch.full((size,), value)
+            self.logits[label] = nn.Parameter(start + torch.tensor([offset.get(name, 0.0) for name in choice.candidates]))
+
+    def by_label(self) -> dict[str, Tensor]:
+        """Return label -> logits, in the order of the labels."""
+        return dict(self.logits.items())
+
+    def relax(self, relaxation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return label -> weights, with a gradient to alpha."""
+        return {label: relaxation(logits) for label, logits in self.by_label().items()}
+
 
 class Draw:
-    """What one pass over the supernet draws, and how far the search is.
+    """Random numbers of one pass over the supernet: a pure function of (seed, step, pass), as from a counter-based generator.
 
-    Two draws of one address give the same numbers in the same order: a resumed search draws what a straight one does, and all
-    processes of a job draw the same.
+    So a resumed search draws what an uninterrupted one does, and all processes of a job draw the same.
 
     Args:
         address: seed, step and pass.
@@ -38,21 +88,11 @@ class Draw:
 
 
 def in_pass(relaxation: Callable[..., Tensor], address: tuple[int, ...], progress: float) -> Callable[[Tensor], Tensor]:
-    """Return the relaxation of one pass: one that takes a ``draw`` samples, any other is the same in every pass."""
+    """Return the relaxation of one pass; it differs from pass to pass only for a relaxation that samples."""
     if "draw" not in inspect.signature(relaxation).parameters:
         return relaxation
     options: dict[str, Any] = {"draw": Draw(address, progress)}
     return partial(relaxation, **options)
-
-
-# MERGED sr_nas.search.alpha: From logits alpha to the weights of a mixed operation.
-#
-# To add one, register a function here and name it under ``search.relaxation.type`` in an option file. One that
-# samples has a
-# second parameter ``draw``: what a pass draws, or ``None`` where no pass is made: for records and genotypes.
-
-
-Temperature = Annotated[float, Field(gt=0)]
 
 
 @RELAXATIONS.register()
@@ -69,58 +109,9 @@ def gumbel_softmax(
 
     The largest of ``alpha + G`` is that of candidate i with probability ``softmax(alpha)_i``, and a low T makes the sample
     nearly one-hot. T falls linearly over the epochs, as in the authors' public code, from ``temperature`` in the first to
-    one epoch's fall above ``final_temperature`` in the last. Without a draw it is ``softmax(alpha)``: the distribution itself.
+    one epoch's fall above ``final_temperature`` in the last. Without a draw it is ``softmax(alpha)``, the distribution itself.
     """
     if draw is None:
         return logits.softmax(dim=-1)
-    now = final_temperature + (1 - draw.progress) * (temperature - final_temperature)
-    return ((logits + draw.gumbel(logits)) / now).softmax(dim=-1)
-
-
-# MERGED sr_nas.search.alpha: The architecture parameters: one vector of logits per label, apart from any
-# supernet.
-
-
-class Alpha(nn.Module):
-    """alpha of every choice, shape ``[number of candidates]`` per label.
-
-    Args:
-        choices: label -> choice.
-        init: ``"normal"``: ``value * N(0, 1)`` (the paper: 1e-3); ``"constant"``: ``value`` everywhere.
-        value: see ``init``.
-        offset: candidate name -> what is added to its logit wherever it stands (SA-DARTS, section 3.2, gives skip 0.1).
-        generator: source of the noise.
-
-    Raises:
-        UserError: an offset on a candidate that no choice has.
-    """
-
-    def __init__(
-        self,
-        choices: Choices,
-        init: Literal["normal", "constant"] = "normal",
-        value: float = 1e-3,
-        offset: Mapping[str, float] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        known = sorted({name for choice in choices.values() for name in choice.candidates})
-        for name in offset or {}:
-            if name not in known:
-                raise UserError(
-                    f"search.alpha.offset: no choice has the candidate '{name}'{nearest(name, known)} Known: {listing(known)}."
-                )
-        self.logits = nn.ParameterDict()
-        for label, choice in choices.items():
-            size = len(choice.candidates)
-            start = value * torch.randn(size, generator=generator) if init == "normal" else torch.full((size,), value)
-            start += torch.tensor([(offset or {}).get(name, 0.0) for name in choice.candidates])
-            self.logits[label] = nn.Parameter(start)
-
-    def relax(self, relaxation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return label -> weights, with a gradient to alpha."""
-        return {label: relaxation(logits) for label, logits in self.by_label().items()}
-
-    def by_label(self) -> dict[str, Tensor]:
-        """Return label -> logits, in the order of the labels."""
-        return dict(self.logits.items())
+    current = final_temperature + (1 - draw.progress) * (temperature - final_temperature)
+    return ((logits + draw.gumbel(logits)) / current).softmax(dim=-1)

@@ -1,19 +1,43 @@
-"""How the strength lambda_e of a regulariser depends on the epoch e = 1 ... E (SA-DARTS, algorithm 1)."""
+"""What alpha minimises: task loss, regulariser with its strength per epoch, and expected cost.
+
+To add a regulariser, register a function here and select it by ``search.regularizer.type`` in an option file. It takes the
+regularised choices, label -> :class:`ChoiceLogits`, and returns a scalar without the strength lambda_e.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from annotated_types import Ge
 from torch import Tensor
 
 from sr_nas.contracts import Weights
+from sr_nas.genotype import Choices
 from sr_nas.registry import REGULARIZERS, SCHEDULES
 
-WarmUp = Annotated[int, Field(ge=0, description="epochs during which the strength is 0")]
+CostTable = Mapping[str, Tensor]
+"""label -> cost of each of its candidates in the whole derived network, shape [number of candidates]."""
+
+WarmUp = Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True)
+class ChoiceLogits:
+    """alpha of one choice.
+
+    Attributes:
+        candidates: names; position i belongs to ``logits[i]``.
+        logits: shape ``[number of candidates]``.
+    """
+
+    candidates: tuple[str, ...]
+    logits: Tensor
+
+
+# lambda_e by epoch e = 1 ... E (SA-DARTS, algorithm 1).
 
 
 @SCHEDULES.register()
@@ -28,32 +52,26 @@ def linear(epoch: int, *, slope: float = 0.2, warmup_epochs: WarmUp = 0) -> floa
     return slope * max(0, epoch - warmup_epochs)
 
 
-# MERGED sr_nas.search.objective: Regularisers of alpha: functions of the logits of all choices, without
-# their strength lambda_e.
-#
-# To add one, register a function here and name it under ``search.regularizer.type`` in an option file.
-
-
 @REGULARIZERS.register()
-def none(alpha: Sequence[Tensor]) -> Tensor:
+def none(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
     """0: no regulariser."""
-    return alpha[0].new_zeros(())
+    return next(iter(alpha.values())).logits.new_zeros(())
 
 
 @REGULARIZERS.register()
-def l2(alpha: Sequence[Tensor]) -> Tensor:
+def l2(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
     """Sum of squares over all choices (DARTS; figure 3 of SA-DARTS)."""
-    return torch.stack([logits.square().sum() for logits in alpha]).sum()
+    return torch.stack([choice.logits.square().sum() for choice in alpha.values()]).sum()
 
 
 @REGULARIZERS.register()
-def beta(alpha: Sequence[Tensor]) -> Tensor:
+def beta(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
     """Mean over choices of ``log(sum(exp(alpha)))`` (Beta-DARTS, Ye et al. 2022)."""
-    return torch.stack([logits.logsumexp(dim=-1) for logits in alpha]).mean()
+    return torch.stack([choice.logits.logsumexp(dim=-1) for choice in alpha.values()]).mean()
 
 
 @REGULARIZERS.register()
-def sa(alpha: Sequence[Tensor], *, nu: float = 1.0, mu: float = 0.0) -> Tensor:
+def sa(alpha: Mapping[str, ChoiceLogits], *, nu: float = 1.0, mu: float = 0.0) -> Tensor:
     """Smooth activation (SA-DARTS, eq. 7): mean of ``((1+nu) a + (1-nu) a erf(mu (1-nu) a)) / 2``.
 
     The mean runs over all candidates of all choices, i.e. ``1 / (N_o N_e)`` of eq. 7 where all choices have as many.
@@ -64,29 +82,18 @@ def sa(alpha: Sequence[Tensor], *, nu: float = 1.0, mu: float = 0.0) -> Tensor:
     of them: it cannot change beta by itself. It acts through Adam, whose second moment it inflates: the steps that the
     task drives shrink as lambda_e grows. With plain SGD it leaves beta exactly as without regulariser.
     """
-    a = torch.cat([logits.flatten() for logits in alpha])
+    a = torch.cat([choice.logits for choice in alpha.values()])
     return (((1 + nu) * a + (1 - nu) * a * torch.erf(mu * (1 - nu) * a)) / 2).mean()
-
-
-# MERGED sr_nas.search.objective: Expected cost of a relaxed network, with a gradient to alpha.
-
-
-CostTable = Mapping[str, Tensor]
-"""label -> cost of each of its candidates in the whole derived network, shape [number of candidates]."""
 
 
 def normalised_cost(weights: Weights, table: CostTable) -> Tensor:
     """Mean over the choices of ``sum_i beta_i c_i / sum_i c_i`` (SA-DARTS, eq. 18; the mean over choices is ours)."""
-    terms = [torch.dot(weights[label], costs) / costs.sum() for label, costs in table.items()]
-    return torch.stack(terms).mean()
+    return torch.stack([torch.dot(weights[label], costs) / costs.sum() for label, costs in table.items()]).mean()
 
 
 def expected_cost(weights: Weights, table: CostTable) -> Tensor:
-    """``sum_labels <beta, c>``: what the choices cost in the unit of the table; one-hot weights give the derived cost."""
+    """``sum_labels <beta, c>``: cost of the choices in the table's unit; one-hot weights give the derived network's."""
     return torch.stack([torch.dot(weights[label], costs) for label, costs in table.items()]).sum()
-
-
-# MERGED sr_nas.search.objective: What alpha minimises: one function for both orders, and for the history.
 
 
 @dataclass(frozen=True)
@@ -95,25 +102,33 @@ class Objective:
 
     Attributes:
         task: (output, target) -> scalar loss.
-        regularizer: logits of the regularised choices -> scalar (``L_SA`` of eq. 7 without lambda_e).
+        regularizer: label -> logits of the regularised choices -> scalar (``L_SA`` of eq. 7 without lambda_e).
         strength: epoch, counted from 1 -> lambda_e. It is applied once, here.
-        regularized: labels of the choices that the regulariser sees; with none it is 0.
-        costs: name -> (weight, table), e.g. ``{"flops": (0.1, table)}``; weights of 0 may be left out.
+        regularized: the choices that the regulariser sees; with none of them it is 0.
+        costs: name -> (weight, table), e.g. ``{"flops": (0.1, table)}``; costs of weight 0 may be left out.
     """
 
     task: Callable[[Tensor, Tensor], Tensor]
-    regularizer: Callable[[Sequence[Tensor]], Tensor]
+    regularizer: Callable[[Mapping[str, ChoiceLogits]], Tensor]
     strength: Callable[[int], float]
-    regularized: Collection[str]
+    regularized: Choices
     costs: Mapping[str, tuple[float, CostTable]] = field(default_factory=dict)
 
     def __call__(
         self, task: Tensor, alpha: Mapping[str, Tensor], weights: Weights, epoch: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and its weighted parts ``task``, ``regularizer``, ``cost``, ``total``, all scalars."""
+        """Return the total and its weighted parts ``task``, ``regularizer``, ``cost``, ``total``, all scalars.
+
+        Args:
+            task: task loss.
+            alpha: label -> logits.
+            weights: label -> relaxed weights.
+            epoch: counted from 1.
+        """
         regularizer = cost = task.new_zeros(())
         if self.regularized:
-            regularizer = self.strength(epoch) * self.regularizer([alpha[label] for label in self.regularized])
+            choices = {label: ChoiceLogits(choice.candidates, alpha[label]) for label, choice in self.regularized.items()}
+            regularizer = self.strength(epoch) * self.regularizer(choices)
         for weight, table in self.costs.values():
             cost = cost + weight * normalised_cost(weights, table)
         total = task + regularizer + cost

@@ -1,12 +1,10 @@
-"""The losses of one step, on the device until somebody looks at them."""
+"""The search loop: alternate one alpha step and one weight step (SA-DARTS, algorithm 1) until the epochs are done."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,43 +16,14 @@ from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.runs.device import Precision, autocast
-from sr_nas.runs.distributed import mean, replicate, share
+from sr_nas.runs.distributed import mean, replicate, share, world_size
 from sr_nas.search.alpha import Alpha, in_pass
-from sr_nas.search.bilevel import Batch, alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
 from sr_nas.search.objective import Objective, expected_cost
-
-
-class StepLosses(Mapping[str, float]):
-    """Name -> loss. The first look fetches all of them at once, and waits for the device.
-
-    Args:
-        losses: name -> scalar, on one device.
-    """
-
-    def __init__(self, losses: Mapping[str, Tensor]) -> None:
-        self._names = list(losses)
-        self._stacked = torch.stack([loss.detach() for loss in losses.values()])
-
-    @cached_property
-    def _values(self) -> dict[str, float]:
-        return dict(zip(self._names, self._stacked.tolist(), strict=True))
-
-    def __getitem__(self, name: str) -> float:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-# MERGED sr_nas.search.searcher: The search loop: alternate one alpha step and one weight step until the epochs
-# are done.
-
 
 Record = dict[str, Any]
 
+_STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation")
 _ADVICE = {
     "regularizer": "Look at search.regularizer and its schedule.",
     "cost": "Lower the cost's weight in search.",
@@ -75,7 +44,7 @@ class Plan:
         alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
         precision: of forward passes.
-        seed: of what a relaxation that samples draws.
+        seed: of a relaxation that samples.
     """
 
     epochs: int
@@ -90,19 +59,20 @@ class Plan:
     seed: int = 0
 
 
+@dataclass(eq=False)
 class Searcher:
-    """One search: everything it needs to go on is in :meth:`state_dict`.
+    """One search; :meth:`state_dict` holds everything that resuming needs.
 
     Several processes may search together (:mod:`sr_nas.runs.distributed`), each with its slice of every batch: gradients
     and losses are means over them, so that all hold the same weights and the same alpha, those of one process with the
-    whole batches. BatchNorm alone sees slices: each process normalises by its own, as in DistributedDataParallel, and the
+    whole batches. Only BatchNorm sees slices: each process normalises by its own, as in DistributedDataParallel, and the
     running statistics are the first process's.
 
-    Args:
+    Attributes:
         space: supernet (:class:`sr_nas.contracts.SearchSpace`), on its device.
         alpha: architecture parameters, on the same device.
-        relaxation: logits -> weights; one that samples takes a ``draw`` too (:mod:`sr_nas.search.alpha`), a new one in every
-            pass, and records and genotypes are made without.
+        relaxation: logits -> weights; one that samples (:mod:`sr_nas.search.alpha`) draws anew in every pass, and not at all
+            for records and genotypes.
         objective: what alpha minimises; its task loss is also what the weights minimise.
         training: batches for the weights.
         validation: batches for alpha, of other images.
@@ -112,32 +82,30 @@ class Searcher:
         plan: length and manner.
     """
 
-    def __init__(
-        self,
-        space: Any,
-        alpha: Alpha,
-        relaxation: Callable[..., Tensor],
-        objective: Objective,
-        training: Stream,
-        validation: Stream,
-        weight_optimizer: Optimizer,
-        alpha_optimizer: Optimizer,
-        scheduler: LRScheduler,
-        plan: Plan,
-    ) -> None:
-        self.space, self.alpha, self.relaxation, self.objective, self.plan = space, alpha, relaxation, objective, plan
-        self.training, self.validation = training, validation
-        self.weight_optimizer, self.alpha_optimizer, self.scheduler = weight_optimizer, alpha_optimizer, scheduler
-        self.device = next(iter(alpha.parameters())).device
-        # The alpha step calls the bare supernet, on other weights than its own, and averages what comes of it by itself.
-        self._replica = replicate(space)
-        share(list(alpha.parameters()))
+    space: Any
+    alpha: Alpha
+    relaxation: Callable[..., Tensor]
+    objective: Objective
+    training: Stream
+    validation: Stream
+    weight_optimizer: Optimizer
+    alpha_optimizer: Optimizer
+    scheduler: LRScheduler
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        self.device = next(iter(self.alpha.parameters())).device
+        # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
+        self._replica = replicate(self.space)
+        self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list
+        self._autocast = autocast(self.device, self.plan.precision)
+        share(list(self.alpha.parameters()))
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
-        # Reading a loss waits for all that an accelerator has been told to do; so many steps are told before.
+        # Reading a loss synchronises the device, so losses are read every so many steps.
         self.read_every = 1 if self.device.type == "cpu" else 20
-        self._unread: list[tuple[int, StepLosses]] = []
+        self._unread: list[tuple[int, dict[str, Tensor]]] = []
 
     @property
     def steps(self) -> int:
@@ -151,14 +119,14 @@ class Searcher:
 
     def run(
         self,
-        on_step: Callable[[Mapping[str, float]], None],
+        on_step: Callable[[Mapping[str, Tensor]], None],
         on_epoch: Callable[[Record], None],
         between_steps: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Search on from the current step.
 
         Args:
-            on_step: called after every step with its losses, which are fetched from the device when they are looked at.
+            on_step: called after every step with its losses, scalars on the device: looking at their values waits for it.
             on_epoch: called after every epoch with its record (see :meth:`record`).
             between_steps: called last after every step, when :meth:`state_dict` is complete; when it returns true, the
                 search returns.
@@ -173,15 +141,17 @@ class Searcher:
         self.space.train()
         while self.step < self.steps:
             epoch, started = self.epoch, time.perf_counter()
-            losses: dict[str, Tensor] = {}
-            training = self._batch(self.training)
-            if epoch > self.plan.warmup_epochs:
-                losses |= self.alpha_step(epoch, training)
+            training = self.next_batch(self.training)
+            losses = self.alpha_step(training) if epoch > self.plan.warmup_epochs else {}
             losses["train"] = self.weight_step(training)
-            found = self._account(losses)
+            self.step += 1
+            ends_epoch = self.step % self.plan.steps_per_epoch == 0
+            self._unread.append((self.step, losses))
+            if ends_epoch or len(self._unread) >= self.read_every:
+                self.read_losses()
             self.seconds += time.perf_counter() - started
-            on_step(found)
-            if self.step % self.plan.steps_per_epoch == 0:
+            on_step(losses)
+            if ends_epoch:
                 self.scheduler.step()
                 record = self.record(epoch)
                 self.sums, self.seconds = {}, 0.0
@@ -190,48 +160,51 @@ class Searcher:
                 break
         return self.step >= self.steps
 
-    def alpha_step(self, epoch: int, training: Batch) -> dict[str, Tensor]:
+    def alpha_step(self, training: Batch) -> dict[str, Tensor]:
         """Move alpha once on the next validation batch; return the parts of its objective.
 
         The look-ahead of second order is a step on the training batch that the weights take next (DARTS, algorithm 1).
         """
-        validation = self._batch(self.validation)
-        learning_rate = self.weight_optimizer.param_groups[0]["lr"]
-        xi = (learning_rate if self.plan.xi is None else self.plan.xi) if self.plan.second_order else 0.0
+        validation = self.next_batch(self.validation)
         self.alpha_optimizer.zero_grad()
-        gradient = alpha_gradient_by_differences if self.plan.finite_difference and xi else alpha_gradient
-        parts = gradient(
-            self.space,
-            self.alpha,
-            self._in_pass(0),
-            self.objective,
-            epoch,
-            validation,
-            training,
-            xi,
-            self.plan.alpha_on_both,
-            self._autocast,
-        )
+        parts = self.alpha_gradient(validation, training)
         self.alpha_optimizer.step()
         return parts
 
+    def alpha_gradient(self, validation: Batch, training: Batch) -> dict[str, Tensor]:
+        """Add the gradient of the current step to the ``grad`` of alpha, moving nothing; return the parts of the objective."""
+        plan, xi = self.plan, 0.0
+        if plan.second_order:
+            xi = self.weight_optimizer.param_groups[0]["lr"] if plan.xi is None else plan.xi
+        gradient = alpha_gradient_by_differences if plan.finite_difference and xi else alpha_gradient
+        step = StepContext(
+            self.space, self.alpha, self._in_pass(0), self.objective, self.epoch, validation, training,
+            xi=xi, on_both=plan.alpha_on_both, autocast=self._autocast, average=self._average,
+        )  # fmt: skip
+        return gradient(step)
+
     def weight_step(self, training: Batch) -> Tensor:
         """Move the weights once on a training batch; return the task loss."""
-        low, high = training
+        inputs, target = training
         with torch.no_grad():
             weights = self.alpha.relax(self._in_pass(1))
         self.weight_optimizer.zero_grad()
-        with self._autocast():
-            loss = self.objective.task(self._replica(low, weights), high)
+        with self._autocast:
+            loss = self.objective.task(self._replica(inputs, weights), target)
         loss.backward()
         if self.plan.grad_clip_norm is not None:
             nn.utils.clip_grad_norm_(self.space.parameters(), self.plan.grad_clip_norm)
         self.weight_optimizer.step()
-        return mean([loss.detach()])[0]
+        return self._average([loss.detach()])[0]
+
+    def next_batch(self, stream: Stream) -> Batch:
+        """Return the next batch of a stream, on the device."""
+        inputs, target = stream.next()
+        return inputs.to(self.device), target.to(self.device)
 
     @torch.no_grad()
     def record(self, epoch: int) -> Record:
-        """What the history keeps of an epoch: alpha, beta, mean losses, lambda, expected cost, genotype, seconds."""
+        """Entry of an epoch in the history: alpha, beta, mean losses, lambda, expected cost, genotype, seconds."""
         weights = self.alpha.relax(self.relaxation)
         alpha_steps = 0 if epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
         counts = {name: self.plan.steps_per_epoch if name == "train" else alpha_steps for name in self.sums}
@@ -259,54 +232,29 @@ class Searcher:
             UserError: a loss is no longer finite.
         """
         self.read_losses()
-        return {
-            "step": self.step,
-            "sums": dict(self.sums),
-            "seconds": self.seconds,
-            "alpha": self.alpha.state_dict(),
-            "space": self.space.state_dict(),
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "training": self.training.state_dict(),
-            "validation": self.validation.state_dict(),
-        }
+        state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        return {"step": self.step, "sums": dict(self.sums), "seconds": self.seconds, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was taken."""
         self._unread = []
         self.step, self.sums, self.seconds = state["step"], dict(state["sums"]), state["seconds"]
-        for name in ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation"):
+        for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
 
-    def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:
-        return in_pass(self.relaxation, (self.plan.seed, self.step, number), (self.epoch - 1) / self.plan.epochs)
-
-    def _batch(self, stream: Stream) -> Batch:
-        low, high = stream.next()
-        return low.to(self.device), high.to(self.device)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self.device, self.plan.precision)
-
-    def _account(self, losses: dict[str, Tensor]) -> StepLosses:
-        self.step += 1
-        found = StepLosses(losses)
-        self._unread.append((self.step, found))
-        if len(self._unread) >= self.read_every or self.step % self.plan.steps_per_epoch == 0:
-            self.read_losses()
-        return found
-
     def read_losses(self) -> None:
-        """Add up the losses of the steps since they were last read.
+        """Add the losses of the steps since the last call to the sums of the epoch.
 
         Raises:
             UserError: one is no longer finite.
         """
         unread, self._unread = self._unread, []
         for step, losses in unread:
-            for name, value in losses.items():
+            for name, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
                 if not abs(value) < float("inf"):
                     advice = _ADVICE.get(name, "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm.")
                     raise UserError(f"the {name} loss is {value} at step {step}. {advice} The last checkpoint is from before.")
                 self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:
+        return in_pass(self.relaxation, (self.plan.seed, self.step, number), (self.epoch - 1) / self.plan.epochs)

@@ -40,8 +40,8 @@ if not reset_peak_memory(device):
     raise SystemExit("null")
 before = peak_memory(device)
 for _ in range(2):
-    training = searcher._batch(searcher.training)
-    searcher.alpha_step(1, training)
+    training = searcher.next_batch(searcher.training)
+    searcher.alpha_step(training)
     searcher.weight_step(training)
 print(json.dumps([needed_memory(searcher, 2, 8 * 16 * 16), peak_memory(device) - before]))
 """
@@ -60,8 +60,8 @@ def test_tensors_are_those_of_the_same_step_at_its_own_size(execution: str, orde
     tracker = _Tracker([*searcher.space.parameters(), *searcher.space.buffers(), *searcher.alpha.parameters()])
     with tracker:
         for _ in range(2):
-            training = searcher._batch(searcher.training)
-            searcher.alpha_step(1, training)
+            training = searcher.next_batch(searcher.training)
+            searcher.alpha_step(training)
             searcher.weight_step(training)
     assert told == pytest.approx(tracker.peak, rel=0.1)
 

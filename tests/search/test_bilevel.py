@@ -12,181 +12,144 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sr_nas.search.alpha import Alpha, softmax
-from sr_nas.search.bilevel import alpha_gradient, alpha_gradient_by_differences
-from sr_nas.search.objective import Objective, sa
+from sr_nas.search.bilevel import RADIUS, StepContext, alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.objective import ChoiceLogits, Objective, none, sa
 from tests.search.toy import ToySpace, ToyStream
 
 COSTS = {"one": torch.tensor([1.0, 9.0, 25.0], dtype=torch.float64), "two": torch.tensor([1.0, 9.0], dtype=torch.float64)}
-OBJECTIVE = Objective(
-    F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, ("one", "two"), {"flops": (0.3, COSTS)}
-)
+CHOICES = ToySpace().choices()
+OBJECTIVE = Objective(F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, CHOICES, {"flops": (0.3, COSTS)})
 EPOCH = 4
 
 
-def setting() -> tuple[ToySpace, Alpha, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def context(objective: Objective = OBJECTIVE, space: Any = None, **settings: Any) -> StepContext:
     torch.manual_seed(0)
-    space = ToySpace().double().train()
-    alpha = Alpha(space.choices(), "normal", 0.5).double()
-    return space, alpha, ToyStream(1).next(), ToyStream(2).next()
+    space = (space or ToySpace()).double().train()
+    alpha = Alpha(CHOICES, "normal", 0.5).double()
+    return StepContext(space, alpha, softmax, objective, EPOCH, ToyStream(1).next(), ToyStream(2).next(), **settings)
 
 
-def value_after_look_ahead(
-    space: ToySpace,
-    alpha: Alpha,
-    validation: tuple[Tensor, Tensor],
-    training: tuple[Tensor, Tensor],
-    xi: float,
-    on_both: bool = False,
-) -> float:
+def value_after_look_ahead(step: StepContext) -> float:
     """The objective at w - xi * dL_train/dw, with the step really taken on a copy."""
-    space = copy.deepcopy(space)
-    weights = {label: value.detach() for label, value in alpha.relax(softmax).items()}
-    if xi:
-        F.mse_loss(space(training[0], weights), training[1]).backward()
+    space = copy.deepcopy(step.space)
+    weights = {label: value.detach() for label, value in step.alpha.relax(softmax).items()}
+    if step.xi:
+        F.mse_loss(space(step.training[0], weights), step.training[1]).backward()
         with torch.no_grad():
             for parameter in space.parameters():
                 assert parameter.grad is not None
-                parameter -= xi * parameter.grad
+                parameter -= step.xi * parameter.grad
     with torch.no_grad():
-        task = F.mse_loss(space(validation[0], weights), validation[1])
-        if on_both:
-            task = task + F.mse_loss(space(training[0], weights), training[1])
-        return OBJECTIVE(task, alpha.by_label(), weights, EPOCH)[0].item()
+        task = F.mse_loss(space(step.validation[0], weights), step.validation[1])
+        if step.on_both:
+            task = task + F.mse_loss(space(step.training[0], weights), step.training[1])
+        return OBJECTIVE(task, step.alpha.by_label(), weights, EPOCH)[0].item()
 
 
-def numeric_gradient(
-    space: ToySpace,
-    alpha: Alpha,
-    validation: tuple[Tensor, Tensor],
-    training: tuple[Tensor, Tensor],
-    xi: float,
-    on_both: bool = False,
-) -> list[Tensor]:
-    gradients, step = [], 1e-5
-    for logits in alpha.parameters():
-        gradient = torch.zeros_like(logits)
+def numeric_gradient(step: StepContext) -> Tensor:
+    gradient, size = [], 1e-5
+    for logits in step.alpha.parameters():
         for index in range(len(logits)):
             values = []
             for sign in (1, -1):
-                logits.data[index] += sign * step
-                values.append(value_after_look_ahead(space, alpha, validation, training, xi, on_both))
-                logits.data[index] -= sign * step
-            gradient[index] = (values[0] - values[1]) / (2 * step)
-        gradients.append(gradient)
-    return gradients
+                logits.data[index] += sign * size
+                values.append(value_after_look_ahead(step))
+                logits.data[index] -= sign * size
+            gradient.append((values[0] - values[1]) / (2 * size))
+    return torch.tensor(gradient, dtype=torch.float64)
 
 
-def gradients(alpha: Alpha) -> list[Tensor]:
-    found = [parameter.grad for parameter in alpha.parameters()]
-    assert all(gradient is not None for gradient in found)
-    return [gradient.clone() for gradient in found if gradient is not None]
+def gradient_of(step: StepContext, function: Any = alpha_gradient, **settings: Any) -> Tensor:
+    """The gradient of all choices in one vector."""
+    step.alpha.zero_grad()
+    function(step, **settings)
+    return torch.cat([parameter.grad for parameter in step.alpha.parameters() if parameter.grad is not None])
 
 
-def test_first_order() -> None:
-    space, alpha, validation, training = setting()
-    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training)
-    for found, expected in zip(gradients(alpha), numeric_gradient(space, alpha, validation, training, 0.0), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
-
-
-def test_second_order_is_exact_and_differs_from_first() -> None:
-    space, alpha, validation, training = setting()
-    xi = 0.5
-    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, xi)
-    second = gradients(alpha)
-    for found, expected in zip(second, numeric_gradient(space, alpha, validation, training, xi), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
-    alpha.zero_grad()
-    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training)
-    assert max((a - b).abs().max() for a, b in zip(second, gradients(alpha), strict=True)) > 1e-4
-
-
+@pytest.mark.parametrize("on_both", [False, True])
 @pytest.mark.parametrize("xi", [0.0, 0.5])
-def test_alpha_on_both_batches_descends_on_the_sum(xi: float) -> None:
-    space, alpha, validation, training = setting()
-    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, xi, on_both=True)
-    for found, expected in zip(gradients(alpha), numeric_gradient(space, alpha, validation, training, xi, True), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+def test_both_orders_are_the_numeric_gradient(xi: float, on_both: bool) -> None:
+    step = context(xi=xi, on_both=on_both)
+    torch.testing.assert_close(gradient_of(step), numeric_gradient(step), rtol=1e-6, atol=1e-8)
+
+
+def test_the_second_order_differs_from_the_first() -> None:
+    assert (gradient_of(context(xi=0.5)) - gradient_of(context())).abs().max() > 1e-4
+
+
+def test_the_gradient_is_added_to_what_is_there() -> None:
+    step = context()
+    once = gradient_of(step)
+    alpha_gradient(step)
+    twice = torch.cat([parameter.grad for parameter in step.alpha.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(twice, 2 * once)
 
 
 def test_a_choice_that_is_not_regularised_has_no_share_in_the_regulariser() -> None:
-    space, alpha, validation, training = setting()
-    without = Objective(F.mse_loss, sa, lambda _: 0.0, ("one", "two"))
-    partly = Objective(F.mse_loss, sa, lambda _: 0.6, ("one",))
-    found = []
-    for objective in (without, partly):
-        alpha.zero_grad()
-        alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)
-        found.append(gradients(alpha))
+    without = gradient_of(context(Objective(F.mse_loss, sa, lambda _: 0.0, CHOICES)))
+    partly = gradient_of(context(Objective(F.mse_loss, sa, lambda _: 0.6, {"one": CHOICES["one"]})))
     # Eq. 8 over the three candidates of "one": its gradient is 0.6 / 3 for each of them.
-    torch.testing.assert_close(found[1][0] - found[0][0], torch.full((3,), 0.2, dtype=torch.float64))
-    assert torch.equal(found[1][1], found[0][1])
+    torch.testing.assert_close(partly[:3] - without[:3], torch.full((3,), 0.2, dtype=torch.float64))
+    assert torch.equal(partly[3:], without[3:])
 
 
 def test_nothing_regularised_is_no_regulariser() -> None:
-    space, alpha, validation, training = setting()
-    objective = Objective(F.mse_loss, sa, lambda _: 0.6, ())
-    assert alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)["regularizer"].item() == 0
+    assert alpha_gradient(context(Objective(F.mse_loss, sa, lambda _: 0.6, {})))["regularizer"].item() == 0
 
 
-def test_the_supernet_is_left_alone() -> None:
-    space, alpha, validation, training = setting()
-    before = copy.deepcopy(space.state_dict())
-    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, 0.5)
-    assert all(torch.equal(before[name], tensor) for name, tensor in space.state_dict().items())
-    assert all(parameter.grad is None for parameter in space.parameters())
+@pytest.mark.parametrize("function", [alpha_gradient, alpha_gradient_by_differences])
+def test_the_supernet_is_left_alone(function: Any) -> None:
+    step = context(xi=0.5)
+    before = copy.deepcopy(step.space.state_dict())
+    function(step)
+    assert all(torch.equal(before[name], tensor) for name, tensor in step.space.state_dict().items())
+    assert all(parameter.grad is None for parameter in step.space.parameters())
 
 
 def test_parts_of_the_objective() -> None:
-    space, alpha, validation, training = setting()
-    parts = alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training)
-    assert parts["regularizer"].item() == 0.2 * EPOCH * sa(list(alpha.logits.values()), nu=0.25, mu=3.0).item()
+    step = context()
+    parts = alpha_gradient(step)
+    logits = {label: ChoiceLogits(CHOICES[label].candidates, value) for label, value in step.alpha.by_label().items()}
+    assert parts["regularizer"].item() == 0.2 * EPOCH * sa(logits, nu=0.25, mu=3.0).item()
     torch.testing.assert_close(parts["total"], parts["task"] + parts["regularizer"] + parts["cost"])
 
 
 def test_no_strength_is_no_regularizer_to_the_bit() -> None:
-    found = []
-    for strength, regularizer in ((0.0, sa), (1.0, lambda alpha: alpha[0].new_zeros(()))):
-        space, alpha, validation, training = setting()
-        objective = Objective(F.mse_loss, regularizer, lambda _, strength=strength: strength, ("one", "two"))  # type: ignore[misc]
-        alpha_gradient(space, alpha, softmax, objective, EPOCH, validation, training)
-        found.append(gradients(alpha))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    strengthless = gradient_of(context(Objective(F.mse_loss, sa, lambda _: 0.0, CHOICES)))
+    assert torch.equal(strengthless, gradient_of(context(Objective(F.mse_loss, none, lambda _: 1.0, CHOICES))))
 
 
 @pytest.mark.parametrize("on_both", [False, True])
 def test_finite_differences_come_to_the_exact_second_order_with_the_square_of_the_radius(on_both: bool) -> None:
-    xi, errors = 0.5, []
-    space, alpha, validation, training = setting()
-    batches = (validation, training)
-    parts = alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, *batches, xi, on_both)
-    exact = torch.cat(gradients(alpha))
-    for radius in (0.1, 0.01, 0.001):
-        alpha.zero_grad()
-        found = alpha_gradient_by_differences(space, alpha, softmax, OBJECTIVE, EPOCH, *batches, xi, on_both, radius=radius)
-        errors.append((torch.cat(gradients(alpha)) - exact).norm().item())
-        assert {name: part.item() for name, part in found.items()} == pytest.approx({n: p.item() for n, p in parts.items()})
-    alpha.zero_grad()
-    alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, *batches, 0.0, on_both)
-    second_part = (torch.cat(gradients(alpha)) - exact).norm().item()
+    step = context(xi=0.5, on_both=on_both)
+    exact = gradient_of(step)
+    gradients = [gradient_of(step, alpha_gradient_by_differences, radius=radius) for radius in (0.1, 0.01, 0.001)]
+    errors = [(gradient - exact).norm().item() for gradient in gradients]
+    parts = alpha_gradient(step)
+    assert {name: part.item() for name, part in alpha_gradient_by_differences(step).items()} == pytest.approx(
+        {name: part.item() for name, part in parts.items()}
+    )
+    second_part = (gradient_of(context(on_both=on_both)) - exact).norm().item()
     assert [errors[0] / errors[1], errors[1] / errors[2]] == pytest.approx([100, 100], rel=0.05)
     assert errors[1] < 1e-4 * second_part
 
 
-def test_finite_differences_leave_the_supernet_alone_and_stand_a_loss_that_is_flat() -> None:
-    space, alpha, validation, training = setting()
-    before = copy.deepcopy(space.state_dict())
-    flat = Objective(lambda output, _: 0 * output.sum(), sa, lambda _: 0.6, ("one", "two"))
-    alpha_gradient_by_differences(space, alpha, softmax, flat, EPOCH, validation, training, 0.5)
-    torch.testing.assert_close(torch.cat(gradients(alpha)), torch.full((5,), 0.12, dtype=torch.float64))
-    assert all(torch.equal(before[name], tensor) for name, tensor in space.state_dict().items())
-    assert all(parameter.grad is None for parameter in space.parameters())
+def test_the_radius_is_that_of_darts() -> None:
+    step = context(xi=0.5)
+    default, darts = (gradient_of(step, alpha_gradient_by_differences, **radius) for radius in ({}, {"radius": 0.01}))
+    assert torch.equal(default, darts) and RADIUS == 0.01
+
+
+def test_finite_differences_stand_a_loss_that_is_flat() -> None:
+    step = context(Objective(lambda output, _: 0 * output.sum(), sa, lambda _: 0.6, CHOICES), xi=0.5)
+    gradient = gradient_of(step, alpha_gradient_by_differences)
+    torch.testing.assert_close(gradient, torch.full((5,), 0.12, dtype=torch.float64))
 
 
 class _Scaled(torch.autograd.Function):
-    """``weight * x``, which notes whether the weight's gradient was wanted."""
+    """``weight * x``, which notes whether the weight's gradient was needed."""
 
-    wanted: ClassVar[list[bool]] = []
+    needed: ClassVar[list[bool]] = []
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -196,7 +159,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        _Scaled.wanted.append(ctx.needs_input_grad[1])
+        _Scaled.needed.append(ctx.needs_input_grad[1])
         return grad * weight, (grad * x).sum() if ctx.needs_input_grad[1] else None
 
 
@@ -210,11 +173,9 @@ class _Wrapped(ToySpace):
 
 
 def test_the_first_order_asks_for_no_gradient_of_weights_and_leaves_none() -> None:
-    _, alpha, training, validation = setting()
-    torch.manual_seed(0)
-    space = _Wrapped().double().train()
-    for xi, wanted in ((0.0, [False]), (0.1, [True])):
-        _Scaled.wanted.clear()
-        alpha_gradient(space, alpha, softmax, OBJECTIVE, EPOCH, validation, training, xi)
-        assert _Scaled.wanted[:1] == wanted
-        assert all(parameter.grad is None and parameter.requires_grad for parameter in space.parameters())
+    for xi, needed in ((0.0, [False]), (0.1, [True])):
+        _Scaled.needed.clear()
+        step = context(space=_Wrapped(), xi=xi)
+        alpha_gradient(step)
+        assert _Scaled.needed[:1] == needed
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in step.space.parameters())

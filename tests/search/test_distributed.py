@@ -50,7 +50,7 @@ def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: 
         space,
         alpha,
         relaxation,
-        Objective(F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, tuple(TABLE), {"flops": (0.3, TABLE)}),
+        Objective(F.mse_loss, partial(sa, nu=0.25, mu=3.0), lambda epoch: 0.2 * epoch, space.choices(), {"flops": (0.3, TABLE)}),
         ToyStream(1, size=BATCH, places=places),
         ToyStream(2, size=BATCH, places=places),
         weights,
@@ -63,7 +63,11 @@ def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: 
 def run(search: Searcher, steps: int = STEPS) -> dict[str, Any]:
     """Search; return all that two equal searches share."""
     losses: list[dict[str, float]] = []
-    search.run(losses.append, lambda _: None, lambda: search.step == steps)
+    search.run(
+        lambda values: losses.append({name: value.item() for name, value in values.items()}),
+        lambda _: None,
+        lambda: search.step == steps,
+    )
     return {"state": search.state_dict(), "losses": losses, "alpha": flat(search.alpha), "weights": flat(search.space)}
 
 

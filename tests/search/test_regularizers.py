@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sr_nas.registry import REGULARIZERS
-from sr_nas.search.objective import beta, constant, l2, linear, none, sa
+from sr_nas.search.objective import ChoiceLogits, beta, constant, l2, linear, none, sa
 
+NAMES = ("none", "skip", "conv", "pool", "other")
 ALPHA = [-2.0, -0.5, 0.0, 1.0, 3.0]
 
 
@@ -15,36 +16,48 @@ def tensor(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
+def choices(*logits: torch.Tensor) -> dict[str, ChoiceLogits]:
+    return {f"edge{number}": ChoiceLogits(NAMES[: len(values)], values) for number, values in enumerate(logits)}
+
+
 @pytest.mark.parametrize(
     ("nu", "mu", "expected"), [(1.0, 0.0, 0.3), (1.0, 7.0, 0.3), (0.25, 1e6, 0.675), (0.0, 1 / math.sqrt(2), 0.7275052037428601)]
 )
 def test_smooth_activation_by_hand(nu: float, mu: float, expected: float) -> None:
-    assert sa([tensor(*ALPHA)], nu=nu, mu=mu).item() == pytest.approx(expected, abs=1e-15)
+    assert sa(choices(tensor(*ALPHA)), nu=nu, mu=mu).item() == pytest.approx(expected, abs=1e-15)
 
 
 def test_smooth_activation_special_cases() -> None:
     a = tensor(*ALPHA)
-    assert sa([a], nu=0.0, mu=1 / math.sqrt(2)).item() == pytest.approx(torch.nn.functional.gelu(a).mean().item(), abs=1e-15)
+    assert sa(choices(a), nu=0.0, mu=1 / math.sqrt(2)).item() == pytest.approx(
+        torch.nn.functional.gelu(a).mean().item(), abs=1e-15
+    )
     leaky = torch.nn.functional.leaky_relu(a, 0.25).mean()
-    assert sa([a], nu=0.25, mu=1e9).item() == pytest.approx(leaky.item(), abs=1e-15)
+    assert sa(choices(a), nu=0.25, mu=1e9).item() == pytest.approx(leaky.item(), abs=1e-15)
+
+
+@pytest.mark.parametrize(("nu", "mu"), [(0.3, 0.8), (-0.5, 2.0), (1.7, 0.4)])
+def test_smooth_activation_is_equation_7_for_any_nu_and_mu(nu: float, mu: float) -> None:
+    terms = [((1 + nu) * a + (1 - nu) * a * math.erf(mu * (1 - nu) * a)) / 2 for a in ALPHA]
+    assert sa(choices(tensor(*ALPHA)), nu=nu, mu=mu).item() == pytest.approx(sum(terms) / 5, abs=1e-14)
 
 
 def test_smooth_activation_divides_by_candidates_and_choices() -> None:
     first, second = tensor(1.0, 2.0), tensor(5.0, -4.0)
-    assert sa([first, second]).item() == pytest.approx((1 + 2 + 5 - 4) / (2 * 2))
+    assert sa(choices(first, second)).item() == pytest.approx((1 + 2 + 5 - 4) / (2 * 2))
 
 
 @pytest.mark.parametrize("settings", [{}, {"nu": 0.25, "mu": 3.0}, {"nu": 0.0, "mu": 0.7}])
 def test_smooth_activation_gradient(settings: dict[str, float]) -> None:
-    assert torch.autograd.gradcheck(lambda a: sa([a], **settings), (tensor(*ALPHA),))
+    assert torch.autograd.gradcheck(lambda a: sa(choices(a), **settings), (tensor(*ALPHA),))
 
 
 def test_beta_and_l2_by_hand() -> None:
     first, second = tensor(0.0, 1.0), tensor(2.0, -1.0)
     expected = (math.log(1 + math.e) + math.log(math.e**2 + math.exp(-1))) / 2
-    assert beta([first, second]).item() == pytest.approx(expected, abs=1e-14)
-    assert l2([first, second]).item() == pytest.approx(0 + 1 + 4 + 1)
-    assert none([first]).item() == 0
+    assert beta(choices(first, second)).item() == pytest.approx(expected, abs=1e-14)
+    assert l2(choices(first, second)).item() == pytest.approx(0 + 1 + 4 + 1)
+    assert none(choices(first)).item() == 0
 
 
 def test_weight_decay_in_adam_is_l2_of_half_its_strength() -> None:
@@ -55,7 +68,7 @@ def test_weight_decay_in_adam_is_l2_of_half_its_strength() -> None:
         optimizer = torch.optim.Adam([logits], lr=0.05, betas=(0.5, 0.999), weight_decay=decay)
         for _ in range(50):
             optimizer.zero_grad()
-            ((logits.softmax(0) - target).square().sum() + strength * l2([logits])).backward()
+            ((logits.softmax(0) - target).square().sum() + strength * l2(choices(logits))).backward()
             optimizer.step()
         paths.append(logits.detach())
     torch.testing.assert_close(paths[0], paths[1], rtol=0, atol=1e-12)
@@ -70,7 +83,7 @@ def test_the_mean_cannot_move_beta_under_plain_gradient_descent() -> None:
         optimizer = torch.optim.SGD([logits], lr=0.1)
         for _ in range(50):
             optimizer.zero_grad()
-            ((logits.softmax(0) - target).square().sum() + strength * sa([logits])).backward()
+            ((logits.softmax(0) - target).square().sum() + strength * sa(choices(logits))).backward()
             optimizer.step()
     torch.testing.assert_close(plain.softmax(0), regular.softmax(0), rtol=0, atol=1e-12)
     assert (plain - regular).min() > 1
@@ -83,7 +96,7 @@ def test_under_adam_it_slows_beta() -> None:
         optimizer = torch.optim.Adam([logits], lr=0.01, betas=(0.5, 0.999))
         for _ in range(100):
             optimizer.zero_grad()
-            (-logits.softmax(0)[0] + strength * sa([logits])).backward()
+            (-logits.softmax(0)[0] + strength * sa(choices(logits))).backward()
             optimizer.step()
         moved.append(logits.softmax(0)[0].item() - 1 / 3)
     assert 0 < moved[1] < 0.25 * moved[0]
@@ -98,5 +111,5 @@ def test_schedules() -> None:
 def test_every_regularizer_has_a_gradient() -> None:
     for name in set(REGULARIZERS.names()) - {"none"}:
         a = tensor(*ALPHA)
-        REGULARIZERS.get(name)([a]).backward()
+        REGULARIZERS.get(name)(choices(a)).backward()
         assert a.grad is not None and a.grad.abs().sum() > 0, name

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def searcher(
             F.mse_loss,
             regularizer,
             lambda epoch: 0.2 * epoch,
-            tuple(TABLE),
+            space.choices(),
             {} if flops_weight is None else {"flops": (flops_weight, TABLE)},
         ),
         ToyStream(1),
@@ -130,6 +131,23 @@ def test_alpha_moves_and_learns_the_task() -> None:
     found = decision(history, search.space.choices())
     assert found.initial_spread < 2e-3 and found.final_spread > 50 * found.initial_spread
     assert not (search.genotype()["one"] == ("small",) and search.genotype()["two"] == ("small",))
+
+
+def test_the_learning_rate_of_the_weights_follows_the_schedule_over_the_epochs() -> None:
+    search, rates = searcher(), []
+    search.run(lambda _: rates.append(search.weight_optimizer.param_groups[0]["lr"]), lambda _: None)
+    cosine = [0.01 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4) for _ in range(10)]
+    assert rates == pytest.approx(cosine)
+
+
+def test_the_weights_take_the_batch_that_alpha_looked_ahead_on() -> None:
+    search, batches = searcher(second_order=True, epochs=1), []
+    search.space.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
+    run(search)
+    # In each step the supernet runs on the look-ahead's batch, on alpha's and on that of the weights.
+    ahead, validation, weights = (batches[place::3] for place in range(3))
+    assert len(batches) == 30 and all(torch.equal(*pair) for pair in zip(ahead, weights, strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(ahead, validation, strict=True))
 
 
 def test_gradient_clipping_bounds_the_step() -> None:
