@@ -25,7 +25,7 @@ from sr_nas.cli import main
 
 PACKAGE = Path(sr_nas.__file__).parent
 OPTIONS = PACKAGE.parent / "options"
-STEP = ("_batch", "alpha_step", "weight_step")
+STEP = ("next_batch", "alpha_step", "weight_step")
 SMALL = ["num_gpu=0", "network_g:nf=16", "network_g:num_blocks=1", "datasets:train:batch_size_per_gpu=2"]
 SEARCH = [*SMALL, "datasets:train:gt_size=16", "search:epochs=2", "search:steps_per_epoch=2"]
 TRAIN = [*SMALL, "datasets:train:gt_size=16", "train:total_iter=2", "val:val_freq=1"]
