@@ -49,6 +49,7 @@ setup(
         "simplejpeg>=1.7.5",  # passes on libjpeg's warnings of damaged files, and decodes in a third of Pillow's time
         "lmdb>=1.4",
         "pooch>=1.7",  # fetches published archives and verifies their hashes
+        "requests>=2.28",  # the downloads that pooch is given: continued where they broke off
         "imagehash>=4.3",  # perceptual hashes: the same picture twice in a data set
         "psutil>=5.9",  # memory of the machine and of processes
         "kornia>=0.6.10",  # the first whose Gaussian takes a dtype; the filter of L1HFENLoss

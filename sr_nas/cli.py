@@ -267,7 +267,7 @@ def _inference(parser: ArgumentParser) -> None:
 def _prepare_data(parser: ArgumentParser) -> None:
     """Make data sets ready: fetch them, make LR images, crop, pack into LMDB, check.
 
-    Every part can be stopped and run again: what is done is kept, and nothing is half written under its final name.
+    Every job can be stopped and run again: finished files are kept, and nothing is half written under its final name.
     """
     jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     for name in SETS:
@@ -285,7 +285,9 @@ def _prepare_data(parser: ArgumentParser) -> None:
     crop.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for HR and LR")
     crop.add_argument("--size", type=int, default=480, help="side of a sub-image in HR pixels (default: 480)")
     crop.add_argument("--step", type=int, default=240, help="HR pixels from one to the next (default: 240)")
+    text = "replace outputs that differ from what is made now; without it they are reported and kept"
     for sub in (lr, crop):
+        sub.add_argument("--overwrite", action="store_true", help=text)
         sub.add_argument(
             "--scales", nargs="+", type=int, choices=range(2, 17), default=(2, 3, 4), metavar="N", help="default: 2 3 4"
         )
@@ -296,38 +298,36 @@ def _prepare_data(parser: ArgumentParser) -> None:
     text = "of PNG (default: 1, fast to read)"
     lmdb.add_argument("--compression", type=int, choices=range(10), default=1, metavar="0..9", help=text)
 
-    text = "report what is unreadable, unpaired, of the wrong size, or there twice; exit code 1 if any is"
+    text = "report images that are unreadable, unpaired, of the wrong size, or copies of another; exit code 1 if any is"
     check = jobs.add_parser("check", help=text)
     text = "sets, such as datasets/DIV2K datasets/Set5, or folders of HR images"
     check.add_argument("sets", nargs="+", type=Path, metavar="DIR", help=text)
     check.add_argument("--lr", type=Path, metavar="DIR", help="LR images of the one folder of HR images; needs --scale")
     check.add_argument("--scale", type=int, metavar="N", help="of --lr")
     check.add_argument("--meta_info", type=Path, metavar="FILE", help="BasicSR's list of what the sets should hold")
-    check.add_argument("--no_duplicates", action="store_true", help="do not look for pictures that are there twice")
+    check.add_argument("--no_duplicates", action="store_true", help="do not look for copies of a picture")
     for sub in (lr, crop, lmdb, check):
         sub.add_argument("--workers", type=whole_number(1), metavar="N", help="processes (default: one per core)")
 
 
 def _fetch(jobs: _SubParsersAction[ArgumentParser], name: str) -> None:
-    sub = jobs.add_parser(name, help=f"fetch {name}; several sets may be named at once")
+    text = "An archive that you have already is taken from archives/ in the folder of all data sets."
+    sub = jobs.add_parser(name, help=f"fetch {name}; several sets may be named at once", description=text)
     sub.set_defaults(job="fetch", first=name)
     sub.add_argument("more", nargs="*", metavar="SET", type=_set_name, help=f"further sets: {', '.join(SETS)}")
     sub.add_argument(
         "--root", type=Path, default=Path("datasets"), metavar="DIR", help="folder of all data sets (default: datasets)"
     )
-    source = "a benchmark set from this folder or archive, of any known layout"
     if SETS[name][0].files:
         # A set of super-resolution named after this one is fetched with these.
-        sub.set_defaults(scales=None, hr_only=False, split=("train", "valid"))
-        source = "the set from this archive or folder"
+        sub.set_defaults(scales=(2, 3, 4), hr_only=False, split=("train", "valid"))
     else:
-        text = "LR images to take with HR (default: 2 3 4; with --from all there are)"
-        sub.add_argument("--scales", nargs="+", type=int, choices=(2, 3, 4), metavar="N", help=text)
+        text = "LR images to fetch with HR (default: 2 3 4)"
+        sub.add_argument("--scales", nargs="+", type=int, choices=(2, 3, 4), default=(2, 3, 4), metavar="N", help=text)
         sub.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
         sub.add_argument(
             "--split", nargs="+", choices=("train", "valid"), default=("train", "valid"), help="of div2k (default: both)"
         )
-    sub.add_argument("--from", dest="source", type=Path, metavar="PATH", help=f"take {source}")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {

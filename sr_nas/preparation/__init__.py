@@ -1,4 +1,1 @@
-"""Data sets made ready on disk: fetched, unpacked, given LR images, cropped, packed and checked.
-
-Nothing is ever half written under its final name, and each step goes on where it was stopped.
-"""
+"""Data sets made ready on disk: downloaded, unpacked, downscaled to LR, cropped, packed into LMDB, and checked."""

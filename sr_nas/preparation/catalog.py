@@ -1,4 +1,4 @@
-"""Where the published data sets are fetched from, what the archives weigh and hold, and where that goes. Data only."""
+"""Addresses, sizes and hashes of the published data sets, and which folder of an archive goes where. Data only."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch.
+    """A file to download.
 
     Attributes:
-        name: what it is called on disk.
+        name: its file name on disk.
         url: its official address.
-        size: bytes, where published.
-        checksum: ``"sha256:..."`` or ``"md5:..."``, where published.
+        size: bytes; ``None`` where it is not published.
+        checksum: ``"sha256:..."`` or ``"md5:..."``.
     """
 
     name: str
     url: str
     size: int | None
-    checksum: str | None
+    checksum: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """A folder of an archive: its images, or certain files.
+    """One folder of an archive: all its images, or the files that are listed.
 
     Attributes:
-        archive: which.
-        inside: the folder's path in it.
-        folder: where its images or files go, below the folder of all data sets.
-        count: images in it, or files.
+        archive: the archive it lies in.
+        inside: path of the folder in the archive.
+        folder: where it is unpacked, below the folder of all data sets.
+        count: number of its images or files.
         scale: of LR images; ``None`` for HR.
-        split: of DIV2K.
-        files: name and MD5 of each file of a part that is no folder of images.
+        split: ``"train"`` or ``"valid"`` of DIV2K.
+        files: (name, MD5) of each file, where it holds no images.
     """
 
     archive: Archive
@@ -45,14 +45,14 @@ class Part:
     files: tuple[tuple[str, str], ...] = ()
 
     @property
-    def holds(self) -> str:
-        """What kind of things its folder holds."""
+    def contents(self) -> str:
+        """What it holds, for messages: ``"files"`` or ``"images"``."""
         return "files" if self.files else "images"
 
 
 DIV2K_ADDRESS = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
 
-# The set's page gives neither sizes nor checksums; these are those by which TensorFlow Datasets verifies its downloads
+# The page of the set gives neither sizes nor checksums; these are those by which TensorFlow Datasets verifies its downloads
 # (tensorflow_datasets/datasets/div2k/checksums.tsv).
 _DIV2K = {
     "DIV2K_train_HR": (3530603713, "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"),
@@ -134,7 +134,4 @@ SETS = {
     "cifar10": _pickled(_CIFAR10, "cifar-10-batches-py", "CIFAR-10", _CIFAR10_FILES),
     "cifar100": _pickled(_CIFAR100, "cifar-100-python", "CIFAR-100", _CIFAR100_FILES),
 }
-"""Name on the command line -> its parts."""
-
-FOLDERS = {name: parts[0].folder.split("/")[0] for name, parts in SETS.items()}
-"""Name on the command line -> name of its folder."""
+"""Name on the command line -> parts of the set."""
