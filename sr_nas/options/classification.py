@@ -16,8 +16,6 @@ from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSI
 class LabelledImages(Component):
     """A set of labelled images, taken as they are."""
 
-    of_one_type = frozenset({"name"})
-
     name: str = ""
     """What to call it in logs; by default its type."""
     limit: Annotated[int, Field(ge=2)] | None = None

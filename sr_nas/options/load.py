@@ -1,11 +1,9 @@
-"""Reading option files: YAML without its traps, ``_base_`` inheritance, ``--force_yml`` overrides."""
+"""Option files: YAML with ``_base_`` inheritance and ``--force_yml`` overrides, checked and turned into typed options."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,29 +13,30 @@ from pydantic import BaseModel, ValidationError
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.basicsr import from_basicsr, is_basicsr
-from sr_nas.options.strict import EARLY, merge
+
+Options = TypeVar("Options", bound=BaseModel)
+SUPER_RESOLUTION = "super-resolution"
+_LOGGER = logging.getLogger(__name__)
 
 
 class OptionLoader(yaml.SafeLoader):
-    """SafeLoader that knows 1e-4 for a number, and refuses a key given twice, of which YAML would keep the last in silence."""
+    """YAML loader that reads 1e-4 as a number and ``off`` as a word, and refuses keys that are given twice."""
+
+    def unique_mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key: keys are words", key_node.start_mark)
+            if key in keys:  # PyYAML would silently keep the last
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
+            keys.add(key)
+        return self.construct_mapping(node, deep=True)
 
 
-def _mapping(loader: OptionLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue
-        key = loader.construct_object(key_node)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key: keys are words", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-# PyYAML follows YAML 1.1, in which 1e-4 is a word and "off" is false. To everybody else, YAML 1.2 and editors included, the
-# one is a number and the other a word.
+# PyYAML follows YAML 1.1, in which 1e-4 is a word and "off" is false; in YAML 1.2, which editors follow, it is the other way.
 OptionLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in OptionLoader.yaml_implicit_resolvers.items()
@@ -46,28 +45,55 @@ OptionLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:tru
 OptionLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
-OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, OptionLoader.unique_mapping)
+
+
+def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = None) -> Any:
+    """Lay ``over`` over ``under``: mappings are merged key by key; of everything else ``over`` alone remains.
+
+    A mapping over one of another ``type`` replaces it as a whole, since the keys of one type mean nothing to another. A name
+    over or under a mapping with a type is short for ``{type: name}``.
+
+    Args:
+        under: inherited value.
+        over: overriding value.
+        address: keys that lead to both, joined by dots.
+        dropped: receives a line for each mapping that is replaced by one of another type.
+    """
+    if isinstance(over, str) and isinstance(under, dict) and "type" in under:
+        over = {"type": over}
+    # A genotype may be a string too, which is a path or names of candidates.
+    if isinstance(under, str) and isinstance(over, dict) and not address.endswith("genotype"):
+        under = {"type": under}
+    if not isinstance(over, dict) or not isinstance(under, dict):
+        return over
+    if "type" in under and over.get("type", under["type"]) != under["type"]:
+        lost = listing([f"{key}: {value}" for key, value in under.items() if key not in over])
+        if lost and dropped is not None:
+            dropped.append(f"{address} is {over['type']} instead of {under['type']}, and inherits none of {lost}")
+        return over
+    prefix = f"{address}." if address else ""
+    merged = {key: merge(under[key], value, prefix + key, dropped) for key, value in over.items() if key in under}
+    return under | over | merged
 
 
 def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read an option file with everything it inherits, then apply overrides.
+    """Read an option file with everything it inherits, then apply overrides (:func:`merge`); nothing is checked yet.
 
-    ``_base_`` names one file or a list of files, relative to the file that names them; later ones win over earlier ones,
-    the file over all, and overrides over the file. Mappings are merged key by key. A component that changes its type keeps
-    what every type of its section has, and drops the rest (:mod:`sr_nas.options.strict`). The order of overrides matters
-    only where they name the same key: one of a section, or of its type, goes before those of what is in it.
+    ``_base_`` names one file or a list of files, relative to the file that names them. Later bases win over earlier ones, the
+    file over its bases, and overrides over the file.
 
     Args:
         path: the option file.
-        overrides: ``section:key=value`` texts; the value is read as YAML.
+        overrides: ``section:key=value`` texts, in any order; the value is read as YAML.
 
     Raises:
         UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form.
     """
     resolved = path.resolve()
     if resolved in _chain:
-        raise UserError(f"{path} is its own _base_: {' -> '.join(str(step.name) for step in (*_chain, resolved))}.")
-    options = _read(path)
+        raise UserError(f"{path} is its own _base_: {' -> '.join(step.name for step in (*_chain, resolved))}.")
+    options = _read_yaml(path)
     bases = options.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -75,15 +101,14 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, read_options(path.parent / base, _chain=(*_chain, resolved)))
-    merged = merge(merged, options)
-    for keys, value in sorted(map(_parsed, overrides), key=_depth):
-        for key in reversed(keys):
-            value = {key: value}
-        merged = merge(merged, value)
+    dropped: list[str] = []
+    merged = merge(merge(merged, options), _overrides(overrides), dropped=dropped)
+    for text in dropped:
+        _LOGGER.warning("--force_yml: %s", text)
     return merged
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise UserError(f"{path} is a folder, not an option file.")
     try:
@@ -104,30 +129,25 @@ def _read(path: Path) -> dict[str, Any]:
     return options
 
 
-def _parsed(override: str) -> tuple[list[str], Any]:
-    address, equals, value = override.partition("=")
-    keys = address.split(":")
-    if not equals or not all(keys):
-        raise UserError(f"--force_yml '{override}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
-    try:
-        return keys, yaml.load(value, Loader=OptionLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--force_yml '{override}': the value is no YAML.") from error
-
-
-def _depth(override: tuple[list[str], Any]) -> int:
-    keys, _ = override
-    return len(keys) - (keys[-1] == "type")
-
-
-# MERGED sr_nas.options.load: From an option file to typed options, or to one message that names everything
-# wrong in it.
-
-
-_LOGGER = logging.getLogger(__name__)
-Options = TypeVar("Options", bound=BaseModel)
-SUPER_RESOLUTION = "super-resolution"
-UNSEEN = "Values that depend on a type, such as those of network_g, are checked once this is mended."
+def _overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Return ``section:key=value`` texts as one mapping."""
+    parsed = []
+    for text in texts:
+        address, equals, value = text.partition("=")
+        keys = address.split(":")
+        if not equals or not all(keys):
+            raise UserError(f"--force_yml '{text}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
+        try:
+            parsed.append((keys, yaml.load(value, Loader=OptionLoader)))
+        except yaml.YAMLError as error:
+            raise UserError(f"--force_yml '{text}': the value is no YAML.") from error
+    merged: dict[str, Any] = {}
+    for keys, value in sorted(parsed, key=lambda override: len(override[0])):  # a whole section before single keys of it
+        section: Any = value
+        for key in reversed(keys):
+            section = {key: section}
+        merged = merge(merged, section)
+    return merged
 
 
 def load_options(
@@ -149,43 +169,33 @@ def load_options(
         raw, notes = from_basicsr(raw, str(path))
         for note in notes:
             _LOGGER.warning("%s, an option file of BasicSR: %s", path, note)
-    return check_options(_of_task(model, raw, path) if isinstance(model, Mapping) else model, raw, path, check_files)
-
-
-def _of_task(models: Mapping[str, type[Options]], raw: dict[str, Any], path: str | Path) -> type[Options]:
-    task = raw.get("task", SUPER_RESOLUTION)
-    if task not in models:
-        raise UserError(f"{path}: task: there is no '{task}' here{nearest(str(task), models)} Allowed: {listing(models)}.")
-    return models[task]
-
-
-def check_early(model: type[BaseModel] | Mapping[str, type[BaseModel]], path: str | Path, overrides: Iterable[str] = ()) -> None:
-    """Check of an option file what can be checked without importing PyTorch; nothing where that has been done already.
-
-    These are all keys, and the values of those that do not depend on a type. Of several processes, which say the same thing
-    once, none checks early.
-
-    Raises:
-        UserError: as :func:`load_options`.
-    """
-    if "torch" in sys.modules or "RANK" in os.environ:
-        return
-    raw = read_options(Path(path), overrides)
-    if is_basicsr(raw):
-        raw, _ = from_basicsr(raw, str(path))
-    model = _of_task(model, raw, path) if isinstance(model, Mapping) else model
-    try:
-        model.model_validate(raw, context={"check_files": True, EARLY: True})
-    except ValidationError as error:
-        raise UserError(f"{_explain(str(path), error)}\n{UNSEEN}") from error
+    if isinstance(model, Mapping):
+        task = raw.get("task", SUPER_RESOLUTION)
+        if task not in model:
+            raise UserError(f"{path}: task: there is no '{task}' here{nearest(str(task), model)} Allowed: {listing(model)}.")
+        model = model[task]
+    return check_options(model, raw, path, check_files)
 
 
 def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, check_files: bool = True) -> Options:
-    """Check what was read from an option file; the rest is as in :func:`load_options`."""
+    """Turn what was read from an option file into typed options; arguments and errors are those of :func:`load_options`."""
     try:
         return model.model_validate(raw, context={"check_files": check_files})
     except ValidationError as error:
-        raise UserError(_explain(str(path), error)) from error
+        problems = error.errors(include_url=False)
+        lines = [f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)}"]
+        for problem in problems:
+            address = ".".join(map(str, problem["loc"]))
+            lines.append(f"  {address}: {_message(problem)}" if address else f"  {_message(problem)}")
+        raise UserError("\n".join(lines)) from error
+
+
+def _message(problem: Any) -> str:
+    if problem["type"] == "missing":
+        return "this key is required, and missing."
+    text: str = problem["msg"].removeprefix("Value error, ")
+    complete = problem["type"] in ("unknown_key", "unknown_name", "no_type", "value_error")
+    return text if complete else f"{text} (found {problem['input']!r})."
 
 
 def dump_options(options: BaseModel) -> str:
@@ -195,27 +205,11 @@ def dump_options(options: BaseModel) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Return ``key.path: old -> new`` for everything in which two dumped options differ."""
-    found = []
+    lines = []
     for key in dict.fromkeys((*old, *new)):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
+            lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key}: {before} -> {after}")
-    return found
-
-
-def _explain(path: str, error: ValidationError) -> str:
-    found = error.errors(include_url=False)
-    lines = [f"{path}: {len(found)} problem{'s' * (len(found) > 1)}"]
-    for problem in found:
-        where = ".".join(str(part) for part in problem["loc"])
-        lines.append(f"  {where}: {_text(problem)}" if where else f"  {_text(problem)}")
-    return "\n".join(lines)
-
-
-def _text(problem: Any) -> str:
-    text = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("missing", "unknown_key", "unknown_name", "no_type", "value_error"):
-        return text if problem["type"] != "missing" else "this key is required, and missing."
-    return f"{text} (found {problem['input']!r})."
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationInfo, create_model, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
 
 from sr_nas.options.sections import Optimizer, Run, TrainSource, WeightTraining, patches_fit
-from sr_nas.options.strict import EARLY, Component, Of, Strict
+from sr_nas.options.strict import Component, Of, Strict
 from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
 Schedule = Annotated[Component, Of(SCHEDULES)]
@@ -117,7 +117,6 @@ class SearchOptions(Run):
     """How alpha is searched."""
 
     @model_validator(mode="after")
-    def _patches_fit(self, info: ValidationInfo) -> SearchOptions:
-        if not (info.context or {}).get(EARLY):
-            patches_fit(self.datasets.train, self.scale, self.train.pixel_opt)
+    def _patches_fit(self) -> SearchOptions:
+        patches_fit(self.datasets.train, self.scale, self.train.pixel_opt)
         return self

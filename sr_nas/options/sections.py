@@ -18,8 +18,6 @@ Loss = Annotated[Component, Of(LOSSES)]
 class Dataset(Component):
     """A source of image pairs."""
 
-    of_one_type = frozenset({"name"})
-
     name: str = ""
     """What to call it in tables and logs; by default its type."""
 

@@ -11,13 +11,12 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PositiveInt,
-    ValidationInfo,
     model_validator,
 )
 from pydantic_core import CoreSchema
 
 from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightSteps, WeightTraining, patches_fit
-from sr_nas.options.strict import EARLY, Component, ExistingFile, ExistingPath, Of, Strict
+from sr_nas.options.strict import Component, ExistingFile, ExistingPath, Of, Strict
 from sr_nas.registry import LOSSES, NETWORKS
 
 
@@ -157,9 +156,7 @@ class TrainOptions(Run):
     val: Validation = Validation()
 
     @model_validator(mode="after")
-    def _patches_fit(self, info: ValidationInfo) -> TrainOptions:
-        if (info.context or {}).get(EARLY):
-            return self
+    def _patches_fit(self) -> TrainOptions:
         losses = [self.train.pixel_opt, *([self.train.distill_opt] if self.train.distill_opt else [])]
         patches_fit(self.datasets.train, self.scale, *losses)
         return self
