@@ -1,1 +1,1 @@
-"""Networks in files: our own self-describing format, and weights that others have released."""
+"""Networks in files: our self-describing formats, graphs for other runtimes, and weights that others have released."""

@@ -1,14 +1,14 @@
-"""What a network is, said among its tensors.
+"""Self-describing files of one network: ``.safetensors``, and ``.pth`` for BasicSR and the tools of its family.
 
-Some tools hand on a file's tensors and nothing else: spandrel never looks at the metadata of a safetensors file. Shapes
-do not tell all of a network either; which cells feed a cell of DLSR, for one, shows nowhere. So files carry one more
-tensor, :data:`SETTINGS`, of uint8: JSON in UTF-8, ``{"architecture": name, "settings": arguments}``.
+The metadata (:func:`describe_network`) say everything that builds the network again. Some tools hand on a file's tensors and
+nothing else - spandrel is one - and shapes do not tell all: which cells feed a cell of DLSR shows in none. Files therefore carry
+one more tensor, :data:`SETTINGS`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,182 +21,199 @@ from sr_nas import __version__
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.registry import CLASSIFIERS, NETWORKS
+from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.files import replacing
 
+FORMAT = "sr_nas network 1"
+CLASSIFICATION = "classification"
 SETTINGS = "sr_nas.settings"
-"""Name of the tensor. No tensor of a module can have it, since no network of ours has a submodule of that name."""
+"""Name of the tensor, uint8, of JSON in UTF-8: ``{"architecture": name, "settings": arguments}``. No network of ours has a
+submodule ``sr_nas``."""
+PTH_METADATA = "sr_nas"
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+
+def describe_network(network: Network, training: dict[str, Any] | None = None) -> dict[str, str]:
+    """Return the metadata of a network's file.
+
+    The keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``, ``value_range``,
+    ``training`` (JSON: how it was trained, or from which released weights it is) and ``sr_nas_version``. A classifier has
+    ``task``, ``num_classes`` and ``input_size`` instead of ``scale``, and the mean and deviation of its images in ``training``.
+    """
+    if isinstance(network, Classifier):
+        of_task = {
+            "task": CLASSIFICATION,
+            "num_classes": str(network.num_classes),
+            "input_size": str(network.input_size),
+            "value_range": "0..1 RGB, less the mean of its training, divided by the deviation",
+        }
+    else:
+        assert isinstance(network, SRNetwork)
+        of_task = {"scale": str(network.scale), "value_range": "0..1 RGB"}
+    return {
+        "format": FORMAT,
+        "architecture": network.arch,
+        "settings": json.dumps(network.settings()),
+        **of_task,
+        "training": json.dumps(training or {}),
+        "sr_nas_version": __version__,
+    }
 
 
 def settings_tensor(network: Network) -> Tensor:
-    """Return what builds the network again, as a tensor of bytes, ``[length]``, uint8."""
+    """Return the tensor :data:`SETTINGS` of a network, ``[length]``, uint8."""
     text = json.dumps({"architecture": network.arch, "settings": network.settings()})
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
-def read_settings(tensor: Tensor) -> tuple[str, dict[str, Any]]:
-    """Return (architecture, settings) of a :func:`settings_tensor`.
+def read_settings(tensor: Tensor) -> dict[str, str]:
+    """Return ``architecture`` and ``settings`` of a :func:`settings_tensor`, as :func:`describe_network` has them.
 
     Raises:
         UserError: it holds something else.
     """
     try:
         # A caller may have cast all tensors of a file to half precision, which holds whole numbers up to 2048.
-        found = json.loads(bytes(tensor.to("cpu", torch.uint8).tolist()))
-        return str(found["architecture"]), dict(found["settings"])
+        content = json.loads(bytes(tensor.to("cpu", torch.uint8).tolist()))
+        return {"architecture": str(content["architecture"]), "settings": json.dumps(dict(content["settings"]))}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the tensor {SETTINGS} does not describe a network: {error!r}.") from error
 
 
-def network_from(architecture: str, settings: dict[str, Any]) -> SRNetwork:
-    """Build a registered network of super-resolution by its settings, freshly initialised.
+def build_network(metadata: Mapping[str, str]) -> Any:
+    """Build the network that metadata describe, freshly initialised.
 
     Raises:
         UserError: an architecture that is not known here, or settings that it does not take.
     """
-    return _built(NETWORKS.get(architecture), architecture, settings)
-
-
-def classifier_from(architecture: str, settings: dict[str, Any]) -> Classifier:
-    """Build a registered classifier; the rest is as in :func:`network_from`."""
-    return _built(CLASSIFIERS.get(architecture), architecture, settings)
-
-
-def _built(build: Callable[..., Any], architecture: str, settings: dict[str, Any]) -> Any:
+    architecture, settings = metadata["architecture"], json.loads(metadata["settings"])
+    registry = CLASSIFIERS if metadata.get("task") == CLASSIFICATION else NETWORKS
     try:
-        return build(**settings)
+        return registry.get(architecture)(**settings)
     except TypeError as error:
         raise UserError(f"{architecture} cannot be built from the settings {settings}: {error}.") from error
 
 
-# MERGED sr_nas.export.network_file: One self-describing file per network: weights as safetensors, everything
-# else in its metadata.
-
-
-FORMAT = "sr_nas network 1"
-CLASSIFICATION = "classification"
-AnyNetwork = TypeVar("AnyNetwork", bound=Network)
-
-
-def described(network: Network, training: dict[str, Any] | None = None) -> dict[str, str]:
-    """Return what every file of a network says of it.
-
-    The keys are ``format``, ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``, ``value_range``,
-    ``training`` (JSON: how it was trained, or of which released weights it is) and ``sr_nas_version``. A classifier has no
-    ``scale``: it has ``task``, ``num_classes`` and ``input_size``, and its training says the mean and deviation of its images.
-    """
-    return {
-        "format": FORMAT,
-        "architecture": network.arch,
-        "settings": json.dumps(network.settings()),
-        **_of_its_task(network),
-        "training": json.dumps(training or {}),
-        "sr_nas_version": __version__,
-    }
-
-
-def _of_its_task(network: Network) -> dict[str, str]:
-    if isinstance(network, Classifier):
-        return {
-            "task": CLASSIFICATION,
-            "num_classes": str(network.num_classes),
-            "input_size": str(network.input_size),
-            "value_range": "0..1 RGB, less the mean of its training, divided by the deviation",
-        }
-    assert isinstance(network, SRNetwork)
-    return {"scale": str(network.scale), "value_range": "0..1 RGB"}
-
-
 def save_network(path: Path, network: Network, training: dict[str, Any] | None = None) -> None:
-    """Write a network with all that is needed to build it again: its metadata are those of :func:`described`.
+    """Write a network as ``.safetensors``.
 
     Args:
-        path: file to write, ``.safetensors``.
+        path: file to write.
         network: an instance of a registered network.
         training: JSON-ready summary of its training.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors | {SETTINGS: settings_tensor(network)}, temporary, described(network, training))
+        save_file(_tensors(network) | {SETTINGS: settings_tensor(network)}, temporary, describe_network(network, training))
+
+
+def save_pth(path: Path, network: SRNetwork, training: dict[str, Any] | None = None) -> None:
+    """Write a network as ``.pth``: ``{"params": tensors, "state_dict": tensors and settings, "sr_nas": metadata}``.
+
+    BasicSR reads ``params`` strictly, which therefore holds the network's tensors alone. Spandrel takes ``state_dict`` before
+    ``params``, and finds the settings there. The tensors are stored once.
+    """
+    tensors = _tensors(network)
+    content = {
+        "params": tensors,
+        "state_dict": tensors | {SETTINGS: settings_tensor(network)},
+        PTH_METADATA: describe_network(network, training),
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _tensors(network: Network) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def load_any(path: str | Path) -> Network:
+    """Build the network of any task in an exported ``.safetensors`` or ``.pth`` file, in eval mode, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, no export of ours, or of an architecture that is not known here.
+    """
+    metadata, tensors = read_file(Path(path))
+    if "architecture" not in metadata:
+        if Path(path).suffix in (".pth", ".pt"):
+            raise UserError(f"{path} does not say what network it holds: name it with --arch, for example --arch imdn.")
+        raise UserError(f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'.")
+    network: Network = build_network(metadata)
+    return load_state(network, tensors, path)
 
 
 def load_network(path: str | Path) -> SRNetwork:
-    """Build the network of an exported file, with its weights, in eval mode, on the CPU.
+    """Build the network of an exported ``.safetensors`` or ``.pth`` file, with its weights, in eval mode, on the CPU.
 
-    It takes RGB in 0..1, ``[N, 3, H, W]``, and gives ``[N, 3, scale*H, scale*W]``.
+    It maps RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``.
 
     Raises:
-        UserError: the file is missing, damaged, no export of ours, a classifier, or of an architecture that is not known here.
+        UserError: as :func:`load_any`; or it is a classifier.
     """
-    metadata, tensors = _described(path)
-    if metadata.get("task") == CLASSIFICATION:
+    network = load_any(path)
+    if isinstance(network, Classifier):
         raise UserError(
-            f"{path} is a classifier, {metadata['architecture']} of {metadata['num_classes']} classes: it says what is in an "
-            "image and upscales none. Its accuracy is in the history of its training, and tools/complexity.py --model counts it."
+            f"{path} is a classifier, {network.arch} of {network.num_classes} classes: it says what is in an image and upscales "
+            "none. Its accuracy is in the history of its training, and tools/complexity.py --model counts it."
         )
-    return filled(network_from(metadata["architecture"], json.loads(metadata["settings"])), tensors, path)
+    assert isinstance(network, SRNetwork)
+    return network
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """Build the classifier of a file, with its weights, in eval mode, on the CPU.
+    """Build the classifier of an exported file, with its weights, in eval mode, on the CPU.
 
-    It takes RGB in 0..1, ``[N, 3, H, W]``, less ``mean`` and divided by ``std``, which :func:`read_metadata` has under
-    ``training``, and gives logits, ``[N, num_classes]``.
-
-    Raises:
-        UserError: as :func:`load_network`; or it is no classifier.
-    """
-    metadata, tensors = _described(path)
-    if metadata.get("task") != CLASSIFICATION:
-        raise UserError(f"{path} is no classifier: it holds {metadata['architecture']}, which upscales images.")
-    return filled(classifier_from(metadata["architecture"], json.loads(metadata["settings"])), tensors, path)
-
-
-def _described(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    metadata, tensors = _read(Path(path))
-    if "architecture" not in metadata:
-        raise UserError(
-            f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'."
-        )
-    return metadata, tensors
-
-
-def filled(network: AnyNetwork, tensors: Mapping[str, Tensor], path: str | Path) -> AnyNetwork:
-    """Give a network the tensors of its file and return it in eval mode.
+    It maps RGB in 0..1, ``[N, 3, H, W]``, less ``mean`` and divided by ``std``, which :func:`read_metadata` has under
+    ``training``, to logits, ``[N, num_classes]``.
 
     Raises:
-        UserError: a tensor is missing, unknown, or of another shape.
+        UserError: as :func:`load_any`; or it is no classifier.
     """
-    try:
-        misfit = network.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit its architecture {network.arch}: {error}") from error
-    if misfit.missing_keys or misfit.unexpected_keys:
+    network = load_any(path)
+    if not isinstance(network, Classifier):
+        raise UserError(f"{path} is no classifier: it holds {network.arch}, which upscales images.")
+    return network
+
+
+def load_state(network: AnyNetwork, tensors: Mapping[str, Tensor], path: str | Path) -> AnyNetwork:
+    """Give a network exactly these tensors and return it in eval mode.
+
+    Raises:
+        UserError: a tensor is missing, of another shape, or unknown; ``path`` is the file that the message names.
+    """
+    state = network.state_dict()
+    missing = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
+    unknown = [name for name in tensors if name not in state]
+    if missing or unknown:
         raise UserError(
-            f"{path} does not fit its architecture {network.arch}; missing: {listing(misfit.missing_keys, 5) or 'nothing'}; "
-            f"unexpected: {listing(misfit.unexpected_keys, 5) or 'nothing'}."
+            f"{path} does not fit its architecture {network.genotype}; missing or of another shape: "
+            f"{listing(missing, 5) or 'nothing'}; unknown: {listing(unknown, 5) or 'nothing'}."
         )
+    network.load_state_dict(tensors)
     return network.eval()
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the metadata of an exported file (see :func:`described`).
+    """Return the metadata of a ``.safetensors`` or ``.pth`` file (see :func:`describe_network`); none for others' files.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    return _read(Path(path))[0]
+    return read_file(Path(path))[0]
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, on the CPU, without the one that holds settings.
+def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors, on the CPU, of a ``.safetensors`` or of a ``.pth`` that :func:`save_pth` wrote.
+
+    Both are empty for a ``.pth`` by others.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged, would run code, or contradicts itself.
     """
-    return _read(Path(path))[1]
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if path.suffix in (".pth", ".pt"):
+        content = load_tensors(path)
+        metadata, tensors = content.get(PTH_METADATA), content.get("params")
+        is_ours = isinstance(metadata, dict) and "architecture" in metadata and isinstance(tensors, dict)
+        return (metadata, tensors) if is_ours else ({}, {})  # type: ignore[return-value]
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
@@ -205,9 +222,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it cannot be iterated
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
-    told = tensors.pop(SETTINGS, None)
-    if told is not None and "architecture" in metadata:
-        said = (metadata["architecture"], json.loads(metadata["settings"]))
-        if read_settings(told) != said:
+    settings = tensors.pop(SETTINGS, None)
+    if settings is not None and "architecture" in metadata:
+        stated = read_settings(settings)
+        if (stated["architecture"], json.loads(stated["settings"])) != (metadata["architecture"], json.loads(metadata["settings"])):
             raise UserError(f"{path} contradicts itself: its metadata and its tensor {SETTINGS} name different networks.")
     return metadata, tensors

@@ -1,1 +1,1 @@
-"""Whole images through a network: tiles, pixels of every kind, folders of files."""
+"""Images through a network: tiles, engines, whole files and folders."""

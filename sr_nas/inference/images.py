@@ -1,21 +1,32 @@
-"""Images of every kind through a network that knows RGB only."""
+"""Images through a network: pixels of every kind, one file, and many files of which some may fail."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import to_pixels, to_tensor
+from sr_nas.images.encode import check_format, holds_profile
+from sr_nas.images.files import read_with_metadata, to_pixels, to_tensor, write_image
 from sr_nas.images.resize import imresize
-from sr_nas.inference.tiles import run_in_tiles
-from sr_nas.runs.device import Precision
+from sr_nas.inference.optimize import Engine, for_inference
+from sr_nas.inference.tiles import SMALLEST_TILE, fitting_tile, tile_count, upscale_tiles
+from sr_nas.runs.device import Precision, check_precision, is_out_of_memory
+from sr_nas.runs.files import ABANDONED, sweep
+
+Tile = int | Literal["auto"] | None
+"""Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: the whole image where the memory suffices,
+else tiles as large as fit."""
+Status = Literal["written", "kept", "failed", "left out"]
 
 
 def upscale_image(
@@ -29,16 +40,14 @@ def upscale_image(
     outscale: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> np.ndarray:
-    """Upscale an image by a network, keeping its channels and depth.
+    """Upscale an image, keeping its channels and depth.
 
-    Grey goes through the network three times over, and the mean of the three outputs is kept. Alpha is upscaled by
-    MATLAB's bicubic, apart from the colour. The output is clipped and rounded half to even, tile by tile, so that
-    neither the image nor the output is ever held as floats.
+    Grey is repeated to RGB, and the mean of the three outputs is taken. Alpha is upscaled by MATLAB's bicubic. The output is
+    clipped and rounded half to even tile by tile, so that the image is never held as floats.
 
     Args:
-        network: see :func:`~sr_nas.inference.tiles.upscale`.
+        network: see :func:`~sr_nas.inference.tiles.upscale_tiles`; so are ``tile``, ``device``, ``precision`` and ``ensemble``.
         pixels: HxWxC, uint8 or uint16; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
-        tile: see :func:`~sr_nas.inference.tiles.upscale`; so are ``device``, ``precision`` and ``ensemble``.
         outscale: another scale than the network's, to which its rounded output is resized by MATLAB's bicubic.
         progress: called after each tile with the share of the image that is done, up to 1.
 
@@ -46,48 +55,38 @@ def upscale_image(
         round(s H) x round(s W) x C of the same dtype, at least 1x1; s = ``outscale``, by default ``network.scale``.
 
     Raises:
-        UserError: an ``outscale`` that is not above 0 and finite, an output for which the memory does not suffice, and what
-            :func:`~sr_nas.inference.tiles.upscale` raises.
+        UserError: an ``outscale`` that is not above 0 and finite, too little memory for the output, and what
+            :func:`~sr_nas.inference.tiles.upscale_tiles` raises.
     """
     height, width, channels = pixels.shape
     scale = cast(int, network.scale)
     target = output_size((height, width), scale if outscale is None else outscale)
     has_alpha = channels in (2, 4)
     colour = pixels[..., :-1] if has_alpha else pixels
-    with _room_for(*target):
-        # Asked for before the network runs, perhaps for hours; untouched, it takes no memory yet.
-        np.empty((*target, channels), pixels.dtype)
-    with _room_for(scale * height, scale * width):
+    with _enough_memory(*target):
+        np.empty((*target, channels), pixels.dtype)  # fails before the network runs for hours; untouched, it takes no memory
+    with _enough_memory(scale * height, scale * width):
         upscaled = np.empty((scale * height, scale * width, colour.shape[2]), pixels.dtype)
 
     def read(rows: slice, columns: slice) -> Tensor:
         return to_tensor(colour[rows, columns]).expand(-1, 3, -1, -1)
 
-    def write(rows: slice, columns: slice, sr: Tensor) -> None:
+    pieces = upscale_tiles(network, (height, width), read, tile=tile, device=device, precision=precision, ensemble=ensemble)
+    for done, (rows, columns, sr) in enumerate(pieces, start=1):
         upscaled[rows, columns] = to_pixels(sr.mean(dim=1, keepdim=True) if colour.shape[2] == 1 else sr, pixels.dtype)
-
-    run_in_tiles(
-        network,
-        (height, width),
-        read,
-        write,
-        tile=tile,
-        device=device,
-        precision=precision,
-        ensemble=ensemble,
-        progress=progress,
-    )
+        if progress is not None:
+            progress(done / tile_count((height, width), tile))
     if target != upscaled.shape[:2]:
         upscaled = imresize(upscaled, *target)
     return np.concatenate([upscaled, imresize(pixels[..., -1:], *target)], axis=2) if has_alpha else upscaled
 
 
 @contextmanager
-def _room_for(height: int, width: int) -> Iterator[None]:
-    # An error of its own, since smaller tiles would not help.
+def _enough_memory(height: int, width: int) -> Iterator[None]:
+    # Not a MemoryError, to which smaller tiles would be the answer. NumPy has three errors for too large an array.
     try:
         yield
-    except (MemoryError, OverflowError, ValueError) as error:  # NumPy's words for too large, far too large, and absurd
+    except (MemoryError, OverflowError, ValueError) as error:
         raise UserError(f"the memory does not suffice for an output of {width}x{height} pixels.") from error
 
 
@@ -109,15 +108,224 @@ def upscaler(
     device: torch.device | str,
     precision: Precision = "fp32",
     ensemble: bool = False,
+    engine: Engine | None = None,
 ) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Return the network as a function (LR HxWxC, scale) -> SR (s H)x(s W)xC, the form in which upscalers are scored.
+    """Return the network as a function (LR HxWxC, scale) -> SR (s H)x(s W)xC, which :func:`~sr_nas.metrics.evaluate_set` scores.
 
-    The function raises UserError for another scale than the network's.
+    Args:
+        network: see :func:`~sr_nas.inference.tiles.upscale_tiles`; so are ``tile``, ``device``, ``precision``, ``ensemble``.
+        engine: see :func:`~sr_nas.inference.optimize.for_inference`, which then copies the network; ``None`` runs the network
+            itself, with the weights it has at each call.
+
+    Raises:
+        UserError: the engine does not run this network. The function raises it for another scale than the network's.
     """
+    executed = network if engine is None else for_inference(network, engine, device, precision)[0]
 
     def upscale_by_network(lr: np.ndarray, scale: int) -> np.ndarray:
         if scale != network.scale:
             raise UserError(f"the network upscales by {network.scale}, not by {scale}.")
-        return upscale_image(network, lr, tile=tile, device=device, precision=precision, ensemble=ensemble)
+        return upscale_image(executed, lr, tile=tile, device=device, precision=precision, ensemble=ensemble)
 
     return upscale_by_network
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one input file.
+
+    Attributes:
+        source: the input file.
+        output: where the upscaled image is, or would have been.
+        status: ``"written"``; ``"kept"``: it existed already; ``"failed"``; ``"left out"``: the input is another one's output.
+        message: why it failed, or a remark; mostly empty.
+        tiles: number of tiles that the image was cut into.
+        dropped: metadata of the input that the output lacks, such as ``"EXIF"``.
+    """
+
+    source: Path
+    output: Path
+    status: Status
+    message: str = ""
+    tiles: int = 1
+    dropped: tuple[str, ...] = ()
+
+
+def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Sequence[Path] | None = None) -> list[Path]:
+    """Return the output file of each input: ``<stem><suffix><extension>`` in the folder ``output``.
+
+    Args:
+        inputs: image files.
+        output: folder.
+        suffix: put between stem and extension.
+        roots: a folder around each input; the folders between the two are repeated below ``output``.
+
+    Raises:
+        UserError: two inputs would be written to one file, or an input into itself.
+    """
+    if "/" in suffix or os.sep in suffix:
+        raise UserError(f"the suffix '{suffix}' is to be a part of file names and cannot hold a path.")
+    roots = roots or [source.parent for source in inputs]
+    outputs: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
+    for source, root in zip(inputs, roots, strict=True):
+        target = output / source.parent.relative_to(root) / f"{source.stem}{suffix}{source.suffix}"
+        identity = _identity(target)
+        if identity == _identity(source):
+            raise _overwritten(source)
+        if identity in sources:
+            raise UserError(f"{sources[identity]} and {source} would both become {target}: upscale them into different folders.")
+        outputs[identity], sources[identity] = target, source
+    return list(outputs.values())
+
+
+def _identity(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _overwritten(source: Path) -> UserError:
+    return UserError(f"{source} would be overwritten: choose another output folder or a suffix.")
+
+
+def upscale_files(
+    network: nn.Module,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    tile: Tile = "auto",
+    suffix: str = "",
+    roots: Sequence[Path] | None = None,
+    overwrite: bool = False,
+    device: torch.device | str,
+    precision: Precision = "fp32",
+    ensemble: bool = False,
+    outscale: float | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Outcome]:
+    """Upscale image files one by one, each when its outcome is asked for; a file that fails does not stop the others.
+
+    Channels, depth, format and, where the format takes it, the colour profile stay as they are. Where the memory does not
+    suffice for a tile, tiles are halved from there on, and the outcome says so.
+
+    Args:
+        network: see :func:`upscale_image`; so are ``device``, ``precision``, ``ensemble``, ``outscale`` and ``progress``.
+        inputs: image files.
+        output: folder for the upscaled images, created if missing.
+        tile: see :data:`Tile`.
+        suffix: see :func:`output_paths`; so are ``roots``.
+        overwrite: upscale again what exists already.
+
+    Returns:
+        An outcome per input, in their order.
+
+    Raises:
+        UserError: at once, before anything is written: :func:`output_paths`, with ``overwrite`` an input that is the output
+            of another, a folder that cannot be made, a precision the device lacks, or an invalid ``outscale``.
+    """
+    targets = output_paths(inputs, output, suffix, roots)
+    written = {_identity(target) for target in targets}
+    is_output = [_identity(source) in written for source in inputs]
+    if overwrite and any(is_output):
+        raise _overwritten(inputs[is_output.index(True)])
+    check_precision(torch.device(device), precision)
+    if outscale is not None:
+        output_size((1, 1), outscale)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the output folder {output}: {error.strerror}") from error
+    for folder in {target.parent for target in targets}:
+        sweep(folder, ABANDONED)
+    settings = {"device": device, "precision": precision, "ensemble": ensemble, "outscale": outscale, "progress": progress}
+    batch = _Batch(network, tile, overwrite, settings)
+    return (
+        Outcome(source, target, "left out") if leave else batch.upscale_file(source, target)
+        for source, target, leave in zip(inputs, targets, is_output, strict=True)
+    )
+
+
+class _Batch:
+    """Upscales files, and remembers from one to the next which tiles fitted in memory."""
+
+    def __init__(self, network: nn.Module, tile: Tile, overwrite: bool, settings: dict[str, Any]) -> None:
+        self.network, self.tile, self.overwrite, self.settings = network, tile, overwrite, settings
+        self.fitting: dict[tuple[int, int], int | None] = {}  # image size -> tile
+        self.largest: int | None = None  # tiles larger than this have exceeded the memory
+
+    def upscale_file(self, source: Path, target: Path) -> Outcome:
+        try:
+            if not self.overwrite and _exists(target):
+                return Outcome(source, target, "kept")
+            pixels, metadata = read_with_metadata(source)
+            self._check_format(pixels, target)
+            upscaled, tiles, message = self._upscale(pixels)
+            profile, dropped = metadata.icc_profile, metadata.others
+            channels, bits = upscaled.shape[2], upscaled.dtype.itemsize * 8
+            if profile is not None and not holds_profile(target.suffix, channels, bits, profile):
+                profile, dropped = None, (*dropped, "colour profile")
+            write_image(target, upscaled, icc_profile=profile)
+        except UserError as error:
+            return Outcome(source, target, "failed", str(error))
+        except MemoryError:
+            return Outcome(source, target, "failed", f"the memory does not suffice to read, resize or write {source}.")
+        return Outcome(source, target, "written", message, tiles, dropped)
+
+    def _check_format(self, pixels: np.ndarray, target: Path) -> None:
+        """Raise before the network runs, perhaps for hours, the error that :func:`write_image` would raise after it."""
+        scale = self.settings["outscale"] or cast(int, self.network.scale)
+        height, width = output_size((pixels.shape[0], pixels.shape[1]), scale)
+        try:
+            check_format(target.suffix, height, width, pixels.shape[2], 8 * pixels.dtype.itemsize)
+        except UserError as error:
+            raise UserError(
+                f"{target} cannot be written: {error} Rename the input to end in .png, and so will the output."
+            ) from error
+
+    def _upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
+        """Return the upscaled image, the number of its tiles, and a remark."""
+        height, width = size = pixels.shape[0], pixels.shape[1]
+        image, device = f"{width}x{height} pixels", self.settings["device"]
+        tile, failed = self._first_tile(size), None
+        while True:
+            try:
+                upscaled = upscale_image(self.network, pixels, tile=tile, **self.settings)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise UserError(f"the network does not run on {image}: {error}") from error
+                if self.tile is None:
+                    raise UserError(
+                        f"the memory of {device} does not suffice for {image} at once: use --tile auto or --tile 256."
+                    ) from error
+                side = max(size) if tile is None else min(tile, max(size))
+                if side <= SMALLEST_TILE:
+                    how = "" if tile is None else f", even in tiles of {tile}"
+                    raise UserError(f"the memory of {device} does not suffice for {image}{how}.") from error
+            # Outside of the handler, which would keep the failed attempt's tensors alive.
+            failed = failed or (image if tile is None else f"tiles of {tile} pixels")
+            tile = max(side // 2, SMALLEST_TILE)
+        if failed is None:
+            return upscaled, tile_count(size, tile), ""
+        self.largest = tile
+        return upscaled, tile_count(size, tile), f"the memory did not suffice for {failed}: going on with tiles of {tile} pixels"
+
+    def _first_tile(self, size: tuple[int, int]) -> int | None:
+        if self.tile != "auto":
+            tile = self.tile
+        else:
+            try:
+                if size not in self.fitting:
+                    self.fitting[size] = fitting_tile(self.network, size, self.settings["device"])
+            except RuntimeError as error:
+                raise UserError(f"the network does not run on images this large: {error}") from error
+            tile = self.fitting[size]
+        if self.largest is None:
+            return tile
+        return self.largest if tile is None else min(tile, self.largest)
+
+
+def _exists(target: Path) -> bool:
+    try:
+        return target.exists()
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}.") from error

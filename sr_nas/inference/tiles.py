@@ -1,4 +1,4 @@
-"""How far around an output pixel a network looks at its input."""
+"""One image through a network, whole or in tiles that bound the memory it takes."""
 
 from __future__ import annotations
 
@@ -13,64 +13,59 @@ from torch import Tensor, nn
 
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.errors import UserError
-from sr_nas.inference.prepared import quickest
 from sr_nas.runs.device import Precision, autocast, check_precision
 
-_OVER_THE_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.GroupNorm, nn.InstanceNorm2d)
+ACTIVATION_BYTES = 2**30
+"""Budget for the activations of a tile on the CPU. With PyTorch itself, the workspaces of its convolutions and an output of 80
+megapixels while it is encoded, a process then stays within 4 GB."""
+SMALLEST_TILE = 32
+"""Side in LR pixels; smaller tiles would consist mostly of overlap."""
+ALWAYS_WHOLE = 256 * 256
+"""LR pixels up to which an image is never cut: no network of this kind takes 16 kB per pixel."""
+FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.GroupNorm, nn.InstanceNorm2d)
 
 
-def receptive_radius(network: nn.Module) -> int:
-    """Return an upper bound, in LR pixels, of the distance from an output pixel to any input pixel it depends on.
+class NonFiniteOutput(UserError):
+    """The network's output contains NaN or infinity."""
 
-    It is the sum over all convolutions of dilation * (kernel - 1) / 2, rounded up: right for a chain of convolutions of
-    stride 1 and too large for parallel branches or for convolutions behind the upscaling. It misses what is no
-    ``nn.Conv2d`` and counts a module that runs several times once; such a network states its own radius in an
-    attribute ``receptive_radius``. It does not hold where :func:`pools_globally`.
+
+def tile_overlap(network: nn.Module) -> int:
+    """Return how many LR pixels around a tile its output may depend on: an upper bound.
+
+    It is the sum over all convolutions of dilation * (kernel - 1) / 2, rounded up: exact for a chain of convolutions of stride 1,
+    too large for parallel branches. It misses layers that are no ``nn.Conv2d``, and a module that runs several times counts once;
+    such a network states its overlap in an attribute ``tile_overlap``.
     """
-    stated = getattr(network, "receptive_radius", None)
+    # Not complexity.receptive_field, which is exact: it rightly answers "the whole image" for networks with attention, such as
+    # IMDN and DLSR, while their tiles need the reach of the convolutions alone.
+    stated = getattr(network, "tile_overlap", None)
     if isinstance(stated, int):
         return stated
-    reach = 0
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            reach += max(
-                (dilation * (kernel - 1) + 1) // 2 for dilation, kernel in zip(module.dilation, module.kernel_size, strict=True)
-            )
-    return reach
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return sum(max((d * (k - 1) + 1) // 2 for d, k in zip(c.dilation, c.kernel_size, strict=True)) for c in convolutions)
 
 
 def pools_globally(network: nn.Module) -> bool:
-    """Tell whether an output pixel depends on more than its surroundings, so that tiles cannot equal the whole image.
+    """Tell whether an output pixel depends on more than its surroundings, so that tiles only approximate the whole image.
 
-    So it is where a module takes statistics over its whole input (it says so by an attribute ``pools_globally``, or is
-    one of PyTorch's that do), or where a convolution has a stride, whose grid starts at the corner of each tile.
+    True where a module computes statistics over its whole input (it says so by an attribute ``pools_globally``, or is one of
+    PyTorch's that do), or where a convolution has a stride, whose grid starts at the corner of each tile.
     """
     return any(
         getattr(module, "pools_globally", False) is True
-        or isinstance(module, _OVER_THE_WHOLE_IMAGE)
+        or isinstance(module, POOLING)
         or (isinstance(module, nn.Conv2d) and max(module.stride) > 1)
         for module in network.modules()
     )
 
 
-# MERGED sr_nas.inference.tiles: How large tiles may be for the network to stay within a bound of memory.
-
-
-ACTIVATION_BYTES = 2**30
-"""Activations a network may hold on the CPU. With PyTorch itself, the workspaces of its convolutions and an output of 80
-megapixels while it is encoded, a process stays within 4 GB."""
-SMALLEST_TILE = 32
-"""Below, the overlap is all that tiles hold."""
-SMALL = 256 * 256
-"""Images of up to so many pixels are never cut; no network of this kind takes 16 kB a pixel."""
-
-
 def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device | str) -> int | None:
-    """Return the side of the largest tiles that fit :data:`ACTIVATION_BYTES`, ``None`` where the whole image does.
+    """Return the side of the largest tiles whose activations fit :data:`ACTIVATION_BYTES`, ``None`` if the whole image fits.
 
-    It depends on the network and the image alone, so that every machine cuts an image in the same way. An accelerator
-    is asked for the whole image: it says so when its memory does not suffice, while the CPU's operating system promises
-    memory that it does not have, and then ends the process.
+    The result depends on the network and the image size alone, so every machine cuts an image in the same way. On an
+    accelerator it is ``None``: there running out of memory is an error that can be caught, while Linux promises memory that it
+    does not have and then kills the process.
 
     Args:
         network: takes [1, 3, h, w].
@@ -78,46 +73,90 @@ def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device
         device: where the network will run.
     """
     height, width = size
-    if torch.device(device).type != "cpu" or height * width <= SMALL:
+    if torch.device(device).type != "cpu" or height * width <= ALWAYS_WHOLE:
         return None
-    at = 256
-    pixels = ACTIVATION_BYTES * at * at // peak_activation_bytes(network, (at, at))
+    probe = 256
+    pixels = ACTIVATION_BYTES * probe**2 // peak_activation_bytes(network, (probe, probe))
     if height * width <= pixels:
         return None
-    side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * receptive_radius(network))
+    side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * tile_overlap(network))
     return side if side < max(size) else None
 
 
-# MERGED sr_nas.inference.tiles: x8 self-ensemble: the network on the eight flips and transpositions of an
-# image, averaged (Lim et al. 2017, section 3.3).
-
-
-FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+def tile_count(size: tuple[int, int], tile: int | None) -> int:
+    """Return the number of tiles of an image of ``size`` (height, width); 1 for ``tile=None``."""
+    return 1 if tile is None else -(-size[0] // tile) * -(-size[1] // tile)
 
 
 def self_ensemble(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the mean of the network's eight outputs for ``[N, C, h, w]``, each turned back; float32."""
+    """Return the mean of the outputs for the eight flips and transpositions of ``[N, C, h, w]``, each undone; float32.
+
+    This is the x8 "geometric self-ensemble" of Lim et al. 2017 (EDSR), section 3.3.
+    """
     total = None
     for flips, transposed in product(FLIPS, (False, True)):
-        turned = x.flip(flips)
-        y = network(turned.transpose(2, 3) if transposed else turned)
+        flipped = x.flip(flips)
+        y = network(flipped.transpose(2, 3) if transposed else flipped)
         y = (y.transpose(2, 3) if transposed else y).flip(flips).float()
         total = y if total is None else total.add_(y)
     assert total is not None
     return total.div_(8)
 
 
-# MERGED sr_nas.inference.tiles: One image through a network, whole or in tiles.
+def upscale_tiles(
+    network: nn.Module,
+    size: tuple[int, int],
+    read: Callable[[slice, slice], Tensor],
+    *,
+    tile: int | None = None,
+    device: torch.device | str,
+    precision: Precision = "fp32",
+    ensemble: bool = False,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Upscale an image piece by piece; the device holds one tile at a time.
 
+    Each tile is cut with :func:`tile_overlap` pixels around it, fewer at the border of the image, where the network's own
+    padding applies as it would for the whole image. The result therefore equals that of the whole image to float rounding,
+    except for a network that :func:`pools_globally`: its statistics are those of each tile, and the caller warns.
 
-Read = Callable[[slice, slice], Tensor]
-"""(rows, columns) of the LR image -> [1, 3, h, w], float32 in 0..1, on the CPU."""
-Write = Callable[[slice, slice, Tensor], None]
-"""Takes (rows, columns) of the SR image and its pixels there, [1, 3, h, w], float32, on the CPU, not clipped."""
+    Args:
+        network: maps [1, 3, h, w] to [1, 3, s h, s w], s = ``network.scale``. It is moved to the device, runs in eval mode, and
+            has its modules' modes back afterwards.
+        size: (height, width) of the LR image.
+        read: (rows, columns) of the LR image -> [1, 3, h, w], float32 in 0..1, on the CPU.
+        tile: side of the tiles in LR pixels, without overlap; ``None``: the whole image at once.
+        device: where the network runs.
+        precision: see :data:`~sr_nas.runs.device.Precision`.
+        ensemble: average over eight flips and transpositions of each tile, in eight times the time.
 
+    Yields:
+        (rows, columns, pixels): a place in the SR image and its pixels, [1, 3, h, w], float32, on the CPU, not clipped.
 
-class NonFiniteOutput(UserError):
-    """A network that gives NaN or infinity."""
+    Raises:
+        UserError: a tile below 1, a precision the device lacks, or (:class:`NonFiniteOutput`) NaN or infinity in the output.
+    """
+    if tile is not None and tile < 1:
+        raise UserError(f"the tile must be at least 1 pixel, not {tile}.")
+    device = torch.device(device)
+    check_precision(device, precision)
+    network.to(device)
+    (height, width), scale = size, cast(int, network.scale)
+    side, overlap = (max(size), 0) if tile is None else (tile, tile_overlap(network))
+    with _eval_mode(network):
+        for top, left in product(range(0, height, side), range(0, width, side)):
+            bottom, right = min(top + side, height), min(left + side, width)
+            above, before = max(top - overlap, 0), max(left - overlap, 0)
+            lr = read(slice(above, min(bottom + overlap, height)), slice(before, min(right + overlap, width))).to(device)
+            # Entered per tile: between two tiles, the caller's code runs.
+            with torch.inference_mode(), autocast(device, precision):
+                sr = self_ensemble(network, lr) if ensemble else network(lr)
+                rows = slice(scale * (top - above), scale * (bottom - above))
+                columns = slice(scale * (left - before), scale * (right - before))
+                pixels = sr[..., rows, columns].float().cpu()
+            if not pixels.sum().isfinite():
+                advice = "use fp32" if precision == "fp16" else "its weights are damaged or have diverged"
+                raise NonFiniteOutput(f"the network's output in {precision} is not finite: {advice}.")
+            yield slice(scale * top, scale * bottom), slice(scale * left, scale * right), pixels
 
 
 def upscale(
@@ -129,104 +168,24 @@ def upscale(
     precision: Precision = "fp32",
     ensemble: bool = False,
 ) -> Tensor:
-    """Upscale one LR image.
+    """Upscale an LR tensor, [1, 3, H, W], float32 in 0..1, on the CPU, to [1, 3, s H, s W], not clipped; see :func:`upscale_tiles`.
 
-    In tiles, the image and the output stay on the CPU, and the device holds one tile at a time. Each tile is cut with
-    as many pixels around it as the network sees (:func:`~sr_nas.inference.tiles.receptive_radius`), fewer at the
-    border of the image, where it meets the network's own padding as the whole image would. The result is therefore
-    that of the whole image, to float rounding - except for a network that
-    :func:`~sr_nas.inference.tiles.pools_globally`: its statistics are those of each tile, so that its output
-    differs from that of the whole image, and the more the smaller the tiles; the caller warns.
-
-    Args:
-        network: maps [1, 3, h, w] to [1, 3, s h, s w], s = ``network.scale``. It is moved to the device and runs in eval
-            mode, on the CPU where it pays as :func:`~sr_nas.inference.prepared.prepared` makes it; afterwards its modules are
-            in the modes they were in.
-        lr: [1, 3, H, W], float32 in 0..1, on the CPU.
-        tile: side of the tiles in LR pixels, without what is cut around them; ``None``: the whole image at once.
-        device: where the network runs.
-        precision: see :data:`~sr_nas.runs.device.Precision`.
-        ensemble: average over the eight flips and transpositions of the image, or of each tile, in eight times the time.
-
-    Returns:
-        [1, 3, s H, s W], float32, on the CPU, not clipped.
-
-    Raises:
-        UserError: a tile below 1, a precision the device lacks, or an output that is not finite.
+    Images are better upscaled by :func:`~sr_nas.inference.images.upscale_image`, which never holds them as floats.
     """
-    height, width = lr.shape[2:]
-    scale = cast(int, network.scale)
+    (height, width), scale = lr.shape[2:], cast(int, network.scale)
     sr = lr.new_empty((*lr.shape[:2], scale * height, scale * width))
-
-    def write(rows: slice, columns: slice, pixels: Tensor) -> None:
-        sr[..., rows, columns] = pixels
-
-    run_in_tiles(
+    pieces = upscale_tiles(
         network,
         (height, width),
         lambda rows, columns: lr[..., rows, columns],
-        write,
         tile=tile,
         device=device,
         precision=precision,
         ensemble=ensemble,
     )
+    for rows, columns, pixels in pieces:
+        sr[..., rows, columns] = pixels
     return sr
-
-
-def run_in_tiles(
-    network: nn.Module,
-    size: tuple[int, int],
-    read: Read,
-    write: Write,
-    *,
-    tile: int | None,
-    device: torch.device | str,
-    precision: Precision,
-    ensemble: bool,
-    progress: Callable[[float], None] | None = None,
-) -> None:
-    """Upscale an image of ``size`` (height, width) that is read and written in pieces, so that no one holds it as floats.
-
-    Args:
-        network: see :func:`upscale`; so are ``tile``, ``device``, ``precision`` and ``ensemble``, and what is raised.
-        size: (height, width) of the LR image.
-        read: gives a piece of the LR image.
-        write: takes a piece of the SR image; the pieces cover it once.
-        progress: called after each tile with the share of the image that is done, up to 1.
-    """
-    if tile is not None and tile < 1:
-        raise UserError(f"the tile must be at least 1 pixel, not {tile}.")
-    device = torch.device(device)
-    check_precision(device, precision)
-    network.to(device)
-    height, width = size
-    # Elsewhere a network runs as it is: nothing was measured to gain there.
-    prepares = device.type == "cpu" and precision == "fp32"
-    run = quickest(network, height * width * (8 if ensemble else 1)) if prepares else network
-    scale, radius = cast(int, network.scale), 0 if tile is None else receptive_radius(network)
-    side = max(size) if tile is None else tile
-    corners = list(product(range(0, height, side), range(0, width, side)))
-    with _eval_mode(network), torch.inference_mode(), autocast(device, precision):
-        for done, (top, left) in enumerate(corners, start=1):
-            bottom, right = min(top + side, height), min(left + side, width)
-            above, before = max(top - radius, 0), max(left - radius, 0)
-            lr = read(slice(above, min(bottom + radius, height)), slice(before, min(right + radius, width))).to(device)
-            sr = self_ensemble(run, lr) if ensemble else run(lr)
-            rows = slice(scale * (top - above), scale * (bottom - above))
-            columns = slice(scale * (left - before), scale * (right - before))
-            pixels = sr[..., rows, columns].float().cpu()
-            if not pixels.sum().isfinite():
-                advice = "use fp32" if precision == "fp16" else "its weights are damaged or have diverged"
-                raise NonFiniteOutput(f"the network's output in {precision} is not finite: {advice}.")
-            write(slice(scale * top, scale * bottom), slice(scale * left, scale * right), pixels)
-            if progress is not None:
-                progress(done / len(corners))
-
-
-def tile_count(size: tuple[int, int], tile: int | None) -> int:
-    """Return in how many tiles an image of ``size`` (height, width) is cut; 1 for ``None``."""
-    return 1 if tile is None else -(-size[0] // tile) * -(-size[1] // tile)
 
 
 @contextmanager
