@@ -1,64 +1,186 @@
-"""Whatever a user calls a model: an exported file of any kind, a run folder, or released weights."""
+"""Everything that a user may call a model: exported files, run folders, option files, genotypes and released weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from sr_nas.contracts import Network, SRNetwork
-from sr_nas.errors import UserError, listing
-from sr_nas.export.graph_file import ExecutedNetwork, load_onnx, load_program
-from sr_nas.export.network_file import load_network, read_metadata, read_tensors
-from sr_nas.export.pth_file import load_pth, read_pth_metadata
+from sr_nas.contracts import Classifier, Network, SRNetwork
+from sr_nas.errors import UserError, listing, nearest
+from sr_nas.export.graph_files import load_onnx, load_program
+from sr_nas.export.network_file import CLASSIFICATION, load_any, load_network, read_file, read_metadata
 from sr_nas.export.released import WRAPPERS, bare_tensors, load_released, wrapper_of
 from sr_nas.genotype import read_genotype
+from sr_nas.inference.optimize import RuntimeNetwork, countable
+from sr_nas.options.load import check_options, read_options
+from sr_nas.options.signatures import section_model
+from sr_nas.options.strict import Component, Of, Strict
+from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.checkpoint import load_tensors
+from sr_nas.runs.run_dir import NETWORK_BLOCK
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+RELEASED = (".pth", ".pt")
+DEFAULT_CLASSES = 10
+"""Of a classifier whose option file or genotype does not say how many classes there are: CIFAR-10's."""
+
+
+class _NetworkOptions(Strict):
+    """The part of an option file that says which network of super-resolution it is for."""
+
+    scale: Literal[2, 3, 4]
+    network_g: Annotated[Component, Of(NETWORKS)]
+
+
+class _ClassifierOptions(Strict):
+    """The part of an option file that says which classifier it is for."""
+
+    task: Literal["classification"]
+    network_g: Annotated[Component, Of(CLASSIFIERS)]
 
 
 def load_model(source: str | Path, arch: str | None = None, genotype: Any = None) -> SRNetwork:
-    """Return the network of a model, in eval mode, on the CPU.
+    """Return the trained network of a model, in eval mode, on the CPU.
 
     Args:
         source: an exported file (``.safetensors``, ``.pth``, ``.onnx`` or ``.pt2``); the folder of a training (its best
             network is taken); or a ``.pth`` or ``.pt`` file of released weights. ONNX Runtime runs an ``.onnx``
-            (:class:`~sr_nas.export.graph_file.ExecutedNetwork`), and a ``.pt2`` may run code of its author.
+            (:class:`~sr_nas.inference.optimize.RuntimeNetwork`), and a ``.pt2`` may run code of its author.
         arch: architecture of released weights; the others name their own.
-        genotype: of released weights that do not tell it: names, a genotype file or a run folder.
+        genotype: of released weights that do not contain it: names, a genotype file or a run folder.
 
     Raises:
         UserError: none of these, released weights without ``arch``, or a package that the file needs is missing.
     """
     path = Path(source)
-    for option, given in (("--arch", arch), ("--genotype", genotype)):
-        if given is not None and path.suffix not in (".pth", ".pt"):
+    for option, value in (("--arch", arch), ("--genotype", genotype)):
+        if value is not None and path.suffix not in RELEASED:
             raise UserError(f"{option} is for released weights (.pth, .pt); {path} describes itself.")
     if path.is_dir():
         return load_network(trained_file(path))
-    if path.suffix in (".pth", ".pt"):
-        return load_pth(path) if arch is None else load_released(path, arch, read_genotype(genotype))
+    if path.suffix in (".json", ".yml", ".yaml"):
+        raise UserError(f"{path} describes a network but holds no weights: train it with tools/train.py, and name the run's folder.")
+    if path.suffix in RELEASED and arch is not None:
+        return load_released(path, arch, read_genotype(genotype))
     if path.suffix == ".onnx":
         return load_onnx(path)
     return load_program(path) if path.suffix == ".pt2" else load_network(path)
 
 
+def load_structure(path: Path, scale: int | None = None, num_classes: int | None = None) -> Network:
+    """Build the network that something on disk holds or describes, so that it can be counted; its weights do not matter.
+
+    Args:
+        path: whatever :func:`load_model` takes without ``arch``; the folder of a search; the option file of a training; or a
+            genotype file, whose network gets the published width and depth.
+        scale: upscaling factor of a genotype file, by default 2; of anything else, what its factor must be.
+        num_classes: of a classifier's option file or genotype, by default 10; of anything else, what it must be.
+
+    Raises:
+        UserError: it does not exist, holds no network, or one of another factor or number of classes.
+    """
+    if (path / NETWORK_BLOCK).is_file():
+        path = path / NETWORK_BLOCK
+    network: Network
+    if path.suffix == ".json":
+        network = _from_genotype_file(path, scale, num_classes)
+    elif path.suffix in (".yml", ".yaml"):
+        network = _from_option_file(path, num_classes)
+    elif path.suffix in RELEASED and not read_metadata(path):
+        raise UserError(f"{path} does not describe itself: first tools/export.py --model {path} --arch NAME -o FILE.safetensors")
+    elif path.suffix in (".onnx", ".pt2"):
+        network = countable(load_model(path))
+    else:
+        network = load_any(trained_file(path) if path.is_dir() else path)
+    if isinstance(network, Classifier):
+        if scale is not None:
+            raise UserError(f"--scale {scale}: {path} is a classifier, and has none.")
+        if num_classes not in (None, network.num_classes):
+            raise UserError(f"--num_classes {num_classes}: {path} has {network.num_classes} classes.")
+    elif isinstance(network, SRNetwork) and scale not in (None, network.scale):
+        raise UserError(f"--scale {scale}: {path} upscales by {network.scale}.")
+    return network
+
+
+def build_by_name(
+    arch: str, settings: Mapping[str, Any], scale: int | None = None, num_classes: int | None = None, where: str = "--"
+) -> Network:
+    """Build a network of any task by the name of its architecture, in any case.
+
+    Args:
+        arch: registered name.
+        settings: its other arguments.
+        scale: of a network of super-resolution, by default 4.
+        num_classes: of a classifier, by default 10.
+        where: what to put before the name of a wrong setting in messages.
+
+    Raises:
+        UserError: an unknown architecture or a setting it refuses.
+    """
+    known = {name.lower(): name for name in (*NETWORKS.names(), *CLASSIFIERS.names())}
+    if arch.lower() not in known:
+        raise UserError(f"unknown architecture '{arch}'{nearest(arch, known.values())} Known: {listing(known.values())}.")
+    name = known[arch.lower()]
+    is_classifier = name in CLASSIFIERS.names()
+    if is_classifier and scale is not None:
+        raise UserError(f"--scale {scale}: {arch} is a classifier, and has none.")
+    registry = CLASSIFIERS if is_classifier else NETWORKS
+    try:
+        section = section_model(registry, name, Component).model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        address = ":".join(map(str, first["loc"]))
+        raise UserError((f"{where}{address}: " if address else "") + first["msg"].removeprefix("Value error, ")) from error
+    supplied = {"num_classes": num_classes or DEFAULT_CLASSES} if is_classifier else {"scale": scale or 4}
+    network: Network = registry.build(section)(**supplied)  # type: ignore[arg-type]
+    return network
+
+
+def _from_genotype_file(path: Path, scale: int | None, num_classes: int | None) -> Network:
+    genotype = read_genotype(path)
+    arch = genotype.get("arch") if isinstance(genotype, dict) else None
+    if arch is None:
+        raise UserError(f"{path} does not name its architecture; count it with --arch ... --genotype {path}.")
+    try:
+        if scale is None and arch in NETWORKS.names():
+            scale = 2
+        return build_by_name(arch, {"genotype": genotype}, scale, num_classes, f"{path}: ")
+    except UserError as error:
+        raise UserError(
+            f"{error} A genotype file contains no depth and no width, and was taken for the published ones: name the folder of "
+            f"its search instead, or --arch {arch} --genotype {path} with the network's settings."
+        ) from error
+
+
+def _from_option_file(path: Path, num_classes: int | None) -> Network:
+    raw = read_options(path)
+    if "search" in raw or "network_g" not in raw:
+        raise UserError(f"{path} is no option file of a training: a scale and a network_g are expected, and no search.")
+    if raw.get("task") == CLASSIFICATION:
+        classifier = check_options(_ClassifierOptions, {key: raw[key] for key in ("task", "network_g")}, path)
+        built: Network = CLASSIFIERS.build(classifier.network_g)(num_classes=num_classes or DEFAULT_CLASSES)
+    else:
+        options = check_options(_NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
+        built = NETWORKS.build(options.network_g)(scale=options.scale)
+    return built
+
+
 def model_metadata(source: str | Path) -> dict[str, str]:
-    """Return what a model says of itself (:func:`~sr_nas.export.network_file.described`); nothing for released weights.
+    """Return the metadata of a model (:func:`~sr_nas.export.network_file.describe_network`); empty for released weights.
 
     Raises:
         UserError: it cannot be read.
     """
     path = Path(source)
-    if path.is_dir():
-        return read_metadata(trained_file(path))
-    if path.suffix in (".pth", ".pt"):
-        return read_pth_metadata(path) or {}
-    loaded = load_model(path) if path.suffix in (".onnx", ".pt2") else None
-    return loaded.metadata if isinstance(loaded, ExecutedNetwork) else read_metadata(path)
+    if path.suffix in (".onnx", ".pt2"):
+        network = load_model(path)
+        assert isinstance(network, RuntimeNetwork)
+        return network.metadata
+    return read_metadata(trained_file(path) if path.is_dir() else path)
 
 
 def trained_file(run: Path) -> Path:
@@ -75,65 +197,58 @@ def trained_file(run: Path) -> Path:
     raise UserError(f"{run} holds no trained network ({BEST} or {LAST}).")
 
 
-# MERGED sr_nas.export.model: The weights that a training starts from.
-
-
 def starting_tensors(path: Path, key: str | None = None) -> tuple[Mapping[str, Tensor], str]:
-    """Read the tensors of an exported network, of what a search left, or of a ``.pth`` or ``.pt`` as BasicSR writes it.
+    """Read the weights that a training starts from: of an exported network, of a search, or of BasicSR's ``.pth`` or ``.pt``.
 
     Args:
         path: the file.
         key: which of several networks in a ``.pth``; by default ``params_ema`` before ``params``.
 
     Returns:
-        The tensors by name, and where several might be meant, words on which were taken.
+        The tensors by name, and where several might be meant, a remark which were taken.
 
     Raises:
         UserError: it cannot be read, or holds no such tensors.
     """
     if path.suffix == ".safetensors":
-        return read_tensors(path), ""
-    if path.suffix not in (".pth", ".pt"):
+        return read_file(path)[1], ""
+    if path.suffix not in RELEASED:
         raise UserError(f"path.pretrain_network_g: {path} is no .safetensors, .pth or .pt file.")
-    loaded = load_tensors(path)
-    tensors, taken = bare_tensors(loaded, path, key), key or wrapper_of(loaded)
-    others = [name for name in WRAPPERS if name != taken and isinstance(loaded.get(name), Mapping)]
+    content = load_tensors(path)
+    tensors, taken = bare_tensors(content, path, key), key or wrapper_of(content)
+    others = [name for name in WRAPPERS if name != taken and isinstance(content.get(name), Mapping)]
     return tensors, f" ({taken} of it; it also has {listing(others)})" if taken and others else ""
 
 
-def start_from(network: Network, path: str, found: Mapping[str, Tensor], strict: bool) -> tuple[list[str], int]:
-    """Give a network the weights of a file.
+def start_from(network: Network, path: str, tensors: Mapping[str, Tensor], strict: bool) -> tuple[list[str], int]:
+    """Give a network the weights that its training starts from.
 
     Args:
         network: changed in place.
         path: the file, for messages.
-        found: its tensors.
+        tensors: of the file.
         strict: refuse a file that lacks a tensor, or has one of another shape or name.
 
     Returns:
-        The names of the network's tensors that were not found and stay as they are, and how many it has.
+        The names of the network's tensors that stay as they are, and how many tensors it has.
 
     Raises:
-        UserError: strict and not all fit, or none fits at all.
+        UserError: strict and not all fit, or none fits at all, or the weights are not finite.
     """
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"path.pretrain_network_g: {name} of {path} is not finite: these weights are of a diverged training.")
-    own = network.state_dict()
-    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
-    misfits = [name for name in dict.fromkeys((*own, *found)) if name not in fitting]
+    state = network.state_dict()
+    fitting = {name: tensor for name, tensor in tensors.items() if name in state and state[name].shape == tensor.shape}
+    misfits = [name for name in dict.fromkeys((*state, *tensors)) if name not in fitting]
     if (strict and misfits) or not fitting:
+        stated = read_metadata(path).get("scale") if path.endswith(".safetensors") else None
+        differs = isinstance(network, SRNetwork) and stated not in (None, str(network.scale))
+        scales = f" The file is of scale {stated} and the network of {network.scale}." if differs else ""
         advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
         raise UserError(
-            f"path.pretrain_network_g: {path} does not fit the network; missing or of another shape: "
-            f"{listing(misfits, 5)}.{_another_scale(network, path)}{advice}"
+            f"path.pretrain_network_g: {path} does not fit the network; missing or of another shape: {listing(misfits, 5)}."
+            f"{scales}{advice}"
         )
     network.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting], len(own)
-
-
-def _another_scale(network: Network, path: str) -> str:
-    if not isinstance(network, SRNetwork):
-        return ""
-    scale = read_metadata(path).get("scale", "") if path.endswith(".safetensors") else ""
-    return f" The file is of scale {scale} and the network of {network.scale}." if scale not in ("", str(network.scale)) else ""
+    return [name for name in state if name not in fitting], len(state)

@@ -1,63 +1,30 @@
-"""Tensors of others under our names."""
+"""Weights that others have released: their tensors under our names, in our networks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
+from sr_nas.export.network_file import load_state
 from sr_nas.genotype import genotype_from
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, PUBLISHED, input_choices
 from sr_nas.networks.imdn import IMDN
 from sr_nas.registry import NETWORKS
 from sr_nas.runs.checkpoint import load_tensors
 
+WRAPPERS = ("params_ema", "params", "state_dict", "model")
+"""Keys under which training codes put the tensors of a network, the preferred one first."""
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""(regular expression, replacement): the first that matches a name applies."""
+"""(regular expression, replacement) for a tensor's name; the first that matches applies."""
 
-Network = TypeVar("Network", bound=SRNetwork)
-
-
-def renamed(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """Return the tensors under the names that the rules make of theirs."""
-    return {_rename(name, rules): tensor for name, tensor in tensors.items()}
-
-
-def fill(network: Network, tensors: Mapping[str, Tensor], path: Path) -> Network:
-    """Give a network the tensors of its own names, all of them and no others, and return it.
-
-    Raises:
-        UserError: a tensor is missing, of another shape, or unknown.
-    """
-    own = network.state_dict()
-    wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
-    unknown = [name for name in tensors if name not in own]
-    if wrong or unknown:
-        raise UserError(
-            f"{path} does not fit {network.genotype} x{network.scale}; missing or of another shape: "
-            f"{listing(wrong, 5) or 'nothing'}; unknown: {listing(unknown, 5) or 'nothing'}."
-        )
-    network.load_state_dict(tensors)
-    return network
-
-
-def _rename(name: str, rules: Rules) -> Any:
-    for pattern, replacement in rules:
-        changed, count = re.subn(pattern, replacement, name)
-        if count:
-            return changed
-    return name
-
-
-# MERGED sr_nas.export.released: The tensors of IMDN as its authors name them (github.com/Zheng222/IMDN).
-
-
-NAMES = (
+# github.com/Zheng222/IMDN
+IMDN_NAMES: Rules = (
     (r"^fea_conv\.", "head."),
     (r"^IMDB(\d+)\.c([1-4])\.", lambda match: f"blocks.{int(match[1]) - 1}.convs.{int(match[2]) - 1}."),
     (r"^IMDB(\d+)\.c5\.", lambda match: f"blocks.{int(match[1]) - 1}.fuse."),
@@ -66,31 +33,8 @@ NAMES = (
     (r"^LR_conv\.", "body."),
     (r"^upsampler\.0\.", "tail."),
 )
-
-
-def imdn_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any = None) -> IMDN:
-    """Build the published IMDN of any size and scale from its authors' tensors.
-
-    Raises:
-        UserError: these are not the tensors of an IMDN, or a genotype is given, which is the published one here.
-    """
-    if genotype is not None:
-        raise UserError("--genotype: released IMDN weights are of the published network, so they take no genotype.")
-    ours = renamed(tensors, NAMES)
-    blocks = {int(match[1]) for name in ours if (match := re.match(r"blocks\.(\d+)\.", name))}
-    if "head.weight" not in ours or "tail.weight" not in ours or not blocks:
-        raise UserError(
-            f"{path} holds no released IMDN: fea_conv, IMDB1 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
-        )
-    scale = round((ours["tail.weight"].shape[0] / 3) ** 0.5)
-    return fill(IMDN(scale, ours["head.weight"].shape[0], len(blocks)), ours, path)
-
-
-# MERGED sr_nas.export.released: The tensors of DLSR as its authors name them (github.com/DawnHH/DLSR-
-# PyTorch).
-
-
-IN_A_CELL = {
+# github.com/DawnHH/DLSR-PyTorch
+DLSR_CELL_NAMES = {
     "c4": "last",
     "c5": "fuse",
     "esa.conv1": "attention.reduce",
@@ -101,63 +45,98 @@ IN_A_CELL = {
     "esa.conv3_": "attention.wide.4",
     "esa.conv4": "attention.expand",
 }
-RELEASED_DLSR_NAMES = (
+DLSR_NAMES: Rules = (
     (r"^fea_conv\.", "head."),
     (r"^B(\d+)\.c([1-3])_d\.", lambda match: f"cells.{int(match[1]) - 1}.distill.{int(match[2]) - 1}."),
     (r"^B(\d+)\.c([1-3])_r\.op\.(0\.)?", lambda match: f"cells.{int(match[1]) - 1}.ops.{int(match[2]) - 1}."),
-    (r"^B(\d+)\.((?:esa\.)?\w+)\.", lambda match: f"cells.{int(match[1]) - 1}.{IN_A_CELL.get(match[2], match[2])}."),
+    (r"^B(\d+)\.((?:esa\.)?\w+)\.", lambda match: f"cells.{int(match[1]) - 1}.{DLSR_CELL_NAMES.get(match[2], match[2])}."),
     (r"^c(\d+)\.0\.", lambda match: f"joins.inputs{match[1]}."),
     (r"^cout\.0\.", "fuse."),
     (r"^LR_conv\.", "body."),
     (r"^upsampler\.0\.", "tail."),
 )
-# Its authors train on images in 0..255.
-PEAK = 255.0
+DLSR_PEAK = 255.0
+"""The largest value of the images that DLSR's authors train on; ours is 1."""
 
 
-def dlsr_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any = None) -> DLSR:
-    """Build a DLSR of any size and scale from its authors' tensors, for images in 0..1.
+def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwork:
+    """Load a released ``.pth`` file into our network of the same architecture, in eval mode, on the CPU.
 
-    The three operations show in the tensors' shapes. The inputs of the cells do not: every cell joins two others by a
-    tensor of the same shape, whichever they are, so ``genotype`` must name them.
+    The network takes and gives RGB in 0..1, whatever range its authors trained in. The tensors may lie bare or under one of
+    :data:`WRAPPERS`, with or without ``module.`` before their names.
 
     Args:
-        tensors: by the authors' names, for images in 0..255.
-        path: the file, for messages.
-        genotype: see :func:`sr_nas.genotype.genotype_from`.
+        path: the file; it must load with ``weights_only=True``. Its tensors have the names of the network's authors, or ours,
+            as BasicSR saves them after training our network.
+        arch: name of the architecture, in any case, e.g. ``"imdn"``.
+        genotype: what the file itself does not contain, in any form of :func:`sr_nas.genotype.genotype_from`.
+
+    Raises:
+        UserError: unknown architecture, or a file that does not hold it.
+    """
+    known = {name.lower(): name for name in CONVERTERS}
+    if arch.lower() not in known:
+        raise UserError(f"no released weights of '{arch}' are known{nearest(arch, CONVERTERS)} Known: {listing(CONVERTERS)}.")
+    path, name = Path(path), known[arch.lower()]
+    tensors = bare_tensors(load_tensors(path), path)
+    if "head.weight" in tensors:
+        return _from_our_names(tensors, name, genotype, path)
+    return CONVERTERS[name](tensors, path, genotype)
+
+
+def imdn_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any = None) -> SRNetwork:
+    """Build the published IMDN of any size and scale from its authors' tensors.
+
+    Raises:
+        UserError: these are not the tensors of an IMDN, or a genotype is passed, which is the published one here.
+    """
+    if genotype is not None:
+        raise UserError("--genotype: released IMDN weights are of the published network, so they take no genotype.")
+    ours = rename(tensors, IMDN_NAMES)
+    blocks = _count(ours, "blocks")
+    if "head.weight" not in ours or "tail.weight" not in ours or not blocks:
+        raise UserError(
+            f"{path} holds no released IMDN: fea_conv, IMDB1 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
+        )
+    return load_state(IMDN(_scale(ours), ours["head.weight"].shape[0], blocks), ours, path)
+
+
+def dlsr_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any = None) -> SRNetwork:
+    """Build a DLSR of any size and scale from its authors' tensors, for images in 0..1.
+
+    The three operations follow from the tensors' shapes. The inputs of the cells do not: every cell joins two others by a
+    tensor of the same shape, whichever they are, so ``genotype`` must name them.
 
     Raises:
         UserError: these are not the tensors of a DLSR, or a genotype that is missing or contradicts them.
     """
-    ours = renamed(tensors, RELEASED_DLSR_NAMES)
-    cells = {int(match[1]) for name in ours if (match := re.match(r"cells\.(\d+)\.", name))}
-    if "head.weight" not in ours or "tail.weight" not in ours or len(cells) < 2:
+    ours = rename(tensors, DLSR_NAMES)
+    cells = _count(ours, "cells")
+    if "head.weight" not in ours or "tail.weight" not in ours or cells < 2:
         raise UserError(
             f"{path} holds no released DLSR: fea_conv, B1, B2 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
         )
-    found = tuple(_operation(ours, index, path) for index in range(len(OPERATIONS)))
-    choices = DLSR.choices(len(cells))
-    if genotype is None and input_choices(len(cells)):
+    operations = tuple(_dlsr_operation(ours, index, path) for index in range(len(OPERATIONS)))
+    if genotype is None and input_choices(cells):
         raise UserError(
-            f"{path} holds the operations {listing(found)}, but not which cells feed cells 3 to {len(cells)}: tensors of any "
+            f"{path} holds the operations {listing(operations)}, but not which cells feed cells 3 to {cells}: tensors of any "
             f"two have the same shape. Name them with --genotype, of the authors' DLSR_para_loss_x2.pt for example "
             f"--genotype {','.join(PUBLISHED)}"
         )
-    picked = genotype_from(found if genotype is None else genotype, DLSR.arch, choices)
-    named = tuple(picked[label][0] for label in OPERATIONS)
-    if named != found:
-        raise UserError(f"{path} holds the operations {listing(found)}, but the genotype names {listing(named)}.")
-    scale = round((ours["tail.weight"].shape[0] / 3) ** 0.5)
-    network = fill(DLSR(scale, ours["head.weight"].shape[0], len(cells), picked), ours, path)
+    decided = genotype_from(operations if genotype is None else genotype, DLSR.arch, DLSR.choices(cells))
+    named = tuple(decided[label][0] for label in OPERATIONS)
+    if named != operations:
+        raise UserError(f"{path} holds the operations {listing(operations)}, but the genotype names {listing(named)}.")
+    network = load_state(DLSR(_scale(ours), ours["head.weight"].shape[0], cells, decided), ours, path)
     # Only these two layers see pixels: what lies between stays in the range that it was trained in.
-    network.head.weight.data *= PEAK
-    network.tail.weight.data /= PEAK
-    network.tail.bias.data /= PEAK  # type: ignore[union-attr]
+    network.head.weight.data *= DLSR_PEAK
+    network.tail.weight.data /= DLSR_PEAK
+    network.tail.bias.data /= DLSR_PEAK  # type: ignore[union-attr]
     return network
 
 
-def _operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
-    """Read the name of an operation off the tensors of the first cell."""
+def _dlsr_operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
+    """Return the name of the operation whose tensors have the shapes of the first cell's."""
     prefix = f"cells.0.ops.{index}."
     shapes = {name.removeprefix(prefix): tuple(ours[name].shape) for name in ours if name.startswith(prefix)}
     kinds = {
@@ -172,79 +151,71 @@ def _operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
     return f"{kind}_{kernel}x{kernel}"
 
 
-# MERGED sr_nas.export.released: Weights that others have released.
-
-
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
 CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Path, Any], SRNetwork]] = {
     DLSR.arch: dlsr_from_released,
     IMDN.arch: imdn_from_released,
 }
 
 
-def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwork:
-    """Load a released ``.pth`` file into our network of the same architecture, in eval mode, on the CPU.
-
-    The network takes and gives RGB in 0..1, whatever range its authors trained in. The tensors may lie bare, under
-    ``params_ema``, ``params``, ``state_dict`` or ``model``, with or without ``module.`` before their names.
-
-    Args:
-        path: the file; it must load with ``weights_only=True``. Its tensors have the names of the network's authors, or ours,
-            as BasicSR saves them after training our network.
-        arch: name of the architecture, in any case, e.g. ``"imdn"``.
-        genotype: what the file itself does not tell, in any form of :func:`sr_nas.genotype.genotype_from`.
-
-    Raises:
-        UserError: unknown architecture, or a file that does not hold it.
-    """
-    known = {name.lower(): convert for name, convert in CONVERTERS.items()}
-    if arch.lower() not in known:
-        raise UserError(f"no released weights of '{arch}' are known{nearest(arch, CONVERTERS)} Known: {listing(CONVERTERS)}.")
-    tensors = bare_tensors(load_tensors(Path(path)), Path(path))
-    if "head.weight" in tensors:
-        return _by_our_names(tensors, next(name for name in CONVERTERS if name.lower() == arch.lower()), genotype, Path(path))
-    return known[arch.lower()](tensors, Path(path), genotype).eval()
-
-
-def _by_our_names(tensors: Mapping[str, Tensor], arch: str, genotype: Any, path: Path) -> SRNetwork:
-    """Build a network from what BasicSR's training of it saved: its sizes show in the tensors, its genotype does not."""
-    parts = {int(match[1]) for name in tensors if (match := re.match(r"(?:blocks|cells)\.(\d+)\.", name))}
+def _from_our_names(tensors: Mapping[str, Tensor], arch: str, genotype: Any, path: Path) -> SRNetwork:
+    """Build a network from what BasicSR saved after training it: its sizes show in the tensors, its genotype does not."""
+    parts = _count(tensors, "(?:blocks|cells)")
     if "tail.weight" not in tensors or not parts or any(tensors[name].ndim != 4 for name in ("head.weight", "tail.weight")):
         raise UserError(f"{path} holds no {arch}: head, blocks or cells, and tail are expected, found {listing(tensors, 8)}.")
-    scale = round((tensors["tail.weight"].shape[0] / 3) ** 0.5)
     if genotype is None and any(name.startswith("joins.") for name in tensors):
         raise UserError(
             f"{path} does not say which cells feed which: tensors of any two have the same shape. "
             "Name its genotype with --genotype."
         )
-    chosen = {} if genotype is None else {"genotype": genotype}
-    network = NETWORKS.get(arch)(scale, tensors["head.weight"].shape[0], len(parts), **chosen)
-    return fill(network, tensors, path).eval()
+    settings = {} if genotype is None else {"genotype": genotype}
+    network: SRNetwork = NETWORKS.get(arch)(_scale(tensors), tensors["head.weight"].shape[0], parts, **settings)
+    return load_state(network, tensors, path)
 
 
-def bare_tensors(loaded: Mapping[str, Any], path: Path, key: str | None = None) -> dict[str, Tensor]:
+def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """Return a state dict under the names that the rules make of its names."""
+    return {_rename(name, rules): tensor for name, tensor in tensors.items()}
+
+
+def _rename(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        changed, count = re.subn(pattern, replacement, name)
+        if count:
+            return changed
+    return name
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """The number of blocks, whose tensors are called ``<pattern>.<index>...``."""
+    return len({match[1] for name in tensors if (match := re.match(rf"{pattern}\.(\d+)\.", name))})
+
+
+def _scale(tensors: Mapping[str, Tensor]) -> int:
+    """The upscaling factor: before the pixel shuffle, there are 3 s^2 channels."""
+    scale: int = round((tensors["tail.weight"].shape[0] / 3) ** 0.5)
+    return scale
+
+
+def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None) -> dict[str, Tensor]:
     """Take the tensors out of the wrappers that training codes put around them.
 
     Args:
-        loaded: content of the file.
+        content: of the file.
         path: the file, for messages.
         key: of the wrapper; by default the first of :data:`WRAPPERS` that the file has, or none.
 
     Raises:
-        UserError: no wrapper is known and something in the file is no tensor; the text lists what was found.
+        UserError: no wrapper is known and something in the file is no tensor; the message lists what there is.
     """
-    wrapper = wrapper_of(loaded) if key is None else key
-    tensors = loaded if wrapper is None else loaded.get(wrapper)
-    if not isinstance(tensors, Mapping) or not tensors or not _by_name(tensors):
+    wrapper = wrapper_of(content) if key is None else key
+    tensors = content if wrapper is None else content.get(wrapper)
+    is_state = isinstance(tensors, Mapping) and all(isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items())
+    if not tensors or not is_state:
         expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
-        raise UserError(f"{path}: tensors are expected, {expected}; found {listing(loaded, 10)}.")
+        raise UserError(f"{path}: tensors are expected, {expected}; found {listing(content, 10)}.")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def _by_name(tensors: Mapping[Any, Any]) -> bool:
-    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items())
-
-
-def wrapper_of(loaded: Mapping[str, Any]) -> str | None:
+def wrapper_of(content: Mapping[str, Any]) -> str | None:
     """Return the key under which a file's tensors lie, or ``None`` where they lie bare."""
-    return next((name for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
+    return next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
