@@ -257,6 +257,13 @@ def _inference(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace images that exist; by default they are kept")
     _device(parser)
     parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "onnxruntime"),
+        default="auto",
+        help="what runs the network; auto, the default: on a CPU ONNX Runtime, where it is installed and there is much to "
+        "upscale, else PyTorch",
+    )
+    parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
         default="fp32",

@@ -21,7 +21,10 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 class Section(Protocol):
     """A checked section of an option file that selects an entry."""
 
-    type: str
+    @property
+    def type(self) -> str:
+        """Name of the entry."""
+        ...
 
     def arguments(self) -> dict[str, Any]:
         """The entry's keyword arguments."""

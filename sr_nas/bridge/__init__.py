@@ -1,1 +1,1 @@
-"""Doors to other toolkits."""
+"""Bridges to other toolkits: BasicSR, both ways, and spandrel."""

@@ -12,7 +12,7 @@ from sr_nas.registry import NETWORKS
 
 import_basicsr()
 
-from basicsr.utils.registry import ARCH_REGISTRY  # noqa: E402 - basicsr imports only after its alias stands
+from basicsr.utils.registry import ARCH_REGISTRY  # noqa: E402 - import_basicsr makes it importable
 
 for _name in NETWORKS.names():
     if _name not in ARCH_REGISTRY:

@@ -1,4 +1,4 @@
-"""Run stock BasicSR's own training with our networks: ``python -m sr_nas.bridge.basicsr_train -opt file.yml``.
+"""Stock BasicSR's own training with our networks: ``python -m sr_nas.bridge.basicsr_train -opt file.yml``.
 
 The arguments are those of ``basicsr/train.py``; runs go to ``experiments`` in the current folder. With ``num_gpu: 0`` it
 trains on the CPU.
@@ -13,10 +13,9 @@ from sr_nas.errors import UserError
 
 
 def main() -> int:
-    """Run BasicSR's train pipeline on the arguments of the command line; return the exit code."""
+    """Run BasicSR's training pipeline on the arguments of the command line; return the exit code."""
     try:
-        # Enters our networks in basicsr's registry.
-        import sr_nas.bridge.basicsr_archs  # noqa: F401
+        import sr_nas.bridge.basicsr_archs  # noqa: F401 - registers our networks
     except UserError as error:
         print(f"basicsr_train: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
 """Importing this module enters every network of ours in spandrel's ``MAIN_REGISTRY``.
 
 ``spandrel.ModelLoader().load_from_file`` then opens the ``.safetensors`` and ``.pth`` files that ``tools/export.py`` writes.
-Spandrel hands on tensors and no metadata, so they are known by their tensor ``sr_nas.settings``
-(:mod:`sr_nas.export.network_file`), and asked for before spandrel's own, some of which know networks by a few names.
+Spandrel hands on tensors without metadata, so ours are recognised by their tensor ``sr_nas.settings``
+(:mod:`sr_nas.export.network_file`), and before spandrel's own, some of which recognise networks by a few names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
-from sr_nas.export.network_file import SETTINGS, network_from, read_settings
+from sr_nas.export.network_file import SETTINGS, build_network, read_settings
 from sr_nas.inference.tiles import pools_globally
 from sr_nas.registry import NETWORKS
 
@@ -25,15 +25,14 @@ except ModuleNotFoundError as error:
 
 def tags(network: SRNetwork) -> list[str]:
     """Return sizes in spandrel's way, ``64nf`` and ``6nb`` (``num_blocks``), then the genotype, its names joined by commas."""
-    settings = network.settings()
-    sizes = {key: value for key, value in settings.items() if key != "scale" and isinstance(value, int)}
+    sizes = {key: value for key, value in network.settings().items() if key != "scale" and isinstance(value, int)}
     short = {key: "".join(word[0] for word in key.split("_")) if "_" in key else key for key in sizes}
     genotype = ",".join("+".join(names) for _, names in network.genotype.picks)
     return [*(f"{value}{short[key]}" for key, value in sizes.items()), genotype]
 
 
 class OurArchitecture(spandrel.Architecture[SRNetwork]):
-    """One of our networks as spandrel sees an architecture: ``id`` is ``sr_nas-IMDN``, ``name`` is ``IMDN``.
+    """A network of ours as a spandrel architecture: ``id`` is ``sr_nas-IMDN``, ``name`` is ``IMDN``.
 
     Args:
         arch: registered name of the network.
@@ -41,21 +40,17 @@ class OurArchitecture(spandrel.Architecture[SRNetwork]):
 
     def __init__(self, arch: str) -> None:
         self._arch = arch
-        super().__init__(id=f"sr_nas-{arch}", name=arch, detect=self._holds)
+        super().__init__(id=f"sr_nas-{arch}", name=arch, detect=self._detect)
 
-    def _holds(self, state_dict: dict[str, Any]) -> bool:
-        return SETTINGS in state_dict and read_settings(state_dict[SETTINGS])[0] == self._arch
+    def _detect(self, state_dict: dict[str, Any]) -> bool:
+        return SETTINGS in state_dict and read_settings(state_dict[SETTINGS])["architecture"] == self._arch
 
     def load(self, state_dict: dict[str, Any]) -> spandrel.ImageModelDescriptor[SRNetwork]:
-        """Build the network of a file's tensors.
-
-        Any size of image is taken. Tiling is discouraged where an output pixel depends on the whole image.
-        """
-        network = network_from(*read_settings(state_dict[SETTINGS]))
-        tensors = {name: tensor for name, tensor in state_dict.items() if name != SETTINGS}
+        """Build the network of a file's tensors; tiling is discouraged where an output pixel depends on the whole image."""
+        network: SRNetwork = build_network(read_settings(state_dict[SETTINGS]))
         return spandrel.ImageModelDescriptor(
             network,
-            tensors,
+            {name: tensor for name, tensor in state_dict.items() if name != SETTINGS},
             architecture=self,
             purpose="SR",
             tags=tags(network),

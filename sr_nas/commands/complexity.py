@@ -14,10 +14,10 @@ from rich.progress import track
 from rich.table import Table
 
 from sr_nas import published
-from sr_nas.commands.architecture import any_network_in, classifier_of, is_classifier, network_in, network_of
 from sr_nas.complexity.macs import complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError
+from sr_nas.export.model import build_by_name, load_structure
 from sr_nas.jobs.evaluate import describe
 from sr_nas.options.load import OptionLoader
 from sr_nas.report.progress import macs, truth
@@ -39,22 +39,17 @@ def main(args: Namespace) -> int:
         if args.official is not None:
             raise UserError("--official tells of one network, which --arch or --model names.")
         return _compare(args.compare, args.scale, args.json)
-    network = _by_name(args) if args.model is None else any_network_in(args.model, args.scale, args.num_classes)
+    if args.model is not None:
+        network = load_structure(args.model, args.scale, args.num_classes)
+    else:
+        settings = _settings(args.settings) | ({} if args.genotype is None else {"genotype": args.genotype})
+        network = build_by_name(args.arch, settings, args.scale, args.num_classes)
     costs = describe(network, args.official)
     if args.json:
         print(json.dumps(costs))
     else:
         _print_layers(network, costs)
     return 0
-
-
-def _by_name(args: Namespace) -> Network:
-    settings = _settings(args.settings) | ({} if args.genotype is None else {"genotype": args.genotype})
-    if not is_classifier(args.arch):
-        return network_of(args.arch, args.scale or 4, settings)
-    if args.scale is not None:
-        raise UserError(f"--scale {args.scale}: {args.arch} is a classifier, and has none.")
-    return classifier_of(args.arch, args.num_classes or 10, settings)
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
@@ -91,11 +86,14 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
 
 
 def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:
-    networks = {row.name: network_of(row.arch, row.scale, {"genotype": row.genotype}) for row in published.ROWS}
-    networks |= {str(path): network_in(path, scale) for path in paths}
+    networks = {row.name: build_by_name(row.arch, {"genotype": row.genotype}, row.scale) for row in published.ROWS}
+    networks |= {str(path): load_structure(path, scale) for path in paths}
+    upscaling = {name: network for name, network in networks.items() if isinstance(network, SRNetwork)}
+    if classifiers := networks.keys() - upscaling.keys():
+        raise UserError(f"--compare is for networks of super-resolution; count {min(classifiers)} with --model.")
     rows: list[dict[str, Any]] = [
         {"name": name, "genotype": network.genotype.to_json(), "scale": network.scale} | complexity(network) | footprint(network)
-        for name, network in track(networks.items(), "measuring", console=Console(stderr=True), transient=True)
+        for name, network in track(upscaling.items(), "measuring", console=Console(stderr=True), transient=True)
     ]
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -11,52 +12,47 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
-from sr_nas.images.files import IMAGE_SUFFIXES, find_images, list_images, natural_order
-from sr_nas.inference.batch import upscale_files
+from sr_nas.images.files import IMAGE_SUFFIXES, find_images, image_size, list_images, natural_order
+from sr_nas.inference.images import output_paths, upscale_files
+from sr_nas.inference.optimize import for_inference
 from sr_nas.inference.tiles import pools_globally
 from sr_nas.runs.device import pick_device
+
+TILE_NOTE = (
+    "[yellow]note[/]: this network pools or resamples over the whole image, so that tiles change its output slightly: each is an "
+    "image of its own. Larger tiles, or --tile whole, change less or nothing."
+)
 
 
 def main(args: Namespace) -> int:
     """Run ``inference``."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
     if args.output.suffix.lower() in IMAGE_SUFFIXES and not args.output.is_dir():
         raise UserError(f"--output {args.output}: this is the name of an image; name a folder.")
-    inputs: list[Path] = []
-    roots: list[Path] = []
-    without_images = 0
-    for path in args.input:
-        try:
-            if path.is_dir():
-                found = find_images(path, args.output) if args.recursive else sorted(list_images(path), key=natural_order)
-            else:
-                found = [path]
-        except UserError as error:
-            if len(args.input) == 1:
-                raise
-            without_images += 1
-            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            continue
-        inputs += found
-        roots += [path if path.is_dir() else path.parent] * len(found)
+    inputs, roots, problems = _inputs(args)
+    for problem in problems:
+        console.print(problem, markup=False, soft_wrap=True)
     if not inputs:
         return 1
+    device = pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu))
     network = load_model(args.model, args.arch, args.genotype)
+    pixels = _pixels_to_upscale(inputs, output_paths(inputs, args.output, args.suffix, roots), args)
+    executed, engine = for_inference(network, args.engine, device, args.precision, pixels)
     columns = (TextColumn("upscaling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    said = not pools_globally(network)
+    warned = not pools_globally(network)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(inputs))
         outcomes = upscale_files(
-            network,
+            executed,
             inputs,
             args.output,
             tile=args.tile,
             suffix=args.suffix,
             roots=roots,
             overwrite=args.overwrite,
-            device=pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu)),
+            device=device,
             precision=args.precision,
             ensemble=args.ensemble,
             outscale=args.outscale,
@@ -65,24 +61,60 @@ def main(args: Namespace) -> int:
         for outcome in outcomes:
             counts[outcome.status] += 1
             dropped.update(outcome.dropped)
-            # What is kept takes no time, and would spoil the estimate of the time left.
+            # Files that are skipped take no time, and would spoil the estimate of the time left.
             bar.update(
                 task, completed=counts["written"] + counts["failed"], total=len(inputs) - counts["kept"] - counts["left out"]
             )
             if outcome.message:
-                console.print(f"{outcome.source}: {outcome.message}", markup=False, highlight=False, soft_wrap=True)
-            if outcome.tiles > 1 and not said:
-                said = True
-                console.print(
-                    "[yellow]note[/]: this network pools or resamples over the whole image, so that tiles change its output "
-                    "slightly: each is an image of its own. Larger tiles, or --tile whole, change less or nothing.",
-                    soft_wrap=True,
-                )
-    parts = [f"{counts['written']} written to {args.output}"]
+                console.print(f"{outcome.source}: {outcome.message}", markup=False, soft_wrap=True)
+            if outcome.tiles > 1 and not warned:
+                warned = True
+                console.print(TILE_NOTE, soft_wrap=True)
+    _print_summary(args.output, counts, dropped, f"{engine} on {device}")
+    return 1 if counts["failed"] or problems else 0
+
+
+def _inputs(args: Namespace) -> tuple[list[Path], list[Path], list[str]]:
+    """Return the images that the arguments name, the folder each was found from, and what is wrong with some arguments.
+
+    Raises:
+        UserError: the only argument is wrong.
+    """
+    inputs: list[Path] = []
+    roots: list[Path] = []
+    problems: list[str] = []
+    for path in args.input:
+        if not path.is_dir():
+            inputs, roots = [*inputs, path], [*roots, path.parent]
+            continue
+        try:
+            files = find_images(path, args.output) if args.recursive else sorted(list_images(path), key=natural_order)
+        except UserError as error:
+            if len(args.input) == 1:
+                raise
+            problems.append(str(error))
+        else:
+            inputs, roots = [*inputs, *files], [*roots, *[path] * len(files)]
+    return inputs, roots, problems
+
+
+def _pixels_to_upscale(inputs: list[Path], outputs: list[Path], args: Namespace) -> int:
+    """Return the LR pixels of the images that are not upscaled yet, from the heads of their files; 8 times for an ensemble."""
+    pixels = 0
+    for source, target in zip(inputs, outputs, strict=True):
+        # What is wrong with a file is reported when its turn comes.
+        with suppress(UserError, OSError):
+            if args.overwrite or not target.exists():
+                height, width = image_size(source)
+                pixels += height * width
+    return pixels * (8 if args.ensemble else 1)
+
+
+def _print_summary(output: Path, counts: Counter[str], dropped: Counter[str], engine: str) -> None:
+    parts = [f"{counts['written']} written to {output} by {engine}"]
     parts += [f"{counts['kept']} kept as they were there (--overwrite replaces them)"] if counts["kept"] else []
     parts += [f"{counts['left out']} left out as outputs of others"] if counts["left out"] else []
     parts += [f"{counts['failed']} failed"] if counts["failed"] else []
     print(", ".join(parts))
     if dropped:
         print("not in the output: " + ", ".join(f"{name} of {count}" for name, count in dropped.items()))
-    return 1 if counts["failed"] or without_images else 0

@@ -63,7 +63,9 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
     if path.is_dir():
         return load_network(trained_file(path))
     if path.suffix in (".json", ".yml", ".yaml"):
-        raise UserError(f"{path} describes a network but holds no weights: train it with tools/train.py, and name the run's folder.")
+        raise UserError(
+            f"{path} describes a network but holds no weights: train it with tools/train.py, and name the run's folder."
+        )
     if path.suffix in RELEASED and arch is not None:
         return load_released(path, arch, read_genotype(genotype))
     if path.suffix == ".onnx":

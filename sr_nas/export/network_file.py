@@ -136,7 +136,9 @@ def load_any(path: str | Path) -> Network:
     if "architecture" not in metadata:
         if Path(path).suffix in (".pth", ".pt"):
             raise UserError(f"{path} does not say what network it holds: name it with --arch, for example --arch imdn.")
-        raise UserError(f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'.")
+        raise UserError(
+            f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'."
+        )
     network: Network = build_network(metadata)
     return load_state(network, tensors, path)
 
@@ -225,6 +227,9 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     settings = tensors.pop(SETTINGS, None)
     if settings is not None and "architecture" in metadata:
         stated = read_settings(settings)
-        if (stated["architecture"], json.loads(stated["settings"])) != (metadata["architecture"], json.loads(metadata["settings"])):
+        if (stated["architecture"], json.loads(stated["settings"])) != (
+            metadata["architecture"],
+            json.loads(metadata["settings"]),
+        ):
             raise UserError(f"{path} contradicts itself: its metadata and its tensor {SETTINGS} name different networks.")
     return metadata, tensors

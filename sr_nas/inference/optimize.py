@@ -7,14 +7,14 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sr_nas.contracts import SRNetwork
+from sr_nas.contracts import SRNetwork, reparameterized
 from sr_nas.errors import UserError
 from sr_nas.inference.tiles import pools_globally, tile_overlap
 from sr_nas.registry import NETWORKS
@@ -49,16 +49,11 @@ def folded(network: Module) -> Module:
     Args:
         network: left as it is.
     """
-    network = deepcopy(network).eval()
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            # A candidate may state its equivalent for inference, such as RepVGG's one convolution for three branches.
-            if hasattr(child, "reparameterize"):
-                setattr(module, name, child.reparameterize())
-    for module in list(network.modules()):
+    copy = cast(Module, reparameterized(network)).eval()
+    for module in list(copy.modules()):
         if isinstance(module, nn.Sequential):
             _fold(module)
-    return network
+    return copy
 
 
 def _fold(chain: nn.Sequential) -> None:
@@ -305,7 +300,9 @@ class OnnxSession:
             except Exception as error:
                 raise UserError(f"{self._name} cannot be read as ONNX: {error}") from error
             if provider not in session.get_providers():
-                raise UserError(f"{self._name}: ONNX Runtime could not start {provider}; its messages say why. Or use --num_gpu 0.")
+                raise UserError(
+                    f"{self._name}: ONNX Runtime could not start {provider}; its messages say why. Or use --num_gpu 0."
+                )
             self._sessions[device] = session
         return self._sessions[device]
 
@@ -332,7 +329,9 @@ def for_inference(
     device = torch.device(device)
     if isinstance(network, RuntimeNetwork):
         if engine == ("onnxruntime" if network.in_torch else "torch"):
-            raise UserError(f"--engine {engine}: this file is run by {network.runtime}; export the network as another kind of file.")
+            raise UserError(
+                f"--engine {engine}: this file is run by {network.runtime}; export the network as another kind of file."
+            )
         return network, network.runtime
     if engine == "onnxruntime" and (precision != "fp32" or not isinstance(network, SRNetwork)):
         what = f"in {precision}" if precision != "fp32" else f"a {type(network).__name__}"
@@ -352,5 +351,5 @@ def for_inference(
                 raise UserError(f"--engine onnxruntime: {error}") from error
             remark = f" (not ONNX Runtime: {error})"
     if device.type == "cpu":
-        network = folded(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = folded(network).to(memory_format=torch.channels_last)
     return network, f"PyTorch {torch.__version__}{remark}"

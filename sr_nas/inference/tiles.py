@@ -168,7 +168,9 @@ def upscale(
     precision: Precision = "fp32",
     ensemble: bool = False,
 ) -> Tensor:
-    """Upscale an LR tensor, [1, 3, H, W], float32 in 0..1, on the CPU, to [1, 3, s H, s W], not clipped; see :func:`upscale_tiles`.
+    """Upscale an LR tensor, [1, 3, H, W], float32 in 0..1, on the CPU, to [1, 3, s H, s W], not clipped.
+
+    The arguments are those of :func:`upscale_tiles`.
 
     Images are better upscaled by :func:`~sr_nas.inference.images.upscale_image`, which never holds them as floats.
     """

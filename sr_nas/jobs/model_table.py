@@ -22,10 +22,10 @@ from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
 from sr_nas.errors import UserError
-from sr_nas.export.graph_file import ExecutedNetwork, countable
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
+from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.jobs.evaluate import FROM_HR, open_set
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Metric, Upscale, bicubic, means, perceptual_metrics, score
 from sr_nas.options.benchmark import BICUBIC, BenchmarkOptions, Model
@@ -144,7 +144,7 @@ class Contestant:
 
     def in_torch(self) -> bool:
         """Whether PyTorch allocates the memory it runs in."""
-        return not isinstance(self.network, ExecutedNetwork) or self.network.in_torch
+        return not isinstance(self.network, RuntimeNetwork) or self.network.in_torch
 
     def rest(self) -> None:
         """Leave the device to others."""
@@ -177,7 +177,7 @@ def _network(name: str, model: Model) -> Contestant:
     path = Path(model.path)
     network = load_model(path, model.arch, model.genotype)
     weights = digest(file_digest(trained_file(path) if path.is_dir() else path), network.arch, network.settings())
-    runtime = (network.runtime,) if isinstance(network, ExecutedNetwork) else ()
+    runtime = (network.runtime,) if isinstance(network, RuntimeNetwork) else ()
     identity = digest(weights, model.ensemble, model.tile, model.precision, *runtime)
     return Contestant(name, network.scale, weights, identity, network, model)
 

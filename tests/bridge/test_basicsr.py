@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -56,30 +55,3 @@ def test_a_stock_basicsr_model_trains_our_network(network: dict[str, object], ba
     assert losses[-1] < 0.6 * losses[0]
     assert type(model.net_g).__name__ == network["type"]
     assert str(model.net_g.genotype).endswith(f"({', '.join(network['genotype'])})")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("backend", ["disk", "lmdb"])
-def test_basicsrs_training_set_reads_what_ours_reads(backend: str, basicsr: ModuleType, tmp_path: Path) -> None:
-    """Patches as large as the image: what is left of its randomness is the orientation."""
-    from sr_nas.bridge.basicsr_pairs import BasicsrPairs
-
-    from sr_nas.data.patches import PatchDataset, orient
-    from sr_nas.data.sources import folder
-    from sr_nas.images.files import to_tensor
-    from tests.data.test_sources import make_lmdb, noise, save
-
-    hr, lr = noise(12, 12, 3), noise(6, 6, 3, seed=1)
-    if backend == "lmdb":
-        places = [make_lmdb(tmp_path / f"{kind}.lmdb", {"a": image}) for kind, image in (("hr", hr), ("lr", lr))]
-    else:
-        places = [str(save(tmp_path / kind / "a.png", image).parent) for kind, image in (("hr", hr), ("lr", lr))]
-    theirs = pickle.loads(pickle.dumps(BasicsrPairs(Path(places[0]), Path(places[1]), 2, 12, backend)))
-    eight = [[bool(number >> bit & 1) for bit in range(3)] for number in range(8)]
-    for draw in range(4):
-        found = theirs[0, draw]
-        allowed = [[to_tensor(orient(image, *way))[0] for image in (lr, hr)] for way in eight]
-        assert any(torch.allclose(found[0], one) and torch.allclose(found[1], other) for one, other in allowed)
-    if backend == "disk":
-        ours = PatchDataset(folder([places[0]], [places[1]], scale=2), 12)[0, 0]
-        assert [tensor.dtype for tensor in ours] == [tensor.dtype for tensor in found]
-        assert [tensor.shape for tensor in ours] == [tensor.shape for tensor in found]

@@ -42,8 +42,7 @@ def dlsr() -> DLSR:
 def test_an_exported_file_opens_with_its_scale_and_tags(
     build: type[SRNetwork], tags: list[str], suffix: str, spandrel: ModuleType, tmp_path: Path
 ) -> None:
-    from sr_nas.export.network_file import save_network
-    from sr_nas.export.pth_file import save_pth
+    from sr_nas.export.network_file import save_network, save_pth
 
     torch.manual_seed(0)
     network = build().eval()

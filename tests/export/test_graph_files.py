@@ -17,15 +17,15 @@ from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
-from sr_nas.export import graph_file as onnx_file
-from sr_nas.export import graph_file as program_file
-from sr_nas.export import graph_file as tracing
-from sr_nas.export.graph_file import ExecutedNetwork, countable, save_onnx, save_program
+from sr_nas.export import graph_files
+from sr_nas.export.graph_files import save_onnx, save_program
 from sr_nas.export.model import load_model, model_metadata
 from sr_nas.export.network_file import save_network
 from sr_nas.images.files import read_image, write_image
+from sr_nas.inference import optimize
 from sr_nas.inference.images import upscaler
-from sr_nas.inference.tiles import pools_globally, receptive_radius, upscale
+from sr_nas.inference.optimize import HalfPrecision, RuntimeNetwork, check_same, countable
+from sr_nas.inference.tiles import pools_globally, tile_overlap, upscale
 from sr_nas.metrics import evaluate_set
 from tests.export.networks import tiny_dlsr, tiny_imdn
 from tests.jobs.processes import run
@@ -42,9 +42,9 @@ SIZES = ((1, 3, 1, 1), (3, 3, 5, 33), (1, 3, 20, 14), (1, 3, 21, 16), (2, 3, 37,
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("graphs")
     # Traced once for both kinds, which is half of the time.
-    programs = {build().arch: tracing.traced(build()) for build in NETWORKS.values()}
+    programs = {build().arch: optimize.traced(build()) for build in NETWORKS.values()}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (onnx_file, program_file):
+        for module in (optimize, graph_files):
             patch.setattr(module, "traced", lambda network, half=False: programs[network.arch])
         _write_all(place)
     return place
@@ -74,10 +74,10 @@ def test_any_batch_height_and_width_gives_what_pytorch_gives(name: str, kind: st
 def test_a_graph_tells_what_its_layers_would(name: str, kind: str, files: Path) -> None:
     network, path = NETWORKS[name](), files / f"{name}{kind}"
     loaded = load_model(path)
-    assert isinstance(loaded, ExecutedNetwork)
+    assert isinstance(loaded, RuntimeNetwork)
     assert (loaded.arch, loaded.scale, loaded.settings()) == (network.arch, network.scale, network.settings())
     assert loaded.genotype == network.genotype
-    assert receptive_radius(loaded) == receptive_radius(network) > 0
+    assert tile_overlap(loaded) == tile_overlap(network) > 0
     assert pools_globally(loaded) is pools_globally(network) is True
     assert str(countable(loaded)) == str(network)
     # A BatchNorm's statistics are let go elsewhere, a few bytes of them.
@@ -139,9 +139,9 @@ def test_what_overflows_in_half_precision_is_refused() -> None:
         network.head.weight *= 1e6
         network.head.bias *= 1e6
         network.tail.weight /= 1e6
-    assert tracing.check_same(network, copy.deepcopy(network), "fp32", "itself") == 0
+    assert check_same(network, copy.deepcopy(network), "fp32", "itself") == 0
     with pytest.raises(UserError, match=r"differs from PyTorch by nan .*No file is written\. Export it without --fp16"):
-        tracing.check_same(network, tracing.InHalf(copy.deepcopy(network)), "fp16", "half")
+        check_same(network, HalfPrecision(copy.deepcopy(network)), "fp16", "half")
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
         return other
 
     (tmp_path / "net.pt2").write_bytes(b"before")
-    monkeypatch.setattr(tracing, "folded", damaged)
+    monkeypatch.setattr(optimize, "folded", damaged)
     with pytest.raises(UserError, match=r"program of net\.pt2 differs from PyTorch by 0\.0002 on an input of 1x3x17x31"):
         save_program(tmp_path / "net.pt2", tiny_imdn())
     assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
@@ -174,7 +174,7 @@ def test_what_is_missing_or_foreign_is_said(tmp_path: Path, monkeypatch: pytest.
             load_model(tmp_path / "broken.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"onnxruntime must be installed for ONNX files: pip install 'sr_nas\[onnx\]'"):
+    with pytest.raises(UserError, match=r"onnxruntime must be installed for ONNX: pip install 'sr_nas\[onnx\]'"):
         load_model(tmp_path / "broken.onnx")
 
 

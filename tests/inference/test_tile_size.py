@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from sr_nas.complexity.memory import peak_activation_bytes
-from sr_nas.inference.tiles import ACTIVATION_BYTES, fitting_tile, receptive_radius
+from sr_nas.inference.tiles import ACTIVATION_BYTES, fitting_tile, tile_overlap
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 
@@ -15,7 +15,7 @@ from sr_nas.networks.imdn import IMDN
 def test_a_photo_of_20_megapixels_is_cut_in_the_largest_tiles_that_fit(network: nn.Module) -> None:
     tile = fitting_tile(network, (3648, 5472), "cpu")
     assert tile is not None
-    side = tile + 2 * receptive_radius(network)
+    side = tile + 2 * tile_overlap(network)
     needed = peak_activation_bytes(network, (side, side))
     assert 0.98 * ACTIVATION_BYTES < needed <= ACTIVATION_BYTES
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
-from sr_nas.inference.tiles import pools_globally, receptive_radius, upscale
+from sr_nas.inference.tiles import pools_globally, tile_overlap, upscale
 from sr_nas.ops.attention import ContrastAwareChannelAttention
 
 
@@ -68,11 +68,11 @@ def test_no_more_than_a_tile_and_its_overlap_goes_to_the_device() -> None:
 def test_a_smaller_overlap_would_show() -> None:
     network, lr = Small(), random_lr(32, 32)
     whole = upscale(network, lr, device="cpu")
-    network.receptive_radius = 5  # type: ignore[assignment]
+    network.tile_overlap = 5  # type: ignore[assignment]
     assert (upscale(network, lr, tile=8, device="cpu") - whole).abs().max() > 1e-3
 
 
-def test_the_receptive_radius_is_what_the_output_depends_on() -> None:
+def test_the_overlap_is_what_the_output_depends_on() -> None:
     network = Small()
     for parameter in network.parameters():
         nn.init.constant_(parameter, 0.1)
@@ -81,7 +81,7 @@ def test_the_receptive_radius_is_what_the_output_depends_on() -> None:
     assert lr.grad is not None
     columns = lr.grad[0, 0, 0].nonzero().flatten()
     assert columns.tolist() == list(range(20 - 6, 20 + 6 + 1))
-    assert receptive_radius(network) == 6
+    assert tile_overlap(network) == 6
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_receptive_radius_is_what_the_output_depends_on() -> None:
     ],
 )
 def test_the_radius_of_one_convolution(conv: nn.Conv2d, radius: int) -> None:
-    assert receptive_radius(conv) == radius
+    assert tile_overlap(conv) == radius
 
 
 @pytest.mark.parametrize(
