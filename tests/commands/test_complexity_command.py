@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sr_nas.export.network_file import save_network
@@ -53,7 +54,7 @@ def test_settings_of_the_network() -> None:
         (["--arch", "dlsr", "--nf"], "come in pairs"),
         (["--arch", "dlsr", "--nf", "["], "a value is no YAML"),
         (["--arch", "dlsr", "--nf", "8", "--nf=10"], "--nf is given twice"),
-        (["--model", "released.pt"], "first tools/export.py --model released.pt --arch NAME"),
+        (["--model", "released.pt"], "released.pt does not exist"),
         (["--model", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", "--nf", "8"], "--nf describes a network that --arch names"),
@@ -81,6 +82,10 @@ def test_whatever_holds_a_network(tmp_path: Path) -> None:
     (tmp_path / "deeper.json").write_text(json.dumps(DLSR(2, 8, 7, ["conv_7x7"] * 3).genotype.to_json()))
     printed = run("complexity", "--model", tmp_path / "deeper.json", code=1)
     assert "no choice 'inputs7'" in printed and "name the folder of its search instead" in " ".join(printed.split())
+    torch.save({"params": network.state_dict()}, tmp_path / "released.pt")
+    assert f"first tools/export.py --model {tmp_path}" in " ".join(
+        run("complexity", "--model", tmp_path / "released.pt", code=1).split()
+    )
     (tmp_path / "bare.json").write_text(json.dumps(["conv_7x7"] * 3))
     assert "does not name its architecture" in run("complexity", "--model", tmp_path / "bare.json", code=1)
 
