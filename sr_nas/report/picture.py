@@ -1,8 +1,7 @@
-"""Crops of several images side by side, enlarged so that single pixels can be compared."""
+"""Pictures of one crop of several images side by side, enlarged so that single pixels can be compared."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,10 @@ Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom excluded."""
 
 DETAIL = 128
-"""Side of the square that is chosen where no crop is given, in pixels."""
-
+"""Side in pixels of the square that is chosen where no crop is given."""
 COLUMN = 480
 """Crops are enlarged by the largest whole number that keeps their longer side within this many pixels of the figure."""
-
-MARGIN = 16
-TITLE_HEIGHT = 34
-TITLE_SIZE = 9.5
-FOOTER_SIZE = 7.0
+MARGIN, TITLE_HEIGHT, TITLE_SIZE, FOOTER_SIZE = 16, 34, 9.5, 7.0
 DPI = 128
 """A power of two: sizes in pixels survive their division into inches exactly."""
 
@@ -45,7 +39,7 @@ def comparison(path: Path, columns: Sequence[tuple[str, Image]], crop: Box | Non
         crop: the region; by default the most detailed square of the last image.
 
     Raises:
-        UserError: no images, images of different sizes, or a crop that lies not wholly inside them.
+        UserError: no images, images of different sizes, or a crop that does not lie inside them.
     """
     save(comparison_figure(columns, crop), path)
 
@@ -56,8 +50,8 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
         raise UserError("a comparison needs at least one image.")
     sizes = {title: f"{image.shape[1]}x{image.shape[0]}" for title, image in columns}
     if len(set(sizes.values())) > 1:
-        found = ", ".join(f"'{title}' is {size}" for title, size in sizes.items())
-        raise UserError(f"only images of one size can be compared, but {found}. Crop HR to a multiple of the scale first.")
+        listed = ", ".join(f"'{title}' is {size}" for title, size in sizes.items())
+        raise UserError(f"only images of one size can be compared, but {listed}. Crop HR to a multiple of the scale first.")
     height, width = columns[-1][1].shape[:2]
     left, top, right, bottom = crop or most_detailed(columns[-1][1], min(DETAIL, height, width))
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
@@ -66,25 +60,21 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
             f"which are {width} wide and {height} high."
         )
     zoom = max(1, COLUMN // max(right - left, bottom - top))
-    cell_width, cell_height = (right - left) * zoom, (bottom - top) * zoom
+    crop_width, crop_height = (right - left) * zoom, (bottom - top) * zoom
     footer = f"{right - left}x{bottom - top} pixels at ({left}, {top}), each shown as {zoom}x{zoom}"
-    column_width = max(cell_width, *(_text_width(title, TITLE_SIZE) for title, _ in columns))
-    figure_width = MARGIN + max(len(columns) * (column_width + MARGIN), _text_width(footer, FOOTER_SIZE) + MARGIN)
-    figure_height = TITLE_HEIGHT + cell_height + TITLE_HEIGHT
+    column = max(crop_width, *(_text_width(title, TITLE_SIZE) for title, _ in columns))
+    figure_width = MARGIN + max(len(columns) * (column + MARGIN), _text_width(footer, FOOTER_SIZE) + MARGIN)
+    figure_height = TITLE_HEIGHT + crop_height + TITLE_HEIGHT
     figure = Figure(figsize=(figure_width / DPI, figure_height / DPI), dpi=DPI)
     style: dict[str, Any] = {"color": INK, "ha": "center", "va": "center", "parse_math": False}
     for position, (title, image) in enumerate(columns):
-        x = MARGIN + position * (column_width + MARGIN) + (column_width - cell_width) // 2
-        figure.figimage(enlarged(image[top:bottom, left:right], zoom), xo=x, yo=TITLE_HEIGHT, origin="upper")
-        centre = (x + cell_width / 2) / figure_width
+        x = MARGIN + position * (column + MARGIN) + (column - crop_width) // 2
+        enlarged = image[top:bottom, left:right].repeat(zoom, axis=0).repeat(zoom, axis=1)
+        figure.figimage(enlarged, xo=x, yo=TITLE_HEIGHT, origin="upper")
+        centre = (x + crop_width / 2) / figure_width
         figure.text(centre, 1 - TITLE_HEIGHT / 2 / figure_height, title, fontsize=TITLE_SIZE, **style)
     figure.text(0.5, TITLE_HEIGHT / 2 / figure_height, footer, fontsize=FOOTER_SIZE, **style)
     return figure
-
-
-def enlarged(image: Image, zoom: int) -> Image:
-    """Repeat every pixel ``zoom`` times in both directions."""
-    return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def most_detailed(image: Image, side: int) -> Box:
@@ -110,4 +100,4 @@ def window_sums(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
 def _text_width(text: str, size: float) -> int:
     """Return the width of a line of text in figure pixels, rounded up."""
     artist = Figure(dpi=DPI).text(0, 0, text, fontsize=size, parse_math=False)
-    return math.ceil(artist.get_window_extent().width)
+    return int(np.ceil(artist.get_window_extent().width))

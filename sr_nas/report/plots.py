@@ -60,20 +60,12 @@ class BetaCurves:
 
 
 def plot_beta(history: Sequence[Mapping[str, Any]], choices: Candidates, path: Path) -> None:
-    """Write a PNG of :func:`beta_figure` for one search.
-
-    Raises:
-        UserError: the history is empty or belongs to other choices.
-    """
+    """Write a PNG of :func:`beta_figure` for one search; UserError as in :func:`series`."""
     save(beta_figure(beta_curves(history, choices)), path)
 
 
 def plot_alpha(history: Sequence[Mapping[str, Any]], choices: Candidates, path: Path) -> None:
-    """Write a PNG of :func:`alpha_figure`.
-
-    Raises:
-        UserError: the history is empty or belongs to other choices.
-    """
+    """Write a PNG of :func:`alpha_figure`; UserError as in :func:`series`."""
     save(alpha_figure(history, choices), path)
 
 

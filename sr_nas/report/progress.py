@@ -122,7 +122,7 @@ class TrainView(RunView):
         self.advance(iteration)
         if iteration % self.print_freq == 0 or iteration == self.total:
             values = _named({**losses, "learning rate": learning_rate})
-            pace = f"{step_duration(self.seconds_per_step)} an iteration"
+            pace = f"{self.seconds_per_step:.3g} s an iteration"
             self.message(f"iteration {iteration:,}/{self.total:,}", *values, pace, f"time left {self.time_left}")
 
     def validation(self, iteration: int, scores: Mapping[str, str], best: bool) -> None:
@@ -168,13 +168,6 @@ def number(value: float) -> str:
 def duration(seconds: float | None) -> str:
     """Return e.g. ``1:23:45`` or ``2 days, 3:04:05``; ``None`` is ``unknown``."""
     return "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
-
-
-def step_duration(seconds: float) -> str:
-    """Return the duration of one step in seconds or milliseconds; NaN is ``unknown``."""
-    if math.isnan(seconds):
-        return "unknown"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
 
 
 def _named(values: Mapping[str, float]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from sr_nas.report.progress import (
     genotype_text,
     giga,
     macs,
-    step_duration,
 )
 
 LOSSES = {"train": 0.03125, "task": 0.0298123, "regularizer": 0.0012, "cost": 2.1e-05, "total": 0.0310333}
@@ -79,9 +77,9 @@ def test_training_lines_every_print_freq_iterations_and_at_the_last() -> None:
         view.validation(1025, {"Set5": "32.210 dB / 0.8948", "Set14": "28.580 dB / 0.7811"}, best=True)
         view.validation(1025, {"Set5": "32.100 dB / 0.8900"}, best=False)
     assert written(console).splitlines() == [
-        "iteration 1,010/1,025  loss 0.0234375  learning rate 0.0002  2.00 s an iteration  time left 0:00:30",
-        "iteration 1,020/1,025  loss 0.0234375  learning rate 0.0002  2.00 s an iteration  time left 0:00:10",
-        "iteration 1,025/1,025  loss 0.0234375  learning rate 0.0002  2.00 s an iteration  time left 0:00:00",
+        "iteration 1,010/1,025  loss 0.0234375  learning rate 0.0002  2 s an iteration  time left 0:00:30",
+        "iteration 1,020/1,025  loss 0.0234375  learning rate 0.0002  2 s an iteration  time left 0:00:10",
+        "iteration 1,025/1,025  loss 0.0234375  learning rate 0.0002  2 s an iteration  time left 0:00:00",
         "validation at 1,025  Set5 32.210 dB / 0.8948  Set14 28.580 dB / 0.7811  best so far",
         "validation at 1,025  Set5 32.100 dB / 0.8900",
     ]
@@ -136,7 +134,6 @@ def test_genotypes_and_macs_of_records() -> None:
 def test_numbers_with_units() -> None:
     assert [giga(count) for count in (317_100_000_000, 10**9, 999_900_000)] == ["317.1 G", "1.0 G", "999.9 M"]
     assert [duration(seconds) for seconds in (0.4, 5025, 183_845, None)] == ["0:00:00", "1:23:45", "2 days, 3:04:05", "unknown"]
-    assert [step_duration(seconds) for seconds in (0.0432, 1.5, math.nan)] == ["43.2 ms", "1.50 s", "unknown"]
 
 
 def test_tensorboard_drops_what_lies_beyond_the_checkpoint_of_a_resumed_run(tmp_path: Path) -> None:
