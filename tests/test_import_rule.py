@@ -21,8 +21,8 @@ FLOORS = [
     {"spaces", "export", "trainer", "report", "preparation"},
     {"bridge", "classification"},
     {"build"},
-    {"analysis"},
     {"jobs"},
+    {"analysis"},
     {"commands"},
     {"cli"},
 ]

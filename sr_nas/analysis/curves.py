@@ -1,4 +1,4 @@
-"""Table 1 of SA-DARTS: how far beta sets the best candidate apart, on the choice where it does so least."""
+"""Table 1 and figures 2 to 4 of SA-DARTS: gaps of beta, and quantities over the epochs, of searches in any space."""
 
 from __future__ import annotations
 
@@ -7,93 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sr_nas.analysis.figures import Curve, beta_panels, gaps_figure, largest, method_curves, told
+from sr_nas.analysis.figures import gaps_figure, method_curves
 from sr_nas.analysis.history import (
-    Values,
+    Curve,
+    axis_label,
     closest_label,
     gap_labels,
     labels_of,
     mean_and_std,
-    open_output,
     quantities,
     top2_gaps,
-    write_csv,
-    write_numbers,
+    upper_bound,
 )
 from sr_nas.analysis.methods import Method
+from sr_nas.analysis.tables import Report, open_output, spread, write_csv, write_numbers
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.genotype import Choices
-from sr_nas.report.plots import save
-
-
-def gaps(methods: Sequence[Method], label: str | None = None) -> list[dict[str, Any]]:
-    """Return a row per method.
-
-    "The same edge with the closest difference" (the paper's caption) is ``edge``: the choice whose gap has the smallest mean over
-    the method's trials. "Their worst edge in each trial" (its text) is ``worst``: each trial's own.
-
-    Args:
-        methods: to compare, at the last epoch of each.
-        label: the choice to compare all methods on instead of each one's closest.
-
-    Raises:
-        UserError: a choice that a method does not have or that keeps more than one.
-    """
-    return [_row(method, label) for method in methods]
-
-
-def _row(method: Method, wanted: str | None) -> dict[str, Any]:
-    labels = gap_labels(method.choices)
-    if not labels:
-        raise UserError(f"{method.name} has no choice that keeps one operation of several: there is no gap.")
-    if wanted is not None and wanted not in labels:
-        raise UserError(f"--edge: {method.name} has no '{wanted}'{nearest(wanted, labels)} It has: {listing(labels, 30)}.")
-    records = method.last()
-    trials = [record["beta"] for record in records]
-    every = [top2_gaps(beta, labels) for beta in trials]
-    edge = wanted or closest_label(trials, labels)
-    row: dict[str, Any] = {"method": method.name, "epoch": records[0]["epoch"], "seeds": method.seeds, "edge": edge}
-    for name, of in (
-        ("edge", [found[edge] for found in every]),
-        ("worst", [min(found.values()) for found in every]),
-        ("mean", [sum(found.values()) / len(found) for found in every]),
-    ):
-        mean, std = mean_and_std([np.asarray(value) for value in of])
-        row |= {f"gap_{name}": of, f"gap_{name}_mean": float(mean), f"gap_{name}_std": float(std)}
-    return row | {"worst_edges": [min(found, key=lambda name: found[name]) for found in every], "gaps": every}
-
-
-def write_gaps(rows: Sequence[dict[str, Any]], output: Path | None) -> Path:
-    """Write ``gaps.json``, ``gaps.csv`` with a line per trial, and ``gaps.png``; return their folder."""
-    folder = open_output(output, "gaps")
-    write_numbers(folder / "gaps.json", rows)
-    lines = [
-        [
-            row["method"],
-            row["epoch"],
-            seed,
-            row["edge"],
-            row["gap_edge"][trial],
-            row["worst_edges"][trial],
-            row["gap_worst"][trial],
-        ]
-        for row in rows
-        for trial, seed in enumerate(row["seeds"])
-    ]
-    headings = ["method", "epoch", "seed", "edge", "gap_edge", "worst_edge", "gap_worst"]
-    write_csv(folder / "gaps.csv", headings, lines)
-    figure = gaps_figure(
-        {row["method"]: row["gap_edge"] for row in rows}, {row["method"]: f"{row['edge']}, epoch {row['epoch']}" for row in rows}
-    )
-    save(figure, folder / "gaps.png")
-    return folder
-
-
-# MERGED sr_nas.analysis.curves: Figures 2 to 4 of SA-DARTS, and more of the kind, from the histories of
-# searches in any space.
-
+from sr_nas.report.plots import BetaCurves, beta_figure, save
 
 FIGURES: dict[str, tuple[str, int]] = {
     "overview": (r"gap_worst|share_.+|cifar10_test|macs_lr_1280x720", 3),
@@ -104,155 +33,197 @@ FIGURES: dict[str, tuple[str, int]] = {
     "size": (r"params|macs_.+", 3),
     "loss": (r"loss_(task|train)", 2),
 }
-"""Figure -> the quantities that it draws where they are known, and how many panels are beside each other."""
+"""Figure -> pattern of its quantities, drawn where they are known, and its number of columns."""
 
 
-def write_curves(
-    methods: Sequence[Method], output: Path | None = None, edge: str | None = None, operation: str = "skip_connect"
-) -> Path:
-    """Draw methods over their epochs and write the numbers; return the folder.
+def gaps(methods: Sequence[Method], edge: str | None, output: Path | None) -> Report:
+    """Compare the top-2 gap of beta at each method's last epoch; write ``gaps.json``, ``.csv`` (by seed) and ``.png``.
+
+    "The same edge with the closest difference" (the paper's caption) is ``edge``, the choice whose gap has the smallest mean
+    over the seeds. "Their worst edge in each trial" (its text) is ``worst``: each seed's own.
+
+    Args:
+        methods: to compare.
+        edge: compare all methods on this choice instead of each one's closest.
+        output: folder, by default a new one.
+
+    Raises:
+        UserError: a choice that a method does not have or that keeps more than one.
+    """
+    rows = [_gap_row(method, edge) for method in methods]
+    folder = open_output(output, "gaps")
+    write_numbers(folder / "gaps.json", rows)
+    by_seed = [
+        {"method": row["method"], "epoch": row["epoch"], "seed": seed, "edge": row["edge"], "gap_edge": row["gap_edge"][trial]}
+        | {"worst_edge": row["worst_edges"][trial], "gap_worst": row["gap_worst"][trial]}
+        for row in rows
+        for trial, seed in enumerate(row["seeds"])
+    ]
+    write_csv(folder / "gaps.csv", by_seed)
+    ticks = {row["method"]: f"{row['edge']}, epoch {row['epoch']}" for row in rows}
+    save(gaps_figure({row["method"]: row["gap_edge"] for row in rows}, ticks), folder / "gaps.png")
+    columns = {"gap there": "gap_edge", "each seed's worst": "gap_worst", "mean of edges": "gap_mean"}
+    printed = [
+        {"method": row["method"], "seeds": str(len(row["seeds"])), "epoch": str(row["epoch"]), "edge": row["edge"]}
+        | {heading: spread(row[f"{name}_mean"], row[f"{name}_std"], ".1e") for heading, name in columns.items()}
+        for row in rows
+    ]
+    return Report(folder, printed, [note for method in methods for note in method.note()])
+
+
+def _gap_row(method: Method, edge: str | None) -> dict[str, Any]:
+    labels = gap_labels(method.choices)
+    if not labels:
+        raise UserError(f"{method.name} has no choice that keeps one operation of several: there is no gap.")
+    if edge is not None and edge not in labels:
+        raise UserError(f"--edge: {method.name} has no '{edge}'{nearest(edge, labels)} It has: {listing(labels, 30)}.")
+    records = method.last()
+    betas = [record["beta"] for record in records]
+    trials = [top2_gaps(beta, labels) for beta in betas]
+    edge = edge or closest_label(betas, labels)
+    row: dict[str, Any] = {"method": method.name, "epoch": records[0]["epoch"], "seeds": method.seeds, "edge": edge}
+    for name, values in (
+        ("gap_edge", [trial[edge] for trial in trials]),
+        ("gap_worst", [min(trial.values()) for trial in trials]),
+        ("gap_mean", [sum(trial.values()) / len(trial) for trial in trials]),
+    ):
+        mean, std = mean_and_std(values)
+        row |= {name: values, f"{name}_mean": float(mean), f"{name}_std": float(std)}
+    return row | {"worst_edges": [min(trial, key=trial.__getitem__) for trial in trials], "gaps": trials}
+
+
+def curves(methods: Sequence[Method], edge: str | None, operation: str, output: Path | None) -> Report:
+    """Draw methods over their epochs and write the numbers.
 
     ``beta.png`` has one choice of every method (figures 2 and 4), ``beta_<method>.png`` all choices of operations of one and
     ``beta_<method>_inputs.png`` those of inputs; ``alpha.png`` is figure 3. Then come the figures of :data:`FIGURES`,
     ``curves.json`` with means and deviations over seeds, and ``curves.csv`` and ``beta.csv`` with every run's own numbers.
 
     Args:
-        methods: to compare; what one of them does not have, such as true accuracy, is not drawn for it.
-        output: folder, by default a new one.
+        methods: to compare; a quantity that one of them does not have, such as true accuracy, is not drawn for it.
         edge: the choice in ``beta.png``, by default the first.
         operation: whose share of the network is followed.
+        output: folder, by default a new one.
 
     Raises:
         UserError: a method has no such choice, or no method such an operation.
     """
     for method in methods:
         if edge is not None and edge not in method.choices:
-            raise UserError(
-                f"--edge: {method.name} has no '{edge}'{nearest(edge, method.choices)} It has: {_all(method.choices)}."
-            )
-    known = list(dict.fromkeys(name for method in methods for name in _operations(method.choices)))
-    if operation != "skip_connect" and operation not in known:
-        raise UserError(f"--operation: no method has '{operation}'{nearest(operation, known)} Known: {listing(known)}.")
-    trials = {method.name: [quantities(records, method.choices, operation) for records in method.records()] for method in methods}
-    epochs = {method.name: [record["epoch"] for record in method.records()[0]] for method in methods}
-    curves = {name: _curves(epochs[name], runs) for name, runs in trials.items()}
-    betas = {method.name: _betas(method) for method in methods}
-
+            has = f"It has: {listing(method.choices, 40)}."
+            raise UserError(f"--edge: {method.name} has no '{edge}'{nearest(edge, method.choices)} {has}")
+    operations = {
+        name: None for method in methods for label in labels_of(method.choices) for name in method.choices[label].candidates
+    }
+    if operation not in {"skip_connect", *operations}:
+        raise UserError(f"--operation: no method has '{operation}'{nearest(operation, operations)} Known: {listing(operations)}.")
+    scalars = {method.name: _scalar_curves(method, operation) for method in methods}
     folder = open_output(output, "curves")
-    _write(folder, methods, trials, curves, betas)
-    note = _note(methods)
-    for figure, (pattern, columns) in FIGURES.items():
-        names = list(dict.fromkeys(name for found in curves.values() for name in found if re.fullmatch(pattern, name)))
-        if names:
-            limits = {told(name)[0]: most for name in names if (most := largest(name)) is not None}
-            save(method_curves(_panels(names, curves), min(columns, len(names)), note, limits), folder / f"{figure}.png")
-    first = {method.name: edge or next(iter(method.choices)) for method in methods}
-    save(
-        beta_panels(
-            {f"{name}, {label}": (_names(methods, name, label), betas[name][label]) for name, label in first.items()}, note
-        ),
-        folder / "beta.png",
-    )
+    _write_files(folder, methods, scalars, operation)
+    _draw_scalars(folder, scalars, _band(methods))
+    compared = [(method, edge or next(iter(method.choices))) for method in methods]
+    _draw_beta(folder / "beta.png", {f"{method.name}, {label}": (method, label) for method, label in compared}, methods)
     for method in methods:
-        file = f"beta_{re.sub(r'[^A-Za-z0-9._+-]+', '_', method.name)}"
-        for of, ending in (("operations", ""), ("inputs", "_inputs")):
-            labels = [label for label, choice in method.choices.items() if choice.of == of]
-            panels = {label: (method.choices[label].candidates, betas[method.name][label]) for label in labels}
-            if panels:
-                save(beta_panels(panels, _note([method])), folder / f"{file}{ending}.png")
-    return folder
+        stem = f"beta_{re.sub(r'[^A-Za-z0-9._+-]+', '_', method.name)}"
+        _draw_beta(folder / f"{stem}.png", {label: (method, label) for label in labels_of(method.choices)}, [method])
+        inputs = {label: (method, label) for label in labels_of(method.choices, "inputs")}
+        _draw_beta(folder / f"{stem}_inputs.png", inputs, [method])
+    printed = [name for name in ("gap_worst", f"share_{operation}", "cifar10_test", "macs_lr_1280x720") if _known(name, scalars)]
+    rows = [
+        {"method": method.name, "seeds": str(len(method.runs)), "epoch": str(method.last()[0]["epoch"])}
+        | {axis_label(name)[0]: _last(scalars[method.name].get(name), axis_label(name)[1]) for name in printed}
+        for method in methods
+    ]
+    return Report(folder, rows, [note for method in methods for note in method.note()])
 
 
-def _curves(epochs: Sequence[int], runs: Sequence[Mapping[str, Values]]) -> dict[str, Curve]:
+def _scalar_curves(method: Method, operation: str) -> dict[str, Curve]:
+    runs = [quantities(history, method.choices, operation) for history in method.histories()]
     return {
-        name: Curve(epochs, *mean_and_std([run[name] for run in runs])) for name in runs[0] if all(name in run for run in runs)
+        name: Curve(method.epochs, *mean_and_std([run[name] for run in runs]))
+        for name in runs[0]
+        if all(name in run for run in runs)
     }
 
 
-def _betas(method: Method) -> dict[str, Curve]:
-    histories = method.records()
-    epochs = [record["epoch"] for record in histories[0]]
-    return {
-        label: Curve(epochs, *mean_and_std([np.array([record["beta"][label] for record in records]) for records in histories]))
-        for label in method.choices
-    }
+def _known(name: str, scalars: Mapping[str, Mapping[str, Curve]]) -> bool:
+    return any(name in curves for curves in scalars.values())
 
 
-def _panels(names: Sequence[str], curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, dict[str, Curve]]:
-    panels: dict[str, dict[str, Curve]] = {}
-    for name in names:
-        title, unit = told(name)
-        panels[title] = {
-            method: Curve(found[name].epochs, found[name].mean / unit, found[name].std / unit)
-            for method, found in curves.items()
-            if name in found
-        }
-    return panels
+def _last(curve: Curve | None, unit: float) -> str:
+    return "-" if curve is None else spread(curve.mean[-1] / unit, curve.std[-1] / unit, ".4g", ".2g")
 
 
-def _write(
-    folder: Path,
-    methods: Sequence[Method],
-    trials: Mapping[str, Sequence[Mapping[str, Values]]],
-    curves: Mapping[str, Mapping[str, Curve]],
-    betas: Mapping[str, Mapping[str, Curve]],
-) -> None:
-    def numbers(curve: Curve) -> dict[str, object]:
+def _beta_curve(method: Method, label: str) -> Curve:
+    trials = [[record["beta"][label] for record in history] for history in method.histories()]
+    return Curve(method.epochs, *mean_and_std(trials))
+
+
+def _draw_scalars(folder: Path, scalars: Mapping[str, Mapping[str, Curve]], band: str) -> None:
+    names = list(dict.fromkeys(name for curves in scalars.values() for name in curves))
+    for figure, (pattern, columns) in FIGURES.items():
+        panels: dict[str, dict[str, Curve]] = {}
+        bounds: dict[str, float | None] = {}
+        for name in names:
+            if re.fullmatch(pattern, name):
+                title, unit = axis_label(name)
+                bounds[title] = upper_bound(name)
+                panels[title] = {
+                    method: Curve(curves[name].epochs, curves[name].mean / unit, curves[name].std / unit)
+                    for method, curves in scalars.items()
+                    if name in curves
+                }
+        if panels:
+            save(method_curves(panels, min(columns, len(panels)), band, bounds), folder / f"{figure}.png")
+
+
+def _draw_beta(file: Path, panels: Mapping[str, tuple[Method, str]], methods: Sequence[Method]) -> None:
+    curves = {}
+    for title, (method, label) in panels.items():
+        names, curve = method.choices[label].candidates, _beta_curve(method, label)
+        curves[title] = BetaCurves(curve.epochs, names, curve.mean, [names[int(curve.mean[-1].argmax())]], curve.std)
+    if curves:
+        save(beta_figure(curves, _band(methods)), file)
+
+
+def _band(methods: Sequence[Method]) -> str:
+    """Return the heading of a legend, which says what the bands are."""
+    counts = sorted({len(method.runs) for method in methods})
+    if counts == [1]:
+        return "one seed each"
+    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    return f"mean of {seeds},\nband: one standard\ndeviation"
+
+
+def _write_files(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mapping[str, Curve]], operation: str) -> None:
+    def numbers(curve: Curve) -> dict[str, Any]:
         return {"mean": curve.mean.tolist(), "std": curve.std.tolist()}
 
     content = {
         method.name: {
             "runs": [str(run.folder) for run in method.runs],
             "seeds": method.seeds,
-            "epochs": list(next(iter(curves[method.name].values())).epochs),
-            "quantities": {name: numbers(curve) for name, curve in curves[method.name].items()},
+            "epochs": method.epochs,
+            "quantities": {name: numbers(curve) for name, curve in scalars[method.name].items()},
             "beta": {
-                label: {"candidates": list(method.choices[label].candidates)} | numbers(curve)
-                for label, curve in betas[method.name].items()
+                label: {"candidates": list(choice.candidates)} | numbers(_beta_curve(method, label))
+                for label, choice in method.choices.items()
             },
         }
         for method in methods
     }
     write_numbers(folder / "curves.json", content)
-    quantity_names = list(dict.fromkeys(name for runs in trials.values() for run in runs for name in run))
-    rows = [
-        [
-            method.name,
-            seed,
-            record["epoch"],
-            *(float(run[name][place]) if name in run else float("nan") for name in quantity_names),
-        ]
-        for method in methods
-        for seed, records, run in zip(method.seeds, method.records(), trials[method.name], strict=True)
-        for place, record in enumerate(records)
-    ]
-    write_csv(folder / "curves.csv", ["method", "seed", "epoch", *quantity_names], rows)
-    beta_rows = [
-        [method.name, seed, record["epoch"], label, name, record["alpha"][label][place], record["beta"][label][place]]
-        for method in methods
-        for seed, records in zip(method.seeds, method.records(), strict=True)
-        for record in records
-        for label, choice in method.choices.items()
-        for place, name in enumerate(choice.candidates)
-    ]
-    write_csv(folder / "beta.csv", ["method", "seed", "epoch", "choice", "candidate", "alpha", "beta"], beta_rows)
-
-
-def _note(methods: Sequence[Method]) -> str:
-    counts = sorted({len(method.runs) for method in methods})
-    if counts == [1]:
-        return "one seed each"
-    many = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    return f"mean of {many},\nband: one standard\ndeviation"
-
-
-def _names(methods: Sequence[Method], name: str, label: str) -> tuple[str, ...]:
-    return next(method.choices[label].candidates for method in methods if method.name == name)
-
-
-def _operations(choices: Choices) -> list[str]:
-    return [name for label in labels_of(choices) for name in choices[label].candidates]
-
-
-def _all(choices: Choices) -> str:
-    return listing(choices, 40)
+    rows, betas = [], []
+    for method in methods:
+        for seed, history in zip(method.seeds, method.histories(), strict=True):
+            run = quantities(history, method.choices, operation)
+            for place, record in enumerate(history):
+                epoch = {"method": method.name, "seed": seed, "epoch": record["epoch"]}
+                rows.append(epoch | {name: float(values[place]) for name, values in run.items()})
+                betas += [
+                    epoch | {"choice": label, "candidate": name, "alpha": alpha, "beta": beta}
+                    for label, choice in method.choices.items()
+                    for name, alpha, beta in zip(choice.candidates, record["alpha"][label], record["beta"][label], strict=True)
+                ]
+    write_csv(folder / "curves.csv", rows)
+    write_csv(folder / "beta.csv", betas)

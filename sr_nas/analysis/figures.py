@@ -1,191 +1,77 @@
-"""Several methods beside each other: their curves over the epochs, with what seeds make of them."""
+"""Figures of the analyses: curves of several methods, gaps, loss landscapes, grids of searches, replaced operations."""
 
 from __future__ import annotations
 
-import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from sr_nas.report.plots import COLOURS, FAINT, INK, line_styles, new_figure, style, style_epochs
+from sr_nas.analysis.history import Curve
+from sr_nas.report.plots import COLOURS, FAINT, INK, Values, add_legend, line_styles, new_figure, panel_grid, style, style_epochs
 
-Values = npt.NDArray[np.float64]
-LETTER = 0.085
-"""About the width in inches of a letter of a legend."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Mean over seeds by epoch, ``[epochs]``, or ``[epochs, candidates]`` in :func:`beta_panels`, and its deviation."""
-
-    epochs: Sequence[int]
-    mean: Values
-    std: Values
+LEVELS = 15  # lines of equal height in a landscape
+BRIGHT = 0.6  # beyond this share of a colour map's range it is too bright for white letters
+BOLD: dict[str, Any] = {"loc": "left", "fontsize": 10, "fontweight": "bold", "color": INK}
+SMALL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
 def method_curves(
-    panels: Mapping[str, Mapping[str, Curve]], columns: int, note: str, most: Mapping[str, float] | None = None
+    panels: Mapping[str, Mapping[str, Curve]], columns: int, band: str, bounds: Mapping[str, float | None]
 ) -> Figure:
-    """Return a figure with one panel per quantity and one line per method in each, in a band of one standard deviation.
+    """Return a figure with a panel per quantity and in each a line per method, in a band of one standard deviation.
 
     Args:
-        panels: title -> method -> curve.
+        panels: title -> method -> curve, ``[epochs]``.
         columns: panels beside each other.
-        note: what the bands are, written at the top of the legend.
-        most: title -> the largest value that there can be, the least being 0; bands end there.
+        band: heading of the legend: what the bands are.
+        bounds: title -> largest possible value; a band ends there and at 0.
     """
-    methods = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    styles = line_styles(methods)
-    rows = math.ceil(len(panels) / columns)
-    width = LETTER * max(map(len, [*methods, *note.split("\n")])) + 0.8
-    figure = new_figure(3.2 * columns + width, max(2.4 * rows + 0.5, 0.21 * len(methods) + 1.4))
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    for position, (axes, (title, curves)) in enumerate(zip(grid, panels.items(), strict=False)):
+    styles = line_styles(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure, grid = panel_grid(len(panels), list(styles), band, columns)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for method, curve in curves.items():
-            _line(axes, curve.epochs, curve.mean, curve.std, styles[method], 1.8, (most or {}).get(title))
+            marker = "o" if np.isfinite(curve.mean).sum() == 1 else None
+            axes.plot(curve.epochs, curve.mean, **styles[method], linewidth=1.8, marker=marker, markersize=5)
+            low, high = curve.mean - curve.std, curve.mean + curve.std
+            if (bound := bounds.get(title)) is not None:
+                low, high = low.clip(0, bound), high.clip(0, bound)
+            axes.fill_between(curve.epochs, low, high, color=styles[method]["color"], alpha=0.15, linewidth=0)
         style_epochs(axes, max((curve.epochs for curve in curves.values()), key=len), title)
-        if position + columns >= len(panels):
-            axes.set_xlabel("epoch", fontsize=10, color=INK)
-            axes.tick_params(labelbottom=True)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    handles = [Line2D([], [], label=name, linewidth=2.0, **style) for name, style in styles.items()]
-    _legend(figure, handles, note)
+    add_legend(figure, styles, band)
     return figure
-
-
-def beta_panels(panels: Mapping[str, tuple[Sequence[str], Curve]], note: str) -> Figure:
-    """Return a figure with one panel per method, or per choice, and one line per candidate: figures 2 and 4 of SA-DARTS.
-
-    The candidate of the largest mean beta in the last epoch is bold and named; the dotted line is an even share.
-
-    Args:
-        panels: title -> names of the candidates, and their curves.
-        note: what the bands are.
-    """
-    names = list(dict.fromkeys(name for candidates, _ in panels.values() for name in candidates))
-    styles = line_styles(names)
-    columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
-    rows = math.ceil(len(panels) / columns)
-    width = LETTER * max(map(len, [*names, *note.split("\n")])) + 0.8
-    figure = new_figure(3.3 * columns + width, max(2.4 * rows + 0.5, 0.21 * len(names) + 1.4))
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for position, (axes, (title, (candidates, curve))) in enumerate(zip(grid, panels.items(), strict=False)):
-        first = int(np.argmax(curve.mean[-1]))
-        for index, name in enumerate(candidates):
-            _line(
-                axes, curve.epochs, curve.mean[:, index], curve.std[:, index], styles[name], 3.0 if index == first else 1.3, 1.0
-            )
-        axes.axhline(1 / len(candidates), color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
-        style_epochs(axes, curve.epochs, title)
-        axes.set_title(candidates[first] if len(title) + len(candidates[first]) < 34 else "", loc="right", fontsize=9, color=INK)
-        if position + columns >= len(panels):
-            axes.set_xlabel("epoch", fontsize=10, color=INK)
-            axes.tick_params(labelbottom=True)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    handles = [Line2D([], [], label=name, linewidth=2.0, **style) for name, style in styles.items()]
-    handles.append(Line2D([], [], label="1/N, uniform", color=FAINT, linewidth=1.0, linestyle=":"))
-    _legend(figure, handles, note)
-    return figure
-
-
-def _line(
-    axes: Axes, epochs: Sequence[int], mean: Values, std: Values, style: dict[str, Any], width: float, most: float | None
-) -> None:
-    marker = "o" if np.isfinite(mean).sum() == 1 else None
-    axes.plot(epochs, mean, **style, linewidth=width, marker=marker, markersize=5)
-    if np.isfinite(std).any():
-        low, high = mean - std, mean + std
-        if most is not None:
-            low, high = np.clip(low, 0, most), np.clip(high, 0, most)
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _legend(figure: Figure, handles: list[Line2D], note: str) -> None:
-    legend = figure.legend(
-        handles=handles, loc="outside right center", frameon=False, fontsize=9, handlelength=2.8, title=note, alignment="left"
-    )
-    legend.get_title().set(fontsize=8, color=INK)
-
-
-def told(quantity: str) -> tuple[str, float]:
-    """Return a title for a quantity of :mod:`sr_nas.analysis.history`, and what to divide it by for the title's unit."""
-    titles = {
-        "alpha_mean": "mean of alpha",
-        "alpha_median": "median of alpha",
-        "alpha_std": "standard deviation of alpha",
-        "gap_worst": "top-2 gap, worst choice",
-        "gap_mean": "top-2 gap, mean of choices",
-        "loss_task": "loss on alpha's images",
-        "loss_train": "loss on weights' images",
-    }
-    if quantity == "params":
-        return "parameters, thousands", 1e3
-    if quantity.startswith("macs_"):
-        what, _, size = quantity.removeprefix("macs_").rpartition("_")
-        unit, factor = ("G", 1e9) if what else ("M", 1e6)
-        return f"MACs, {what.upper() + ' ' if what else ''}{size}, {unit}", factor
-    if quantity.startswith("share_"):
-        return f"share of {quantity.removeprefix('share_')}", 1.0
-    data, _, part = quantity.rpartition("_")
-    if part in ("valid", "test"):
-        return f"true {data} {part}, %", 1.0
-    return titles.get(quantity, quantity.replace("_", " ")), 1.0
-
-
-def largest(quantity: str) -> float | None:
-    """Return the largest value that a quantity can have, its least being 0, or ``None`` where it has no such bounds."""
-    if quantity.startswith(("gap_", "share_")):
-        return 1.0
-    return 100.0 if quantity.endswith(("_valid", "_test")) else None
-
-
-# MERGED sr_nas.analysis.figures: Figures of single analyses: gaps of methods, a landscape, a grid of searches,
-# replaced operations.
-
-
-analyses_Values = npt.NDArray[np.float64]
-LEVELS = 15
-# Beyond so much of a colour map's range it is too bright for white letters.
-BRIGHT = 0.6
 
 
 def gaps_figure(gaps: Mapping[str, Sequence[float]], labels: Mapping[str, str]) -> Figure:
     """Return a figure of every trial's top-2 gap by method, on a logarithmic scale, with the mean as a bar.
 
     Args:
-        gaps: method -> a gap per trial; those of 0, which no logarithm has, are drawn at the bottom.
-        labels: method -> what is compared, e.g. its edge.
+        gaps: method -> a gap per trial; a gap of 0, which has no logarithm, is drawn at the bottom.
+        labels: method -> second line below it, e.g. the edge.
     """
     figure = new_figure(max(4.5, 1.5 * len(gaps) + 1.2), 3.8)
     axes = figure.subplots()
-    positive = [gap for trials in gaps.values() for gap in trials if gap > 0]
-    floor = 0.5 * min(positive, default=1e-3)
+    floor = 0.5 * min((gap for trials in gaps.values() for gap in trials if gap > 0), default=1e-3)
     for place, trials in enumerate(gaps.values()):
+        offsets = np.linspace(-0.15, 0.15, len(trials)) if len(trials) > 1 else np.zeros(1)
         colour = COLOURS[place % len(COLOURS)]
-        offsets = np.linspace(-0.15, 0.15, len(trials)) if len(trials) > 1 else [0.0]
-        axes.scatter(place + np.asarray(offsets), np.maximum(trials, floor), s=28, color=colour, alpha=0.8, zorder=3)
+        axes.scatter(place + offsets, np.maximum(trials, floor), s=28, color=colour, alpha=0.8, zorder=3)
         mean = max(float(np.mean(trials)), floor)
         axes.plot([place - 0.28, place + 0.28], [mean, mean], color=INK, linewidth=2.0, zorder=4)
-        axes.annotate(f"{np.mean(trials):.2g}", (place + 0.3, mean), va="center", fontsize=9, fontweight="bold", color=INK)
+        axes.annotate(f"{np.mean(trials):.2g}", (place + 0.3, mean), va="center", fontweight="bold", **SMALL)
     axes.set_yscale("log")
     axes.set_xlim(-0.6, len(gaps) - 0.2)
-    axes.set_xticks(range(len(gaps)), [f"{_broken(method)}\n{labels[method]}" for method in gaps])
+    axes.set_xticks(range(len(gaps)), [f"{textwrap.fill(method, 18)}\n{labels[method]}" for method in gaps])
     style(axes)
     axes.set_title("top-2 gap of beta; a point per seed, the bar is their mean", loc="left", fontsize=10, color=INK)
     return figure
 
 
-def landscape_figure(surfaces: Mapping[str, Mapping[str, analyses_Values]], steps: Sequence[float], unit: str) -> Figure:
+def landscape_figure(surfaces: Mapping[str, Mapping[str, Values]], steps: Sequence[float], unit: str) -> Figure:
     """Return a figure with a row per search and a column per quantity, each column on one scale of colours.
 
     Args:
@@ -200,77 +86,73 @@ def landscape_figure(surfaces: Mapping[str, Mapping[str, analyses_Values]], step
         values = np.concatenate([rows[name].ravel() for rows in surfaces.values()])
         levels = MaxNLocator(LEVELS).tick_values(float(values.min()), float(values.max()))
         for axes, (title, rows) in zip(grid[:, column], surfaces.items(), strict=True):
-            drawn = axes.contourf(steps, steps, rows[name], levels=levels, cmap="viridis")
+            filled = axes.contourf(steps, steps, rows[name], levels=levels, cmap="viridis")
             axes.contour(steps, steps, rows[name], levels=levels, colors="white", linewidths=0.4, alpha=0.6)
             axes.plot(0, 0, marker="+", markersize=11, markeredgewidth=2, color="white")
-            axes.set_title(f"{title}: {name}", loc="left", fontsize=10, fontweight="bold", color=INK)
+            axes.set_title(f"{title}: {name}", **BOLD)
             axes.tick_params(labelsize=9, colors=INK)
             axes.set_aspect("equal")
-        bar = figure.colorbar(drawn, ax=grid[:, column].tolist(), shrink=0.9 / len(surfaces) ** 0.3, format="%.4g")
+        bar = figure.colorbar(filled, ax=grid[:, column].tolist(), shrink=0.9 / len(surfaces) ** 0.3, format="%.4g")
         bar.ax.tick_params(labelsize=9, colors=INK)
-        grid[-1, column].set_xlabel(f"first direction, {unit}", fontsize=9, color=INK)
+        grid[-1, column].set_xlabel(f"first direction, {unit}", **SMALL)
     for axes in grid[:, 0]:
-        axes.set_ylabel("second direction", fontsize=9, color=INK)
+        axes.set_ylabel("second direction", **SMALL)
     return figure
 
 
-def line_figure(panels: Mapping[str, tuple[analyses_Values, analyses_Values]], values: Sequence[str], key: str) -> Figure:
-    """Return a figure with one panel per quantity over the values of one option, which are written and evenly spaced.
+Panels = Mapping[str, tuple[Values, Values]]
+"""title -> mean and standard deviation, NaN where there is none."""
+
+
+def line_figure(panels: Panels, values: Sequence[str], key: str) -> Figure:
+    """Return a figure with one panel per quantity over the values of one option, evenly spaced.
 
     Args:
-        panels: title -> mean and standard deviation by value.
+        panels: arrays of shape ``[values]``.
         values: of the option, as text.
         key: its name.
     """
-    each = max(3.2, 0.6 * len(values) + 1.2)
-    figure = new_figure(each * len(panels) + 0.3, 3.3)
+    figure = new_figure(max(3.2, 0.6 * len(values) + 1.2) * len(panels) + 0.3, 3.3)
     for axes, (title, (mean, std)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.errorbar(range(len(values)), mean, np.nan_to_num(std), color=COLOURS[0], marker="o", linewidth=1.6, capsize=4)
-        axes.set_xticks(range(len(values)), values, **_turned(values))
+        axes.set_xticks(range(len(values)), values, **_slanted(values))
         axes.set_xlim(-0.4, len(values) - 0.6)
         style(axes)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
-        axes.set_xlabel(key, fontsize=9, color=INK)
+        axes.set_title(title, **BOLD)
+        axes.set_xlabel(key, **SMALL)
     return figure
 
 
-def heat_maps(
-    panels: Mapping[str, tuple[analyses_Values, analyses_Values]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    row_key: str,
-    column_key: str,
-) -> Figure:
-    """Return a figure with one heat map per quantity over two options, its means and deviations written into the cells.
+def heat_maps(panels: Panels, rows: Sequence[str], columns: Sequence[str], row_key: str, column_key: str) -> Figure:
+    """Return a figure with one heat map per quantity over two options, mean and deviation written into the cells.
 
     Args:
-        panels: title -> mean and standard deviation, ``[rows, columns]``; NaN where there is none.
-        rows: values of one option, as text.
-        columns: of the other.
-        row_key: name of the one.
-        column_key: name of the other.
+        panels: arrays of shape ``[rows, columns]``.
+        rows: values of the option named ``row_key``, as text.
+        columns: values of the option named ``column_key``.
+        row_key: label of the vertical axis.
+        column_key: label of the horizontal axis.
     """
-    width = 1.05 * len(columns) + 0.07 * max(map(len, rows)) + 1.9
-    width = max(width, 3.6)
+    width = max(1.05 * len(columns) + 0.07 * max(map(len, rows)) + 1.9, 3.6)
     figure = new_figure(width * len(panels) + 0.3, 0.6 * len(rows) + 1.5 + 0.05 * max(map(len, columns)))
     for axes, (title, (mean, std)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         image = axes.imshow(mean, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(mean):
             text = "-" if np.isnan(value) else f"{value:.4g}"
             text += "" if np.isnan(std[row, column]) else f"\n± {std[row, column]:.2g}"
-            share = float(np.nan_to_num(image.norm(value)))
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=INK if share > BRIGHT else "white")
-        axes.set_xticks(range(len(columns)), columns, **_turned(columns))
+            colour = INK if float(np.nan_to_num(image.norm(value))) > BRIGHT else "white"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+        axes.set_xticks(range(len(columns)), columns, **_slanted(columns))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(labelsize=9, colors=INK, length=0)
-        axes.set_xlabel(column_key, fontsize=9, color=INK)
-        axes.set_ylabel(row_key, fontsize=9, color=INK)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+        axes.set_xlabel(column_key, **SMALL)
+        axes.set_ylabel(row_key, **SMALL)
+        axes.set_title(title, **BOLD)
     return figure
 
 
 def replacement_figure(
-    edges: Mapping[str, Sequence[tuple[str, float]]], accuracies: Mapping[str, Mapping[str, list[float]]]
+    edges: Mapping[str, Sequence[tuple[str, float]]], accuracies: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Figure:
     """Return a figure of true accuracies over an edge's operations in decreasing order of beta: a row per edge.
 
@@ -278,34 +160,25 @@ def replacement_figure(
         edges: label -> (operation, beta), the largest beta first.
         accuracies: label -> data set -> accuracy in percent, in the same order.
     """
-    sets = list(next(iter(accuracies.values())))
-    figure = new_figure(4.0 * len(sets) + 0.3, 3.1 * len(edges) + 0.3)
-    grid = figure.subplots(len(edges), len(sets), sharey="col", squeeze=False)
+    datasets = list(next(iter(accuracies.values())))
+    figure = new_figure(4.0 * len(datasets) + 0.3, 3.1 * len(edges) + 0.3)
+    grid = figure.subplots(len(edges), len(datasets), sharey="col", squeeze=False)
+    outline = [withStroke(linewidth=3, foreground="white")]
     for row, (label, order) in zip(grid, edges.items(), strict=True):
-        for column, (axes, name) in enumerate(zip(row, sets, strict=True)):
+        for column, (axes, name) in enumerate(zip(row, datasets, strict=True)):
             values = accuracies[label][name]
             axes.plot(range(len(order)), values, color=FAINT, linewidth=1.2, zorder=2)
             axes.scatter(range(len(order)), values, s=36, color=COLOURS[column], zorder=3)
             for place, value in enumerate(values):
-                above = axes.annotate(
-                    f"{value:.2f}", (place, value), xytext=(0, 7), textcoords="offset points", ha="center", zorder=4
-                )
-                above.set(fontsize=9, color=INK, path_effects=[withStroke(linewidth=3, foreground="white")])
+                text = axes.annotate(f"{value:.2f}", (place, value), (0, 7), textcoords="offset points", ha="center", zorder=4)
+                text.set(**SMALL, path_effects=outline)
             axes.set_xticks(range(len(order)), [f"{operation}\n{beta:.3f}" for operation, beta in order], rotation=35, ha="right")
             axes.margins(x=0.12, y=0.2)
             style(axes)
-            axes.set_title(f"{label}: {name} test, %", loc="left", fontsize=10, fontweight="bold", color=INK)
+            axes.set_title(f"{label}: {name} test, %", **BOLD)
     return figure
 
 
-def _broken(name: str) -> str:
-    """A long name in two lines, broken near its middle."""
-    cuts = [place for place, letter in enumerate(name) if letter in "_ -+"]
-    if len(name) <= 14 or not cuts:
-        return name
-    cut = min(cuts, key=lambda place: abs(place - len(name) // 2))
-    return f"{name[: cut + 1]}\n{name[cut + 1 :]}"
-
-
-def _turned(texts: Sequence[str]) -> dict[str, object]:
+def _slanted(texts: Sequence[str]) -> dict[str, object]:
+    """Return the style of tick labels: slanted where they are long."""
     return {"rotation": 35, "ha": "right"} if max(map(len, texts)) > 8 else {}

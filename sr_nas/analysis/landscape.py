@@ -1,15 +1,16 @@
-"""What lies around alpha: a quantity over a plane of two random directions (Li et al., NeurIPS 2018; SA-DARTS, figure 5)."""
+"""Figure 5 of SA-DARTS: loss and accuracy over a plane of two random directions around a search's alpha.
+
+After Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018. The weights of the supernet stay as they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -17,41 +18,81 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sr_nas.analysis.figures import landscape_figure
-from sr_nas.analysis.history import open_output, write_csv, write_numbers
 from sr_nas.analysis.methods import read_run
+from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.build import build_searcher
+from sr_nas.errors import UserError
 from sr_nas.options.classification import ClassificationSearchOptions
 from sr_nas.options.load import load_options
 from sr_nas.options.tasks import SEARCHES
-from sr_nas.report.plots import save
+from sr_nas.report.plots import Values, save
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS
 from sr_nas.search.searcher import Searcher
 
 Normalise = Literal["alpha", "unit"]
+UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
 ByLabel = Mapping[str, Tensor]
+"""label -> logits of its candidates."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The points that are measured.
+
+    Attributes:
+        radius: farthest step along both directions.
+        grid: steps along each, an odd number, so that alpha itself is among them.
+        batches: of alpha's half of the images, the first ones of its stream; every point is measured on the same.
+        seed: of the two directions, which all searches of one space share up to their norms.
+        normalise: see :func:`random_direction`.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    radius: float = 1.0
+    grid: int = 21
+    batches: int = 4
+    seed: int = 0
+    normalise: Normalise = "alpha"
+
+    def __post_init__(self) -> None:
+        if self.grid < 3 or self.grid % 2 == 0:
+            raise UserError(f"--grid {self.grid}: an odd number of at least 3, so that alpha itself is among the points.")
+        if self.batches < 1 or not 0 < self.radius < float("inf") or self.seed < 0:
+            raise UserError("--batches is at least 1, --radius above 0 and --seed at least 0.")
+
+    @property
+    def steps(self) -> list[float]:
+        """Steps along each direction, from ``-radius`` to ``radius``."""
+        return [float(step) for step in np.linspace(-self.radius, self.radius, self.grid)]
 
 
 def random_direction(alpha: ByLabel, seed: Sequence[int], normalise: Normalise) -> dict[str, Tensor]:
     """Return a Gaussian direction, normalised choice by choice as Li et al. normalise filter by filter.
 
-    The part that is common to all logits of a choice is taken out first, of the direction and of alpha alike: softmax does not
-    see it, and a regulariser may have made it large.
+    The mean over the logits of a choice is taken out of the direction and of alpha first: softmax does not see it, and a
+    regulariser may have made it large.
 
     Args:
         alpha: label -> logits.
-        seed: two of them give two directions; drawn on the CPU, so that every device has the same.
+        seed: non-negative integers; drawn on the CPU, so that every device has the same direction.
         normalise: ``"alpha"`` gives a choice's part the norm of its alpha, so that 1 is as far as alpha has come; ``"unit"``
             gives it norm 1, the same for every method.
     """
-    generator = torch.Generator().manual_seed(_joined(seed))
-    found = {}
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1))
+    direction = {}
     for label, logits in alpha.items():
-        drawn = _centred(torch.randn(logits.numel(), generator=generator, dtype=torch.float64))
+        part = _centred(torch.randn(logits.numel(), generator=generator, dtype=torch.float64))
         length = _centred(logits.detach().double().cpu()).norm() if normalise == "alpha" else 1.0
-        found[label] = (drawn / drawn.norm().clamp_min(1e-12) * length).to(logits)
-    return found
+        direction[label] = (part / part.norm().clamp_min(1e-12) * length).to(logits)
+    return direction
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean()
 
 
 @torch.no_grad()
@@ -61,70 +102,29 @@ def over_plane(
     first: ByLabel,
     second: ByLabel,
     steps: Sequence[float],
-    watch: Callable[[Sequence[float]], Iterable[float]] = iter,
+    console: Console | None = None,
 ) -> Tensor:
-    """Measure at ``alpha + a first + b second`` for all a and b in ``steps``, row by row of b, which pass through ``watch``.
+    """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``, showing progress on the console.
 
     Returns:
-        float64, ``[len(steps) of b, len(steps) of a, what is measured]``.
+        float64, ``[len(steps) of b, len(steps) of a, numbers measured]``.
     """
     rows = [
         [measure({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()}) for a in steps]
-        for b in watch(steps)
+        for b in track(steps, "measuring", console=console or Console(quiet=True), transient=True)
     ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _centred(logits: Tensor) -> Tensor:
-    return logits - logits.mean()
-
-
-def _joined(seed: Sequence[int]) -> int:
-    return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)
-
-
-# MERGED sr_nas.analysis.landscape: Figure 5 of SA-DARTS: loss and accuracy around the alpha of a search,
-# its weights as they are.
-
-
-UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
-
-
-@dataclass(frozen=True)
-class Plane:
-    """Where to measure.
-
-    Attributes:
-        radius: farthest step along both directions.
-        grid: steps along each, an odd number, so that alpha itself is among them.
-        batches: of alpha's half of the images, the first ones of its stream; every point is measured on the same.
-        seed: of the two directions, which all searches of one space share up to their norms.
-        normalise: see :func:`~sr_nas.analysis.landscape.random_direction`.
-    """
-
-    radius: float = 1.0
-    grid: int = 21
-    batches: int = 4
-    seed: int = 0
-    normalise: Normalise = "alpha"
-
-    @property
-    def steps(self) -> list[float]:
-        """Along one direction."""
-        return [float(step) for step in np.linspace(-self.radius, self.radius, self.grid)]
-
-
-def landscape(
-    folder: Path, plane: Plane, overrides: Sequence[str] = (), console: Console | None = None
-) -> dict[str, npt.NDArray[np.float64]]:
+def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Console | None) -> dict[str, Values]:
     """Return ``loss``, and of a classifier ``accuracy`` in percent, over the plane, ``[second direction, first]``.
 
-    BatchNorm normalises by the batch, as it does in alpha's own steps: running statistics belong to one alpha alone. Nothing in
-    the folder is changed.
+    BatchNorm normalises by the batch, as in alpha's own steps: running statistics belong to one alpha alone. Nothing in the
+    folder is changed.
 
     Args:
         folder: of a search.
-        plane: where.
+        plane: the points.
         overrides: ``section:key=value`` texts, such as another place of the data.
         console: where progress is shown.
 
@@ -141,15 +141,15 @@ def landscape(
     classifies = isinstance(options, ClassificationSearchOptions)
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (plane.seed, number), plane.normalise) for number in (0, 1))
-    shown = console or Console(quiet=True)
-    watch = partial(track, description=folder.name, console=shown, transient=True)
-    values = over_plane(_measure(searcher, plane.batches, classifies), alpha, first, second, plane.steps, watch).numpy()
+    measure = _measure(searcher, plane.batches, classifies)
+    values = over_plane(measure, alpha, first, second, plane.steps, console).numpy()
     return {name: values[..., place] for place, name in enumerate(["loss", "accuracy"][: 1 + classifies])}
 
 
 def _measure(searcher: Searcher, count: int, classifies: bool) -> Callable[[dict[str, Tensor]], list[float]]:
     batches = [tuple(tensor.to(searcher.device) for tensor in searcher.validation.next()) for _ in range(count)]
     space = searcher.space.train()
+    # functional_call on clones: BatchNorm would change its running statistics at every point.
     state = {name: tensor.detach().clone() for name, tensor in (*space.named_parameters(), *space.named_buffers())}
 
     def measure(alpha: dict[str, Tensor]) -> list[float]:
@@ -165,59 +165,47 @@ def _measure(searcher: Searcher, count: int, classifies: bool) -> Callable[[dict
     return measure
 
 
-def write_landscapes(surfaces: dict[str, dict[str, npt.NDArray[np.float64]]], plane: Plane, folder: Path) -> None:
-    """Write ``landscape.json``, ``landscape.csv`` and ``landscape.png``; ``surfaces`` is by search."""
-    shared = [name for name in next(iter(surfaces.values())) if all(name in found for found in surfaces.values())]
-    steps = plane.steps
-    content = {
-        "steps": steps,
-        "unit": UNITS[plane.normalise],
-        "batches": plane.batches,
-        "seed": plane.seed,
-        "searches": {
-            search: {name: values.tolist() for name, values in found.items()} | {"summary": summary(found)}
-            for search, found in surfaces.items()
-        },
+def landscapes(folders: Sequence[Path], plane: Plane, output: Path | None, overrides: Sequence[str], console: Console) -> Report:
+    """Measure the landscapes of searches and write ``landscape.json``, ``landscape.csv`` and ``landscape.png``."""
+    check_output(output)
+    surfaces: dict[str, dict[str, Values]] = {}
+    for run in folders:
+        name = run.resolve().name
+        surfaces[name if name not in surfaces else str(run)] = landscape(run, plane, overrides, console)
+    folder, steps, unit = open_output(output, "landscape"), plane.steps, UNITS[plane.normalise]
+    summaries = {search: {name: summary(values) for name, values in surface.items()} for search, surface in surfaces.items()}
+    searches = {
+        search: {name: values.tolist() for name, values in surface.items()} | {"summary": summaries[search]}
+        for search, surface in surfaces.items()
     }
+    content = {"steps": steps, "unit": unit, "batches": plane.batches, "seed": plane.seed, "searches": searches}
     write_numbers(folder / "landscape.json", content)
-    rows = [
-        [
-            search,
-            first,
-            second,
-            *(float(found[name][row, column]) if name in found else float("nan") for name in ("loss", "accuracy")),
-        ]
-        for search, found in surfaces.items()
+    points: list[dict[str, Any]] = [
+        {"search": search, "first": first, "second": second}
+        | {name: float(values[row, column]) for name, values in surface.items()}
+        for search, surface in surfaces.items()
         for row, second in enumerate(steps)
         for column, first in enumerate(steps)
     ]
-    write_csv(folder / "landscape.csv", ["search", "first", "second", "loss", "accuracy"], rows)
-    drawn = {search: {name: found[name] for name in shared} for search, found in surfaces.items()}
-    save(landscape_figure(drawn, steps, UNITS[plane.normalise]), folder / "landscape.png")
+    write_csv(folder / "landscape.csv", points)
+    shared = [name for name in next(iter(surfaces.values())) if all(name in surface for surface in surfaces.values())]
+    common = {search: {name: surface[name] for name in shared} for search, surface in surfaces.items()}
+    save(landscape_figure(common, steps, unit), folder / "landscape.png")
+    rows = [
+        {"search": search, "quantity": name} | {key.replace("_", " "): f"{value:.4f}" for key, value in numbers.items()}
+        for search, quantities in summaries.items()
+        for name, numbers in quantities.items()
+    ]
+    return Report(folder, rows)
 
 
-def summary(found: dict[str, npt.NDArray[np.float64]]) -> dict[str, dict[str, float]]:
-    """Return of each quantity its value at alpha, and mean, deviation, least and largest over the plane."""
+def summary(values: Values) -> dict[str, float]:
+    """Return the value at alpha, and mean, deviation, least and largest over the plane."""
+    centre = len(values) // 2
     return {
-        name: {
-            "at_alpha": float(values[len(values) // 2, len(values) // 2]),
-            "mean": float(values.mean()),
-            "std": float(values.std()),
-            "min": float(values.min()),
-            "max": float(values.max()),
-        }
-        for name, values in found.items()
+        "at_alpha": float(values[centre, centre]),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
     }
-
-
-def measure_landscapes(
-    folders: Sequence[Path], plane: Plane, output: Path | None, overrides: Sequence[str] = (), console: Console | None = None
-) -> tuple[Path, dict[str, dict[str, npt.NDArray[np.float64]]]]:
-    """Measure the landscapes of searches and write them; return the folder and the surfaces by search."""
-    surfaces: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
-    for folder in folders:
-        name = folder.resolve().name
-        surfaces[name if name not in surfaces else str(folder)] = landscape(folder, plane, overrides, console)
-    written = open_output(output, "landscape")
-    write_landscapes(surfaces, plane, written)
-    return written, surfaces

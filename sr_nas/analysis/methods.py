@@ -1,4 +1,4 @@
-"""Finished or unfinished searches, read from their folders and put together by method."""
+"""Searches read from their run folders, and grouped into methods: runs that differ in their seeds alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from sr_nas.analysis.history import Record
-from sr_nas.analysis.seeds import runs_of
 from sr_nas.build import bound
 from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
@@ -20,16 +19,19 @@ from sr_nas.options.classification import ClassificationSearchOptions
 from sr_nas.options.load import load_options, read_options
 from sr_nas.options.tasks import SEARCHES, AnySearch
 from sr_nas.registry import CLASSIFICATION_SPACES, SPACES
-from sr_nas.runs.run_dir import OPTIONS, read_history
+from sr_nas.runs.run_dir import OPTIONS, read_history, resumable_runs
 
-# What may differ between two seeds of one method.
+SEEDS = "_seeds"
+"""Ending of the folder that ``search --seeds`` leaves beside its runs: their output and summary."""
+
+# Options that do not change a method; whatever else differs makes another one.
 _FREE = ("name", "manual_seed", "logger", "num_gpu", "path")
 _FREE_OF_A_DATASET = ("name", "num_worker_per_gpu")
 
 
 @dataclass(frozen=True)
 class SearchRun:
-    """A search as its folder tells it; the data that it searched on need not be there."""
+    """A search as its folder holds it; the data that it searched on need not be there."""
 
     folder: Path
     options: AnySearch
@@ -42,8 +44,8 @@ class Method:
     """Searches that differ in their seeds alone.
 
     Attributes:
-        name: that of the runs, without ``_seed<number>``; with the folder of the first run where two methods would share it.
-        runs: by seed, of which no two are the same.
+        name: of the runs, without ``_seed<number>``; followed by the first run's folder where two methods would share it.
+        runs: in the order of their seeds, all different.
     """
 
     name: str
@@ -51,29 +53,34 @@ class Method:
 
     @property
     def choices(self) -> Choices:
-        """Those of the space, which all runs share."""
+        """Choices of the search space, the same for all runs."""
         return self.runs[0].choices
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the runs."""
+        """Seeds of the runs."""
         return [run.options.manual_seed for run in self.runs]
 
-    def records(self) -> list[list[Record]]:
-        """Return the history of every run, as far as all of them have come."""
+    def histories(self) -> list[list[Record]]:
+        """Return every run's records up to the last epoch that all of them have."""
         epochs = min(len(run.history) for run in self.runs)
         return [list(run.history[:epochs]) for run in self.runs]
 
     def last(self) -> list[Record]:
         """Return every run's record of the last epoch that all of them have."""
-        return [history[-1] for history in self.records()]
+        return [history[-1] for history in self.histories()]
 
-    def unequal(self) -> str | None:
-        """Say what is not looked at, where some runs have come further than others."""
-        lengths = [len(run.history) - 1 for run in self.runs]
-        if min(lengths) == max(lengths):
-            return None
-        return f"{self.name}: its runs have come to epochs {listing(lengths)}; all are looked at up to epoch {min(lengths)}."
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs that all runs have."""
+        return [record["epoch"] for record in self.histories()[0]]
+
+    def note(self) -> list[str]:
+        """Return a remark where some runs have more epochs than others, which are not looked at."""
+        epochs = [len(run.history) - 1 for run in self.runs]
+        if min(epochs) == max(epochs):
+            return []
+        return [f"{self.name}: its runs have come to epochs {listing(epochs)}; all are looked at up to epoch {min(epochs)}."]
 
 
 def read_run(folder: Path) -> SearchRun:
@@ -90,11 +97,11 @@ def read_run(folder: Path) -> SearchRun:
     history = read_history(folder)
     if not history:
         raise UserError(f"the search in {folder} has no history yet.")
-    return SearchRun(folder, options, choices_of(options), history)
+    return SearchRun(folder, options, _choices(options), history)
 
 
-def choices_of(options: AnySearch) -> Choices:
-    """Return the choices of the space that options name; its weights are never made."""
+def _choices(options: AnySearch) -> Choices:
+    # On the meta device no weights are made.
     with torch.device("meta"):
         if isinstance(options, ClassificationSearchOptions):
             space = bound(CLASSIFICATION_SPACES, options.network_g)()
@@ -104,19 +111,38 @@ def choices_of(options: AnySearch) -> Choices:
     return choices
 
 
+def runs_of(folder: Path) -> list[Path]:
+    """Return the runs of a folder ``<name>_seeds``, in the order of their seeds; any other folder stands for itself.
+
+    Raises:
+        UserError: a seed that was begun has no run.
+    """
+    seeds = sorted(int(match[1]) for log in folder.glob("seed*.txt") if (match := re.fullmatch(r"seed(\d+)", log.stem)))
+    if not folder.name.endswith(SEEDS) or not seeds:
+        return [folder]
+    runs = []
+    for seed in seeds:
+        name = f"{folder.name.removesuffix(SEEDS)}_seed{seed}"
+        newest = resumable_runs(folder.parent, name)[:1]
+        if not newest:
+            raise UserError(f"{folder} tells of a seed {seed}, and there is no run {folder.parent / name}.")
+        runs += newest
+    return runs
+
+
 def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method]:
-    """Read searches and group them: those whose options differ in name, seed, device, paths and logs alone are one method.
+    """Read searches and group them by what decides their result: name, seed, device, paths and logs do not.
 
     Args:
-        folders: of searches; one that ``tools/search.py --seeds`` leaves beside its runs, ``<name>_seeds``, stands for them.
+        folders: of searches, or folders ``<name>_seeds``, which stand for their runs (see :func:`runs_of`).
         epoch: the last to look at; by default all that there are.
 
     Raises:
         UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
     """
     groups: dict[str, list[SearchRun]] = {}
-    found = {run.resolve(): run for folder in folders for run in runs_of(folder)}
-    for run in (_until(read_run(folder), epoch) for folder in found.values()):
+    paths = {run.resolve(): run for folder in folders for run in runs_of(folder)}
+    for run in (_until(read_run(folder), epoch) for folder in paths.values()):
         group = groups.setdefault(_decisive(run.options), [])
         for other in group:
             if other.options.manual_seed == run.options.manual_seed:
@@ -144,9 +170,8 @@ def _until(run: SearchRun, epoch: int | None) -> SearchRun:
 
 
 def _decisive(options: AnySearch) -> str:
-    dumped = options.model_dump(mode="json")
-    for key in _FREE:
-        dumped.pop(key)
+    """Return the options that decide a search's result, as text."""
+    dumped = options.model_dump(mode="json", exclude=set(_FREE))
     for dataset in dumped["datasets"].values():
         for key in _FREE_OF_A_DATASET:
             dataset.pop(key, None)

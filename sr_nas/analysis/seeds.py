@@ -1,23 +1,24 @@
-"""One search from many seeds: each a run and a process of its own, and what they come to together."""
+"""One search from many seeds: a process for each, and a summary of all."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sr_nas.analysis.history import top2_gap
+from sr_nas.analysis.history import quantities
+from sr_nas.analysis.methods import SEEDS, read_run
 from sr_nas.errors import UserError
-from sr_nas.genotype import Genotype
 from sr_nas.report.progress import genotype_text
 from sr_nas.runs.device import cores
 from sr_nas.runs.distributed import GracefulShutdown
@@ -25,15 +26,15 @@ from sr_nas.runs.files import write_json
 from sr_nas.runs.run_dir import read_history, resumable_runs
 
 SUMMARY = "seeds.json"
-ENDING = "_seeds"
-"""Of the folder with what the seeds come to and what they said."""
+SUMMARISED = r"\w+_(valid|test)|params|macs_.+|gap_worst|share_.+"
+"""Pattern of the quantities of a summary (see :func:`sr_nas.analysis.history.quantities`)."""
 _CHILD = "import sys; from sr_nas.cli import main; sys.exit(main(sys.argv[1:]))"
 _POLL = 0.5
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """What is run.
+    """A search to be run from several seeds.
 
     Attributes:
         opt: the option file.
@@ -53,46 +54,24 @@ class Seeds:
     jobs: int | None
     epochs: int
 
-    def run_name(self, seed: int) -> str:
-        """Name of a seed's run."""
-        return f"{self.name}_seed{seed}"
+    @property
+    def folder(self) -> Path:
+        """Folder of the summary and of what the searches print."""
+        return self.root / f"{self.name}{SEEDS}"
 
-
-@dataclass
-class _Running:
-    seed: int
-    process: subprocess.Popen[str]
-    slot: int
-    log: Path
-
-
-@dataclass
-class _Places:
-    """Where processes run: each has its share of the cores, and a GPU of its own where there are any."""
-
-    gpus: int = field(default_factory=torch.cuda.device_count)
-    cores: int = field(default_factory=cores)
-
-    def count(self, jobs: int | None, wanted: int) -> int:
-        return min(jobs or self.gpus or self.cores, wanted)
-
-    def environment(self, slot: int, count: int) -> dict[str, str]:
-        found = dict(os.environ)
-        found.setdefault("OMP_NUM_THREADS", str(max(1, self.cores // count)))
-        if self.gpus:
-            visible = found.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.gpus)))).split(",")
-            found["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
-        return found
+    def log(self, seed: int) -> Path:
+        """File with what a search prints."""
+        return self.folder / f"seed{seed}.txt"
 
 
 def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
-    """Search from every seed, going on with those that were begun, and write what they come to.
+    """Search from every seed, resuming those that were begun.
 
     A signal stops the searches, each of which saves itself; the same command goes on.
 
     Args:
         plan: what is run.
-        say: told of what begins and ends.
+        say: called with a line of text at the start and end of every search.
 
     Returns:
         0, or 128 plus the signal that stopped it.
@@ -100,117 +79,85 @@ def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
     Raises:
         UserError: searches failed; the others were run to their end all the same.
     """
-    places = _Places()
-    count = places.count(plan.jobs, len(plan.seeds))
-    folder = plan.root / f"{plan.name}{ENDING}"
-    folder.mkdir(parents=True, exist_ok=True)
-    waiting = list(plan.seeds)
-    running: list[_Running] = []
-    failed: list[_Running] = []
+    gpus = torch.cuda.device_count()
+    count = min(plan.jobs or gpus or cores(), len(plan.seeds))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    waiting, slots, failed = list(plan.seeds), list(range(count)), []
+    running: dict[int, tuple[subprocess.Popen[bytes], int]] = {}
     with GracefulShutdown() as stop:
-        while running or (waiting and not stop()):
-            while waiting and len(running) < count and not stop():
-                slot = min(set(range(count)) - {one.slot for one in running})
-                running.append(_start(plan, waiting.pop(0), slot, folder, places.environment(slot, count)))
-                say(f"seed {running[-1].seed}: {plan.root / plan.run_name(running[-1].seed)}, its output in {running[-1].log}")
-            if stop():
-                for one in running:
-                    one.process.send_signal(signal.SIGTERM)
-                for one in running:
-                    one.process.wait()
-                say(
-                    f"stopped; the same command goes on with seeds {', '.join(str(one.seed) for one in running)} and those after."
-                )
-                return stop.exit_code
+        while (running or waiting) and not stop():
+            while waiting and slots:
+                seed, slot = waiting.pop(0), slots.pop(0)
+                running[seed] = _start(plan, seed, _environment(slot, gpus, max(1, cores() // count))), slot
+                say(f"seed {seed}: {plan.root / plan.name}_seed{seed}, its output in {plan.log(seed)}")
             time.sleep(_POLL)
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                if one.process.returncode:
-                    failed.append(one)
-                say(f"seed {one.seed} {'failed: ' + _last(one.log) if one.process.returncode else 'is done'}")
+            for seed in [seed for seed, (process, _) in running.items() if process.poll() is not None]:
+                process, slot = running.pop(seed)
+                slots.append(slot)
+                failed += [seed] if process.returncode else []
+                say(f"seed {seed} {'failed: ' + _last_line(plan.log(seed)) if process.returncode else 'is done'}")
+        for process, _ in running.values():
+            process.send_signal(signal.SIGTERM)
+        for process, _ in running.values():
+            process.wait()
+    if stop():
+        say(f"stopped; the same command goes on with seeds {', '.join(map(str, [*running, *waiting]))}.")
+        return stop.exit_code
     if failed:
-        raise UserError(f"seeds {', '.join(str(one.seed) for one in failed)} failed; see {failed[0].log}.")
+        raise UserError(f"seeds {', '.join(map(str, failed))} failed; see {plan.log(failed[0])}.")
     return 0
 
 
+def _environment(slot: int, gpus: int, threads: int) -> dict[str, str]:
+    """Return the environment of a search: its share of the cores, and a GPU of its own where there are any."""
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    if gpus:
+        visible = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
+    return environment
+
+
+def _start(plan: Seeds, seed: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    words = ["search", "-opt", plan.opt, "--auto_resume", "--force_yml", *plan.overrides]
+    words += [f"name={plan.name}_seed{seed}", f"manual_seed={seed}", f"path:experiments_root={plan.root}"]
+    with plan.log(seed).open("ab") as log:
+        # In a session of its own it does not get a terminal's Ctrl-C, which this process hands on once.
+        return subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *words], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
 def finished(plan: Seeds) -> dict[int, Path]:
-    """Return seed -> run folder, for those seeds whose search has come to its end."""
-    found = {}
-    for seed in plan.seeds:
-        for folder in resumable_runs(plan.root, plan.run_name(seed))[:1]:
-            if read_history(folder)[-1]["epoch"] >= plan.epochs:
-                found[seed] = folder
-    return found
+    """Return seed -> run folder of the searches that have come to their end."""
+    newest = {seed: resumable_runs(plan.root, f"{plan.name}_seed{seed}")[:1] for seed in plan.seeds}
+    return {
+        seed: folder for seed, folders in newest.items() for folder in folders if read_history(folder)[-1]["epoch"] >= plan.epochs
+    }
 
 
-def runs_of(folder: Path) -> list[Path]:
-    """Return the runs that a folder ``<name>_seeds`` tells of, by seed; for any other folder, the folder.
-
-    Raises:
-        UserError: a seed that was begun has no run.
-    """
-    logs = [log for log in folder.glob("seed*.txt") if log.stem.removeprefix("seed").isdecimal()]
-    if not folder.name.endswith(ENDING) or not logs:
-        return [folder]
-    found = []
-    for seed in sorted(int(log.stem.removeprefix("seed")) for log in logs):
-        name = f"{folder.name.removesuffix(ENDING)}_seed{seed}"
-        runs = resumable_runs(folder.parent, name)
-        if not runs:
-            raise UserError(f"{folder} tells of a seed {seed}, and there is no run {folder.parent / name}.")
-        found.append(runs[0])
-    return found
-
-
-def summarise(runs: Mapping[int, Path], folder: Path | None = None) -> dict[str, Any]:
-    """Return what runs of several seeds come to, and write it to ``seeds.json`` in a folder.
+def summarise(runs: Mapping[int, Path], folder: Path) -> dict[str, Any]:
+    """Return a summary of finished runs and write it to ``seeds.json`` in a folder.
 
     Returns:
-        ``seeds``: seed -> genotype and figures; ``figures``: name -> ``mean``, ``std`` (of the sample, divided by N - 1; 0 for
-        one seed), ``min`` and ``max``: true accuracies in percent where they are known, parameters, multiply-adds, ``skip
-        share`` of the operations kept, and the smallest ``top-2 gap`` of beta over the choices of operations.
+        ``seeds``: seed -> genotype and quantities of its last epoch; ``figures``: quantity -> ``mean``, ``std`` (of the sample,
+        divided by N - 1; 0 for one seed), ``min`` and ``max``. Which quantities: :data:`SUMMARISED`.
     """
-    own = {seed: _figures(read_history(path)[-1]) for seed, path in runs.items()}
-    names = list(dict.fromkeys(name for _, figures in own.values() for name in figures))
+    seeds: dict[int, dict[str, Any]] = {}
+    for seed, path in runs.items():
+        run = read_run(path)
+        scalars = quantities(run.history[-1:], run.choices)
+        seeds[seed] = {"genotype": genotype_text(run.history[-1])}
+        seeds[seed] |= {name: float(values[0]) for name, values in scalars.items() if re.fullmatch(SUMMARISED, name)}
     figures = {}
-    for name in names:
-        values = [figures[name] for _, figures in own.values() if name in figures]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        figures[name] = {"mean": statistics.fmean(values), "std": spread, "min": min(values), "max": max(values)}
-    result = {"seeds": {seed: {"genotype": text} | found for seed, (text, found) in own.items()}, "figures": figures}
-    if folder is not None:
-        write_json(folder / SUMMARY, result)
-    return result
-
-
-def _figures(record: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    known = record.get("true_accuracy", {})
-    found = {f"{data} {part}": value for data, own in known.items() for part, value in own.items()}
-    found |= {name: record[name] for name in record if name == "params" or name.startswith("macs_")}
-    gaps = [top2_gap(beta) for label, beta in record["beta"].items() if label in record["genotype"]["genotype"]]
-    found |= {"smallest top-2 gap": min(gaps)} if gaps else {}
-    kept = [name for _, names in Genotype.from_json(record["genotype"]).picks for name in names]
-    found["skip share"] = sum(name.startswith("skip_connect") for name in kept) / len(kept)
-    return genotype_text(record), found
-
-
-def _start(plan: Seeds, seed: int, slot: int, folder: Path, environment: Mapping[str, str]) -> _Running:
-    log = folder / f"seed{seed}.txt"
-    words = ["search", "-opt", plan.opt, "--auto_resume", "--force_yml", *plan.overrides]
-    words += [f"name={plan.run_name(seed)}", f"manual_seed={seed}", f"path:experiments_root={plan.root}"]
-    with log.open("a", encoding="utf-8") as stream:
-        # A terminal's Ctrl-C comes to this process alone, which hands it on once.
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, *words],
-            stdout=stream,
-            stderr=stream,
-            env=environment,
-            start_new_session=True,
-            text=True,
-        )
-    return _Running(seed, process, slot, log)
-
-
-def _last(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    for name in dict.fromkeys(name for numbers in seeds.values() for name in numbers if name != "genotype"):
+        values = [numbers[name] for numbers in seeds.values() if name in numbers]
+        std = statistics.stdev(values) if len(values) > 1 else 0.0
+        figures[name] = {"mean": statistics.fmean(values), "std": std, "min": min(values), "max": max(values)}
+    summary = {"seeds": seeds, "figures": figures}
+    write_json(folder / SUMMARY, summary)
+    return summary

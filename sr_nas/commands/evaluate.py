@@ -5,28 +5,53 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
+from sr_nas.analysis.model_report import explanations, tables
+from sr_nas.analysis.model_table import run_benchmark
+from sr_nas.analysis.tables import Table, finite
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
 from sr_nas.jobs.evaluate import evaluate
-from sr_nas.jobs.model_table import run_benchmark
 from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import load_options
-from sr_nas.report.tables import finite, print_tables
 from sr_nas.runs.device import pick_device
+
+OF_A_TABLE = ("force_yml", "save_images")
+OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu")
 
 
 def main(args: Namespace) -> int:
     """Run ``evaluate``."""
-    _check_form(args)
-    if args.opt is not None:
-        return _benchmark(args)
+    if args.opt is None and (args.model is None or args.data is None):
+        raise UserError("name a model and its data with --model and --data, or an option file with -opt")
+    # Arguments of the other form would be ignored.
+    for name in OF_A_TABLE if args.opt is None else OF_A_MODEL:
+        if getattr(args, name) not in (None, False, []):
+            advice = "belongs to -opt" if args.opt is None else "is said by the option file; override it with --force_yml"
+            raise UserError(f"--{name} {advice}")
+    return _one_model(args) if args.opt is None else _several_models(args)
 
+
+def _several_models(args: Namespace) -> int:
+    overrides = [*(args.force_yml or ()), *(["save_images=true"] if args.save_images else ())]
+    results, code = run_benchmark(load_options(BenchmarkOptions, args.opt, overrides), Console(stderr=True))
+    _print(results, args.json, tables(results), explanations(results))
+    if not args.json:
+        for problem in results["problems"]:
+            text = f"not measured: {problem['where']}: {problem['text']}"
+            Console().print(text, style="bold red", highlight=False, soft_wrap=True, markup=False)
+    text = f"{results['folder']} holds table.md, table.csv and table.json"
+    print(text if code < 128 else f"stopped; the same command goes on. {text} of what is measured.", file=sys.stderr)
+    return code
+
+
+def _one_model(args: Namespace) -> int:
     if args.lr is not None and len(args.data) > 1:
         raise UserError("--lr names the LR images of one set, but --data names several.")
     network = load_model(args.model, args.arch, args.genotype)
@@ -34,65 +59,29 @@ def main(args: Namespace) -> int:
         raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}.")
     device = pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
     result = evaluate(network, args.data, args.lr, device, Console(stderr=True), args.tile)
-    if args.json:
-        json.dump(finite(result), sys.stdout, indent=2, allow_nan=False)
-        print()
-    else:
-        _print(Console(markup=False), args.model, result)
+    grids = []
+    for name, scores in result["sets"].items():
+        rows = [
+            {"image": image}
+            | {"bicubic dB": f"{row['bicubic']['psnr']:.3f}", "bicubic SSIM": f"{row['bicubic']['ssim']:.4f}"}
+            | {f"{Path(args.model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
+            for image, row in {**scores["images"], "mean": scores}.items()
+        ]
+        grids.append(Table(rows, f"{name} x{result['scale']}, LR images: {scores['lr']}"))
+    _print(result, args.json, grids, result["protocol"])
     return 0
 
 
-def _check_form(args: Namespace) -> None:
-    """Refuse arguments of the one form in the other, which would not heed them."""
-    of_a_table = {"--force_yml": args.force_yml, "--save_images": args.save_images or None}
-    names = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu")
-    of_a_model = {f"--{name}": getattr(args, name) for name in names}
-    if args.opt is None:
-        if args.model is None or args.data is None:
-            raise UserError("name a model and its data with --model and --data, or an option file with -opt")
-        wrong = [name for name, value in of_a_table.items() if value is not None]
-        if wrong:
-            raise UserError(f"{wrong[0]} belongs to -opt")
-    else:
-        wrong = [name for name, value in of_a_model.items() if value is not None]
-        if wrong:
-            raise UserError(f"{wrong[0]} is said by the option file; override it with --force_yml")
-
-
-def _benchmark(args: Namespace) -> int:
-
-    overrides = [*(args.force_yml or ()), *(["save_images=true"] if args.save_images else ())]
-    options = load_options(BenchmarkOptions, args.opt, overrides)
-
-    results, code = run_benchmark(options, Console(stderr=True))
-    if args.json:
-        json.dump(finite(results), sys.stdout, indent=2, allow_nan=False)
+def _print(result: Any, as_json: bool, grids: Iterable[Table], protocol: Mapping[str, str]) -> None:
+    if as_json:
+        json.dump(finite(result), sys.stdout, indent=2, allow_nan=False)
         print()
-    else:
-        print_tables(Console(markup=False), results)
-    told = f"{results['folder']} holds table.md, table.csv and table.json"
-    print(told if code < 128 else f"stopped; the same command goes on. {told} of what is measured.", file=sys.stderr)
-    return code
-
-
-def _print(console: Any, model: str, result: dict[str, Any]) -> None:
-
-    for name, scores in result["sets"].items():
-        table = Table(title=f"{name} x{result['scale']}")
-        table.add_column("image")
-        for heading in ("bicubic dB", "SSIM", f"{Path(model).name} dB", "SSIM"):
-            table.add_column(heading, justify="right")
-        rows = {**scores["images"], "mean": scores}
-        for image, row in rows.items():
-            baseline = row["bicubic"]
-            cells = [f"{baseline['psnr']:.3f}", f"{baseline['ssim']:.4f}", f"{row['psnr']:.3f}", f"{row['ssim']:.4f}"]
-            table.add_row(
-                image, *cells, style="bold" if row is scores else "", end_section=row is list(scores["images"].values())[-1]
-            )
-        console.print(table)
-        console.print(f"LR images: {scores['lr']}\n", highlight=False, soft_wrap=True)
-    protocol = Table.grid(padding=(0, 2))
-    for what, how in result["protocol"].items():
-        protocol.add_row(f"  {what}", how)
+        return
+    console = Console(markup=False)
+    for grid in grids:
+        grid.print(console)
     console.print("Protocol", style="bold")
-    console.print(protocol)
+    table = RichTable.grid(padding=(0, 2))
+    for what, how in protocol.items():
+        table.add_row(f"  {what}", how)
+    console.print(table)

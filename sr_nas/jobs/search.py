@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sr_nas.analysis.history import Decision, decision
 from sr_nas.build import build_searcher
 from sr_nas.complexity.derived import DerivedComplexity
 from sr_nas.complexity.memory import PROBE, extrapolated_peak
@@ -28,6 +27,7 @@ from sr_nas.jobs.evaluate import describe
 from sr_nas.jobs.run import Opened, batch_share, begun_with, open_run
 from sr_nas.options.search import SearchOptions
 from sr_nas.options.tasks import AnySearch
+from sr_nas.report.decision import Decision, decision
 from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.report.progress import SearchView, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
@@ -273,9 +273,9 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
 def _clarity(found: Decision, label: str, choices: Choices) -> tuple[str, str, str]:
     if label not in choices:
         return "decided by several choices", "", ""
-    if label not in found.kept:
+    if label not in found.weakest:
         return "keeps all it can", "", ""
-    return f"{found.kept[label]:.3f}", f"+{found.lead[label]:.3f}", f"{1 / len(choices[label].candidates):.3f}"
+    return f"{found.weakest[label]:.3f}", f"+{found.margin[label]:.3f}", f"{1 / len(choices[label].candidates):.3f}"
 
 
 def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:

@@ -49,7 +49,7 @@ class RunView:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console, self.total, self.print_freq = console, total, print_freq
-        self.epochs, self.steps_per_epoch = epochs, total // epochs
+        self.epochs, self.steps_per_epoch = epochs, total // max(1, epochs)  # a search of no epochs draws at random
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

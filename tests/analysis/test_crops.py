@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from sr_nas.analysis.crops import crop_picture, extreme_gains, squared_error
 from sr_nas.metrics import psnr
-from sr_nas.report.tables import crop_picture, extreme_gains, squared_error
 
 
 def noise(seed: int, height: int = 22, width: int = 25) -> np.ndarray:
@@ -54,15 +54,15 @@ def test_an_image_smaller_than_the_square() -> None:
 
 
 def test_the_picture_has_a_column_for_each_and_the_psnr_of_the_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_nas.report import tables as crops
+    from sr_nas.analysis import crops
 
     hr, bicubic, sr = noise(0), noise(1), noise(2)
-    told = []
+    pictures = []
     inner = (slice(3, 13), slice(4, 14))
     original = crops.comparison
-    monkeypatch.setattr(crops, "comparison", lambda path, columns, box: told.append(columns) or original(path, columns, box))
+    monkeypatch.setattr(crops, "comparison", lambda path, columns, box: pictures.append(columns) or original(path, columns, box))
     crop_picture(tmp_path / "new" / "crop.png", "baby", hr, [("bicubic", bicubic), ("IMDN", sr), ("ideal", hr)], (4, 3, 14, 13))
-    ((first, *others),) = told
+    ((first, *others),) = pictures
     assert first[0] == "baby, HR"
     expected = [psnr(image[inner], hr[inner], 0) for image in (bicubic, sr)]
     assert [title for title, _ in others] == [f"bicubic, {expected[0]:.2f} dB", f"IMDN, {expected[1]:.2f} dB", "ideal, equal"]

@@ -15,11 +15,11 @@ import torch
 
 from sr_nas.analysis.methods import methods_of
 from sr_nas.analysis.replace import replacements
+from sr_nas.analysis.sweep import read_axis
 from sr_nas.build import build_searcher
 from sr_nas.classification.nasbench201 import EDGES, read_genotype
 from sr_nas.classification.nasbench201_table import OPERATIONS
 from sr_nas.errors import UserError
-from sr_nas.jobs.sweep import read_axis
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.options.tasks import SEARCHES
 from sr_nas.runs.checkpoint import load_tensors

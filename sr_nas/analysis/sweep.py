@@ -1,0 +1,205 @@
+"""Tables 5 and 8 of SA-DARTS: the searches of a grid of options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from sr_nas.analysis.figures import heat_maps, line_figure
+from sr_nas.analysis.history import axis_label, mean_and_std, quantities
+from sr_nas.analysis.methods import read_run
+from sr_nas.analysis.tables import Report, check_output, open_output, spread, write_csv, write_numbers
+from sr_nas.errors import UserError, nearest
+from sr_nas.jobs.search import run_search
+from sr_nas.options.load import load_options
+from sr_nas.options.tasks import SEARCHES, AnySearch
+from sr_nas.report.plots import Values, save
+
+LONGEST = 40
+"""Letters of a value that stand in the name of its run; a longer one is numbered."""
+DEFAULTS = ("cifar10_test", "share_skip_connect", "gap_worst"), ("macs_lr_1280x720", "gap_worst", "loss_task")
+"""Quantities that are drawn: of NAS-Bench-201, and of other spaces."""
+
+
+class Axis(NamedTuple):
+    """An option and its values, as the user wrote them: ``section:...:key``, and texts in YAML."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+class Cell(NamedTuple):
+    """A point of the grid: the value of every axis, as text, and checked options, one per seed."""
+
+    values: tuple[str, ...]
+    searches: list[AnySearch]
+
+
+def read_axis(text: str) -> Axis:
+    """Read ``key=value,value,...``; the values are YAML.
+
+    Raises:
+        UserError: it is of another form, gives a value twice, or names the seed or the name, which are not swept.
+    """
+    key, equals, values = text.partition("=")
+    flow = f"[{values}]"
+    try:
+        node = yaml.compose(flow, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--over '{text}': the values are no YAML.") from error
+    if not equals or not key or not isinstance(node, yaml.SequenceNode) or not node.value:
+        raise UserError(f"--over '{text}': the form is key=value,value,..., for example search:regularizer:nu=0,0.25,1.")
+    # The marks cut out what the user wrote: 1e6 stays 1e6 in names and tables.
+    texts = tuple(flow[item.start_mark.index : item.end_mark.index].strip() for item in node.value)
+    if len(set(texts)) < len(texts):
+        raise UserError(f"--over '{text}': a value is given twice.")
+    if key in ("name", "manual_seed"):
+        raise UserError(f"--over {key}: every search of a grid has a name of its own; seeds are given by --seeds.")
+    return Axis(key, texts)
+
+
+def short_keys(axes: Sequence[Axis]) -> list[str]:
+    """Return the last word of every axis's key, or as many of its last words as make all of them different.
+
+    Raises:
+        UserError: two axes have one option.
+    """
+    words = [axis.key.split(":") for axis in axes]
+    for count in range(1, max(map(len, words)) + 1):
+        keys = ["_".join(word[-count:]) for word in words]
+        if len(set(keys)) == len(keys):
+            return keys
+    raise UserError(f"--over: an option is given twice: {', '.join(axis.key for axis in axes)}.")
+
+
+def cells_of(path: str, overrides: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int] | None) -> list[Cell]:
+    """Check the options of every search of a grid, before the first is begun.
+
+    A search is called ``<name>-nu0.25-mu1e6``, after :func:`short_keys`, and with seeds ``..._seed0``.
+
+    Args:
+        path: option file.
+        overrides: ``section:key=value`` texts for all of them.
+        axes: of the grid.
+        seeds: of every cell; ``None`` for one search with the option file's own.
+
+    Raises:
+        UserError: an option that is wrong in one of them.
+    """
+    stem = load_options(SEARCHES, path, overrides).name
+    keys = short_keys(axes)
+    cells, names = [], set()
+    for values in product(*(axis.values for axis in axes)):
+        parts = zip(keys, axes, values, strict=True)
+        name = stem + "".join(f"-{key}{_file_name(value, axis.values.index(value))}" for key, axis, value in parts)
+        names.add(name)
+        point = [*overrides, *(f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True))]
+        runs = [[f"name={name}"]]
+        if seeds is not None:
+            runs = [[f"name={name}_seed{seed}", f"manual_seed={seed}"] for seed in seeds]
+        cells.append(Cell(values, [load_options(SEARCHES, path, [*point, *run]) for run in runs]))
+    if len(names) < len(cells):
+        raise UserError("two searches of the grid would have one name: values must differ in letters, digits or . + -")
+    return cells
+
+
+def _file_name(value: str, place: int) -> str:
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", value)
+    return name if len(name) <= LONGEST else f"value{place + 1}"
+
+
+def run_sweep(
+    cells: Sequence[Cell], axes: Sequence[Axis], show: Sequence[str], output: Path | None, console: Console
+) -> tuple[Report | None, int]:
+    """Search every cell of a grid, resuming those that were begun; write ``sweep.json``, ``sweep.csv`` and ``sweep.png``.
+
+    Args:
+        cells: from :func:`cells_of`.
+        axes: of the grid.
+        show: quantities to draw, e.g. ``["cifar10_test"]``; by default those of :data:`DEFAULTS` that are known.
+        output: folder, by default a new one.
+        console: for the searches.
+
+    Returns:
+        The report and 0; or ``None`` and the exit code of a search that was stopped by a signal.
+    """
+    check_output(output)
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        last, folders = [], []
+        for options in cell.searches:
+            folder, code = run_search(options, console, auto_resume=True)
+            if code:
+                return None, code
+            run = read_run(folder)
+            last.append({name: float(values[-1]) for name, values in quantities(run.history, run.choices).items()})
+            folders.append(str(folder))
+        row: dict[str, Any] = {axis.key: value for axis, value in zip(axes, cell.values, strict=True)}
+        rows.append(
+            row | {"seeds": [options.manual_seed for options in cell.searches], "runs": folders, "quantities": _mean(last)}
+        )
+        drawn = _drawn(show, rows)  # after the first cell already: a wrong name is refused before days of searching
+    written = open_output(output, "sweep")
+    write_numbers(written / "sweep.json", rows)
+    trials: list[dict[str, Any]] = [
+        {axis.key: row[axis.key] for axis in axes}
+        | {"seed": seed}
+        | {name: numbers["trials"][trial] for name, numbers in row["quantities"].items()}
+        for row in rows
+        for trial, seed in enumerate(row["seeds"])
+    ]
+    write_csv(written / "sweep.csv", trials)
+    save(sweep_figure(rows, axes, drawn), written / "sweep.png")
+    return Report(written, [_cells(row, axes, drawn) for row in rows]), 0
+
+
+def _mean(trials: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    numbers = {}
+    for name in trials[0]:
+        if all(name in trial for trial in trials):
+            values = [trial[name] for trial in trials]
+            mean, std = mean_and_std(values)
+            numbers[name] = {"mean": float(mean), "std": float(std), "trials": values}
+    return numbers
+
+
+def _drawn(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    known = [name for name in rows[0]["quantities"] if all(name in row["quantities"] for row in rows)]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--show: there is no '{name}'{nearest(name, known)} There are: {', '.join(known)}.")
+    defaults = DEFAULTS[0] if DEFAULTS[0][0] in known else DEFAULTS[1]
+    return list(names) or [name for name in defaults if name in known]
+
+
+def _cells(row: Mapping[str, Any], axes: Sequence[Axis], drawn: Sequence[str]) -> dict[str, str]:
+    texts = {key: row[axis.key] for key, axis in zip(short_keys(axes), axes, strict=True)} | {"seeds": str(len(row["seeds"]))}
+    for name in drawn:
+        title, unit = axis_label(name)
+        numbers = row["quantities"][name]
+        texts[title] = spread(numbers["mean"] / unit, numbers["std"] / unit, ".4g", ".2g")
+    return texts
+
+
+def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[Axis], drawn: Sequence[str]) -> Figure:
+    """Draw lines over one option, or heat maps over two; of more, the last is across and the others together down."""
+    *down, across = axes
+    shape = (-1, len(across.values)) if down else (-1,)
+    panels: dict[str, tuple[Values, Values]] = {}
+    for name in drawn:
+        title, unit = axis_label(name)
+        mean, std = (np.reshape([row["quantities"][name][part] / unit for row in rows], shape) for part in ("mean", "std"))
+        panels[title] = mean, std
+    if not down:
+        return line_figure(panels, across.values, across.key)
+    labels = [", ".join(values) for values in product(*(axis.values for axis in down))]
+    *keys, last = short_keys(axes)
+    return heat_maps(panels, labels, across.values, ", ".join(keys), last)

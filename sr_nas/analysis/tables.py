@@ -1,0 +1,110 @@
+"""Result files and tables of analyses: JSON, CSV, Markdown, the terminal, and the folder that they lie in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from sr_nas.errors import UserError
+from sr_nas.runs.files import write_json, write_text
+from sr_nas.runs.run_dir import new_run
+
+ROOT = Path("analyses")
+Row = Mapping[str, str]
+"""heading -> text; all rows of a table have the same headings."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, of at least one row; its first column names what the row is about."""
+
+    rows: Sequence[Row]
+    title: str = ""
+
+    def print(self, console: Console) -> None:
+        """Show it in the terminal."""
+        table = RichTable(title=self.title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, heading in enumerate(self.rows[0]):
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number == 0)
+        for row in self.rows:
+            table.add_row(*row.values())
+        console.print(table)
+
+    def markdown(self) -> str:
+        """Return it in Markdown."""
+        headings = list(self.rows[0])
+        lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(list(row.values()) for row in self.rows)]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an analysis prints: a table, remarks below it, and the folder with all of it."""
+
+    folder: Path
+    rows: Sequence[Row]
+    notes: Sequence[str] = field(default=())
+
+    def print(self, console: Console) -> None:
+        """Show it in the terminal."""
+        Table(self.rows).print(console)
+        for text in [*self.notes, f"all of it {self.folder}"]:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def check_output(folder: Path | None) -> None:
+    """Raise UserError where a folder that the user named holds something already."""
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"-o {folder}: there is something already, and nothing is written over. Name a new folder.")
+
+
+def open_output(folder: Path | None, name: str) -> Path:
+    """Make and return the folder that the user named, or ``analyses/<name>``, numbered where that exists.
+
+    Raises:
+        UserError: as :func:`check_output`.
+    """
+    check_output(folder)
+    if folder is None:
+        return new_run(ROOT, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line per row, under all headings that any row has; a missing value or NaN stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(heading for row in rows for heading in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)  # NaN != NaN
+    write_text(path, text.getvalue())
+
+
+def write_numbers(path: Path, content: Any) -> None:
+    """Write JSON, which has no NaN and no infinity: both become null."""
+    write_json(path, finite(content))
+
+
+def finite(value: Any) -> Any:
+    """Return nested dicts and lists with every NaN and infinity (the PSNR of equal images) replaced by ``None``."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def spread(mean: float, std: float, form: str, std_form: str | None = None) -> str:
+    """Return ``mean ± std``, the mean alone where there is one trial (NaN deviation), or a dash for an unknown mean."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:{form}}" if math.isnan(std) else f"{mean:{form}} ± {std:{std_form or form}}"
