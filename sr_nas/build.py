@@ -15,7 +15,7 @@ from sr_nas.classification.labelled import Labelled, LabelledDataset
 from sr_nas.classification.training import DropPathSchedule, with_auxiliary
 from sr_nas.complexity.costs import cost_table
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.loader import Stream, split_indices
+from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
 from sr_nas.errors import UserError, listing
@@ -230,7 +230,7 @@ def build_trainer(options: AnyTraining, task: Task, device: torch.device, precis
     )
 
 
-def _of_its_task(options: AnyTraining, task: Task, stream: Stream, device: torch.device) -> dict[str, Any]:
+def _of_its_task(options: AnyTraining, task: Task, stream: ResumableLoader, device: torch.device) -> dict[str, Any]:
     """What a trainer is given beyond that which those of all tasks are."""
     plan = options.train
     if isinstance(options, ClassifierTrainOptions):
@@ -262,9 +262,9 @@ def build_distillation(section: Distill, scale: int, device: torch.device) -> Di
 
 def _stream(
     dataset: torch.utils.data.Dataset[Any], section: TrainDataset | LabelledSource, indices: Any, seed: int, begun_with: int
-) -> Stream:
+) -> ResumableLoader:
     batch = section.batch_size_per_gpu * begun_with
-    return Stream(dataset, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())
+    return ResumableLoader(dataset, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())
 
 
 def _lr_schedule(weights: WeightSteps, optimizer: torch.optim.Optimizer, total: int) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sr_nas.data.layouts import Layout, recognise
+from sr_nas.data.layouts import ImageSet, find_sets
 from sr_nas.data.pairs import by_stem, read_meta_info
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images
@@ -84,11 +84,11 @@ def _write_lmdb(args: Namespace) -> int:
 def _check(args: Namespace) -> int:
     if (args.lr is None) != (args.scale is None):
         raise UserError("--lr and --scale go together: the folder of the LR images, and their scale.")
-    sets = [layout for folder in dict.fromkeys(args.sets) for layout in recognise(folder)]
+    sets = [layout for folder in dict.fromkeys(args.sets) for layout in find_sets(folder)]
     if args.lr is not None:
         if len(sets) > 1:
             raise UserError("--lr names the LR images of one folder of HR images, but several sets are named.")
-        sets = [Layout(sets[0].name, sets[0].kind, sets[0].hr, {args.scale: by_stem(list_images(args.lr))})]
+        sets = [ImageSet(sets[0].name, sets[0].hr, {args.scale: by_stem(list_images(args.lr))})]
     listed = None if args.meta_info is None else read_meta_info(args.meta_info)
     with _progress(MofNCompleteColumn()) as progress:
         findings = check(sets, args.workers or cores(), not args.no_duplicates, listed, _reporter(progress, "reading"))

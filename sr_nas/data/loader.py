@@ -1,4 +1,4 @@
-"""Endless, seeded, resumable streams of batches over disjoint parts of a data set."""
+"""Batches for searches and trainings: endless, seeded, resumable, over disjoint parts of a data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int],
     Args:
         count: number of images, not of patches: no image is in both parts.
         seed: the same seed gives the same split.
-        share: of the images, how large a part goes into the first list, between 0 and 1.
+        share: part of the images in the first list, between 0 and 1.
 
     Raises:
         ValueError: ``share`` is not between 0 and 1.
@@ -40,8 +40,8 @@ def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int],
     return sorted(order[:first]), sorted(order[first:])
 
 
-class Stream:
-    """Batches without end from one part of a data set, in an order that depends on the seed alone.
+class ResumableLoader:
+    """Endless batches from one part of a data set, in an order that depends on the seed alone.
 
     Each pass over ``indices`` is a fresh permutation, seeded by ``(seed, pass)``; batches run on across the border of
     two passes, so that every batch is full and nothing is dropped. The whole state is the number of batches consumed:
@@ -49,14 +49,14 @@ class Stream:
 
     Args:
         dataset: items are addressed by ``(index, draw)``, ``draw`` being the running number of the sample in this
-            stream, and are tuples of tensors (:class:`sr_nas.data.patches.PatchDataset`).
+            loader, and are tuples of tensors (:class:`sr_nas.data.patches.PatchDataset`).
         indices: the part of the data set to read; not empty.
         batch_size: samples per batch, of all processes together; may exceed the number of indices.
         seed: of the order.
         num_workers: processes that read ahead; 0 reads in this one. The batches are the same.
         rank: number of this process among those that share the batches.
-        world_size: how many share them. Each gets its slice of every batch: joined in the order of their ranks, the
-            slices are the batch that one process would get, so that a state is good for any number of processes.
+        world_size: number of these processes. Each gets its slice of every batch: joined in the order of ranks, the
+            slices are the batch of a single process, so that a state holds for any number of processes.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class Stream:
         world_size: int = 1,
     ) -> None:
         if not indices or batch_size < 1:
-            raise ValueError(f"a stream needs indices and a positive batch_size, not {len(indices)} indices and {batch_size}")
+            raise ValueError(f"a loader needs indices and a positive batch_size, not {len(indices)} indices and {batch_size}")
         if batch_size % world_size or not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size} has no equal share in a batch of {batch_size}")
         self.indices = list(indices)
         self.batch_size = batch_size
-        self._dataset = _UserErrorsAsItems(dataset)
         share = batch_size // world_size
         self._slice = range(rank * share, (rank + 1) * share)
+        self._dataset = dataset
         self._seed = seed
         self._num_workers = num_workers
         self._position = 0
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[tuple[Tensor, ...]] | None = None
 
     @property
     def batches_per_pass(self) -> int:
@@ -95,40 +95,39 @@ class Stream:
             UserError: as the data set raised it, from whichever process.
         """
         if self._batches is None:
-            self._batches = iter(self._loader())
+            self._batches = _load(self._dataset, self._addresses(), self._num_workers)
         batch = next(self._batches)
-        if isinstance(batch, UserError):
-            raise batch
         self._position += 1
-        return tuple(batch)
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches consumed."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after that many batches. Seed, indices and batch size must be those of the stream that was saved."""
+        """Continue after that many batches. Seed, indices and batch size must be those of the loader that was saved."""
         self._position = state["position"]
         self._batches = None
 
-    def _loader(self) -> DataLoader[Any]:
-        return DataLoader(
-            self._dataset,
-            batch_sampler=_Addresses(self.indices, self.batch_size, self._slice, self._seed, self._position),
-            num_workers=self._num_workers,
-            collate_fn=_collate,
-            worker_init_fn=_leave_signals_to_the_run,
-            # The loader draws a seed for its workers. From torch's own generator that would shift every number that the
-            # program draws afterwards, and a resumed run, which starts a loader more, would part from a straight one.
-            generator=torch.Generator(),
-        )
+    def _addresses(self) -> Iterator[list[tuple[int, int]]]:
+        order, ordered_pass = self.indices, -1
+        for number in itertools.count(self._position):
+            batch = []
+            for place_in_batch in self._slice:
+                draw = number * self.batch_size + place_in_batch
+                current_pass, place = divmod(draw, len(self.indices))
+                if current_pass != ordered_pass:
+                    order = np.random.default_rng([self._seed, current_pass]).permutation(self.indices).tolist()
+                    ordered_pass = current_pass
+                batch.append((order[place], draw))
+            yield batch
 
 
 def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """Yield the first ``count`` items of a data set once, in their order, in batches of which the last may be smaller.
 
     Args:
-        dataset: as for :class:`Stream`; an item's running number is its index.
+        dataset: as for :class:`ResumableLoader`; an item's running number is its index.
         count: number of items.
         batch_size: items per batch.
         num_workers: processes that read ahead.
@@ -137,13 +136,20 @@ def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: in
         UserError: as the data set raised it, from whichever process.
     """
     addresses = [(index, index) for index in range(count)]
+    batches = [addresses[start : start + batch_size] for start in range(0, count, batch_size)]
+    return _load(dataset, batches, num_workers)
+
+
+def _load(dataset: Dataset[Any], addresses: Iterable[list[tuple[int, int]]], num_workers: int) -> Iterator[tuple[Tensor, ...]]:
     loader = DataLoader(
         _UserErrorsAsItems(dataset),
-        batch_sampler=[addresses[start : start + batch_size] for start in range(0, count, batch_size)],
+        batch_sampler=addresses,
         num_workers=num_workers,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_the_run,
-        generator=torch.Generator(),  # as in Stream
+        # The loader draws a seed for its workers. From torch's global generator that would shift every number that the
+        # program draws afterwards, and a resumed run, which starts a loader more, would differ from an uninterrupted one.
+        generator=torch.Generator(),
     )
     for batch in loader:
         if isinstance(batch, UserError):
@@ -152,38 +158,14 @@ def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: in
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """A terminal's Ctrl-C and torchrun's signals go to a whole process group; workers must go on for the run's last step."""
+    """Keep workers alive at Ctrl-C and torchrun's signals, which reach the whole process group: the run ends its step first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
 
 
-class _Addresses:
-    """Endless slices of batches of ``(index, draw)``, from batch number ``position`` on."""
-
-    def __init__(self, indices: list[int], batch_size: int, places: range, seed: int, position: int) -> None:
-        self.indices = indices
-        self.batch_size = batch_size
-        self.places = places
-        self.seed = seed
-        self.position = position
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, ordered_pass = self.indices, -1
-        for number in itertools.count(self.position):
-            batch = []
-            for place_in_batch in self.places:
-                draw = number * self.batch_size + place_in_batch
-                current_pass, place = divmod(draw, len(self.indices))
-                if current_pass != ordered_pass:
-                    order = np.random.default_rng([self.seed, current_pass]).permutation(self.indices).tolist()
-                    ordered_pass = current_pass
-                batch.append((order[place], draw))
-            yield batch
-
-
 class _UserErrorsAsItems(Dataset[Any]):
-    """Hands on a :class:`UserError` instead of raising it: raised in a worker, its text would drown in a traceback."""
+    """Returns a :class:`UserError` instead of raising it: raised in a worker, its text would drown in a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset

@@ -1,4 +1,4 @@
-"""Low- and high-resolution images that belong together, whatever they are stored in."""
+"""Pairs of low- and high-resolution images, and their pairing by file names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from sr_nas.images.resize import downscale, modcrop
 
 Image = NDArray[np.uint8]
 
+_META_INFO_LINE = re.compile(r"(.*\S)\.\w+(?: \((\d+),(\d+),\d+\)(?: \d+)?)?")
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -25,8 +27,8 @@ class Pairs:
         scale: HR pixels per LR pixel and side.
         read_hr: index -> HR image as stored, uint8 [H, W, 3], RGB.
         read_lr: index -> LR image, uint8 [H // scale, W // scale, 3], RGB; ``None`` makes LR from HR.
-        files: ``(HR, LR)`` of every pair as an error message names them; by default its name for both.
-        mapped: the readers return files mapped into memory: reading again costs nothing, and keeping them wins nothing.
+        files: ``(HR, LR)`` of every pair as error messages name them; by default its name for both.
+        mapped: the readers return files mapped into memory, so that keeping images wins nothing.
     """
 
     names: list[str]
@@ -35,7 +37,7 @@ class Pairs:
     read_lr: Callable[[int], Image] | None = None
     files: Sequence[tuple[str, str]] = ()
     mapped: bool = False
-    _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _hr_sizes: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +52,7 @@ class Pairs:
         if min(image.shape[:2]) < self.scale:
             raise UserError(f"{self.hr_file(index)} has {pixels(image.shape)}: too small for scale {self.scale}.")
         image = modcrop(image, self.scale)
-        self._sizes[index] = (image.shape[0], image.shape[1])
+        self._hr_sizes[index] = (image.shape[0], image.shape[1])
         return image
 
     def lr(self, index: int) -> Image:
@@ -63,7 +65,7 @@ class Pairs:
             return downscale(self.hr(index), self.scale)
         image = self.read_lr(index)
         # HR is decoded for its size alone only if nobody asked for it before.
-        height, width = self._sizes[index] if index in self._sizes else self.hr(index).shape[:2]
+        height, width = self._hr_sizes[index] if index in self._hr_sizes else self.hr(index).shape[:2]
         expected = (height // self.scale, width // self.scale)
         if image.shape[:2] != expected:
             raise UserError(
@@ -74,113 +76,26 @@ class Pairs:
         return image
 
     def hr_file(self, index: int) -> str:
-        """What to call the HR image in a message."""
+        """Name of the HR image in messages."""
         return self.files[index][0] if self.files else self.names[index]
 
     def lr_file(self, index: int) -> str:
-        """What to call the LR image in a message."""
+        """Name of the LR image in messages."""
         return self.files[index][1] if self.files else self.names[index]
 
 
 def pixels(shape: Sequence[int]) -> str:
-    """Return ``"WIDTHxHEIGHT pixels"`` of an array shape that begins with height and width."""
+    """Return ``"WIDTHxHEIGHT pixels"`` for an array shape that begins with height and width."""
     return f"{shape[1]}x{shape[0]} pixels"
 
 
-# MERGED sr_nas.data.pairs: Which LR image belongs to which HR image, by their names.
-
-
 def naming_rules(filename_tmpl: str, scale: int) -> list[str]:
-    """LR names to try for an HR name, as templates in which ``{}`` is the HR name without extension.
+    """Return the templates of LR names to try, in which ``{}`` is the HR name without extension.
 
-    BasicSR's ``filename_tmpl`` is the only rule where one is given; otherwise LR has the name of HR, or that name and
-    ``x<scale>``, as DIV2K and the MATLAB versions of the benchmark sets have.
+    A ``filename_tmpl`` (BasicSR's option) other than ``{}`` is the only one. By default LR has the name of HR, or that name
+    and ``x<scale>``, as in DIV2K and the MATLAB versions of the benchmark sets.
     """
     return [filename_tmpl] if filename_tmpl != "{}" else ["{}", "{}x" + str(scale)]
-
-
-def common_scale(names: Iterable[str]) -> int | None:
-    """Return the scale that all these names end in as DIV2K's LR images do (``0001x2``), if there is one."""
-    ends = {parsed[1] if (parsed := re.fullmatch(r".+x([2-9]|1[0-6])", name)) else None for name in names}
-    end = ends.pop() if len(ends) == 1 else None
-    return int(end) if end else None
-
-
-def by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Return name without extension -> file, in the order given.
-
-    Raises:
-        UserError: two files share a name.
-    """
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.stem in found:
-            raise UserError(
-                f"{found[file.stem]} and {file} have the same name but for the extension, and pairs are told apart by name. "
-                "Remove or rename one."
-            )
-        found[file.stem] = file
-    return found
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """Which names belong together.
-
-    Attributes:
-        rule: the template by which they do, see :func:`naming_rules`.
-        lr_of: HR name -> LR name, of those that have one.
-        without_lr: HR names that have none.
-        without_hr: LR names that no HR name has.
-    """
-
-    rule: str
-    lr_of: dict[str, str]
-    without_lr: list[str]
-    without_hr: list[str]
-
-
-def pair_up(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str]) -> Pairing:
-    """Pair names by the rule that pairs most of them, the first of those that pair equally many."""
-    known = set(lr)
-    rule = max(rules, key=lambda rule: len({rule.format(name) for name in hr} & known))
-    lr_of = {name: rule.format(name) for name in hr if rule.format(name) in known}
-    taken = set(lr_of.values())
-    return Pairing(rule, lr_of, [name for name in hr if name not in lr_of], [name for name in lr if name not in taken])
-
-
-def match_names(
-    hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_place: str, lr_place: str, remedy: str = ""
-) -> list[str]:
-    """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
-
-    Args:
-        hr: HR names without extension.
-        lr: LR names without extension.
-        rules: templates from HR name to LR name, see :func:`naming_rules`.
-        hr_place: where the HR images lie, for the message.
-        lr_place: where the LR images lie, for the message.
-        remedy: what else may be done, for the message.
-
-    Raises:
-        UserError: no rule pairs all; the text is a report of the rule that pairs most.
-    """
-    pairing = pair_up(hr, lr, rules)
-    without_lr, without_hr = pairing.without_lr, pairing.without_hr
-    if not without_lr and not without_hr:
-        return [pairing.lr_of[name] for name in hr]
-    lines = [
-        "HR and LR images do not pair up.",
-        f"  HR: {len(hr)} images in {hr_place}",
-        f"  LR: {len(lr)} images in {lr_place}",
-        f"  HR without LR: {len(without_lr)}" + (f" ({listing(without_lr, 10)})" if without_lr else ""),
-        f"  LR without HR: {len(without_hr)}" + (f" ({listing(without_hr, 10)})" if without_hr else ""),
-        "  names of LR tried, {} being the name of HR: "
-        + ", ".join(f"'{rule}'" for rule in rules)
-        + f"; counted by '{pairing.rule}'",
-        f"Check that both are of the same set and scale{remedy}.",
-    ]
-    raise UserError("\n".join(lines))
 
 
 def check_template(template: str) -> str:
@@ -194,15 +109,97 @@ def check_template(template: str) -> str:
     return template
 
 
-# MERGED sr_nas.data.pairs: BasicSR's lists of images: one a line, its name and perhaps its size,
-# ``0001_s001.png (480,480,3)``.
+def common_scale(names: Iterable[str]) -> int | None:
+    """Return the scale that all names end in, as those of DIV2K's LR images do (``0001x2``), if there is one."""
+    ends = {parsed[1] if (parsed := re.fullmatch(r".+x([2-9]|1[0-6])", name)) else None for name in names}
+    end = ends.pop() if len(ends) == 1 else None
+    return int(end) if end else None
 
 
-_LINE = re.compile(r"(\S.*?\.\w+)(?: \((\d+),(\d+),\d+\)(?: \d+)?)?")
+def by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Return name without extension -> file, in the order of ``files``.
+
+    Raises:
+        UserError: two files share a name.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        if (other := named.setdefault(file.stem, file)) is not file:
+            raise UserError(
+                f"{other} and {file} have the same name but for the extension, and pairs are told apart by name. "
+                "Remove or rename one."
+            )
+    return named
 
 
-def read_meta_info(file: Path) -> dict[str, tuple[int, int] | None]:
-    """Return name without folder and extension -> height and width, or ``None`` where the line does not tell.
+@dataclass(frozen=True)
+class Pairing:
+    """HR and LR names that belong together.
+
+    Attributes:
+        rule: the template by which they do, see :func:`naming_rules`.
+        lr_of: HR name -> LR name, without the HR names that have none.
+        without_lr: HR names without an LR name.
+        without_hr: LR names without an HR name.
+    """
+
+    rule: str
+    lr_of: dict[str, str]
+    without_lr: list[str]
+    without_hr: list[str]
+
+
+def pair_up(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str]) -> Pairing:
+    """Pair names by the rule that pairs most of them; among equals, by the first."""
+    lr_names = set(lr)
+    rule = max(rules, key=lambda rule: len({rule.format(name) for name in hr} & lr_names))
+    lr_of = {name: rule.format(name) for name in hr if rule.format(name) in lr_names}
+    unpaired_lr = lr_names - set(lr_of.values())
+    return Pairing(rule, lr_of, [name for name in hr if name not in lr_of], [name for name in lr if name in unpaired_lr])
+
+
+def match_names(
+    hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_folder: str, lr_folder: str, remedy: str = ""
+) -> list[str]:
+    """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
+
+    Args:
+        hr: HR names without extension.
+        lr: LR names without extension.
+        rules: templates from HR name to LR name, see :func:`naming_rules`.
+        hr_folder: where the HR images lie, for the message.
+        lr_folder: where the LR images lie, for the message.
+        remedy: what else may help, for the message.
+
+    Raises:
+        UserError: no rule pairs all; the text is a report of the rule that pairs most.
+    """
+    pairing = pair_up(hr, lr, rules)
+    without_lr, without_hr = pairing.without_lr, pairing.without_hr
+    if not without_lr and not without_hr:
+        return [pairing.lr_of[name] for name in hr]
+    tried = ", ".join(f"'{rule}'" for rule in rules)
+    lines = [
+        "HR and LR images do not pair up.",
+        f"  HR: {len(hr)} images in {hr_folder}",
+        f"  LR: {len(lr)} images in {lr_folder}",
+        f"  HR without LR: {len(without_lr)}" + (f" ({listing(without_lr, 10)})" if without_lr else ""),
+        f"  LR without HR: {len(without_hr)}" + (f" ({listing(without_hr, 10)})" if without_hr else ""),
+        f"  names of LR tried, {{}} being the name of HR: {tried}; counted by '{pairing.rule}'",
+        f"Check that both are of the same set and scale{remedy}.",
+    ]
+    raise UserError("\n".join(lines))
+
+
+def read_meta_info(file: Path, strip_folders: bool = True) -> dict[str, tuple[int, int] | None]:
+    """Read BasicSR's list of images, one a line: ``0001_s001.png (480,480,3)``, in LMDB followed by the PNG compression.
+
+    Args:
+        file: the list.
+        strip_folders: cut folders off the names.
+
+    Returns:
+        Name without extension -> height and width, or ``None`` where the line does not tell.
 
     Raises:
         UserError: the file cannot be read, a line is of another form, or a name is there twice.
@@ -211,15 +208,15 @@ def read_meta_info(file: Path) -> dict[str, tuple[int, int] | None]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the list {file} cannot be read: {error}.") from error
-    found: dict[str, tuple[int, int] | None] = {}
+    sizes: dict[str, tuple[int, int] | None] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        parsed = _LINE.fullmatch(line.strip())
+        parsed = _META_INFO_LINE.fullmatch(line.rstrip())
         if parsed is None:
             raise UserError(f"{file}, line {number}: '{line}' is not of the form '0001_s001.png (480,480,3)'.")
-        name = PurePosixPath(parsed[1]).stem
-        if name in found:
+        name = PurePosixPath(parsed[1]).name if strip_folders else parsed[1]
+        if name in sizes:
             raise UserError(f"{file}, line {number}: '{name}' is listed twice.")
-        found[name] = (int(parsed[2]), int(parsed[3])) if parsed[2] else None
-    return found
+        sizes[name] = (int(parsed[2]), int(parsed[3])) if parsed[2] else None
+    return sizes

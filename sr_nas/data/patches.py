@@ -12,13 +12,13 @@ from sr_nas.images.files import to_tensor
 
 
 class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Random patches for training, addressed by ``(index, draw)``.
+    """Random training patches, addressed by ``(index, draw)``: which pair, and the running number of the sample.
 
-    ``index`` says which pair, ``draw`` is the running number of the sample. Crop and flips come from a generator seeded
-    by ``(seed, draw)`` alone, so that a sample depends neither on the workers nor on what was read before.
+    Crop and flips come from a generator seeded by ``(seed, draw)`` alone, so that a sample depends neither on the number of
+    workers nor on what was read before.
 
-    Decoded pairs are kept in memory, first come, first kept, up to a budget that the workers of a stream share; the others are
-    decoded each time. Pairs from the pixel cache are mapped for each patch and not kept: the patch alone is read and copied.
+    Decoded pairs are kept in memory, first come, first served, up to a budget shared by the workers of a loader; the others
+    are decoded for each patch. Pairs mapped from the pixel cache are not kept.
 
     Args:
         pairs: the images.
@@ -44,11 +44,11 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         self.use_rot = use_rot
         self.seed = seed
         self.memory_budget = memory_budget
-        self._kept: dict[int, tuple[Image, Image]] = {}
-        self._kept_bytes = 0
+        self._memory: dict[int, tuple[Image, Image]] = {}
+        self._memory_bytes = 0
 
     def __len__(self) -> int:
-        """The number of pairs; of each there are any number of draws."""
+        """Number of pairs; each has any number of draws."""
         return len(self.pairs)
 
     def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -71,26 +71,25 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         return to_tensor(orient(lr, *orientation))[0], to_tensor(orient(hr, *orientation))[0]
 
     def _pair(self, index: int) -> tuple[Image, Image]:
-        if index in self._kept:
-            return self._kept[index]
+        if index in self._memory:
+            return self._memory[index]
         hr = self.pairs.hr(index)
         if min(hr.shape[:2]) < self.gt_size:
             raise UserError(
                 f"{self.pairs.hr_file(index)} has {pixels(hr.shape)}, too few for patches of gt_size {self.gt_size}. "
                 f"Lower gt_size to {min(hr.shape[:2])} or less, or take the image out."
             )
-        lr = self.pairs.lr(index)
-        if self.pairs.mapped:
-            return lr, hr
+        pair = (self.pairs.lr(index), hr)
         worker = get_worker_info()
-        if self._kept_bytes + hr.nbytes + lr.nbytes <= self.memory_budget // (worker.num_workers if worker else 1):
-            self._kept[index] = (lr, hr)
-            self._kept_bytes += hr.nbytes + lr.nbytes
-        return lr, hr
+        size, budget = sum(image.nbytes for image in pair), self.memory_budget // (worker.num_workers if worker else 1)
+        if not self.pairs.mapped and self._memory_bytes + size <= budget:
+            self._memory[index] = pair
+            self._memory_bytes += size
+        return pair
 
 
 def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
-    """Mirror left to right, then top to bottom, then swap height and width of an image [H, W, C], as asked for."""
+    """Mirror an image [H, W, C] left to right, then top to bottom, then swap its height and width, each if asked to."""
     if hflip:
         image = image[:, ::-1]
     if vflip:

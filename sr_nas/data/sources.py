@@ -1,85 +1,119 @@
-"""Pairs of image files."""
+"""Where image pairs come from: folders of files, LMDB, the sample photos, benchmark sets."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import lmdb
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sr_nas.data.cache import PixelCache, cached, cached_lr
-from sr_nas.data.pairs import Image, Pairs, by_stem, check_template, match_names, naming_rules
+from sr_nas.data.cache import CachedImages, CacheOption, Source, open_cache
+from sr_nas.data.layouts import SCALES, find_sets
+from sr_nas.data.pairs import Image, Pairs, by_stem, check_template, match_names, naming_rules, read_meta_info
 from sr_nas.errors import UserError, listing
 from sr_nas.images.decode import decode
-from sr_nas.images.files import as_rgb, image_size, list_images, read_rgb
+from sr_nas.images.files import as_rgb, list_images, read_rgb
 from sr_nas.images.resize import downscale
 from sr_nas.options.strict import ExistingFolder
 from sr_nas.registry import PAIRS
 
-if TYPE_CHECKING:
-    from lmdb import Environment
+RESIZING = "bicubic-1"
+"""Part of the names of cached LR images: a new number when :func:`sr_nas.images.resize.downscale` changes a pixel."""
+# Colour photos of scikit-image's wheel with detail in most of their area. The others are grey or drawn, mostly black or blurred
+# (hubble_deep_field, retina), or show the same scene twice (motorcycle_right would leak one half of a split into the other).
+PHOTOS = ("astronaut.png", "coffee.png", "ihc.png", "motorcycle_left.png", "rocket.jpg")
+HELD_OUT = ("chelsea.png",)
 
 
-def file_pairs(
-    names: Iterable[str], hr: Sequence[Path], lr: Sequence[Path] | None, scale: int, cache: PixelCache = False
+_environments: dict[str, tuple[int, Any]] = {}
+"""Real path of an LMDB -> process that opened it, and its environment."""
+
+
+def make_pairs(
+    names: list[str], hr: Sequence[Source], lr: Sequence[Source] | None, scale: int, cache: bool | str = False
 ) -> Pairs:
-    """Return the pairs of these image files.
+    """Return pairs of images in files or LMDBs.
 
     Args:
         names: what to call each pair.
-        hr: the HR images, in the order of the names.
-        lr: the LR images in the same order; ``None`` makes each from its HR image by
-            :func:`sr_nas.images.resize.downscale` and keeps it in the disk cache.
+        hr: HR images, in the order of the names.
+        lr: LR images; ``None`` makes them from HR by :func:`sr_nas.images.resize.downscale` and keeps them in the cache.
         scale: HR pixels per LR pixel and side.
-        cache: whether, or where, the pixels of both are kept too (:func:`sr_nas.data.cache.cached`).
+        cache: whether, or in what folder, the decoded pixels of both are cached too.
 
     Raises:
-        UserError: the pixel cache cannot be used.
+        UserError: the cache cannot be used.
     """
-    read_lr = partial(_downscaled, hr, scale) if lr is None else partial(_read, lr)
-    shown = [(str(one), str(other)) for one, other in zip(hr, hr if lr is None else lr, strict=True)]
-    pairs = Pairs(list(names), scale, partial(_read, hr), read_lr, shown)
-    own_lr = None if lr is None else [(path, "") for path in lr]
-    return cached(pairs, [(path, "") for path in hr], own_lr, cache, lambda index: _size(hr[index]))
+    folder = open_cache(cache or True) if cache or lr is None else None
+    read_hr: Callable[[int], Image] = partial(_read, hr)
+    read_lr: Callable[[int], Image] = partial(_read, lr or ())
+    if folder and cache:
+        read_hr = CachedImages(folder, hr, "hr", read_hr)
+    if folder and lr is None:
+        read_lr = CachedImages(folder, hr, f"x{scale}-{RESIZING}", partial(_make_lr, read_hr, scale), mapped=bool(cache))
+    elif folder and lr is not None:
+        read_lr = CachedImages(folder, lr, "lr", read_lr)
+    files = [(_label(one), _label(other)) for one, other in zip(hr, lr or hr, strict=True)]
+    return Pairs(names, scale, read_hr, read_lr, files, mapped=bool(cache))
 
 
-def _size(file: Path) -> tuple[int, int] | None:
+def _label(source: Source) -> str:
+    path, key = source
+    return f"'{key}' of {path.parent}" if key else str(path)
+
+
+# Module-level functions, not closures: the readers are pickled to the loader's worker processes.
+def _read(sources: Sequence[Source], index: int) -> Image:
+    path, key = sources[index]
+    return _read_lmdb(path.parent, key) if key else read_rgb(path)
+
+
+def _make_lr(read_hr: Callable[[int], Image], scale: int, index: int) -> Image:
+    return downscale(read_hr(index), scale)
+
+
+def _read_lmdb(folder: Path, key: str) -> Image:
     try:
-        return image_size(file)
-    except UserError:
-        return None
+        with open_lmdb(folder).begin() as transaction:
+            value = transaction.get(key.encode())
+    except lmdb.Error as error:
+        raise UserError(f"{folder} cannot be read as LMDB: {error}.") from error
+    if value is None:
+        raise UserError(f"{folder} has no image '{key}', which its meta_info.txt lists: was it written to the end?")
+    try:
+        return as_rgb(decode(value))
+    except UserError as error:
+        raise UserError(f"cannot read the image '{key}' of {folder}: {error}") from error
 
 
-# Functions of the module, not closures: what reads the images is pickled to the loader's worker processes.
-def _read(files: Sequence[Path], index: int) -> Image:
-    return read_rgb(files[index])
+def open_lmdb(folder: Path) -> Any:
+    """Return the environment of an LMDB, opened once in each process: a forked one must not use its parent's."""
+    place = os.path.realpath(folder)
+    process, environment = _environments.get(place, (None, None))
+    if environment is None or process != os.getpid():
+        if environment is not None:
+            environment.close()  # this process's copy, beside which LMDB refuses a second one of the same file
+        environment = lmdb.open(place, readonly=True, lock=False, readahead=False, meminit=False)
+        _environments[place] = (os.getpid(), environment)
+    return environment
 
 
-def _downscaled(files: Sequence[Path], scale: int, index: int) -> Image:
-    return cached_lr(files[index], scale, lambda: downscale(read_rgb(files[index]), scale))
-
-
-# MERGED sr_nas.data.sources: Images in folders: HR alone, or HR and LR paired by name.
-
-
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 Folders = Annotated[
     list[ExistingFolder],
     Field(min_length=1),
-    BeforeValidator(_listed, json_schema_input_type=ExistingFolder | list[ExistingFolder]),
+    BeforeValidator(_as_list, json_schema_input_type=ExistingFolder | list[ExistingFolder]),
 ]
 """Folders whose images are read as one set; an option file may name a single one without brackets."""
-
-_TEMPLATE = ", or set filename_tmpl to the names' pattern, such as '{}_lr'"
 
 
 @PAIRS.register("folder")
@@ -87,7 +121,7 @@ def folder(
     dataroot_gt: Folders,
     dataroot_lq: Folders | None = None,
     filename_tmpl: Annotated[str, AfterValidator(check_template)] = "{}",
-    cache: PixelCache = False,
+    cache: CacheOption = False,
     *,
     scale: int,
 ) -> Pairs:
@@ -108,48 +142,42 @@ def folder(
     """
     if len({Path(place).resolve() for place in dataroot_gt}) != len(dataroot_gt):
         raise UserError(f"dataroot_gt names one folder twice: {listing(dataroot_gt)}.")
-    if dataroot_lq is None:
-        if filename_tmpl != "{}":
-            raise UserError(f"filename_tmpl '{filename_tmpl}' names LR images, but no dataroot_lq says where they lie.")
-        files = [file for place in dataroot_gt for file in _images(place).values()]
-        return file_pairs(_names(files), files, None, scale, cache)
-    if len(dataroot_lq) != len(dataroot_gt):
+    if dataroot_lq is None and filename_tmpl != "{}":
+        raise UserError(f"filename_tmpl '{filename_tmpl}' names LR images, but no dataroot_lq says where they lie.")
+    if dataroot_lq is not None and len(dataroot_lq) != len(dataroot_gt):
         raise UserError(
             f"dataroot_gt names {len(dataroot_gt)} folders, dataroot_lq {len(dataroot_lq)}: they go together one by one."
         )
-    hr_files, lr_files = [], []
-    for hr_place, lr_place in zip(dataroot_gt, dataroot_lq, strict=True):
-        hr, lr = _images(hr_place), _images(lr_place)
-        matched = match_names(list(hr), list(lr), naming_rules(filename_tmpl, scale), hr_place, lr_place, _TEMPLATE)
-        hr_files += list(hr.values())
-        lr_files += [lr[name] for name in matched]
-    return file_pairs(_names(hr_files), hr_files, lr_files, scale, cache)
+    hr: list[Path] = []
+    lr: list[Path] = []
+    remedy = ", or set filename_tmpl to the names' pattern, such as '{}_lr'"
+    for hr_folder, lr_folder in zip_longest(dataroot_gt, dataroot_lq or ()):
+        hr_files = by_stem(list_images(Path(hr_folder)))
+        hr += hr_files.values()
+        if lr_folder is not None:
+            lr_files = by_stem(list_images(Path(lr_folder)))
+            rules = naming_rules(filename_tmpl, scale)
+            lr += [lr_files[name] for name in match_names(list(hr_files), list(lr_files), rules, hr_folder, lr_folder, remedy)]
+    names = [file.stem for file in hr]
+    if len(set(names)) < len(names):  # two folders have images of one name
+        names = [str(file.with_suffix("")) for file in hr]
+    return make_pairs(names, _files(hr), _files(lr) if dataroot_lq else None, scale, cache)
 
 
-def _names(files: list[Path]) -> list[str]:
-    """What to call the images: their names without extension, or their paths where two folders have one of a name."""
-    stems = [file.stem for file in files]
-    return stems if len(set(stems)) == len(stems) else [str(file.with_suffix("")) for file in files]
-
-
-def _images(place: str) -> dict[str, Path]:
-    return by_stem(list_images(Path(place)))
-
-
-# MERGED sr_nas.data.sources: Images in LMDB, in BasicSR's layout: ``data.mdb`` with encoded PNG files, and
-# ``meta_info.txt`` that lists the keys.
+def _files(paths: Iterable[Path]) -> list[Source]:
+    return [(path, "") for path in paths]
 
 
 @PAIRS.register("lmdb")
 def lmdb_pairs(
-    dataroot_gt: ExistingFolder, dataroot_lq: ExistingFolder | None = None, cache: PixelCache = False, *, scale: int
+    dataroot_gt: ExistingFolder, dataroot_lq: ExistingFolder | None = None, cache: CacheOption = False, *, scale: int
 ) -> Pairs:
     """LMDB folders as BasicSR's tools write them, with or without LR.
 
     Args:
         dataroot_gt: LMDB folder of the HR images.
         dataroot_lq: LMDB folder of the LR images, with the same keys or with ``x<scale>`` behind them. Without it LR is
-            made from HR as MATLAB's bicubic ``imresize`` does, each time it is read: only ``cache`` writes to disk.
+            made from HR as MATLAB's bicubic ``imresize`` does, and kept in the disk cache.
         cache: keep the decoded pixels of both, as ``cache`` of ``type: folder`` does: LMDB saves opening files, but the
             images in it are PNG, of which no part can be decoded alone.
         scale: HR pixels per LR pixel and side.
@@ -157,88 +185,21 @@ def lmdb_pairs(
     Raises:
         UserError: a folder is not such an LMDB, HR and LR do not pair up, or the cache cannot be used.
     """
-    sizes = _sizes(dataroot_gt)
-    keys = list(sizes)
-    read_hr = partial(_lmdb_read, dataroot_gt, keys)
-    origins = [(Path(dataroot_gt) / "data.mdb", key) for key in keys]
-    if dataroot_lq is None:
-        files = [f"'{key}' of {dataroot_gt}" for key in keys]
-        pairs = Pairs(keys, scale, read_hr, None, list(zip(files, files, strict=True)))
-        return cached(pairs, origins, None, cache, lambda index: sizes[keys[index]])
-    lr_keys = match_names(keys, list(_sizes(dataroot_lq)), naming_rules("{}", scale), dataroot_gt, dataroot_lq)
-    named = [(f"'{hr}' of {dataroot_gt}", f"'{lr}' of {dataroot_lq}") for hr, lr in zip(keys, lr_keys, strict=True)]
-    pairs = Pairs(keys, scale, read_hr, partial(_lmdb_read, dataroot_lq, lr_keys), named)
-    lr_origins = [(Path(dataroot_lq) / "data.mdb", key) for key in lr_keys]
-    return cached(pairs, origins, lr_origins, cache, lambda index: sizes[keys[index]])
+    hr_keys, lr = _lmdb_keys(dataroot_gt), None
+    if dataroot_lq is not None:
+        lr_keys = match_names(hr_keys, _lmdb_keys(dataroot_lq), naming_rules("{}", scale), dataroot_gt, dataroot_lq)
+        lr = [(Path(dataroot_lq, "data.mdb"), key) for key in lr_keys]
+    return make_pairs(hr_keys, [(Path(dataroot_gt, "data.mdb"), key) for key in hr_keys], lr, scale, cache)
 
 
-def _sizes(folder: str) -> dict[str, tuple[int, int]]:
-    """Return key -> (height, width) as ``meta_info.txt`` lists them: ``0001.png (480,480,3) 1``, the key before ``.png``."""
-    listed = Path(folder) / "meta_info.txt"
-    if not listed.is_file():
+def _lmdb_keys(folder: str) -> list[str]:
+    meta_info = Path(folder, "meta_info.txt")
+    if not meta_info.is_file():
         raise UserError(f"{folder} has no meta_info.txt: is it an LMDB folder in BasicSR's layout?")
-    try:
-        lines = listed.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{listed} is no text in UTF-8: {error}.") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        entry = re.fullmatch(r"(.+)\.\w+ \((\d+),(\d+),\d+\) \d+", line.rstrip())
-        if entry is None:
-            raise UserError(f"{listed}, line {number}: '{line}' is not of the form '0001.png (480,480,3) 1'.")
-        found.append((entry[1], (int(entry[2]), int(entry[3]))))
-    if not found:
-        raise UserError(f"{listed} lists no images.")
-    repeated = [key for key, times in Counter(key for key, _ in found).items() if times > 1]
-    if repeated:
-        raise UserError(f"{listed} lists more than once: {listing(repeated, 10)}.")
-    return dict(found)
-
-
-def _lmdb_read(folder: str, keys: list[str], index: int) -> Image:
-    import lmdb
-
-    key = keys[index]
-    try:
-        with _environment(folder).begin() as transaction:
-            value = transaction.get(key.encode())
-    except lmdb.Error as error:
-        raise UserError(f"{folder} cannot be read as LMDB: {error}.") from error
-    if value is None:
-        raise UserError(f"{folder} has no image '{key}', which its meta_info.txt lists: was it written to the end?")
-    try:
-        return as_rgb(decode(value))
-    except UserError as error:
-        raise UserError(f"cannot read the image '{key}' of {folder}: {error}") from error
-
-
-# Real path -> the process that opened it, and what it opened.
-_open: dict[str, tuple[int, Environment]] = {}
-
-
-def _environment(folder: str) -> Environment:
-    """Return the LMDB of a folder, opened once in each process: what a parent opened must not be used after a fork."""
-    import lmdb
-
-    place = os.path.realpath(folder)
-    owner, environment = _open.get(place, (None, None))
-    if environment is None or owner != os.getpid():
-        if environment is not None:
-            # Closes this process's copy; while it is open LMDB refuses a second one of the same file.
-            environment.close()
-        environment = lmdb.open(place, readonly=True, lock=False, readahead=False, meminit=False)
-        _open[place] = (os.getpid(), environment)
-    return environment
-
-
-# MERGED sr_nas.data.sources: A few photos that every installation has: they lie in scikit-image's wheel.
-# For first steps, tests and pictures.
-
-
-# Colour photos with detail in most of their area. The others of the wheel are grey or drawn, show the same scene twice
-# (motorcycle_right would leak one half of a split into the other), or are mostly black or blurred (hubble_deep_field, retina).
-PHOTOS = ("astronaut.png", "coffee.png", "ihc.png", "motorcycle_left.png", "rocket.jpg")
-HELD_OUT = ("chelsea.png",)
+    keys = list(read_meta_info(meta_info, strip_folders=False))
+    if not keys:
+        raise UserError(f"{meta_info} lists no images.")
+    return keys
 
 
 @PAIRS.register("sample")
@@ -253,12 +214,37 @@ def sample(held_out: bool = False, *, scale: int) -> Pairs:
         UserError: scikit-image is not installed, or lacks one of the photos.
     """
     # Not importlib.resources, which would import the package.
-    found = importlib.util.find_spec("skimage")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
         raise UserError("the sample photos come with scikit-image, which is not installed: pip install 'scikit-image>=0.22'.")
-    folder = Path(found.submodule_search_locations[0]) / "data"
-    files = [folder / name for name in (HELD_OUT if held_out else PHOTOS)]
+    files = [Path(package.submodule_search_locations[0], "data", name) for name in (HELD_OUT if held_out else PHOTOS)]
     for file in files:
         if not file.is_file():
             raise UserError(f"the sample photo {file} is missing: the wheels of scikit-image 0.22 and later hold it.")
-    return file_pairs([file.stem for file in files], files, None, scale)
+    return make_pairs([file.stem for file in files], _files(files), None, scale)
+
+
+def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tuple[str, Pairs, Path | None]:
+    """Open a benchmark set in whatever layout it is kept.
+
+    Args:
+        path: its folder, see :func:`sr_nas.data.layouts.find_sets`.
+        scale: HR pixels per LR pixel and side.
+        lr_folder: folder of the LR images, where they are not a part of the layout.
+
+    Returns:
+        ``(name, pairs, folder of the LR images)``; the folder is ``None`` where there is none and LR is made from HR.
+
+    Raises:
+        UserError: no set is there, or several; HR and LR do not pair up.
+    """
+    first, *others = find_sets(path, {*SCALES, scale})
+    if others:
+        raise UserError(f"{path} holds {listing([first.name, *(other.name for other in others)])}: name the HR folder of one.")
+    hr = first.hr_at(scale)
+    lr = by_stem(list_images(lr_folder)) if lr_folder else first.lr.get(scale)
+    if lr is None:
+        return first.name, make_pairs(list(hr), _files(hr.values()), None, scale), None
+    hr_folder, lr_folder = next(iter(hr.values())).parent, next(iter(lr.values())).parent
+    lr_names = match_names(list(hr), list(lr), naming_rules("{}", scale), str(hr_folder), str(lr_folder))
+    return first.name, make_pairs(list(hr), _files(hr.values()), _files(lr[name] for name in lr_names), scale), lr_folder

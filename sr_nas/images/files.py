@@ -19,7 +19,6 @@ from sr_nas.runs.files import replacing
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes of the files that are read and written, in lower case; upper case is accepted too."""
 _WIDTH, _HEIGHT = 256, 257  # tags of TIFF 6.0
-_PNG_SIGNATURE, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -94,20 +93,6 @@ def image_size(file: Path) -> tuple[int, int]:
         height, width = read_image(file).shape[:2]
         return height, width
     return (width, height) if turned else (height, width)
-
-
-def whole_png_size(file: Path) -> tuple[int, int] | None:
-    """Return height and width of a PNG file that begins and ends as one; ``None`` if it is missing, truncated or no PNG."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(24)
-            stream.seek(-len(_PNG_END), os.SEEK_END)
-            tail = stream.read()
-    except OSError:
-        return None
-    if head[:8] != _PNG_SIGNATURE or tail != _PNG_END:
-        return None
-    return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
 
 
 def read_image(path: Path) -> np.ndarray:

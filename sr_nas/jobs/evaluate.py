@@ -15,9 +15,8 @@ from sr_nas.classification.nasbench201_table import true_accuracy
 from sr_nas.classification.nats_bench import official_accuracy
 from sr_nas.complexity.macs import classifier_complexity, complexity
 from sr_nas.contracts import Classifier, Network, SRNetwork
-from sr_nas.data.layouts import resolve_set
 from sr_nas.data.pairs import Pairs
-from sr_nas.data.sources import folder, sample
+from sr_nas.data.sources import benchmark_set, sample
 from sr_nas.errors import UserError
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
@@ -57,7 +56,7 @@ def evaluate(
 
     Args:
         network: with an attribute ``scale``.
-        data: folders of sets (see :func:`sr_nas.data.layouts.resolve_set`); ``sample`` is the held-out sample photo.
+        data: folders of sets (see :func:`sr_nas.data.layouts.find_sets`); ``sample`` is the held-out sample photo.
         lr: folder of the LR images, for a single set.
         device: where the network runs.
         console: where progress is shown.
@@ -101,9 +100,8 @@ def open_set(path: Path, scale: int, lr: Path | None = None) -> tuple[str, Pairs
         if lr is not None:
             raise UserError("--lr names LR images, but those of the sample photo are made from it.")
         return SAMPLE, sample(held_out=True, scale=scale), FROM_HR
-    name, high, low = resolve_set(path, scale, lr)
-    pairs = folder([str(high)], None if low is None else [str(low)], scale=scale)
-    return name, pairs, FROM_HR if low is None else str(low)
+    name, pairs, lr_folder = benchmark_set(path, scale, lr)
+    return name, pairs, FROM_HR if lr_folder is None else str(lr_folder)
 
 
 def _advance(progress: Progress, task: TaskID, *_: object) -> None:

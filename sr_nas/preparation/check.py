@@ -16,7 +16,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from sr_nas.data.layouts import Layout
+from sr_nas.data.layouts import ImageSet
 from sr_nas.data.pairs import naming_rules, pair_up
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
@@ -65,7 +65,7 @@ class Findings:
 
 
 def check(
-    sets: Sequence[Layout],
+    sets: Sequence[ImageSet],
     workers: int,
     duplicates: bool = True,
     listed: dict[str, Size | None] | None = None,
@@ -74,7 +74,7 @@ def check(
     """Decode every image of these sets and return what is wrong with them.
 
     Args:
-        sets: see :func:`sr_nas.data.layouts.recognise`; HR images of all are compared with each other.
+        sets: see :func:`sr_nas.data.layouts.find_sets`; HR images of all are compared with each other.
         workers: number of processes.
         duplicates: look for pictures that are there twice.
         listed: HR name -> size, or ``None`` where the list has no sizes, that the sets together should hold
@@ -86,7 +86,7 @@ def check(
     others = {
         file.resolve(): file
         for layout in sets
-        for group in (layout.lr, layout.own_hr)
+        for group in (layout.lr, layout.hr_of_scale)
         for files in group.values()
         for file in files.values()
         if file.resolve() not in hr
@@ -146,7 +146,7 @@ def _inspect(job: tuple[Path, bool]) -> tuple[Size, Fingerprint | None] | str:
     return (image.shape[0], image.shape[1]), fingerprint_of(file, image) if fingerprint else None
 
 
-def _check_pairs(layout: Layout, sizes: dict[Path, Size], findings: Findings) -> None:
+def _check_pairs(layout: ImageSet, sizes: dict[Path, Size], findings: Findings) -> None:
     findings.counts.append(f"{layout.name} HR: {len(layout.hr)} images" + ("" if layout.lr else ", no LR found"))
     for scale, files in sorted(layout.lr.items()):
         findings.counts.append(f"{layout.name} x{scale}: {len(files)} images")
@@ -162,7 +162,7 @@ def _check_pairs(layout: Layout, sizes: dict[Path, Size], findings: Findings) ->
                 )
 
 
-def _list_differences(sets: Sequence[Layout], sizes: dict[Path, Size], listed: dict[str, Size | None]) -> list[str]:
+def _list_differences(sets: Sequence[ImageSet], sizes: dict[Path, Size], listed: dict[str, Size | None]) -> list[str]:
     files = {name: file for layout in sets for name, file in layout.hr.items()}
     lines = []
     for name, expected in listed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,6 +69,14 @@ def test_without_augmentation_a_patch_is_a_crop_of_both_images() -> None:
 def test_options_switch_their_own_orientations(use_hflip: bool, use_rot: bool, count: int) -> None:
     patches = PatchDataset(numbered_pairs(16, 16), 16, use_hflip, use_rot)
     assert len({tuple(patches[0, draw][1].flatten().tolist()) for draw in range(60)}) == count
+
+
+@pytest.mark.parametrize("seed", [0, 10, 12])  # 10 is the manual_seed of options/
+def test_the_eight_orientations_are_equally_likely(seed: int) -> None:
+    """Counts of 4000 draws, by chi-square of 7 degrees of freedom: 24.3 is exceeded once in a thousand times."""
+    patches = PatchDataset(numbered_pairs(16, 16), 16, seed=seed)
+    counts = Counter(patches[0, draw][0].numpy().tobytes() for draw in range(4000))
+    assert len(counts) == 8 and sum((count - 500) ** 2 / 500 for count in counts.values()) < 24.3
 
 
 def test_orient_mirrors_before_it_transposes() -> None:

@@ -20,7 +20,6 @@ from sr_nas.images.files import (
     natural_order,
     read_image,
     read_rgb,
-    whole_png_size,
     write_image,
 )
 from tests.images.encoded import chunk, noise
@@ -153,14 +152,3 @@ def test_a_tiff_on_its_side_is_measured_upright_by_every_pillow(
     size = upright[::-1] if swapped else (7, 5)
     monkeypatch.setattr(TiffImageFile, "size", property(lambda self: size))
     assert image_size(file) == upright
-
-
-def test_a_png_is_whole_or_not(tmp_path: Path) -> None:
-    file = tmp_path / "a.png"
-    write_image(file, np.zeros((5, 7), np.uint8))
-    assert whole_png_size(file) == (5, 7)
-    whole = file.read_bytes()
-    for broken in (whole[:-1], whole[:30], b"", b"x" + whole[1:]):
-        file.write_bytes(broken)
-        assert whole_png_size(file) is None
-    assert whole_png_size(tmp_path / "missing.png") is None

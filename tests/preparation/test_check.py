@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_nas.data.layouts import recognise
+from sr_nas.data.layouts import find_sets
 from sr_nas.data.pairs import read_meta_info
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_rgb, write_image
@@ -18,7 +18,7 @@ from tests.preparation.images import noise, save
 
 
 def problems(*folders: Path, duplicates: bool = True) -> dict[str, list[str]]:
-    findings = check([layout for folder in folders for layout in recognise(folder)], 1, duplicates)
+    findings = check([layout for folder in folders for layout in find_sets(folder)], 1, duplicates)
     return {title: lines for title, lines in findings.problems.items() if lines}
 
 
@@ -35,7 +35,7 @@ def div2k(tmp_path: Path) -> Path:
 def test_a_sound_set_is_fine_and_its_images_are_no_duplicates_of_themselves(div2k: Path) -> None:
     assert problems(div2k) == problems(div2k, div2k / "DIV2K_train_HR") == {}
     for folder in (div2k, div2k / "DIV2K_train_HR"):
-        assert check(recognise(folder), 1).counts == [
+        assert check(find_sets(folder), 1).counts == [
             "DIV2K_train HR: 3 images",
             "DIV2K_train x2: 3 images",
             "DIV2K_train x3: 3 images",
@@ -71,7 +71,7 @@ def test_a_list_is_compared_with_the_folder(div2k: Path, tmp_path: Path) -> None
     (tmp_path / "list.txt").write_text("\ufeff0001.png (24,36,3)\n0002.png (24,35,3) 1\nsub/0009.png\n")
     listed = read_meta_info(tmp_path / "list.txt")
     assert listed == {"0001": (24, 36), "0002": (24, 35), "0009": None}
-    (lines,) = (lines for lines in check(recognise(div2k), 1, False, listed).problems.values() if lines)
+    (lines,) = (lines for lines in check(find_sets(div2k), 1, False, listed).problems.values() if lines)
     assert [line.rpartition("/")[2] for line in lines] == [
         "0002.png has 36x24, the list says 35x24",
         "'0009' is listed, but missing",

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_nas.data.layouts import resolve_set
-from sr_nas.data.sources import folder
+from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
 from sr_nas.preparation.catalog import DIV2K_ADDRESS, SETS, Archive, Part
@@ -201,8 +200,7 @@ def test_a_published_archive_becomes_the_projects_layout(benchmark: Path, tmp_pa
     assert all(is_there(part, root) for part in SETS["set5"])
     assert names(root) == ["Set5"] and names(root / "Set5/HR") == [f"{name}.png" for name in NAMES]
     for scale in (2, 3, 4):
-        _, hr, lr = resolve_set(root / "Set5", scale)
-        pairs = folder([str(hr)], [str(lr)], scale=scale)
+        _, pairs, _ = benchmark_set(root / "Set5", scale)
         assert pairs.names == list(NAMES)
         for index in range(5):
             np.testing.assert_array_equal(pairs.lr(index), downscale(pairs.hr(index), scale))

@@ -1,4 +1,4 @@
-"""Endless streams: disjoint, seeded, and resumed without a difference."""
+"""Loaders: disjoint, seeded, and resumed without a difference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr_nas.data.loader import Stream, in_order, split_indices
+from sr_nas.data.loader import ResumableLoader, in_order, split_indices
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.patches import PatchDataset
 from sr_nas.errors import UserError
@@ -30,13 +30,13 @@ def noise(index: int) -> np.ndarray:
     return np.random.default_rng(index).integers(0, 256, (20, 24, 3), np.uint8)
 
 
-def patch_stream(num_workers: int = 0, seed: int = 3) -> Stream:
+def patch_loader(num_workers: int = 0, seed: int = 3) -> ResumableLoader:
     pairs = Pairs(list("abcde"), 2, noise)
-    return Stream(PatchDataset(pairs, 8, seed=seed), [0, 1, 3, 4], 3, seed, num_workers)
+    return ResumableLoader(PatchDataset(pairs, 8, seed=seed), [0, 1, 3, 4], 3, seed, num_workers)
 
 
-def take(stream: Stream, count: int) -> list[tuple[Tensor, ...]]:
-    return [stream.next() for _ in range(count)]
+def take(loader: ResumableLoader, count: int) -> list[tuple[Tensor, ...]]:
+    return [loader.next() for _ in range(count)]
 
 
 def assert_equal(one: list[tuple[Tensor, ...]], other: list[tuple[Tensor, ...]]) -> None:
@@ -69,9 +69,9 @@ def test_one_image_cannot_be_split() -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
 def test_each_pass_is_a_fresh_permutation_and_nothing_is_dropped(batch_size: int) -> None:
     indices = [2, 3, 5, 7, 11, 13, 17]
-    stream = Stream(Addresses(), indices, batch_size, seed=0)
-    assert stream.batches_per_pass == -(-7 // batch_size)
-    batches = take(stream, 42 // batch_size + 1)
+    loader = ResumableLoader(Addresses(), indices, batch_size, seed=0)
+    assert loader.batches_per_pass == -(-7 // batch_size)
+    batches = take(loader, 42 // batch_size + 1)
     assert all(len(images) == batch_size for images, _ in batches)
     images, draws = (torch.cat(column).tolist() for column in zip(*batches, strict=True))
     assert draws == list(range(len(draws)))
@@ -81,18 +81,21 @@ def test_each_pass_is_a_fresh_permutation_and_nothing_is_dropped(batch_size: int
 
 
 def test_the_order_depends_on_the_seed() -> None:
-    orders = [torch.cat([batch[0] for batch in take(Stream(Addresses(), range(20), 5, seed), 4)]).tolist() for seed in (0, 0, 1)]
+    orders = [
+        torch.cat([batch[0] for batch in take(ResumableLoader(Addresses(), range(20), 5, seed), 4)]).tolist()
+        for seed in (0, 0, 1)
+    ]
     assert orders[0] == orders[1] != orders[2]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_resumed_stream_gives_the_batches_of_an_uninterrupted_one(num_workers: int) -> None:
-    straight = take(patch_stream(), 11)
-    interrupted = patch_stream(num_workers)
+def test_a_resumed_loader_gives_the_batches_of_an_uninterrupted_one(num_workers: int) -> None:
+    straight = take(patch_loader(), 11)
+    interrupted = patch_loader(num_workers)
     assert_equal(take(interrupted, 5), straight[:5])
     state = interrupted.state_dict()
     assert state == {"position": 5}
-    resumed = patch_stream(num_workers)
+    resumed = patch_loader(num_workers)
     resumed.load_state_dict(state)
     assert_equal(take(resumed, 6), straight[5:])
     assert resumed.state_dict() == {"position": 11}
@@ -102,7 +105,9 @@ def test_a_resumed_stream_gives_the_batches_of_an_uninterrupted_one(num_workers:
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
 def test_the_slices_of_all_processes_are_the_batches_of_one(world_size: int) -> None:
-    whole, *shares = (Stream(Addresses(), [2, 3, 5, 7], 6, 3, 0, rank, size) for size in (1, world_size) for rank in range(size))
+    whole, *shares = (
+        ResumableLoader(Addresses(), [2, 3, 5, 7], 6, 3, 0, rank, size) for size in (1, world_size) for rank in range(size)
+    )
     for share in (whole, *shares):
         share.load_state_dict({"position": 4})
     for batch in take(whole, 5):
@@ -113,32 +118,32 @@ def test_the_slices_of_all_processes_are_the_batches_of_one(world_size: int) -> 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ValueError, match="no equal share"):
-        Stream(Addresses(), [0], 3, 0, 0, 0, 2)
+        ResumableLoader(Addresses(), [0], 3, 0, 0, 0, 2)
 
 
 def test_reading_leaves_torchs_own_generator_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    take(patch_stream(), 2)
+    take(patch_loader(), 2)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_patches_of_later_passes_are_cropped_anew() -> None:
-    stream = Stream(PatchDataset(Pairs(["a"], 2, noise), 8), [0], 1, seed=0)
-    assert len({tuple(hr.flatten().tolist()) for _, hr in take(stream, 8)}) > 4
+    loader = ResumableLoader(PatchDataset(Pairs(["a"], 2, noise), 8), [0], 1, seed=0)
+    assert len({tuple(hr.flatten().tolist()) for _, hr in take(loader, 8)}) > 4
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_errors_for_users_arrive_as_they_were_raised(num_workers: int) -> None:
     with pytest.raises(UserError, match=r"^a\.png is damaged\.$"):
-        Stream(Unreadable(), [0], 1, 0, num_workers).next()
+        ResumableLoader(Unreadable(), [0], 1, 0, num_workers).next()
 
 
 @pytest.mark.parametrize(("indices", "batch_size"), [([], 1), ([0], 0)])
-def test_an_empty_stream_is_refused(indices: list[int], batch_size: int) -> None:
+def test_an_empty_loader_is_refused(indices: list[int], batch_size: int) -> None:
     with pytest.raises(ValueError, match="needs indices"):
-        Stream(Addresses(), indices, batch_size, 0)
+        ResumableLoader(Addresses(), indices, batch_size, 0)
 
 
 def test_in_order_every_item_comes_once_whoever_reads() -> None:

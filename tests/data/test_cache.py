@@ -7,23 +7,22 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sr_nas.data.cache import FIRST_PIXEL, HEADER, mapped_pixels
-from sr_nas.data.loader import Stream
+from sr_nas.data.cache import CachedImages, _warn
+from sr_nas.data.loader import ResumableLoader
 from sr_nas.data.patches import PatchDataset
-from sr_nas.data.sources import _open, folder, lmdb_pairs
+from sr_nas.data.sources import _environments, folder, lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
 from sr_nas.images.resize import downscale
 from sr_nas.runs.files import cache_folder
 from tests.conftest import REPOSITORY
-from tests.data.test_sources import lr_entries, make_lmdb, noise, save
+from tests.data.test_sources import make_lmdb, noise, save
 
 
 @pytest.fixture(autouse=True)
@@ -42,45 +41,36 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "hr"
 
 
-def entries(place: Path) -> list[Path]:
-    return sorted(place.glob("*.pixels"))
-
-
-def with_lr(photos: Path) -> Path:
-    for file in photos.iterdir():
-        save(photos.parent / "lr" / file.name, downscale(read_rgb(file), 2))
-    return photos.parent / "lr"
-
-
-def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sr_nas.data.sources.read_rgb", lambda file: pytest.fail(f"{file} was decoded"))
+def entries(place: Path | None = None) -> list[Path]:
+    return sorted((place or cache_folder("pixels")).glob("*/*.npy"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("source", ["made LR", "own LR", "lmdb", "lmdb with LR"])
+@pytest.mark.parametrize("source", ["LR made", "LR files", "lmdb", "lmdb with LR"])
 def test_batches_from_the_cache_equal_decoded_ones(photos: Path, source: str, workers: int) -> None:
+    hr = {file.stem: read_rgb(file) for file in photos.iterdir()}
+    lr = {name: downscale(image, 2) for name, image in hr.items()}
     if "lmdb" in source:
-        hr = make_lmdb(photos.parent / "hr.lmdb", {file.stem: read_rgb(file) for file in photos.iterdir()})
-        small = {file.stem: downscale(read_rgb(file), 2) for file in photos.iterdir()}
-        lr = make_lmdb(photos.parent / "lr.lmdb", small) if "with" in source else None
-        plain, fast = (lmdb_pairs(hr, lr, cache, scale=2) for cache in (False, True))
+        hr_lmdb = make_lmdb(photos.parent / "hr.lmdb", hr)
+        lr_lmdb = make_lmdb(photos.parent / "lr.lmdb", lr) if "with" in source else None
+        plain, fast = (lmdb_pairs(hr_lmdb, lr_lmdb, cache, scale=2) for cache in (False, True))
     else:
-        places = [str(with_lr(photos))] if source == "own LR" else None
+        for name, image in lr.items():
+            save(photos.parent / "lr" / f"{name}.png", image)
+        places = [str(photos.parent / "lr")] if source == "LR files" else None
         plain, fast = (folder([str(photos)], places, cache=cache, scale=2) for cache in (False, True))
-    expected = Stream(PatchDataset(plain, 12, seed=3, memory_budget=0), range(5), 4, 0)
-    found = Stream(PatchDataset(fast, 12, seed=3), range(5), 4, 0, workers)
+    expected = ResumableLoader(PatchDataset(plain, 12, seed=3, memory_budget=0), range(5), 4, 0)
+    cached = ResumableLoader(PatchDataset(fast, 12, seed=3), range(5), 4, 0, workers)
     for _ in range(6):
-        for one, other in zip(expected.next(), found.next(), strict=True):
+        for one, other in zip(expected.next(), cached.next(), strict=True):
             assert one.shape == other.shape and one.stride() == other.stride() and (one == other).all()
-    assert len(entries(cache_folder("pixels"))) == 10
+    assert len(entries()) == 10
 
 
 def test_what_is_cached_is_never_decoded_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = folder([str(photos)], cache=True, scale=2)
     whole = [(pairs.hr(index), pairs.lr(index)) for index in range(5)]
-    # The compressed LR cache is for runs without this one.
-    assert not lr_entries()
-    no_decoding(monkeypatch)
+    monkeypatch.setattr("sr_nas.data.sources.read_rgb", lambda file: pytest.fail(f"{file} was decoded"))
     again = PatchDataset(folder([str(photos)], cache=True, scale=2), 12)
     for index in range(5):
         pickle.loads(pickle.dumps(again))[index, index]
@@ -88,38 +78,24 @@ def test_what_is_cached_is_never_decoded_again(photos: Path, monkeypatch: pytest
         np.testing.assert_array_equal(again.pairs.lr(index), whole[index][1])
 
 
-def test_mapped_images_are_views_that_nobody_can_write_to_and_that_are_not_kept(photos: Path) -> None:
+def test_mapped_images_are_read_only_views_and_are_not_kept(photos: Path) -> None:
     patches = PatchDataset(folder([str(photos)], cache=True, scale=2), 12)
     for _ in range(2):
         patches[0, 0]
     assert not patches.pairs.hr(0).flags.writeable and not patches.pairs.hr(0).flags.owndata
-    assert not patches._kept
-
-
-def test_a_patch_reads_the_pages_it_lies_on_alone(tmp_path: Path) -> None:
-    """An entry with a hole in place of most rows gives the patch beside the hole: nothing else is looked at."""
-    image = noise(400, 400, 3)
-    source = save(tmp_path / "a.png", image)
-    entry = tmp_path / "a.pixels"
-    mapped_pixels(entry, source, lambda: image)
-    content = bytearray(entry.read_bytes())
-    content[FIRST_PIXEL + 100 * 1200 :] = bytes(300 * 1200)
-    entry.write_bytes(content)
-    found = mapped_pixels(entry, source, lambda: pytest.fail("made again"))
-    np.testing.assert_array_equal(found[40:90, 7:77], image[40:90, 7:77])
-    assert not found[100:].any()
+    assert not patches._memory
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_neither_memory_maps_nor_open_files_grow_with_the_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", [True, False])
+def test_neither_memory_maps_nor_open_files_grow_with_the_images(tmp_path: Path, cache: bool) -> None:
     image = noise(64, 64, 3)
     for number in range(40):
         save(tmp_path / f"hr/{number:02}.bmp", image)
-    patches = PatchDataset(folder([str(tmp_path / "hr")], cache=True, scale=2), 16)
+    patches = PatchDataset(folder([str(tmp_path / "hr")], cache=cache, scale=2), 16)
 
     def held() -> tuple[int, int]:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
-        return maps.count(".pixels"), len(os.listdir("/proc/self/fd"))
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count(".npy"), len(os.listdir("/proc/self/fd"))
 
     patches[0, 0]
     before = held()
@@ -129,45 +105,41 @@ def test_neither_memory_maps_nor_open_files_grow_with_the_images(tmp_path: Path)
     assert held() == before and before[0] == 0
 
 
-def test_an_edited_file_gets_new_pixels_in_place_of_the_old(tmp_path: Path) -> None:
-    place = tmp_path / "own place"
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_edited_file_gets_new_pixels_in_place_of_the_old(tmp_path: Path, cache: bool) -> None:
     pairs = None
     for seed in (0, 1):
         image = noise(17, 16, 3, seed=seed)
         file = save(tmp_path / "hr/a.bmp", image)
         os.utime(file, ns=(seed, seed))
-        # A run that is under way sees it too.
-        pairs = pairs or folder([str(tmp_path / "hr")], cache=str(place), scale=2)
+        pairs = pairs or folder([str(tmp_path / "hr")], cache=cache, scale=2)  # a run that is under way sees it too
         np.testing.assert_array_equal(pairs.hr(0), image[:16])
         np.testing.assert_array_equal(pairs.lr(0), downscale(image, 2))
-        assert len(entries(place)) == 2
-    assert not cache_folder("pixels").exists() or not entries(cache_folder("pixels"))
+        assert len(entries()) == 1 + cache
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "header", "magic", "sides", "empty", "gone"])
+def test_a_file_of_another_size_gets_new_pixels_even_at_the_same_time(tmp_path: Path) -> None:
+    for side in (8, 10):
+        file = save(tmp_path / "hr/a.bmp", noise(side, side, 3))
+        os.utime(file, ns=(0, 0))
+        assert folder([str(tmp_path / "hr")], cache=True, scale=2).hr(0).shape == (side, side, 3)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "text", "empty", "gone"])
 def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     image = noise(16, 24, 3)
     save(tmp_path / "hr/a.png", image)
-    pairs = folder([str(tmp_path / "hr")], cache=True, scale=2)
+    pairs = folder([str(tmp_path / "hr")], cache=str(tmp_path / "place"), scale=2)
     pairs.hr(0)
-    (entry,) = entries(cache_folder("pixels"))
+    (entry,) = entries(tmp_path / "place")
     whole = entry.read_bytes()
-    magic, size, modified, height, width = HEADER.unpack_from(whole)
-    other_sides = HEADER.pack(magic, size, modified, height + 1, width)
-    damaged = {
-        "cut": whole[:-9],
-        "longer": whole + b"\0",
-        "header": whole[: HEADER.size - 1],
-        "magic": b"nothing!" + whole[8:],
-        "sides": other_sides + whole[HEADER.size :],
-        "empty": b"",
-    }
     if damage == "gone":
-        shutil.rmtree(entry.parent)
+        shutil.rmtree(tmp_path / "place")
     else:
-        entry.write_bytes(damaged[damage])
+        entry.write_bytes({"cut": whole[:-9], "header": whole[:30], "text": b"x" * len(whole), "empty": b""}[damage])
     np.testing.assert_array_equal(pairs.hr(0), image)
-    assert entries(entry.parent) == [entry] and entry.read_bytes() == whole
+    assert entries(tmp_path / "place") == [entry] and entry.read_bytes() == whole
+    assert not cache_folder("pixels").exists() or not entries()
 
 
 def test_a_cache_that_is_deleted_while_it_is_written_to_costs_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,14 +154,14 @@ def test_a_cache_that_is_deleted_while_it_is_written_to_costs_nothing(photos: Pa
     np.testing.assert_array_equal(pairs.hr(0), read_rgb(photos / "0.png")[:24, :32])
     monkeypatch.setattr("os.fsync", fsync)
     np.testing.assert_array_equal(pairs.hr(0), read_rgb(photos / "0.png")[:24, :32])
-    assert len(entries(cache_folder("pixels"))) == 1
+    assert len(entries()) == 1
 
 
 def test_one_file_at_two_scales_shares_hr_and_has_two_lr(photos: Path) -> None:
     for scale in (2, 3):
         pairs = folder([str(photos)], cache=True, scale=scale)
         np.testing.assert_array_equal(pairs.lr(0), downscale(read_rgb(photos / "0.png"), scale))
-    assert len(entries(cache_folder("pixels"))) == 3
+    assert len(entries()) == 3
 
 
 def test_two_processes_that_fill_one_cache_at_once_read_the_same(photos: Path, tmp_path: Path) -> None:
@@ -204,7 +176,7 @@ def test_two_processes_that_fill_one_cache_at_once_read_the_same(photos: Path, t
         "    for index in range(5):\n"
         "        for image in (pairs.hr(index), pairs.lr(index)):\n"
         "            digest.update(image.tobytes())\n"
-        "        pairs.read_hr.entry((index + 2) % 5).unlink(missing_ok=True)\n"
+        "        pairs.read_hr._entry((index + 2) % 5).unlink(missing_ok=True)\n"
         "print(digest.hexdigest())\n"
     )
     command = [sys.executable, "-c", code]
@@ -219,42 +191,30 @@ def test_two_processes_that_fill_one_cache_at_once_read_the_same(photos: Path, t
         process.stdin.flush()
     digests = [process.communicate(timeout=60)[0] for process in processes]
     assert len(digests[0]) == 65 and digests[0] == digests[1]
-    assert not list((tmp_path / "pixels").glob(".*"))
+    assert not list((tmp_path / "pixels").glob("*/.*"))
 
 
-def test_too_little_room_is_refused_before_anything_is_written(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "free")
-    pixels = sum(image.shape[0] * image.shape[1] for image in map(read_rgb, photos.iterdir()))
-    needed = round(pixels * 3 * 1.25)
-    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(needed - 1))
-    with pytest.raises(
-        UserError, match=r"the pixels of 5 images take .* GB in the cache, .*pixels has .* GB left.*cache: FOLDER"
-    ):
-        folder([str(photos)], cache=True, scale=2)
-    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(needed))
-    pairs = folder([str(photos)], cache=True, scale=2)
-    for index in range(5):
-        pairs.hr(index)
-    # What is there needs no room.
-    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(0))
-    folder([str(photos)], cache=True, scale=2)
-
-
-def test_a_full_disk_is_explained_and_leaves_no_file(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_images_are_decoded_and_one_warning_says_so(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = folder([str(photos)], cache=True, scale=2)
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match=r"0\.png cannot be kept in the cache: .*No space left.*cache: FOLDER.*cache: false"):
-        pairs.hr(0)
-    assert not list(cache_folder("pixels").iterdir())
+    _warn.cache_clear()
+    with pytest.warns(UserWarning, match=r"cannot be kept in .*pixels \(No space left.*cache: FOLDER.*cache: false") as warned:
+        images = [pairs.lr(index) for index in range(3)]
+    assert len(warned) == 1
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(image, downscale(read_rgb(photos / f"{index}.png"), 2))
+    assert not [file for file in cache_folder("pixels").rglob("*") if file.is_file()]
 
 
-def test_a_folder_that_cannot_be_made_is_explained(photos: Path) -> None:
-    with pytest.raises(UserError, match=r"pixels cannot be kept in the cache.*0\.png.*cache: FOLDER"):
-        folder([str(photos)], cache=str(photos / "0.png"), scale=2)
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_cache_folder_that_cannot_be_made_is_explained(photos: Path, cache: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SR_NAS_CACHE", str(photos / "0.png"))
+    with pytest.raises(UserError, match=r"pixels cannot be kept in the cache.*0\.png.*SR_NAS_CACHE or cache: FOLDER"):
+        folder([str(photos)], cache=cache, scale=2)
 
 
 def test_a_file_that_is_gone_is_named(photos: Path) -> None:
@@ -273,6 +233,18 @@ def test_an_lmdb_that_is_written_again_gets_new_pixels(tmp_path: Path) -> None:
         pairs = lmdb_pairs(place, cache=True, scale=2)
         np.testing.assert_array_equal(pairs.hr(0), image)
         np.testing.assert_array_equal(pairs.hr(1), image[::-1])
-        # Whoever writes it is another process, as a rule.
-        _open.pop(place)[1].close()
-    assert len(entries(cache_folder("pixels"))) == 2
+        _environments.pop(place)[1].close()  # it is written by another process, as a rule
+    assert len(entries()) == 2
+
+
+def test_a_patch_reads_the_rows_it_lies_on_alone(tmp_path: Path) -> None:
+    """An entry with a hole in place of most rows gives the patch beside the hole: nothing else is looked at."""
+    image = noise(400, 400, 3)
+    images = CachedImages(tmp_path / "cache", [(save(tmp_path / "a.png", image), "")], "hr", lambda index: image)
+    images(0)
+    (entry,) = entries(tmp_path / "cache")
+    content = bytearray(entry.read_bytes())
+    content[-300 * 1200 :] = bytes(300 * 1200)
+    entry.write_bytes(content)
+    np.testing.assert_array_equal(images(0)[40:90, 7:77], image[40:90, 7:77])
+    assert not images(0)[100:].any()
