@@ -71,9 +71,9 @@ def _training(training: Mapping[str, Any], options: Mapping[str, Any] | None) ->
     covered = {"validation"} | ({"loss", "seed", "data"} if options is not None else set())
     rows = {key: value for key, value in training.items() if key not in covered}
     if options is not None:
-        data = options.get("datasets", {}).get("train", {})
+        data, train = (options.get("datasets") or {}).get("train") or {}, options.get("train") or {}
         rows |= {f"datasets.train.{key}": data.get(key) for key in DATA_OPTIONS}
-        rows |= {f"train.{key}": options.get("train", {}).get(key) for key in TRAIN_OPTIONS}
+        rows |= {f"train.{key}": train.get(key) for key in TRAIN_OPTIONS}
         rows["manual_seed"] = options.get("manual_seed")
     table = [(key, _text(value)) for key, value in rows.items() if value is not None]
     return _table(("", ""), table) if table else "Not stated."

@@ -41,7 +41,7 @@ def test_a_card_tells_the_schedule_of_a_run(model: Path, tmp_path: Path) -> None
     (tmp_path / "run" / "best.safetensors").write_bytes(model.read_bytes())
     (tmp_path / "run" / "options.yml").write_text("train: {total_iter: 12}\nmanual_seed: 5\n")
     run("export", "--run", tmp_path / "run", "-o", tmp_path / "x.safetensors")
-    assert "| iterations | 12 |\n| seed | 5 |" in (tmp_path / "x.md").read_text()
+    assert "| train.total_iter | 12 |\n| manual_seed | 5 |" in (tmp_path / "x.md").read_text()
 
 
 def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> None:
