@@ -30,30 +30,21 @@ def pick_device(num_gpu: int | str) -> torch.device:
     Raises:
         UserError: PyTorch finds no accelerator for ``1``, or fewer GPUs than torchrun has started processes.
     """
-    if num_gpu == 0:
-        return torch.device("cpu")
-    if launched():
-        return _gpu_of_rank(num_gpu)
-    for name, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
-        if backend.is_available():
-            return torch.device(name)
-    if num_gpu == "auto":
-        return torch.device("cpu")
-    raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
-
-
-def _gpu_of_rank(num_gpu: int | str) -> torch.device:
-    count = torch.cuda.device_count()
-    if local_rank() < count:
-        device = torch.device("cuda", local_rank())
-        torch.cuda.set_device(device)
-        return device
-    if count == 0 and num_gpu == "auto":
-        return torch.device("cpu")
-    raise UserError(
-        f"torchrun has started more processes than the {count} CUDA devices that PyTorch finds here. "
-        "Start one for each with --nproc_per_node, or set num_gpu to 0."
-    )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_gpu != 0 and launched():
+        if local_rank() < gpus:
+            torch.cuda.set_device(local_rank())
+            return torch.device("cuda", local_rank())
+        if gpus or num_gpu == 1:
+            raise UserError(
+                f"torchrun has started more processes than the {gpus} CUDA devices that PyTorch finds here. "
+                "Start one for each with --nproc_per_node, or set num_gpu to 0."
+            )
+    elif num_gpu != 0 and (gpus or torch.backends.mps.is_available()):
+        return torch.device("cuda" if gpus else "mps")
+    elif num_gpu == 1:
+        raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
+    return torch.device("cpu")
 
 
 def resolve_precision(device: torch.device, precision: Precision | Literal["auto"]) -> Precision:

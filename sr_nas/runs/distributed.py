@@ -76,12 +76,14 @@ def processes(init_method: str = "env://") -> Iterator[None]:
         yield
         largest(0)  # a barrier
     except (UserError, OSError, RuntimeError) as error:
-        result = UserError(LOST) if _is_lost_connection(error) else error
-        if isinstance(result, UserError | OSError) and not _is_first_report(str(result), store):
+        # gloo's errors have no type of their own.
+        lost = isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+        message = LOST if lost else str(error)
+        if (lost or isinstance(error, UserError | OSError)) and not _is_first_report(message, store):
             raise SystemExit(1) from error
-        if result is error:
-            raise
-        raise result from error
+        if lost:
+            raise UserError(LOST) from error
+        raise
     else:
         distributed.destroy_process_group()
     finally:
@@ -102,11 +104,6 @@ def _join(init_method: str) -> Any:
     except RuntimeError as error:
         raise UserError(f"the processes of this job do not find each other: {str(error).splitlines()[0]}") from error
     return store
-
-
-def _is_lost_connection(error: Exception) -> bool:
-    # gloo's errors have no type of their own.
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _is_first_report(text: str, store: Any) -> bool:

@@ -105,15 +105,11 @@ def git_revision() -> str | None:
     root = Path(sr_nas.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
     try:
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-        return _git(root, "rev-parse", "HEAD") + ("+changes" if changes else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(root: Path, *args: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _version(package: str) -> str | None:

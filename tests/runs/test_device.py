@@ -32,6 +32,19 @@ def test_an_accelerator_that_is_not_there() -> None:
         pick_device(1)
 
 
+def test_each_process_of_torchrun_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for count, expected in ((0, "cpu"), (2, "cuda:1")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda count=count: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+        assert pick_device("auto") == torch.device(expected)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="more processes than the 1 CUDA devices"):
+        pick_device("auto")
+
+
 class Loud(nn.Module):
     """Values of 65536, beyond fp16."""
 
