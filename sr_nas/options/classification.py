@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from sr_nas.options.search import SearchPath, SearchSection
-from sr_nas.options.sections import AnyRun, WeightSteps
+from sr_nas.options.search import SearchSection
+from sr_nas.options.sections import AnyRun, OutputPath, WeightSteps
 from sr_nas.options.strict import Component, Of, Strict
 from sr_nas.options.train import Iterations, TrainLogger, TrainPath, Validated, Validation
 from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
@@ -61,7 +61,7 @@ class ClassificationSearchOptions(AnyRun):
     datasets: ClassificationDatasets
     network_g: Annotated[Component, Of(CLASSIFICATION_SPACES)]
     """The supernet."""
-    path: SearchPath = SearchPath()
+    path: OutputPath = OutputPath()
     train: ClassifierSteps = Field(default={}, validate_default=True)
     search: SearchSection
     """How alpha is searched."""
@@ -75,10 +75,6 @@ class ClassifierDatasets(Validated):
     train: Annotated[LabelledSource, Of(LABELLED)]
     val: Annotated[LabelledImages, Of(LABELLED)] | None = None
     """Judges which network is the best, or where it is left out, the first of the further sets."""
-
-    def validation(self) -> dict[str, LabelledImages]:
-        """Name in tables and logs -> set, for all that are given."""
-        return {section.name or section.type: section for section in self._validation().values()}
 
 
 class ClassifierTraining(Iterations, ClassifierSteps):

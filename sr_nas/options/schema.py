@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -13,28 +12,25 @@ from sr_nas.options.strict import Strict
 from sr_nas.options.tasks import SEARCHES, TRAININGS
 
 KINDS: tuple[type[Strict], ...] = (*SEARCHES.values(), *TRAININGS.values(), BenchmarkOptions)
+_BASE = {
+    "description": "Option file(s) to inherit from, relative to this one.",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+}
 
 
-def schema() -> dict[str, Any]:
-    """Return one schema for every kind of option file.
-
-    No key is required in it, since any may come from ``_base_``.
-    """
+def schema_text() -> str:
+    """Return one schema for every kind of option file, as JSON. No key is required, since any may come from ``_base_``."""
     refs, shared = models_json_schema([(kind, "validation") for kind in KINDS])
     definitions = shared["$defs"]
-    base = {
-        "description": "Option file(s) to inherit from, relative to this one.",
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-    }
     for kind in KINDS:
-        definitions[kind.__name__]["properties"]["_base_"] = base
-    whole = {
+        definitions[kind.__name__]["properties"]["_base_"] = _BASE
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sr_nas option file",
         "anyOf": [refs[(kind, "validation")] for kind in KINDS],
         "$defs": definitions,
     }
-    return _without_required(whole)
+    return json.dumps(_without_required(schema), indent=2) + "\n"
 
 
 def _without_required(part: Any) -> Any:
@@ -43,10 +39,5 @@ def _without_required(part: Any) -> Any:
     return [_without_required(item) for item in part] if isinstance(part, list) else part
 
 
-def schema_text() -> str:
-    """The schema as the file holds it."""
-    return json.dumps(schema(), indent=2) + "\n"
-
-
 if __name__ == "__main__":
-    sys.stdout.write(schema_text())
+    print(schema_text(), end="")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
 
-from sr_nas.options.sections import Optimizer, Run, TrainSource, WeightTraining, patches_fit
+from sr_nas.options.sections import Optimizer, OutputPath, Run, TrainSource, WeightTraining, check_patch_size
 from sr_nas.options.strict import Component, Of, Strict
 from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
-Schedule = Annotated[Component, Of(SCHEDULES)]
 SUFFIX = "_weight"
 
 
 class Regularizer(Component):
     """A regulariser of alpha with its strength."""
 
-    schedule: Schedule = Field(default={"type": "constant"}, validate_default=True)
+    schedule: Annotated[Component, Of(SCHEDULES)] = Field(default={"type": "constant"}, validate_default=True)
     """lambda_e over the epochs e = 1, 2, ..."""
     on_inputs: bool = False
     """Whether choices of inputs are regularised too, and not operations alone."""
@@ -38,8 +37,15 @@ class Alpha(Strict):
     """Optimizer of alpha."""
 
 
-class SearchBase(Strict):
-    """How the architecture is searched."""
+_COST_WEIGHTS: dict[str, Any] = {
+    name + SUFFIX: (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
+    for name in COSTS.names()
+}
+_CostWeights: Any = create_model("CostWeights", __base__=Strict, **_COST_WEIGHTS)
+
+
+class SearchSection(_CostWeights):
+    """How the architecture is searched. Every registered cost has a key here, its name with the suffix ``_weight``."""
 
     epochs: NonNegativeInt
     """Length of the search; 0 keeps the genotype of alpha's start, with init normal a random network."""
@@ -64,7 +70,7 @@ class SearchBase(Strict):
     alpha: Alpha = Field(default={}, validate_default=True)
 
     @model_validator(mode="after")
-    def _possible(self) -> SearchBase:
+    def _check_order_and_epochs(self) -> SearchSection:
         if self.epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs for alpha")
         if self.order == "first" and self.xi is not None:
@@ -79,30 +85,10 @@ class SearchBase(Strict):
         return {name: weight for name, weight in weights.items() if weight}
 
 
-if TYPE_CHECKING:
-    SearchSection = SearchBase
-else:
-    SearchSection = create_model(
-        "SearchSection",
-        __base__=SearchBase,
-        **{
-            name + SUFFIX: (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
-            for name in COSTS.names()
-        },
-    )
-
-
 class SearchDatasets(Strict):
-    """Where a search takes its patches from."""
+    """Images of a search."""
 
     train: TrainSource
-
-
-class SearchPath(Strict):
-    """Where a search writes."""
-
-    experiments_root: str = "experiments"
-    """Folder of all runs."""
 
 
 class SearchOptions(Run):
@@ -111,12 +97,12 @@ class SearchOptions(Run):
     datasets: SearchDatasets
     network_g: Annotated[Component, Of(SPACES)]
     """The supernet."""
-    path: SearchPath = SearchPath()
+    path: OutputPath = OutputPath()
     train: WeightTraining = Field(default={}, validate_default=True)
     search: SearchSection
     """How alpha is searched."""
 
     @model_validator(mode="after")
-    def _patches_fit(self) -> SearchOptions:
-        patches_fit(self.datasets.train, self.scale, self.train.pixel_opt)
+    def _check_patch_size(self) -> SearchOptions:
+        check_patch_size(self.datasets.train, self.scale, self.train.pixel_opt)
         return self

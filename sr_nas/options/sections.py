@@ -1,4 +1,4 @@
-"""The sections that search and training share, in BasicSR's words."""
+"""Sections that option files of searches and trainings share, with BasicSR's key names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from sr_nas.registry import LOSSES, LR_SCHEDULES, OPTIMIZERS, PAIRS
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Optimizer = Annotated[Component, Of(OPTIMIZERS)]
-LRSchedule = Annotated[Component, Of(LR_SCHEDULES)]
-Loss = Annotated[Component, Of(LOSSES)]
 
 
 class Dataset(Component):
@@ -38,7 +36,7 @@ class TrainDataset(Dataset):
 
 
 class Logger(Strict):
-    """What a run tells, and how often it saves itself."""
+    """What a run prints, and how often it saves itself."""
 
     print_freq: PositiveInt = 100
     """Steps between two lines of progress where the output is no terminal."""
@@ -46,12 +44,19 @@ class Logger(Strict):
     """Steps between two checkpoints; by default one per epoch of a search, one per validation of a training."""
 
 
+class OutputPath(Strict):
+    """Where results are written."""
+
+    experiments_root: str = "experiments"
+    """Folder of all runs."""
+
+
 class WeightSteps(Strict):
-    """How network weights are moved."""
+    """Optimisation of the network's weights."""
 
     optim_g: Optimizer = Field(default={"type": "Adam"}, validate_default=True)
     """Optimizer of the network's weights."""
-    scheduler: LRSchedule = Field(default={"type": "ConstantLR"}, validate_default=True)
+    scheduler: Annotated[Component, Of(LR_SCHEDULES)] = Field(default={"type": "ConstantLR"}, validate_default=True)
     """Learning rate over the run; counted in epochs for a search, in iterations for a training."""
     grad_clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; by default there is no limit."""
@@ -60,14 +65,14 @@ class WeightSteps(Strict):
 
 
 class WeightTraining(WeightSteps):
-    """How the weights of a super-resolution network are trained."""
+    """Optimisation of a super-resolution network's weights."""
 
-    pixel_opt: Loss = Field(default={"type": "L1Loss"}, validate_default=True)
+    pixel_opt: Annotated[Component, Of(LOSSES)] = Field(default={"type": "L1Loss"}, validate_default=True)
     """Task loss."""
 
 
 class AnyRun(Strict):
-    """What every run has."""
+    """Keys of every search and training."""
 
     name: RunName
     """Name of the run and of its folder."""
@@ -79,7 +84,7 @@ class AnyRun(Strict):
 
 
 class Run(AnyRun):
-    """What every run of super-resolution has."""
+    """Keys of every search and training of super-resolution."""
 
     task: Literal["super-resolution"] = "super-resolution"
     """What the network is for; another task has other options."""
@@ -87,14 +92,18 @@ class Run(AnyRun):
     """Upscaling factor."""
 
 
-def patches_fit(dataset: TrainDataset, scale: int, *losses: Component) -> None:
-    """Raise ValueError where HR patches cannot be ``scale`` times LR patches, or are too small for a loss."""
+def check_patch_size(dataset: TrainDataset, scale: int, *losses: Component) -> None:
+    """Check that HR patches are ``scale`` times LR patches, and large enough for the losses.
+
+    Raises:
+        ValueError: they are not.
+    """
     if dataset.gt_size % scale:
         raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not a multiple of the scale {scale}")
     for loss in losses:
         needs_above = getattr(LOSSES.get(loss.type), "needs_above", None)
-        if needs_above is not None and dataset.gt_size <= (least := needs_above(**loss.arguments())):
-            raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not above {least}, as {loss.type} needs it")
+        if needs_above is not None and dataset.gt_size <= (limit := needs_above(**loss.arguments())):
+            raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not above {limit}, as {loss.type} needs it")
 
 
 TrainSource = Annotated[TrainDataset, Of(PAIRS)]

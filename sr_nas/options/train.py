@@ -4,74 +4,71 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PositiveInt, model_validator
 from pydantic_core import CoreSchema
 
-from sr_nas.options.sections import Dataset, Logger, Run, TrainSource, ValSource, WeightSteps, WeightTraining, patches_fit
+from sr_nas.options.sections import Logger, OutputPath, Run, TrainSource, ValSource, WeightSteps, WeightTraining, check_patch_size
 from sr_nas.options.strict import Component, ExistingFile, ExistingPath, Of, Strict
 from sr_nas.registry import LOSSES, NETWORKS
 
 
-def _above_one(value: float) -> float:
+def _zero_or_above_one(value: float) -> float:
     if 0 < value <= 1:
         raise ValueError(f"must be above 1, or null, and {value:g} is not")
     return value
 
 
+# Null becomes 0, because a dump of options leaves out what is null.
 DivergenceFactor = Annotated[
     float,
     Field(ge=0),
-    AfterValidator(_above_one),
+    AfterValidator(_zero_or_above_one),
     BeforeValidator(lambda value: 0.0 if value is None else value, json_schema_input_type=float | None),
 ]
 
 
 class NetworkOptions(Strict):
-    """What of an option file says which network it is for."""
+    """The part of an option file that describes its network."""
 
     scale: Literal[2, 3, 4]
     network_g: Annotated[Component, Of(NETWORKS)]
 
 
 class Validated(Strict):
-    """What a training is judged on: ``val``, and further keys that begin so, such as ``val_2``."""
+    """Data sets of which ``val`` and further keys with this prefix, such as ``val_2``, are validation sets."""
 
     model_config = ConfigDict(extra="allow")
     more_keys: ClassVar[str] = "val"
 
-    def _validation(self) -> dict[str, Any]:
+    def validation(self) -> dict[str, Any]:
+        """Name in tables and logs -> section, for all validation sets."""
+        return {section.name or section.type: section for section in self._sections().values()}
+
+    def _sections(self) -> dict[str, Any]:
         sections: dict[str, Any] = {"val": getattr(self, "val", None), **(self.model_extra or {})}
         return {key: section for key, section in sections.items() if section is not None}
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Validated:
-        known: dict[str, str] = {}
-        for key, section in self._validation().items():
+    def _check_names(self) -> Validated:
+        keys: dict[str, str] = {}
+        for key, section in self._sections().items():
             name = section.name or section.type
-            if name in known:
-                raise ValueError(f"{known[name]} and {key} are both called '{name}': give one of them another name")
-            known[name] = key
+            if name in keys:
+                raise ValueError(f"{keys[name]} and {key} are both called '{name}': give one of them another name")
+            keys[name] = key
         return self
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        described = handler(schema)
-        target = handler.resolve_ref_schema(described)
-        target["patternProperties"] = {f"^{cls.more_keys}": target["additionalProperties"]}
-        target["additionalProperties"] = False
-        return described
+        reference = handler(schema)
+        definition = handler.resolve_ref_schema(reference)
+        definition["patternProperties"] = {f"^{cls.more_keys}": definition["additionalProperties"]}
+        definition["additionalProperties"] = False
+        return reference
 
 
 class TrainDatasets(Validated):
-    """What a training learns from, and what it is judged on: ``val``, and further keys that begin so, such as ``val_2``."""
+    """Images of a training: ``train``, and for validation ``val`` and further keys with this prefix, such as ``val_2``."""
 
     __pydantic_extra__: dict[str, ValSource | None]
 
@@ -79,16 +76,10 @@ class TrainDatasets(Validated):
     val: ValSource | None = None
     """Judges which network is the best, or where it is left out, the first of the further sets."""
 
-    def validation(self) -> dict[str, Dataset]:
-        """Name in tables and logs -> set, for all that are given."""
-        return {section.name or section.type: section for section in self._validation().values()}
 
-
-class TrainPath(Strict):
+class TrainPath(OutputPath):
     """Where a training reads weights from and writes to."""
 
-    experiments_root: str = "experiments"
-    """Folder of all runs."""
     pretrain_network_g: ExistingFile | None = None
     """Weights to start from: an exported file, a search's inherited.safetensors, or a .pth or .pt of BasicSR's kind."""
     param_key_g: str | None = None
@@ -98,21 +89,21 @@ class TrainPath(Strict):
 
 
 class TrainLogger(Logger):
-    """What a training tells, and how often it saves itself."""
+    """What a training prints, and how often it saves itself."""
 
     use_tb_logger: bool = False
     """Also write TensorBoard events, into tb/ of the run; they need pip install 'sr_nas[tensorboard]'."""
 
 
 class Distill(Component):
-    """What is learned from a teacher: a loss between its output and the network's, added to the task loss."""
+    """Knowledge distillation: a loss between a teacher's output and the network's, added to the task loss."""
 
     teacher: ExistingPath
     """An exported .safetensors file or the folder of a training, of the same scale."""
 
 
 class Iterations(WeightSteps):
-    """How any network is trained."""
+    """Optimisation of a network's weights in a training of any task."""
 
     total_iter: PositiveInt
     """Iterations of the whole training."""
@@ -120,7 +111,7 @@ class Iterations(WeightSteps):
     """Batches of an iteration, which descends on the mean of their losses: as one of so many times the size, in its memory."""
     warmup_iter: Annotated[int, Field(ge=-1)] = 0
     """Iterations over which the learning rate grows linearly to the scheduler's; 0 or -1 for none."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # type: ignore[assignment] # a training knows more than a search
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # type: ignore[assignment] # a search has fewer
     """Of forward passes under autocast. auto: bf16 on a CUDA device that computes in it, fp16 on others, fp32 elsewhere."""
     compile: bool = False
     """Compile the network with torch.compile: a slow start, then faster iterations."""
@@ -138,7 +129,7 @@ class TrainSection(Iterations, WeightTraining):
 
 
 class Validation(Strict):
-    """When the network is measured, by the field's protocol, on datasets.val and its like."""
+    """When the network is measured on datasets.val and its like."""
 
     val_freq: PositiveInt = 1000
     """Iterations between two validations."""
@@ -156,7 +147,7 @@ class TrainOptions(Run):
     val: Validation = Validation()
 
     @model_validator(mode="after")
-    def _patches_fit(self) -> TrainOptions:
-        losses = [self.train.pixel_opt, *([self.train.distill_opt] if self.train.distill_opt else [])]
-        patches_fit(self.datasets.train, self.scale, *losses)
+    def _check_patch_size(self) -> TrainOptions:
+        distillation = [] if self.train.distill_opt is None else [self.train.distill_opt]
+        check_patch_size(self.datasets.train, self.scale, self.train.pixel_opt, *distillation)
         return self
