@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -221,8 +221,9 @@ class DARTSSpace(DARTSFrame):
         inputs, are absent.
         """
         sites = {}
+        sites_of = cache(self._edge_sites)  # the same objects for all edges of one stride, so that each is measured once
         for kind, node, source in ((kind, *edge) for kind in KINDS for edge in edges(self.nodes)):
-            label, own = edge_label(kind, node, source), self._edge_sites(kind, source)
+            label, own = edge_label(kind, node, source), sites_of(kind, min(source, 2))
             if any(next(own[0].build(name).parameters(), None) is not None for name in self.operations[label].candidates):
                 sites[label] = own
         return sites

@@ -1,1 +1,1 @@
-"""What a network costs: parameters and multiply-adds, by fvcore's counting."""
+"""What a network costs: MACs and parameters (macs), receptive field, memory of activations, and the costs of a search (costs)."""

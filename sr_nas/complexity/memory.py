@@ -1,4 +1,4 @@
-"""Memory that tensors take at any image size: of inference without computing, of a step by a tiny one."""
+"""Peak memory of tensors at any image size: of inference on the meta device, of a training step by running a tiny one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from torch.utils._pytree import tree_leaves
 def peak_activation_bytes(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:
     """Return the most bytes of activations that are alive at once while the network runs on one image.
 
-    It is what PyTorch's tensors hold in inference: single precision, batch 1, eval mode, no gradients, input and output
-    included, parameters and buffers not. A view shares its tensor's memory and an in-place operation takes none. What
-    allocators keep and round up, and the workspaces of convolution libraries, come on top. The network runs on PyTorch's
-    meta device, which knows shapes but no values; there a BatchNorm returns statistics of 8 bytes a channel that real devices
-    leave out.
+    These are the tensors of PyTorch in inference: single precision, batch 1, eval mode, no gradients, input and output
+    included, parameters and buffers not. A view shares memory and an in-place operation takes none. Allocators round up, and
+    convolution libraries need workspaces on top. The network runs on PyTorch's meta device, which has shapes but no values;
+    there a BatchNorm returns statistics of 8 bytes per channel that real devices leave out.
 
     Args:
         network: takes ``[1, channels, H, W]``; left as it is.
@@ -41,20 +40,20 @@ def tracked_peak(network: nn.Module, x: Tensor) -> int:
 
 
 PROBE = (17, 19)
-"""Sides of the images of a tiny step. Both are primes that channels and kernels are no multiples of."""
+"""Height and width of the images of a tiny step: primes that divide neither channels nor kernels."""
 
 
 def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Tensor] = (), inputs: Iterable[Tensor] = ()) -> int:
-    """Run a step on one image of :data:`PROBE` pixels and return the peak bytes of tensors it would have on more pixels.
+    """Run a step on one image of :data:`PROBE` pixels and return the peak bytes of tensors that it would have on more pixels.
 
-    What is a multiple of the probe's pixels grows with them; all else, such as gradients of weights, does not. The maps of
-    layers with strides count as the latter, which they are too small for to matter.
+    A tensor whose size is a multiple of the pixels of the probe grows with them; others, such as gradients of weights, do
+    not. Maps of layers with strides count as the latter; they are small.
 
     Args:
-        run: the step; what it computes is of no interest.
-        pixels: of all images of a batch together, in the size that corresponds to the probe's.
-        ignored: tensors there before, which do not count.
-        inputs: tensors there before, which do.
+        run: the step; its result is ignored.
+        pixels: of all images of a batch together, in the size that corresponds to the probe.
+        ignored: existing tensors that do not count.
+        inputs: existing tensors that count.
     """
     probe = PROBE[0] * PROBE[1]
     tracker = _Tracker(ignored, lambda size: size if size % probe else size // probe * pixels)
@@ -66,7 +65,7 @@ def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Ten
 
 
 class _Tracker(TorchDispatchMode):
-    """Follows the storages of all tensors that operations return, until they die.
+    """Adds up the storages of all tensors that operations return, until they are freed.
 
     Args:
         ignored: tensors whose storages do not count.
@@ -88,11 +87,11 @@ class _Tracker(TorchDispatchMode):
             return
         size = self.counted(storage.nbytes())
 
-        def died(_: weakref.ref[torch.UntypedStorage]) -> None:
+        def freed(_: weakref.ref[torch.UntypedStorage]) -> None:
             del self.alive[key]
             self.bytes -= size
 
-        self.alive[key] = weakref.ref(storage, died)
+        self.alive[key] = weakref.ref(storage, freed)
         self.bytes += size
         self.peak = max(self.peak, self.bytes)
 

@@ -1,4 +1,4 @@
-"""Receptive field of a network, measured by what NaN reaches."""
+"""Receptive field of a network, measured by how far NaN spreads."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def receptive_field(network: nn.Module, channels: int = 3) -> int | None:
     grid, for every such layer in a row.
 
     Args:
-        network: maps ``[N, channels, H, W]`` to ``[N, any, s*H, s*W]`` with a whole s; H and W will be multiples of 24. It
-            is left as it is.
+        network: maps ``[N, channels, H, W]`` to ``[N, any, s*H, s*W]`` with a whole s; left as it is.
         channels: input channels.
 
     Returns:
@@ -53,43 +52,45 @@ def _field(network: nn.Module, channels: int, vertical: bool) -> int | None:
     for length in LENGTHS:
         image = torch.full((1, channels, THICKNESS, length), 0.5, dtype=torch.float64)
         if length == LENGTHS[0] and _nan_columns(network, image, vertical).any():
-            raise ValueError(f"{type(network).__name__} gives NaN for an image without NaN: its receptive field cannot be seen")
+            raise ValueError(
+                f"{type(network).__name__} gives NaN for an image without NaN: its receptive field cannot be measured"
+            )
         image[..., :END] = image[..., -END:] = torch.nan
-        found = _nan_columns(network, image, vertical)
-        scale, rest = divmod(len(found), length)
+        spoiled = _nan_columns(network, image, vertical)
+        scale, rest = divmod(len(spoiled), length)
         if rest or not scale:
-            raise ValueError(f"{type(network).__name__} makes {len(found)} pixels of {length}, no whole multiple")
-        clean = (~found).nonzero().flatten()
+            raise ValueError(f"{type(network).__name__} makes {len(spoiled)} pixels of {length}, no whole multiple")
+        clean = (~spoiled).nonzero().flatten()
         if len(clean):
-            # Between the outermost clean outputs and the ends lies what depends on the ends.
+            # Between the ends and the outermost clean outputs lies what depends on the ends.
             back, ahead = int(clean[0]) - scale * END, scale * (length - END) - 1 - int(clean[-1])
             return max(math.ceil(back / scale) + math.ceil(ahead / scale) + 1, 0)
     return None
 
 
 def _nan_columns(network: nn.Module, image: torch.Tensor, vertical: bool) -> torch.Tensor:
-    """Which places along the image have a NaN in the output, ``[s * length]``."""
+    """Return which places along the image have a NaN in the output, bool ``[s * length]``."""
     y = network(image.mT if vertical else image)
     return (y.mT if vertical else y).isnan().flatten(0, 2).any(0)
 
 
 class _ConvolutionsAsPoolings(TorchDispatchMode):
-    """Takes the maximum where a convolution would add up: NaN lands in the same places, and thousands of times sooner."""
+    """Replaces the sum of a convolution by a maximum: NaN lands in the same places, and thousands of times sooner."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is not torch.ops.aten.convolution.default or args[6] or args[0].ndim != 4:
+        if func is not torch.ops.aten.convolution.default or args[6] or args[0].ndim != 4:  # args[6]: transposed
             return func(*args, **(kwargs or {}))
         x, weight, _, stride, (vertical, horizontal), dilation, _, _, groups = args
-        # All outputs of a group see all of its inputs.
-        seen = F.pad(x.unflatten(1, (groups, -1)).sum(2), (horizontal, horizontal, vertical, vertical))
+        # All outputs of a group depend on all of its inputs.
+        pooled = F.pad(x.unflatten(1, (groups, -1)).sum(2), (horizontal, horizontal, vertical, vertical))
         for axis, (kernel, step, gap) in enumerate(zip(weight.shape[2:], stride, dilation, strict=True)):
             if (kernel, step) != (1, 1):
-                seen = F.max_pool2d(seen, _at(axis, kernel), _at(axis, step), dilation=gap)
-        # Only NaN matters, and numbers that grew from layer to layer would end as one.
-        return (0 * seen + 0.5).repeat_interleave(weight.shape[0] // groups, dim=1)
+                pooled = F.max_pool2d(pooled, _along(axis, kernel), _along(axis, step), dilation=gap)
+        # Only NaN matters, and numbers that grow from layer to layer would overflow.
+        return (0 * pooled + 0.5).repeat_interleave(weight.shape[0] // groups, dim=1)
 
 
-def _at(axis: int, value: int) -> tuple[int, int]:
+def _along(axis: int, value: int) -> tuple[int, int]:
     return (value, 1) if axis == 0 else (1, value)

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sr_nas.build import build_searcher
-from sr_nas.complexity.derived import DerivedComplexity
 from sr_nas.complexity.memory import PROBE, extrapolated_peak
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
@@ -284,14 +283,11 @@ def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
 
 
 def _describer(searcher: Searcher) -> Any:
-    upscales = hasattr(searcher.space, "scale")
-    count = DerivedComplexity(searcher.space) if upscales else lambda genotype: describe(searcher.space.derive(genotype))
-
     @cache
     def described(genotype: Genotype) -> dict[str, Any]:
         # Building a network draws its initial weights; the search's own random numbers must not notice.
         with torch.random.fork_rng(devices=[]):
-            return count(genotype)
+            return describe(searcher.space.derive(genotype))
 
     return described
 

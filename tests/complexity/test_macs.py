@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.costs import flops, params
 from sr_nas.complexity.macs import LR_1280x720, complexity, count_macs, per_layer
 from sr_nas.networks.imdn import IMDN
 
@@ -88,14 +87,6 @@ def test_layers_add_up() -> None:
     # What is left is the attention's pooling, which has a functional form and so no layer of its own.
     pooling = 6 * 64 * 1280 * 720
     assert complexity(network)["macs_lr_1280x720"] - sum(macs for *_, macs in rows) == pooling
-
-
-def test_costs_of_a_candidate() -> None:
-    """A 3x3 convolution 8 -> 4 with biases, at a quarter of 1280x720 per side."""
-    candidate = nn.Conv2d(8, 4, 3, padding=1)
-    assert flops(candidate, 8, 4) == 8 * 4 * 9 * 320 * 180
-    assert flops(nn.Conv2d(8, 4, 1), 8, 3) == 8 * 4 * 1280 * 720 / 9
-    assert params(candidate, 8, 4) == 8 * 4 * 9 + 4
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
