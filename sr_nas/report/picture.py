@@ -61,7 +61,7 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
         )
     zoom = max(1, COLUMN // max(right - left, bottom - top))
     crop_width, crop_height = (right - left) * zoom, (bottom - top) * zoom
-    footer = f"{right - left}x{bottom - top} pixels at ({left}, {top}), each shown as {zoom}x{zoom}"
+    footer = f"{right - left}x{bottom - top} pixels at ({left}, {top}), each drawn as {zoom}x{zoom}"
     column = max(crop_width, *(_text_width(title, TITLE_SIZE) for title, _ in columns))
     figure_width = MARGIN + max(len(columns) * (column + MARGIN), _text_width(footer, FOOTER_SIZE) + MARGIN)
     figure_height = TITLE_HEIGHT + crop_height + TITLE_HEIGHT

@@ -21,6 +21,7 @@ from sr_nas.genotype import JOINT
 # The speed is averaged over the last 1,000 steps (all that rich keeps), however long they took: a step changes its price on
 # the way, since a warm-up trains weights only.
 SPEED_WINDOW = 7 * 24 * 3600.0
+REFRESH_SECONDS = 0.25
 # How MACs were counted. They differ by the square of the scale, so a number without its convention means nothing.
 MACS_INPUTS = {"lr": "LR input", "hr": "HR output", None: "input"}
 
@@ -57,11 +58,12 @@ class RunView:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             disable=not console.is_interactive,
-            refresh_per_second=4,
+            auto_refresh=False,  # by a thread, whose locks a forked data loader worker could inherit
             speed_estimate_period=SPEED_WINDOW,
             get_time=clock,
         )
         self._task = self._progress.add_task(name, total=total, completed=start)
+        self._next_refresh = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -86,7 +88,10 @@ class RunView:
 
     def advance(self, step: int) -> None:
         """Move the bar to the number of steps of the whole run that are done now."""
-        self._progress.update(self._task, completed=step)
+        now = self._progress.get_time()
+        self._progress.update(self._task, completed=step, refresh=now >= self._next_refresh)
+        if now >= self._next_refresh:
+            self._next_refresh = now + REFRESH_SECONDS
 
 
 class SearchView(RunView):

@@ -32,15 +32,15 @@ def rows(card: str) -> dict[str, str]:
 def test_a_card_says_what_file_and_run_know() -> None:
     card = model_card("net.onnx", IMDN(4), TRAINING, OPTIONS, "CC-BY-4.0")
     assert card.startswith("# net\n")
-    found = rows(card)
+    values = rows(card)
     # Hui et al. 2019, table 4, count 715K and 40.9 G for an output of 1280x720.
-    assert found["parameters"] == "715,176" and found["multiply-adds, HR output 1280x720"] == "40.91 G"
-    assert (found["nf"], found["num_blocks"], found["scale"], found["license"]) == ("64", "6", "4", "CC-BY-4.0")
-    data = [found[f"datasets.train.{key}"] for key in ("name", "gt_size", "batch_size_per_gpu")]
-    assert [found["iteration"], *data] == ["400", "DIV2K", "128", "16"]
-    assert [found["train.total_iter"], found["train.optim_g"], found["manual_seed"]] == ["500", "type Adam, lr 0.001", "3"]
+    assert values["parameters"] == "715,176" and values["multiply-adds, HR output 1280x720"] == "40.91 G"
+    assert (values["nf"], values["num_blocks"], values["scale"], values["license"]) == ("64", "6", "4", "CC-BY-4.0")
+    data = [values[f"datasets.train.{key}"] for key in ("name", "gt_size", "batch_size_per_gpu")]
+    assert [values["iteration"], *data] == ["400", "DIV2K", "128", "16"]
+    assert [values["train.total_iter"], values["train.optim_g"], values["manual_seed"]] == ["500", "type Adam, lr 0.001", "3"]
     assert "| Set5 | 37.988 | 0.9605 |" in card
-    assert all(found[key] == text for key, text in PROTOCOL.items())
+    assert all(values[key] == text for key, text in PROTOCOL.items())
     assert 'onnxruntime.InferenceSession("net.onnx")' in card
     assert "sr-nas inference --model net.onnx" in card
     # Nothing invented, and nothing of the machine it was trained on.
@@ -48,9 +48,9 @@ def test_a_card_says_what_file_and_run_know() -> None:
 
 
 def test_where_the_lr_images_of_the_validation_are_from() -> None:
-    own = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/private/folder/LR"]}}}
+    options = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/private/folder/LR"]}}}
     network = IMDN(2, nf=16, num_blocks=1)
-    assert rows(model_card("net.pth", network, TRAINING, own, None))["lr"] == "the validation set's own images"
+    assert rows(model_card("net.pth", network, TRAINING, options, None))["lr"] == "the validation set's own images"
     assert rows(model_card("net.pth", network, TRAINING, None, None))["lr"] == "not stated"
 
 

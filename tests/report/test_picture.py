@@ -73,19 +73,19 @@ def test_without_a_crop_the_detail_of_the_last_image_is_shown() -> None:
     flat, detailed = (np.full((200, 300, 3), 128, np.uint8) for _ in range(2))
     detailed[60:188, 100:228] = images(1, 128, 128)[0]
     figure = comparison_figure([("flat", flat), ("HR", detailed)])
-    shown = np.asarray(figure.images[1].get_array())
-    assert shown.shape == (384, 384, 3)
+    crop = np.asarray(figure.images[1].get_array())
+    assert crop.shape == (384, 384, 3)
     # The pixels left of and above the patch differ from it as well, so the square may start one pixel early.
     left, top, right, bottom = most_detailed(detailed, 128)
     assert left in (99, 100)
     assert top in (59, 60)
-    np.testing.assert_array_equal(shown[::3, ::3], detailed[top:bottom, left:right])
+    np.testing.assert_array_equal(crop[::3, ::3], detailed[top:bottom, left:right])
 
 
 def test_an_image_smaller_than_the_square_is_shown_whole() -> None:
     (image,) = images(1, 20, 20)
-    shown = np.asarray(comparison_figure([("HR", image)]).images[0].get_array())
-    np.testing.assert_array_equal(shown[::24, ::24], image)
+    crop = np.asarray(comparison_figure([("HR", image)]).images[0].get_array())
+    np.testing.assert_array_equal(crop[::24, ::24], image)
 
 
 def test_images_of_different_sizes_are_an_error() -> None:

@@ -139,9 +139,9 @@ def test_peak_memory_counts_from_where_it_is_reset() -> None:
     block = np.ones(150_000_000, np.uint8)
     with_block = peak_memory(device)
     del block
-    kept = peak_memory(device)
+    unchanged = peak_memory(device)
     reset_peak_memory(device)
     after = peak_memory(device)
     assert with_block - before > 140e6
-    assert kept == with_block
+    assert unchanged == with_block
     assert with_block - after > 140e6
