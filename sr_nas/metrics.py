@@ -1,4 +1,4 @@
-"""PSNR and SSIM on the luma of uint8 RGB images, by the protocol of the field's tables."""
+"""Image quality: PSNR and SSIM by the protocol of the field's tables, and the learned metrics LPIPS and DISTS."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
 
 from sr_nas.errors import UserError
 from sr_nas.images.resize import upscale_bicubic
@@ -26,15 +27,39 @@ PROTOCOL: dict[str, str] = {
     "ssim": "Wang et al. 2004: 11x11 Gaussian window, sigma 1.5, K 0.01 and 0.03, L 255, valid region, mean over the images",
     "grey": "converted to RGB before anything else",
 }
-"""How the numbers are made, for people and for JSON."""
+"""The protocol of PSNR and SSIM in words, for people and for JSON."""
+PERCEPTUAL_PROTOCOL = {
+    "lpips": "LPIPS 0.1 with AlexNet, RGB in 0..1, the whole image, mean over the images; lower is better",
+    "dists": "DISTS with VGG-16, RGB in 0..1, the whole image, mean over the images; lower is better",
+}
+BACKBONES = {"lpips": "AlexNet", "dists": "VGG-16"}
+
+Image = NDArray[np.uint8]
+Upscale = Callable[[Image, int], Image]
+"""(LR uint8 [h, w, 3], scale) -> SR uint8 [h * scale, w * scale, 3]"""
+Metric = Callable[[Image, Image], float]
+"""(SR, HR), both uint8 [H, W, 3], RGB -> score"""
 
 
-def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+class ImagePairs(Protocol):
+    """The part of :class:`sr_nas.data.pairs.Pairs` that is needed here."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def hr(self, index: int) -> Image: ...
+
+    def lr(self, index: int) -> Image: ...
+
+
+def luma(rgb: Image) -> NDArray[np.float64]:
     """Return Y of ITU-R BT.601 in studio range, 16..235 and not rounded: uint8 [H, W, 3] in, float64 [H, W] out."""
     return 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
 
 
-def psnr(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> float:
+def psnr(sr: Image, hr: Image, scale: int) -> float:
     """Peak signal-to-noise ratio of Y in dB; infinite for images that are equal there.
 
     Args:
@@ -46,62 +71,40 @@ def psnr(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> float:
         TypeError: not uint8.
         UserError: the sizes differ, or nothing is left after shaving.
     """
-    sr_luma, hr_luma = _shaved(sr, hr, scale, at_least=1)
+    sr_luma, hr_luma = _shaved_luma(sr, hr, scale, at_least=1)
     error = float(np.mean((sr_luma - hr_luma) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def ssim(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int) -> float:
-    """Structural similarity of Y (Wang et al. 2004, "Image quality assessment", eq. 13), -1..1.
-
-    Args:
-        sr: the result, uint8 [H, W, 3], RGB.
-        hr: the original, of the same shape.
-        scale: pixels to shave off each side.
+def ssim(sr: Image, hr: Image, scale: int) -> float:
+    """Structural similarity of Y (Wang et al. 2004, "Image quality assessment", eq. 13), -1..1; arguments as :func:`psnr`.
 
     Raises:
         TypeError: not uint8.
         UserError: the sizes differ, or less than the 11x11 window is left after shaving.
     """
-    from skimage.metrics import structural_similarity
-
-    sr_luma, hr_luma = _shaved(sr, hr, scale, at_least=SSIM_WINDOW)
+    sr_luma, hr_luma = _shaved_luma(sr, hr, scale, at_least=SSIM_WINDOW)
     # With Gaussian weights scikit-image cuts the kernel at 3.5 sigma, which is 5 pixels to each side, and averages over
     # the region in which the window lies within the image.
-    return float(
-        structural_similarity(
-            sr_luma, hr_luma, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, K1=0.01, K2=0.03
-        )
-    )
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "K1": 0.01, "K2": 0.03}
+    return float(structural_similarity(sr_luma, hr_luma, data_range=255, **settings))
 
 
-def _shaved(
-    sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, at_least: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _shaved_luma(sr: Image, hr: Image, scale: int, at_least: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if sr.dtype != np.uint8 or hr.dtype != np.uint8:
         raise TypeError(f"the protocol compares uint8 images, not {sr.dtype} with {hr.dtype}")
+    sr_size, hr_size = (f"{image.shape[1]}x{image.shape[0]}" for image in (sr, hr))
     if sr.shape != hr.shape:
-        raise UserError(f"the result has {_size(sr)} pixels, but the original has {_size(hr)}: they cannot be compared.")
+        raise UserError(f"the result has {sr_size} pixels, but the original has {hr_size}: they cannot be compared.")
     if min(hr.shape[:2]) - 2 * scale < at_least:
         raise UserError(
-            f"an image of {_size(hr)} pixels is too small: {at_least}x{at_least} must be left with {scale} shaved off each side."
+            f"an image of {hr_size} pixels is too small: {at_least}x{at_least} must be left with {scale} shaved off each side."
         )
     inner = slice(scale, -scale or None)
     return luma(sr[inner, inner]), luma(hr[inner, inner])
 
 
-def _size(image: NDArray[np.uint8]) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
-
-
-# MERGED sr_nas.metrics: Scores of an upscaler on a set of image pairs.
-
-
-Upscale = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
-"""(LR uint8 [h, w, 3], scale) -> SR uint8 [h * scale, w * scale, 3]"""
-
-
-def bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+def bicubic(lr: Image, scale: int) -> Image:
     """Enlarge by MATLAB's bicubic ``imresize``, the baseline of every table: uint8 [h, w, 3] -> [h * scale, w * scale, 3].
 
     Rounded once, at the end, as the output of a network is; MATLAB rounds after each of its two passes as well, which
@@ -110,26 +113,13 @@ def bicubic(lr: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return np.rint(upscale_bicubic(lr.astype(np.float64), scale).clip(0, 255)).astype(np.uint8)
 
 
-class ImagePairs(Protocol):
-    """What is needed of a set: see :class:`sr_nas.data.pairs.Pairs`."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def hr(self, index: int) -> NDArray[np.uint8]: ...
-
-    def lr(self, index: int) -> NDArray[np.uint8]: ...
-
-
 def evaluate_set(
     upscale: Upscale, pairs: ImagePairs, scale: int, on_image: Callable[[str, dict[str, float]], None] | None = None
 ) -> dict[str, Any]:
-    """Return PSNR in dB and SSIM by :data:`sr_nas.metrics.PROTOCOL`.
+    """Score an upscaler on a set by PSNR in dB and SSIM, see :data:`PROTOCOL`.
 
     Args:
-        upscale: what to score.
+        upscale: the upscaler.
         pairs: the images.
         scale: enlargement, and the pixels shaved off each side.
         on_image: called with an image's name and scores as soon as they are known.
@@ -142,9 +132,9 @@ def evaluate_set(
     """
     if not len(pairs):
         raise UserError("there are no images to evaluate on.")
-    images: dict[str, dict[str, float]] = {}
     if len(set(pairs.names)) != len(pairs):
         raise UserError("two images of the set have one name, so that their scores cannot be told apart.")
+    images: dict[str, dict[str, float]] = {}
     for index, name in enumerate(pairs.names):
         hr = pairs.hr(index)
         images[name] = score(upscale(pairs.lr(index), scale), hr, scale, name)
@@ -153,8 +143,8 @@ def evaluate_set(
     return {**means(list(images.values())), "images": images}
 
 
-def score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, name: str) -> dict[str, float]:
-    """Return ``{"psnr", "ssim"}`` of one image by the protocol; a UserError begins with ``name``."""
+def score(sr: Image, hr: Image, scale: int, name: str) -> dict[str, float]:
+    """Return ``{"psnr", "ssim"}`` of one image; the text of a UserError begins with ``name``."""
     try:
         return {"psnr": psnr(sr, hr, scale), "ssim": ssim(sr, hr, scale)}
     except UserError as error:
@@ -162,44 +152,30 @@ def score(sr: NDArray[np.uint8], hr: NDArray[np.uint8], scale: int, name: str) -
 
 
 def means(images: Sequence[Mapping[str, float]], metrics: Sequence[str] = ("psnr", "ssim")) -> dict[str, float]:
-    """Return the means over images, of which there must be one."""
+    """Return the mean of every metric over the images, of which there must be at least one."""
     return {metric: float(np.mean([scores[metric] for scores in images])) for metric in metrics}
 
 
-# MERGED sr_nas.metrics: Learned metrics beside PSNR and SSIM: LPIPS (Zhang et al. 2018) and DISTS
-# (Ding et al. 2020), lower is better.
-#
-# Both compare the activations of networks trained on ImageNet, as torchmetrics implements them. Its wheel holds
-# their own small
-# weights; those of AlexNet and VGG-16 are torchvision's, which downloads them once.
-
-
-PERCEPTUAL_PROTOCOL = {
-    "lpips": "LPIPS 0.1 with AlexNet, RGB in 0..1, the whole image, mean over the images; lower is better",
-    "dists": "DISTS with VGG-16, RGB in 0..1, the whole image, mean over the images; lower is better",
-}
-BACKBONES = {"lpips": "AlexNet", "dists": "VGG-16"}
-
-Metric = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
-"""(SR, HR), both uint8 [H, W, 3], RGB -> score"""
-
-
 def perceptual_metrics(names: Sequence[str], device: torch.device) -> dict[str, Metric]:
-    """Return the metrics of these names, ``lpips`` or ``dists``, ready to run on the device.
+    """Return learned metrics, ready to run on the device; lower is better.
+
+    Both compare activations of networks trained on ImageNet, as torchmetrics implements them. Its wheel holds the metrics' own
+    small weights; those of AlexNet and VGG-16 are torchvision's, which downloads them once.
+
+    Args:
+        names: ``"lpips"`` (Zhang et al. 2018) and ``"dists"`` (Ding et al. 2020).
+        device: where they run.
 
     Raises:
-        UserError: torchmetrics or torchvision is not installed, or the weights are neither here nor to be had.
+        UserError: torchmetrics or torchvision is not installed, or the weights can neither be found nor downloaded.
     """
-    return {name: _metric(name, device) for name in names}
+    return {name: _perceptual_metric(_load(name).to(device).eval(), device) for name in names}
 
 
-def _metric(name: str, device: torch.device) -> Metric:
-    module = _load(name).to(device).eval()
-
-    def compare(sr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> float:
-        sr_tensor, hr_tensor = (
-            torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device).float() / 255 for image in (sr, hr)
-        )
+def _perceptual_metric(module: Any, device: torch.device) -> Metric:
+    def compare(sr: Image, hr: Image) -> float:
+        images = np.stack([sr, hr])
+        sr_tensor, hr_tensor = (torch.from_numpy(images).permute(0, 3, 1, 2).to(device).float() / 255).split(1)
         with torch.inference_mode():
             value = float(module(sr_tensor, hr_tensor))
         module.reset()

@@ -126,14 +126,7 @@ class ResumableLoader:
 def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """Yield the first ``count`` items of a data set once, in their order, in batches of which the last may be smaller.
 
-    Args:
-        dataset: as for :class:`ResumableLoader`; an item's running number is its index.
-        count: number of items.
-        batch_size: items per batch.
-        num_workers: processes that read ahead.
-
-    Raises:
-        UserError: as the data set raised it, from whichever process.
+    Arguments are those of :class:`ResumableLoader`; an item's running number is its index.
     """
     addresses = [(index, index) for index in range(count)]
     batches = [addresses[start : start + batch_size] for start in range(0, count, batch_size)]

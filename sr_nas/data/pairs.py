@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class Pairs:
         """
         image = self.read_hr(index)
         if min(image.shape[:2]) < self.scale:
-            raise UserError(f"{self.hr_file(index)} has {pixels(image.shape)}: too small for scale {self.scale}.")
+            raise UserError(f"{self.labels(index)[0]} has {pixels(image.shape)}: too small for scale {self.scale}.")
         image = modcrop(image, self.scale)
         self._hr_sizes[index] = (image.shape[0], image.shape[1])
         return image
@@ -68,20 +69,17 @@ class Pairs:
         height, width = self._hr_sizes[index] if index in self._hr_sizes else self.hr(index).shape[:2]
         expected = (height // self.scale, width // self.scale)
         if image.shape[:2] != expected:
+            hr_label, lr_label = self.labels(index)
             raise UserError(
-                f"LR {self.lr_file(index)} has {pixels(image.shape)}, HR {self.hr_file(index)} has {pixels((height, width))} "
+                f"LR {lr_label} has {pixels(image.shape)}, HR {hr_label} has {pixels((height, width))} "
                 f"after cropping to a multiple of the scale: at scale {self.scale} LR must have {pixels(expected)}. "
                 "Check the scale, and that HR and LR are of the same set."
             )
         return image
 
-    def hr_file(self, index: int) -> str:
-        """Name of the HR image in messages."""
-        return self.files[index][0] if self.files else self.names[index]
-
-    def lr_file(self, index: int) -> str:
-        """Name of the LR image in messages."""
-        return self.files[index][1] if self.files else self.names[index]
+    def labels(self, index: int) -> tuple[str, str]:
+        """Names of the HR and LR image in messages."""
+        return self.files[index] if self.files else (self.names[index], self.names[index])
 
 
 def pixels(shape: Sequence[int]) -> str:
@@ -90,20 +88,12 @@ def pixels(shape: Sequence[int]) -> str:
 
 
 def naming_rules(filename_tmpl: str, scale: int) -> list[str]:
-    """Return the templates of LR names to try, in which ``{}`` is the HR name without extension.
-
-    A ``filename_tmpl`` (BasicSR's option) other than ``{}`` is the only one. By default LR has the name of HR, or that name
-    and ``x<scale>``, as in DIV2K and the MATLAB versions of the benchmark sets.
-    """
+    """Return templates of LR names, ``{}`` being the HR name: ``filename_tmpl``, or by default DIV2K's ``{}x2`` as well."""
     return [filename_tmpl] if filename_tmpl != "{}" else ["{}", "{}x" + str(scale)]
 
 
 def check_template(template: str) -> str:
-    """Return ``template`` if it is a naming rule.
-
-    Raises:
-        ValueError: it does not hold ``{}`` exactly once, or another brace.
-    """
+    """Return ``template`` if it holds ``{}`` exactly once and no other brace; otherwise a ValueError is raised."""
     if template.count("{}") != 1 or set(template.replace("{}", "")) & set("{}"):
         raise ValueError(f"'{template}' must hold {{}} once, for the name of HR without extension (such as '{{}}_lr')")
     return template
@@ -132,16 +122,8 @@ def by_stem(files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """HR and LR names that belong together.
-
-    Attributes:
-        rule: the template by which they do, see :func:`naming_rules`.
-        lr_of: HR name -> LR name, without the HR names that have none.
-        without_lr: HR names without an LR name.
-        without_hr: LR names without an HR name.
-    """
+class Pairing(NamedTuple):
+    """HR and LR names paired by a naming rule, and the names on either side that it leaves without a partner."""
 
     rule: str
     lr_of: dict[str, str]
@@ -163,13 +145,7 @@ def match_names(
 ) -> list[str]:
     """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
 
-    Args:
-        hr: HR names without extension.
-        lr: LR names without extension.
-        rules: templates from HR name to LR name, see :func:`naming_rules`.
-        hr_folder: where the HR images lie, for the message.
-        lr_folder: where the LR images lie, for the message.
-        remedy: what else may help, for the message.
+    Folders and ``remedy``, a further piece of advice, are for the message alone.
 
     Raises:
         UserError: no rule pairs all; the text is a report of the rule that pairs most.
@@ -194,12 +170,8 @@ def match_names(
 def read_meta_info(file: Path, strip_folders: bool = True) -> dict[str, tuple[int, int] | None]:
     """Read BasicSR's list of images, one a line: ``0001_s001.png (480,480,3)``, in LMDB followed by the PNG compression.
 
-    Args:
-        file: the list.
-        strip_folders: cut folders off the names.
-
     Returns:
-        Name without extension -> height and width, or ``None`` where the line does not tell.
+        Name without extension, and without folders if ``strip_folders`` -> height and width, or ``None`` without them.
 
     Raises:
         UserError: the file cannot be read, a line is of another form, or a name is there twice.

@@ -76,7 +76,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         hr = self.pairs.hr(index)
         if min(hr.shape[:2]) < self.gt_size:
             raise UserError(
-                f"{self.pairs.hr_file(index)} has {pixels(hr.shape)}, too few for patches of gt_size {self.gt_size}. "
+                f"{self.pairs.labels(index)[0]} has {pixels(hr.shape)}, too few for patches of gt_size {self.gt_size}. "
                 f"Lower gt_size to {min(hr.shape[:2])} or less, or take the image out."
             )
         pair = (self.pairs.lr(index), hr)

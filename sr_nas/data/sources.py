@@ -38,14 +38,10 @@ _environments: dict[str, tuple[int, Any]] = {}
 def make_pairs(
     names: list[str], hr: Sequence[Source], lr: Sequence[Source] | None, scale: int, cache: bool | str = False
 ) -> Pairs:
-    """Return pairs of images in files or LMDBs.
+    """Return pairs of images in files or LMDBs, in the order of ``names``.
 
-    Args:
-        names: what to call each pair.
-        hr: HR images, in the order of the names.
-        lr: LR images; ``None`` makes them from HR by :func:`sr_nas.images.resize.downscale` and keeps them in the cache.
-        scale: HR pixels per LR pixel and side.
-        cache: whether, or in what folder, the decoded pixels of both are cached too.
+    Without ``lr``, LR images are made from HR by :func:`sr_nas.images.resize.downscale`, and always cached. ``cache`` says
+    whether, or in what folder, the decoded pixels of HR and LR files are cached too.
 
     Raises:
         UserError: the cache cannot be used.
@@ -225,15 +221,11 @@ def sample(held_out: bool = False, *, scale: int) -> Pairs:
 
 
 def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tuple[str, Pairs, Path | None]:
-    """Open a benchmark set in whatever layout it is kept.
-
-    Args:
-        path: its folder, see :func:`sr_nas.data.layouts.find_sets`.
-        scale: HR pixels per LR pixel and side.
-        lr_folder: folder of the LR images, where they are not a part of the layout.
+    """Open a benchmark set in whatever layout it is kept (:func:`sr_nas.data.layouts.find_sets`).
 
     Returns:
-        ``(name, pairs, folder of the LR images)``; the folder is ``None`` where there is none and LR is made from HR.
+        ``(name, pairs, lr_folder)``; the folder is that of the layout where none is passed, and ``None`` if it has none and LR
+        is made from HR.
 
     Raises:
         UserError: no set is there, or several; HR and LR do not pair up.

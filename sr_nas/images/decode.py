@@ -30,7 +30,7 @@ DECODE_ERRORS = (
 ORIENTATION = 274
 """EXIF tag of the orientation, 1 to 8 (Exif 2.32, 4.6.4 A)."""
 
-_MODES = dict(zip(("L", "LA", "RGB", "RGBA"), ("L", "LA", "RGB", "RGBA"), strict=True))
+_MODES = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA"}
 _MODES |= {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 """Pillow mode of a file of up to 8 bits -> mode of the returned pixels."""
 _OPENCV_16_BIT_MODES = ("I", "I;16", "I;16B", "L", "LA", "RGB", "RGBA")
