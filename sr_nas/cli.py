@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _ActionsContainer, _SubParsersAction
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,9 +43,7 @@ def seeds(text: str) -> list[int]:
 def _tile_size(text: str) -> int | str | None:
     if text in ("auto", "whole"):
         return None if text == "whole" else text
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"auto, whole, or the side of the tiles, of at least one pixel, not '{text}'")
-    return int(text)
+    return whole_number(1)(text)
 
 
 def _set_name(text: str) -> str:
@@ -54,23 +52,28 @@ def _set_name(text: str) -> str:
     return text
 
 
-def _option_file(parser: ArgumentParser, example: str, required: bool = True) -> None:
+def _option_file(parser: _ActionsContainer, example: str, required: bool = True) -> None:
     """Add ``-opt`` and ``--force_yml``, in BasicSR's spelling."""
     parser.add_argument("-opt", "--opt", required=required, metavar="FILE", help="option file (YAML)")
     _overrides(parser, example)
 
 
-def _overrides(parser: ArgumentParser, example: str) -> None:
+def _overrides(parser: _ActionsContainer, example: str) -> None:
     text = f"override options, e.g. {example}"
     parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
+
+
+def _run(parser: ArgumentParser) -> None:
+    """Add the arguments of commands that make a run."""
+    _option_file(parser, "train:optim_g:lr=1e-4")
+    parser.add_argument("--auto_resume", action="store_true", help="go on with the newest run of this name, where there is one")
 
 
 def _released_weights(parser: ArgumentParser) -> None:
     """Add what a file of released weights does not say about its network."""
     parser.add_argument("--arch", help="architecture of released weights, e.g. imdn or dlsr")
-    parser.add_argument(
-        "--genotype", metavar="A,B,...|FILE", help="genotype of released weights that do not contain one (default: the published)"
-    )
+    text = "genotype of released weights that do not contain one (default: the published)"
+    parser.add_argument("--genotype", metavar="A,B,...|FILE", help=text)
 
 
 def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
@@ -80,20 +83,16 @@ def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
 
 def _search(parser: ArgumentParser) -> None:
     """Search a network in the space that an option file names."""
-    _option_file(parser, "train:optim_g:lr=1e-4")
-    parser.add_argument("--auto_resume", action="store_true", help="go on with the newest run of this name, where there is one")
-    parser.add_argument(
-        "--seeds", type=seeds, metavar="0-9", help="one search per seed, such as 0-9 or 0,3,5, and a summary of all; they resume"
-    )
-    parser.add_argument(
-        "--jobs", type=whole_number(1), metavar="N", help="with --seeds, searches at a time (default: one per GPU, else per core)"
-    )
+    _run(parser)
+    text = "one search per seed, such as 0-9 or 0,3,5, and a summary of all; they resume"
+    parser.add_argument("--seeds", type=seeds, metavar="0-9", help=text)
+    text = "with --seeds, searches at a time (default: one per GPU, else per core)"
+    parser.add_argument("--jobs", type=whole_number(1), metavar="N", help=text)
 
 
 def _train(parser: ArgumentParser) -> None:
     """Train the network that an option file names, for instance one that a search has found."""
-    _option_file(parser, "train:optim_g:lr=1e-4")
-    parser.add_argument("--auto_resume", action="store_true", help="go on with the newest run of this name, where there is one")
+    _run(parser)
 
 
 def _evaluate(parser: ArgumentParser) -> None:
@@ -101,28 +100,18 @@ def _evaluate(parser: ArgumentParser) -> None:
 
     -opt measures several models on several sets and writes the table; the same command goes on where it was stopped.
     """
+    add = parser.add_argument
     table = parser.add_argument_group("a table of several models")
-    table.add_argument("-opt", "--opt", metavar="FILE", help="option file (YAML), e.g. options/benchmark.yml")
-    table.add_argument(
-        "--force_yml", nargs="+", action="extend", metavar="KEY=VALUE", help="override options, e.g. datasets:Set5=DIR"
-    )
+    _option_file(table, "datasets:Set5=DIR", required=False)
     table.add_argument("--save_images", action="store_true", help="keep every SR image, as the option save_images does")
-    parser.add_argument("--model", help="exported file, run folder, or released weights with --arch")
+    add("--model", help="exported file, run folder, or released weights with --arch")
     _released_weights(parser)
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="folder of HR images, or a set's folder with HR/ and LR_matlab/x4/; 'sample' is the held-out sample photo",
-    )
-    parser.add_argument(
-        "--lr", type=Path, metavar="DIR", help="folder of the LR images; by default the set's own, else made from HR"
-    )
-    parser.add_argument("--scale", type=int, help="upscaling factor (default: the network's)")
-    parser.add_argument("--tile", type=int, metavar="N", help="run the network in tiles of N x N LR pixels, as inference can")
+    add("--data", nargs="+", type=Path, metavar="DIR", help="sets, folders of HR images, or 'sample', the held-out sample photo")
+    add("--lr", type=Path, metavar="DIR", help="folder of the LR images; by default the set's own, else made from HR")
+    add("--scale", type=int, help="upscaling factor (default: the network's)")
+    add("--tile", type=int, metavar="N", help="run the network in tiles of N x N LR pixels, as inference can")
     _device(parser, None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def _analyze(parser: ArgumentParser) -> None:
@@ -133,52 +122,36 @@ def _analyze(parser: ArgumentParser) -> None:
     """
     jobs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
 
-    def job(name: str, text: str, runs: str | None = "+") -> ArgumentParser:
-        sub = jobs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    def job(name: str, summary: str, runs: str | None = "+") -> ArgumentParser:
+        sub = jobs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if runs:
             sub.add_argument("runs", nargs=None if runs == "1" else runs, type=Path, metavar="RUN", help="folder of a search")
-        sub.add_argument(
-            "-o", "--output", type=Path, metavar="DIR", help=f"new folder to write to (default: analyses/{name}, numbered)"
-        )
+        text = f"new folder to write to (default: analyses/{name}, numbered)"
+        sub.add_argument("-o", "--output", type=Path, metavar="DIR", help=text)
         return sub
 
     gaps = job("gaps", "table 1: top-2 gap of beta on the choice where it is least")
     gaps.add_argument("--edge", metavar="LABEL", help="compare all methods on this choice (default: each method's closest)")
     curves = job("curves", "figures 2 to 4: beta, alpha, gaps, skips, true accuracy or size over the epochs")
     curves.add_argument("--edge", metavar="LABEL", help="choice in beta.png (default: the first)")
-    curves.add_argument(
-        "--operation", default="skip_connect", metavar="NAME", help="whose share to follow (default: skip_connect)"
-    )
+    curves.add_argument("--operation", default="skip_connect", metavar="NAME", help="its share to draw (default: skip_connect)")
     for sub in (gaps, curves):
-        sub.add_argument(
-            "--epoch", type=int, metavar="N", help="the last to look at (default: a method's last that all seeds have)"
-        )
+        sub.add_argument("--epoch", type=int, metavar="N", help="last epoch to look at (default: the last that all seeds have)")
 
     landscape = job("landscape", "figure 5: loss and accuracy over two random directions in alpha")
     landscape.add_argument("--grid", type=int, default=21, metavar="N", help="points along each direction, odd (default: 21)")
     landscape.add_argument("--radius", type=float, default=1.0, help="farthest step, in --normalise's unit (default: 1)")
-    landscape.add_argument("--batches", type=int, default=4, metavar="N", help="of alpha's images (default: 4)")
-    landscape.add_argument("--seed", type=int, default=0, help="of the directions (default: 0)")
-    landscape.add_argument(
-        "--normalise",
-        choices=("alpha", "unit"),
-        default="alpha",
-        help="length of a direction in each choice: alpha's own norm, or 1 (default: alpha)",
-    )
+    landscape.add_argument("--batches", type=int, default=4, metavar="N", help="batches of alpha's images (default: 4)")
+    landscape.add_argument("--seed", type=int, default=0, help="seed of the directions (default: 0)")
+    text = "length of a direction in each choice: alpha's own norm, or 1 (default: alpha)"
+    landscape.add_argument("--normalise", choices=("alpha", "unit"), default="alpha", help=text)
     _overrides(landscape, "datasets:train:dataroot=DIR")
 
     sweep = job("sweep", "tables 5 and 8: the searches of a grid of options; the same command goes on where it was stopped", None)
     _option_file(sweep, "datasets:train:dataroot=DIR")
-    sweep.add_argument(
-        "--over",
-        action="append",
-        required=True,
-        metavar="KEY=A,B,...",
-        help="option and its values, e.g. search:regularizer:nu=0,0.25,1; may be given several times",
-    )
-    sweep.add_argument(
-        "--seeds", type=seeds, metavar="0-4", help="search every cell with each (default: once, with the option file's)"
-    )
+    text = "option and its values, e.g. search:regularizer:nu=0,0.25,1; may be given several times"
+    sweep.add_argument("--over", action="append", required=True, metavar="KEY=A,B,...", help=text)
+    sweep.add_argument("--seeds", type=seeds, metavar="0-4", help="seeds to search every cell with (default: the option file's)")
     sweep.add_argument("--show", nargs="+", default=[], metavar="QUANTITY", help="what to draw, e.g. cifar10_test gap_worst")
 
     replace = job("replace", "section 6.6: true accuracy when an edge's operation is replaced, in decreasing order of beta", "1")
@@ -191,6 +164,7 @@ def _complexity(parser: ArgumentParser) -> None:
     Name the network by --arch, a genotype and its settings; or by --model, for what a run, an export or an option file holds.
     --compare measures the networks of the SA-DARTS paper, and any others, in one table.
     """
+    add = parser.add_argument
     parser.epilog = "Every other option is a setting of the network: --nf 48, --num_blocks 6 (IMDN), --num_cells 6 (DLSR)."
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--arch", help="architecture, e.g. imdn, dlsr or nasbench201")
@@ -198,19 +172,12 @@ def _complexity(parser: ArgumentParser) -> None:
     network.add_argument("--model", type=Path, metavar="PATH", help=kinds)
     text = f"a table of the paper's networks and of each {kinds}"
     network.add_argument("--compare", nargs="*", type=Path, metavar="PATH", help=text)
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: 4; of a genotype file: 2)")
-    parser.add_argument("--num_classes", type=int, metavar="N", help="classes that a classifier tells apart (default: 10)")
-    parser.add_argument(
-        "--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network"
-    )
-    parser.add_argument(
-        "--official",
-        type=Path,
-        metavar="PATH",
-        help="read the true accuracy of a network of NAS-Bench-201 from this file or folder of NATS-Bench or NAS-Bench-201, "
-        "not from the bundled table; needs sr_nas[nasbench]",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: 4; of a genotype file: 2)")
+    add("--num_classes", type=int, metavar="N", help="classes that a classifier tells apart (default: 10)")
+    add("--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network")
+    text = "NATS-Bench's or NAS-Bench-201's own file or folder to read true accuracies from; needs sr_nas[nasbench]"
+    add("--official", type=Path, metavar="PATH", help=text)
+    add("--json", action="store_true", help="print JSON")
 
 
 def _export(parser: ArgumentParser) -> None:
@@ -219,56 +186,40 @@ def _export(parser: ArgumentParser) -> None:
     .safetensors and .pth open in sr_nas and, with its bridge, in spandrel; .pth in BasicSR too. .onnx and .pt2 (torch.export)
     take any batch, height and width, have BatchNorm folded, and are written only if they give what PyTorch gives.
     """
+    add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", type=Path, help="folder of a training; of a search for .json")
     source.add_argument("--model", metavar="FILE", type=Path, help="exported file, or released weights (.pth, .pt) with --arch")
     _released_weights(parser)
     text = ".safetensors, .pth, .onnx or .pt2 for the network; .json for its genotype alone"
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
-    parser.add_argument("--last", action="store_true", help="the last network instead of the best")
-    parser.add_argument("--fp16", action="store_true", help="ONNX that computes in float16; input and output stay float32")
-    parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 18)")
-    parser.add_argument("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
-    parser.add_argument("--license", metavar="NAME", help="license of the weights, for the model card (default: not stated)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file and its model card if they exist")
+    add("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
+    add("--last", action="store_true", help="the last network instead of the best")
+    add("--fp16", action="store_true", help="ONNX that computes in float16; input and output stay float32")
+    add("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 18)")
+    add("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
+    add("--license", metavar="NAME", help="license of the weights, for the model card (default: not stated)")
+    add("--overwrite", action="store_true", help="replace the file and its model card if they exist")
 
 
 def _inference(parser: ArgumentParser) -> None:
     """Upscale images: PNG, JPEG, WebP, BMP and TIFF; grey, RGB and RGBA; 8 and 16 bit stay what they are."""
-    parser.add_argument(
-        "-i", "--input", required=True, nargs="+", type=Path, metavar="FILE|DIR", help="images, or folders of images"
-    )
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the upscaled images")
-    parser.add_argument("--model", required=True, help="exported file, run folder, or released weights with --arch")
+    add = parser.add_argument
+    add("-i", "--input", required=True, nargs="+", type=Path, metavar="FILE|DIR", help="images, or folders of images")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the upscaled images")
+    add("--model", required=True, help="exported file, run folder, or released weights with --arch")
     _released_weights(parser)
-    parser.add_argument(
-        "--tile",
-        type=_tile_size,
-        default="auto",
-        metavar="auto|whole|N",
-        help="auto, the default: whole images where the memory suffices, else tiles as large as fit; N: tiles of N x N LR pixels",
-    )
-    parser.add_argument("-r", "--recursive", action="store_true", help="take the folders below too, and keep them in the output")
-    parser.add_argument("--outscale", type=float, metavar="S", help="resize to S times the input, by bicubic after the network")
-    parser.add_argument(
-        "--ensemble", action="store_true", help="average over 8 flips and transpositions: about 0.1 dB for 8 times the time"
-    )
-    parser.add_argument("--suffix", default="", metavar="S", help="put between name and extension, e.g. _x2")
-    parser.add_argument("--overwrite", action="store_true", help="replace images that exist; by default they are kept")
+    text = "auto: whole images where the memory suffices, else the largest tiles that fit; N: tiles of N x N LR pixels"
+    add("--tile", type=_tile_size, default="auto", metavar="auto|whole|N", help=text)
+    add("-r", "--recursive", action="store_true", help="take the folders below too, and keep them in the output")
+    add("--outscale", type=float, metavar="S", help="resize to S times the input, by bicubic after the network")
+    add("--ensemble", action="store_true", help="average over 8 flips and transpositions: about 0.1 dB for 8 times the time")
+    add("--suffix", default="", metavar="S", help="put between name and extension, e.g. _x2")
+    add("--overwrite", action="store_true", help="replace images that exist; by default they are kept")
     _device(parser)
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "torch", "onnxruntime"),
-        default="auto",
-        help="what runs the network; auto, the default: on a CPU ONNX Runtime, where it is installed and there is much to "
-        "upscale, else PyTorch",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        default="fp32",
-        help="bf16 and fp16 are faster on a GPU and round more; the CPU knows no fp16 (default: fp32)",
-    )
+    text = "auto: ONNX Runtime on a CPU where it is installed and there is much to upscale, else PyTorch (default: auto)"
+    add("--engine", choices=("auto", "torch", "onnxruntime"), default="auto", help=text)
+    text = "bf16 and fp16 are faster on a GPU and round more; the CPU has no fp16 (default: fp32)"
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
 
 
 def _prepare_data(parser: ArgumentParser) -> None:
@@ -286,23 +237,20 @@ def _prepare_data(parser: ArgumentParser) -> None:
 
     crop = jobs.add_parser("crop", help="cut HR and LR together into sub-images, HR/NAME_s001.png and LR/X2/NAME_s001.png")
     crop.add_argument("hr", type=Path, metavar="HR", help="folder of HR images")
-    crop.add_argument(
-        "--lr", type=Path, metavar="DIR", help="folder of X2, X3, ...; without it LR is made from the whole HR images"
-    )
+    crop.add_argument("--lr", type=Path, metavar="DIR", help="folder of X2, X3, ...; by default LR is made from whole HR images")
     crop.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for HR and LR")
     crop.add_argument("--size", type=int, default=480, help="side of a sub-image in HR pixels (default: 480)")
     crop.add_argument("--step", type=int, default=240, help="HR pixels from one to the next (default: 240)")
     text = "replace outputs that differ from what is made now; without it they are reported and kept"
     for sub in (lr, crop):
         sub.add_argument("--overwrite", action="store_true", help=text)
-        sub.add_argument(
-            "--scales", nargs="+", type=int, choices=range(2, 17), default=(2, 3, 4), metavar="N", help="default: 2 3 4"
-        )
+        scales = range(2, 17)
+        sub.add_argument("--scales", nargs="+", type=int, choices=scales, default=(2, 3, 4), metavar="N", help="default: 2 3 4")
 
     lmdb = jobs.add_parser("lmdb", help="pack a folder of images into an LMDB in BasicSR's layout")
     lmdb.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
     lmdb.add_argument("-o", "--output", type=Path, required=True, metavar="NAME.lmdb", help="the LMDB, a folder")
-    text = "of PNG (default: 1, fast to read)"
+    text = "level of PNG (default: 1, fast to read)"
     lmdb.add_argument("--compression", type=int, choices=range(10), default=1, metavar="0..9", help=text)
 
     text = "report images that are unreadable, unpaired, of the wrong size, or copies of another; exit code 1 if any is"
@@ -310,7 +258,7 @@ def _prepare_data(parser: ArgumentParser) -> None:
     text = "sets, such as datasets/DIV2K datasets/Set5, or folders of HR images"
     check.add_argument("sets", nargs="+", type=Path, metavar="DIR", help=text)
     check.add_argument("--lr", type=Path, metavar="DIR", help="LR images of the one folder of HR images; needs --scale")
-    check.add_argument("--scale", type=int, metavar="N", help="of --lr")
+    check.add_argument("--scale", type=int, metavar="N", help="scale of the --lr images")
     check.add_argument("--meta_info", type=Path, metavar="FILE", help="BasicSR's list of what the sets should hold")
     check.add_argument("--no_duplicates", action="store_true", help="do not look for copies of a picture")
     for sub in (lr, crop, lmdb, check):
@@ -322,9 +270,7 @@ def _fetch(jobs: _SubParsersAction[ArgumentParser], name: str) -> None:
     sub = jobs.add_parser(name, help=f"fetch {name}; several sets may be named at once", description=text)
     sub.set_defaults(job="fetch", first=name)
     sub.add_argument("more", nargs="*", metavar="SET", type=_set_name, help=f"further sets: {', '.join(SETS)}")
-    sub.add_argument(
-        "--root", type=Path, default=Path("datasets"), metavar="DIR", help="folder of all data sets (default: datasets)"
-    )
+    sub.add_argument("--root", type=Path, default=Path("datasets"), metavar="DIR", help="folder of data sets (default: datasets)")
     if SETS[name][0].files:
         # A set of super-resolution named after this one is fetched with these.
         sub.set_defaults(scales=(2, 3, 4), hr_only=False, split=("train", "valid"))
@@ -332,9 +278,8 @@ def _fetch(jobs: _SubParsersAction[ArgumentParser], name: str) -> None:
         text = "LR images to fetch with HR (default: 2 3 4)"
         sub.add_argument("--scales", nargs="+", type=int, choices=(2, 3, 4), default=(2, 3, 4), metavar="N", help=text)
         sub.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
-        sub.add_argument(
-            "--split", nargs="+", choices=("train", "valid"), default=("train", "valid"), help="of div2k (default: both)"
-        )
+        halves = ("train", "valid")
+        sub.add_argument("--split", nargs="+", choices=halves, default=halves, help="splits of div2k (default: both)")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
