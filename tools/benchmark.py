@@ -49,7 +49,6 @@ from sr_nas.options.search import SearchOptions
 from sr_nas.preparation.generate import write_lmdb
 from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.allocator import keep_freed_memory
-from sr_nas.runs.device import device_named
 from sr_nas.search.alpha import Alpha, softmax
 
 CASES = {"sac-imdn": ("IMDN", 4), "sa-imdn": ("IMDN", 1), "dlsr": ("DLSR", 1)}
@@ -58,14 +57,14 @@ CASES = {"sac-imdn": ("IMDN", 4), "sa-imdn": ("IMDN", 1), "dlsr": ("DLSR", 1)}
 Step = Callable[[], object]
 
 
-def in_turns(steps: Mapping[str, Step], rounds: int, clock: str, threads: int) -> dict[str, dict[str, float]]:
+def in_turns(steps: Mapping[str, Step], rounds: int, clock: str, threads: int) -> dict[str, dict[str, Any]]:
     """Time several callables in turns, every other round backwards, after one untimed run of each.
 
     Returns:
         For each its median ``seconds`` and their ``iqr``, and ``ratio``, the median over the rounds of its time to that of the
         first callable in the same round.
     """
-    which = {"timer": time.process_time} if clock == "cpu" else {}
+    which: Any = {"timer": time.process_time} if clock == "cpu" else {}
     timers = {
         name: benchmark.Timer("step()", globals={"step": step}, num_threads=threads, **which) for name, step in steps.items()
     }
@@ -160,7 +159,7 @@ def search_step(case: str, variant: str, batch: int, size: int, settings: dict[s
 
 def measure_passes(parsed: argparse.Namespace, make_step: Callable[..., Step], variants: Sequence[str]) -> dict[str, Any]:
     """Time and memory of every variant in every case; ratios are to the first variant."""
-    device, settings = device_named(parsed.device), {} if parsed.nf is None else {"nf": parsed.nf}
+    device, settings = torch.device(parsed.device), {} if parsed.nf is None else {"nf": parsed.nf}
     results: dict[str, Any] = {}
     for case in parsed.case or CASES:
         print(f"\r{case}: ", end="", file=sys.stderr)
@@ -182,7 +181,7 @@ def search(parsed: argparse.Namespace) -> dict[str, Any]:
     return measure_passes(parsed, search_step, [f"{how}, {order}" for order in parsed.order for how in ("plain", "fused")])
 
 
-def inferring(file: str, engine: str, size: tuple[int, int], device: torch.device) -> Step:
+def inferring(file: str, engine: Any, size: tuple[int, int], device: torch.device) -> Step:
     """One image through a network in a file: ``plain`` PyTorch, or an engine of ``sr-nas inference``."""
     network = load_model(file).eval().to(device)
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -200,7 +199,8 @@ def inferring(file: str, engine: str, size: tuple[int, int], device: torch.devic
 
 def inference(parsed: argparse.Namespace) -> dict[str, Any]:
     """A network on one LR image: plain PyTorch, PyTorch as ``inference`` prepares it, and ONNX Runtime."""
-    device, height, width = device_named(parsed.device), *parsed.size
+    device = torch.device(parsed.device)
+    height, width = parsed.size
     network = load_model(parsed.model) if parsed.model else NETWORKS.get(parsed.arch)(scale=2)
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/network.safetensors"
@@ -273,7 +273,8 @@ def data(parsed: argparse.Namespace) -> dict[str, Any]:
 def _loaders(root: Path, parsed: argparse.Namespace) -> Iterator[tuple[str, Step]]:
     """Name and one batch of every way to read; decoded images are not kept in memory, as with a large data set."""
     for kind in ("hr", "lr"):
-        write_lmdb(root / kind, root / f"{kind}.lmdb", compression=1, workers=1)
+        _, writing = write_lmdb(root / kind, root / f"{kind}.lmdb", compression=1, workers=1)
+        list(writing)
     folders, lmdbs = (root / "hr", root / "lr"), (root / "hr.lmdb", root / "lr.lmdb")
     pairs = {
         "folder": folder([str(folders[0])], [str(folders[1])], scale=parsed.scale),
@@ -288,15 +289,11 @@ def _loaders(root: Path, parsed: argparse.Namespace) -> Iterator[tuple[str, Step
     except UserError as error:
         print(f"basicsr is left out: {error}", file=sys.stderr)
     for name, dataset in datasets.items():
-        yield name, Stream(dataset, range(len(pairs["folder"].names)), parsed.batch, seed=0, workers=0).next
+        yield name, Stream(dataset, range(len(pairs["folder"].names)), parsed.batch, seed=0).next
 
 
-MODEST = (
-    ["supernet", "--rounds", "3"],
-    ["search-step", "--rounds", "3"],
-    ["inference", "--rounds", "5"],
-    ["data", "--rounds", "3"],
-)
+MODEST = {"supernet": "3", "search-step": "3", "inference": "5", "data": "3"}
+"""What :func:`run_all` measures, and in how many rounds."""
 
 
 def parser() -> argparse.ArgumentParser:
