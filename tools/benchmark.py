@@ -35,7 +35,7 @@ from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.build import build_searcher
 from sr_nas.cli import main as sr_nas
 from sr_nas.complexity.macs import count_macs
-from sr_nas.data.loader import Stream
+from sr_nas.data.loader import ResumableLoader
 from sr_nas.data.patches import PatchDataset
 from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
@@ -238,15 +238,15 @@ def _upscale_photo(model: str, megapixels: float) -> dict[str, float | None]:
 
 
 class BasicSRPairs(Dataset[Any]):
-    """basicsr's ``PairedImageDataset`` of a folder or an LMDB, with flips and rotations, addressed as our data sets are."""
+    """basicsr's ``PairedImageDataset`` of folders, with flips and rotations, addressed as our data sets are."""
 
     def __init__(self, hr: Path, lr: Path, parsed: argparse.Namespace) -> None:
         import_basicsr()
         from basicsr.data.paired_image_dataset import PairedImageDataset
 
         options = {"phase": "train", "scale": parsed.scale, "gt_size": parsed.gt_size, "use_hflip": True, "use_rot": True}
-        backend = {"type": "lmdb" if hr.suffix == ".lmdb" else "disk"}
-        self.pairs = PairedImageDataset({**options, "dataroot_gt": str(hr), "dataroot_lq": str(lr), "io_backend": backend})
+        places = {"dataroot_gt": str(hr), "dataroot_lq": str(lr), "io_backend": {"type": "disk"}}
+        self.pairs = PairedImageDataset({**options, **places})
 
     def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         item = self.pairs[address[0]]
@@ -285,11 +285,11 @@ def _loaders(root: Path, parsed: argparse.Namespace) -> Iterator[tuple[str, Step
         name: PatchDataset(pair, parsed.gt_size, memory_budget=0) for name, pair in pairs.items()
     }
     try:
-        datasets |= {"basicsr folder": BasicSRPairs(*folders, parsed), "basicsr lmdb": BasicSRPairs(*lmdbs, parsed)}
+        datasets["basicsr, folder"] = BasicSRPairs(*folders, parsed)
     except UserError as error:
         print(f"basicsr is left out: {error}", file=sys.stderr)
     for name, dataset in datasets.items():
-        yield name, Stream(dataset, range(len(pairs["folder"].names)), parsed.batch, seed=0).next
+        yield name, ResumableLoader(dataset, range(len(pairs["folder"].names)), parsed.batch, seed=0).next
 
 
 MODEST = {"supernet": "3", "search-step": "3", "inference": "5", "data": "3"}

@@ -1,0 +1,47 @@
+"""The benchmark of own speed: what its figures mean, and that every measurement runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY))
+
+from tools.benchmark import in_turns
+
+
+def test_ratios_are_to_the_first_variant() -> None:
+    def work(count: int) -> None:
+        for _ in range(count):
+            pass
+
+    rows = in_turns({"once": lambda: work(200_000), "thrice": lambda: work(600_000)}, 5, "cpu", 1)
+    assert rows["once"]["ratio"] == 1
+    assert 2 < rows["thrice"]["ratio"] < 4.5
+    assert rows["thrice"]["seconds"] > rows["once"]["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "variants"),
+    [
+        ("supernet --case sac-imdn --nf 16 --batch 1 --size 8", {"network", "plain", "fused"}),
+        ("search-step --case dlsr --nf 16 --batch 1 --size 8", {"plain, first", "fused, first"}),
+        ("inference --size 40x24", {"plain", "torch", "onnxruntime"}),
+        ("inference --megapixels 0.01", {"sr-nas inference"}),
+        ("data --images 2 --batch 2 --gt_size 32", {"folder", "folder, cache", "lmdb", "basicsr, folder"}),
+    ],
+)
+def test_every_measurement_runs(words: str, variants: set[str]) -> None:
+    command = [sys.executable, "tools/benchmark.py", *words.split(), "--rounds", "1", "--threads", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout[done.stdout.index("{") :])
+    (rows,) = (value for key, value in printed.items() if key != "machine")
+    assert set(rows) == variants
+    assert all(row["seconds"] > 0 for row in rows.values())
