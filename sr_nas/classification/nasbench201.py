@@ -46,6 +46,10 @@ def avg_pool_3x3(in_channels: int, out_channels: int, affine: bool = True) -> nn
     return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
 
 
+NASBENCH201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""The benchmark's candidates, the default of the search space. Registering another operation does not change it."""
+
+
 # MERGED sr_nas.classification.nasbench201: The networks of NAS-Bench-201 (Dong & Yang, ICLR 2020, arXiv 2001.00326):
 # one cell of six edges, repeated in three stages.
 

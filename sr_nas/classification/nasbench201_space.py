@@ -12,6 +12,7 @@ from sr_nas.classification.mixed import mixed_apart, mixed_together
 from sr_nas.classification.nasbench201 import (
     EDGES,
     NASBENCH201_CANDIDATES,
+    NASBENCH201_OPERATIONS,
     NODES,
     STAGES,
     Cell,
@@ -43,7 +44,7 @@ class NASBench201Space(NASBench201Frame):
         num_classes: number of classes.
         channels: of the first stage.
         num_cells: cells of each stage; all share one alpha per edge.
-        candidates: names to choose from on every edge; ``None`` for all of them.
+        candidates: names to choose from on every edge; ``None`` for the benchmark's five.
         partial_channel: K of the mixed operation; must divide the channels.
         edge_normalization: also weigh the edges into a node, by choices of inputs that keep all (eq. 20 of SA-DARTS).
         affine: whether the candidates' BatchNorms have weights; without them alpha alone scales a candidate (DARTS).
@@ -67,7 +68,7 @@ class NASBench201Space(NASBench201Frame):
         execution: Execution = "fused",
     ) -> None:
         self.check(channels=channels, candidates=candidates, partial_channel=partial_channel)
-        self.candidates = tuple(candidates or NASBENCH201_CANDIDATES.names())
+        self.candidates = tuple(candidates or NASBENCH201_OPERATIONS)
         builders = {name: partial(NASBENCH201_CANDIDATES.get(name), affine=affine) for name in self.candidates}
         super().__init__(
             num_classes, channels, num_cells, lambda _, width: MixedOp(builders, width, width, partial_channel), affine

@@ -1,8 +1,7 @@
-"""The candidates of a mixed residual block of DLSR (Huang et al. 2021, arXiv 2105.03939).
+"""DLSR (Huang et al. 2021, arXiv 2105.03939): lightweight super-resolution by hierarchical search, and its candidate operations.
 
-A candidate is a function of its input and output channels. None has a bias or a BatchNorm, and the depthwise ones begin
-with a ReLU: only so do released weights load and the parameter counts come out. To add one, register a function here and
-name it under ``network_g.candidates`` in an option file.
+A candidate of the search space is a function of its input and output channels. To add one, register a function here and name it
+under ``network_g.candidates`` in an option file.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,84 +20,8 @@ from sr_nas.genotype import JOINT, Choice, GenotypeError, GenotypeLike, genotype
 from sr_nas.ops.attention import EnhancedSpatialAttention
 from sr_nas.registry import NETWORKS, Registry
 
-DLSR_CANDIDATES: Registry = Registry("DLSR candidate", "sr_nas.networks.dlsr")
-
-
-def convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Module:
-    """Dense convolution that keeps height and width."""
-    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-
-
-def dilated(in_channels: int, out_channels: int, kernel: int, dilation: int = 2) -> nn.Sequential:
-    """ReLU, depthwise convolution with gaps, pointwise convolution."""
-    depthwise = nn.Conv2d(
-        in_channels,
-        in_channels,
-        kernel,
-        padding=dilation * (kernel // 2),
-        dilation=dilation,
-        groups=in_channels,
-        bias=False,
-    )
-    return nn.Sequential(nn.ReLU(), depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
-
-
-def separable(in_channels: int, out_channels: int, kernel: int) -> nn.Module:
-    """ReLU, depthwise and pointwise convolution, twice (DARTS, Liu et al. 2019)."""
-    return nn.Sequential(*dilated(in_channels, in_channels, kernel, 1), *dilated(in_channels, out_channels, kernel, 1))
-
-
-@DLSR_CANDIDATES.register()
-def conv_1x1(in_channels: int, out_channels: int) -> nn.Module:
-    return convolution(in_channels, out_channels, 1)
-
-
-@DLSR_CANDIDATES.register()
-def conv_3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return convolution(in_channels, out_channels, 3)
-
-
-@DLSR_CANDIDATES.register()
-def conv_5x5(in_channels: int, out_channels: int) -> nn.Module:
-    return convolution(in_channels, out_channels, 5)
-
-
-@DLSR_CANDIDATES.register()
-def conv_7x7(in_channels: int, out_channels: int) -> nn.Module:
-    return convolution(in_channels, out_channels, 7)
-
-
-@DLSR_CANDIDATES.register()
-def sep_conv_3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return separable(in_channels, out_channels, 3)
-
-
-@DLSR_CANDIDATES.register()
-def sep_conv_5x5(in_channels: int, out_channels: int) -> nn.Module:
-    return separable(in_channels, out_channels, 5)
-
-
-@DLSR_CANDIDATES.register()
-def sep_conv_7x7(in_channels: int, out_channels: int) -> nn.Module:
-    return separable(in_channels, out_channels, 7)
-
-
-@DLSR_CANDIDATES.register()
-def dil_conv_3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return dilated(in_channels, out_channels, 3)
-
-
-@DLSR_CANDIDATES.register()
-def dil_conv_5x5(in_channels: int, out_channels: int) -> nn.Module:
-    return dilated(in_channels, out_channels, 5)
-
-
-# MERGED sr_nas.networks.dlsr: DLSR: lightweight super-resolution by hierarchical search (Huang et al. 2021,
-# arXiv 2105.03939), with any genotype.
-
-
-Features = Annotated[int, Field(ge=8, multiple_of=2, description="feature channels; the published networks have 48 and 18")]
-Cells = Annotated[int, Field(ge=2, description="cells; the published networks have 6")]
+Features = Annotated[int, Ge(8), MultipleOf(2)]
+Cells = Annotated[int, Ge(2)]
 
 OPERATIONS = ("op1", "op2", "op3")
 # The genotype and the links of the released DLSR_para_loss_x2.pt.
@@ -107,9 +30,43 @@ PUBLISHED = (
     *("cell2+cell1", "cell3+cell2", "cell4+cell3", "cell1+cell3"),
 )
 PUBLISHED_CELLS = 6
-NEGATIVE_SLOPE = 0.05
 
-_leaky_relu = partial(F.leaky_relu, negative_slope=NEGATIVE_SLOPE)
+DLSR_CANDIDATES: Registry = Registry("DLSR candidate", "sr_nas.networks.dlsr")
+
+# No candidate has a bias or a BatchNorm, and the depthwise ones begin with a ReLU: only so do released weights load and the
+# paper's parameter counts come out.
+
+
+def convolution(in_channels: int, out_channels: int, *, kernel: int) -> nn.Module:
+    """Dense convolution that keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+
+
+def dilated(in_channels: int, out_channels: int, *, kernel: int, dilation: int = 2) -> nn.Sequential:
+    """ReLU, depthwise convolution with gaps, pointwise convolution."""
+    padding = dilation * (kernel // 2)
+    depthwise = nn.Conv2d(in_channels, in_channels, kernel, padding=padding, dilation=dilation, groups=in_channels, bias=False)
+    return nn.Sequential(nn.ReLU(), depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
+
+
+def separable(in_channels: int, out_channels: int, *, kernel: int) -> nn.Module:
+    """ReLU, depthwise and pointwise convolution, twice (DARTS, Liu et al. 2019)."""
+    first = dilated(in_channels, in_channels, kernel=kernel, dilation=1)
+    return nn.Sequential(*first, *dilated(in_channels, out_channels, kernel=kernel, dilation=1))
+
+
+_PAPER: dict[str, Callable[[int, int], nn.Module]] = {
+    **{f"conv_{kernel}x{kernel}": partial(convolution, kernel=kernel) for kernel in (1, 3, 5, 7)},
+    **{f"sep_conv_{kernel}x{kernel}": partial(separable, kernel=kernel) for kernel in (3, 5, 7)},
+    **{f"dil_conv_{kernel}x{kernel}": partial(dilated, kernel=kernel) for kernel in (3, 5)},
+}
+for _name, _build in _PAPER.items():
+    DLSR_CANDIDATES.register(_name)(_build)
+
+DLSR_OPERATIONS = tuple(_PAPER)
+"""The paper's nine candidates, the default of the search space. Registering another operation does not change it."""
+
+_leaky_relu = partial(F.leaky_relu, negative_slope=0.05)
 
 
 def input_choices(num_cells: int) -> dict[str, Choice]:
@@ -162,32 +119,32 @@ class DLSRCell(nn.Module):
 
     def run(self, x: Tensor, ops: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
         """Run the cell with the given functions as its operations."""
-        kept = []
+        distilled = []
         for op, distill in zip(ops, self.distill, strict=True):
-            kept.append(_leaky_relu(distill(x)))
+            distilled.append(_leaky_relu(distill(x)))
             x = _leaky_relu(op(x) + x)
-        kept.append(_leaky_relu(self.last(x)))
-        return self.attention(self.fuse(torch.cat(kept, dim=1)))
+        distilled.append(_leaky_relu(self.last(x)))
+        return self.attention(self.fuse(torch.cat(distilled, dim=1)))
 
 
 class DLSRFrame(nn.Module):
-    """Everything of DLSR but the searched operations of its cells and the choice of their inputs.
+    """DLSR without the operations and inputs of its cells: what the network and the supernet share.
 
     Args:
         scale: upscaling factor.
         nf: feature channels.
         num_cells: number of cells.
-        build_op: (label, channels) -> the module of that position.
+        build_op: (label, input channels, output channels) -> the module of that position.
         fan_in: label of an input choice -> how many earlier cells that cell joins.
     """
 
     def __init__(
-        self, scale: int, nf: int, num_cells: int, build_op: Callable[[str, int], nn.Module], fan_in: Callable[[str], int]
+        self, scale: int, nf: int, num_cells: int, build_op: Callable[[str, int, int], nn.Module], fan_in: Callable[[str], int]
     ) -> None:
         super().__init__()
         self.scale, self.nf, self.num_cells = scale, nf, num_cells
         self.head = nn.Conv2d(3, nf, 3, padding=1)
-        self.cells = nn.ModuleList(DLSRCell([build_op(label, nf) for label in OPERATIONS], nf) for _ in range(num_cells))
+        self.cells = nn.ModuleList(DLSRCell([build_op(label, nf, nf) for label in OPERATIONS], nf) for _ in range(num_cells))
         self.joins = nn.ModuleDict({label: nn.Conv2d(nf * fan_in(label), nf, 1) for label in input_choices(num_cells)})
         self.fuse = nn.Conv2d(nf * num_cells, nf, 1)
         self.body = nn.Conv2d(nf, nf, 3, padding=1)
@@ -199,15 +156,12 @@ class DLSRFrame(nn.Module):
         cells: Iterable[Callable[[Tensor], Tensor]],
         inputs: Callable[[str, list[Tensor]], list[Tensor]],
     ) -> Tensor:
-        """Run the network.
+        """Upscale ``[N, 3, H, W]``.
 
         Args:
-            x: ``[N, 3, H, W]``.
+            x: the batch.
             cells: functions to run as its cells.
-            inputs: (label, outputs of all earlier cells) -> what that cell joins, ``nf`` channels each.
-
-        Returns:
-            ``[N, 3, scale*H, scale*W]``.
+            inputs: (label, outputs of all earlier cells) -> the tensors that the cell joins, ``nf`` channels each.
         """
         first, second, *later = cells
         shallow = self.head(x)
@@ -218,6 +172,15 @@ class DLSRFrame(nn.Module):
         fused = _leaky_relu(self.fuse(torch.cat(outputs, dim=1)))
         return F.pixel_shuffle(self.tail(self.body(fused) + shallow), self.scale)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The cells, whose operations are searched."""
+        return self.cells
+
+    def frame_settings(self) -> dict[str, int]:
+        """The constructor's arguments, without the operations and inputs."""
+        return {"scale": self.scale, "nf": self.nf, "num_cells": self.num_cells}
+
 
 @NETWORKS.register()
 class DLSR(DLSRFrame, SRNetwork):
@@ -225,8 +188,8 @@ class DLSR(DLSRFrame, SRNetwork):
 
     Args:
         scale: upscaling factor, 2, 3 or 4.
-        nf: feature channels.
-        num_cells: number of cells.
+        nf: feature channels; the published networks have 48 and 18.
+        num_cells: cells; the published networks have 6.
         genotype: three candidate names for the operations of every cell, then for each cell from the third on the two
             earlier cells it reads, such as ``"cell2+cell1"``; three names alone let each read the two cells before it.
 
@@ -239,37 +202,36 @@ class DLSR(DLSRFrame, SRNetwork):
     def __init__(
         self, scale: int = 2, nf: Features = 48, num_cells: Cells = PUBLISHED_CELLS, genotype: GenotypeLike = PUBLISHED
     ) -> None:
-        picked = genotype_from(with_inputs(genotype, num_cells), self.arch, self.choices(num_cells))
+        checked = genotype_from(with_inputs(genotype, num_cells), self.arch, self.choices(num_cells))
         super().__init__(
             scale,
             nf,
             num_cells,
-            lambda label, channels: DLSR_CANDIDATES.get(picked[label][0])(channels, channels),
-            lambda label: len(picked[label]),
+            lambda label, *channels: DLSR_CANDIDATES.get(checked[label][0])(*channels),
+            lambda label: len(checked[label]),
         )
-        self.genotype = picked
+        self.genotype = checked
 
     @staticmethod
     def choices(num_cells: int = PUBLISHED_CELLS) -> dict[str, Choice]:
-        """``op1`` to ``op3``: every candidate may stand there; then the inputs of the cells."""
+        """``op1`` to ``op3``: every registered candidate may stand there; then the inputs of the cells."""
         operations = {label: Choice(tuple(DLSR_CANDIDATES.names())) for label in OPERATIONS}
         return operations | input_choices(num_cells)
 
     @staticmethod
     def check(num_cells: int = PUBLISHED_CELLS, genotype: Any = PUBLISHED, **_: Any) -> None:
-        """Refuse a genotype of other names than :meth:`choices`; a path is left for when files are looked at."""
+        """Refuse a genotype of other names than :meth:`choices`; a path has not been read yet and passes."""
         if not is_genotype_path(genotype):
             genotype_from(with_inputs(genotype, num_cells), DLSR.arch, DLSR.choices(num_cells))
 
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, JSON-ready."""
-        genotype = self.genotype.to_json()["genotype"]
-        return {"scale": self.scale, "nf": self.nf, "num_cells": self.num_cells, "genotype": genotype}
+        return self.frame_settings() | {"genotype": self.genotype.to_json()["genotype"]}
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``[N, 3, H, W]`` RGB in 0..1 to ``[N, 3, scale*H, scale*W]``."""
-        return self.reconstruct(x, self.cells, self._picked)
+        return self.reconstruct(x, self.cells, self._selected)
 
-    def _picked(self, label: str, outputs: list[Tensor]) -> list[Tensor]:
+    def _selected(self, label: str, outputs: list[Tensor]) -> list[Tensor]:
         names = input_choices(self.num_cells)[label].candidates
         return [outputs[names.index(name)] for name in self.genotype[label]]

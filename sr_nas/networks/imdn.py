@@ -1,16 +1,17 @@
-"""The candidates that may replace a 3x3 convolution of an IMD block (SA-DARTS, section 4.4.1).
+"""IMDN: Information Multi-distillation Network (Hui et al., ACM MM 2019), and the candidates that SA-DARTS searches in it.
 
-A candidate is a function of its input and output channels. To add one, register a function here and name it under
-``network_g.candidates`` in an option file.
+A candidate of the search space is a function of its input and output channels (SA-DARTS, section 4.4.1). To add one, register a
+function here and name it under ``network_g.candidates`` in an option file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,98 +20,54 @@ from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_pat
 from sr_nas.ops.attention import ContrastAwareChannelAttention
 from sr_nas.registry import NETWORKS, Registry
 
-IMDN_CANDIDATES: Registry = Registry("IMDN candidate", "sr_nas.networks.imdn")
-
-
-def convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Module:
-    """Dense convolution that keeps height and width; with bias."""
-    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
-
-
-def depthwise_separable(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Module:
-    """Depthwise convolution, then a pointwise one. Both carry a bias: only so do the paper's parameter counts come out."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=in_channels),
-        nn.Conv2d(in_channels, out_channels, 1),
-    )
-
-
-def followed_by_batch_norm(module: nn.Module, out_channels: int) -> nn.Module:
-    """The module with an affine BatchNorm behind it."""
-    parts = list(module) if isinstance(module, nn.Sequential) else [module]
-    return nn.Sequential(*parts, nn.BatchNorm2d(out_channels))
-
-
-@IMDN_CANDIDATES.register()
-def conv_3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return convolution(in_channels, out_channels, 3)
-
-
-@IMDN_CANDIDATES.register()
-def conv_5x5(in_channels: int, out_channels: int) -> nn.Module:
-    return convolution(in_channels, out_channels, 5)
-
-
-@IMDN_CANDIDATES.register()
-def dsconv_3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return depthwise_separable(in_channels, out_channels, 3)
-
-
-@IMDN_CANDIDATES.register()
-def dsconv_5x5(in_channels: int, out_channels: int) -> nn.Module:
-    return depthwise_separable(in_channels, out_channels, 5)
-
-
-@IMDN_CANDIDATES.register()
-def dil_dsconv_3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return depthwise_separable(in_channels, out_channels, 3, dilation=2)
-
-
-@IMDN_CANDIDATES.register()
-def dil_dsconv_5x5(in_channels: int, out_channels: int) -> nn.Module:
-    return depthwise_separable(in_channels, out_channels, 5, dilation=2)
-
-
-@IMDN_CANDIDATES.register()
-def conv_3x3_bn(in_channels: int, out_channels: int) -> nn.Module:
-    return followed_by_batch_norm(conv_3x3(in_channels, out_channels), out_channels)
-
-
-@IMDN_CANDIDATES.register()
-def conv_5x5_bn(in_channels: int, out_channels: int) -> nn.Module:
-    return followed_by_batch_norm(conv_5x5(in_channels, out_channels), out_channels)
-
-
-@IMDN_CANDIDATES.register()
-def dsconv_3x3_bn(in_channels: int, out_channels: int) -> nn.Module:
-    return followed_by_batch_norm(dsconv_3x3(in_channels, out_channels), out_channels)
-
-
-@IMDN_CANDIDATES.register()
-def dsconv_5x5_bn(in_channels: int, out_channels: int) -> nn.Module:
-    return followed_by_batch_norm(dsconv_5x5(in_channels, out_channels), out_channels)
-
-
-@IMDN_CANDIDATES.register()
-def dil_dsconv_3x3_bn(in_channels: int, out_channels: int) -> nn.Module:
-    return followed_by_batch_norm(dil_dsconv_3x3(in_channels, out_channels), out_channels)
-
-
-@IMDN_CANDIDATES.register()
-def dil_dsconv_5x5_bn(in_channels: int, out_channels: int) -> nn.Module:
-    return followed_by_batch_norm(dil_dsconv_5x5(in_channels, out_channels), out_channels)
-
-
-# MERGED sr_nas.networks.imdn: IMDN: Information Multi-distillation Network (Hui et al., ACM MM 2019), with any
-# genotype in its blocks.
-
-
-Features = Annotated[int, Field(ge=16, multiple_of=4, description="feature channels; the published network has 64")]
-Blocks = Annotated[int, Field(ge=1, description="information multi-distillation blocks; the published network has 6")]
+Features = Annotated[int, Ge(16), MultipleOf(4)]
+Blocks = Annotated[int, Ge(1)]
 
 LABELS = ("conv1", "conv2", "conv3", "conv4")
 PUBLISHED = ("conv_3x3",) * 4
 NEGATIVE_SLOPE = 0.05
+
+IMDN_CANDIDATES: Registry = Registry("IMDN candidate", "sr_nas.networks.imdn")
+
+
+def convolution(
+    in_channels: int, out_channels: int, *, kernel: int, separable: bool = False, dilation: int = 1, norm: bool = False
+) -> nn.Module:
+    """A convolution that keeps height and width, dense or depthwise-separable, with a BatchNorm behind it or none.
+
+    Both halves of a separable one carry a bias: only this convention gives the paper's parameter counts.
+    """
+    padding = dilation * (kernel // 2)
+    layers: list[nn.Module]
+    if separable:
+        depthwise = nn.Conv2d(in_channels, in_channels, kernel, padding=padding, dilation=dilation, groups=in_channels)
+        layers = [depthwise, nn.Conv2d(in_channels, out_channels, 1)]
+    else:
+        layers = [nn.Conv2d(in_channels, out_channels, kernel, padding=padding)]
+    if norm:
+        layers.append(nn.BatchNorm2d(out_channels))
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+_PAPER: dict[str, Callable[[int, int], nn.Module]] = {
+    "conv_3x3": partial(convolution, kernel=3),
+    "conv_5x5": partial(convolution, kernel=5),
+    "dsconv_3x3": partial(convolution, kernel=3, separable=True),
+    "dsconv_5x5": partial(convolution, kernel=5, separable=True),
+    "dil_dsconv_3x3": partial(convolution, kernel=3, separable=True, dilation=2),
+    "dil_dsconv_5x5": partial(convolution, kernel=5, separable=True, dilation=2),
+    "conv_3x3_bn": partial(convolution, kernel=3, norm=True),
+    "conv_5x5_bn": partial(convolution, kernel=5, norm=True),
+    "dsconv_3x3_bn": partial(convolution, kernel=3, separable=True, norm=True),
+    "dsconv_5x5_bn": partial(convolution, kernel=5, separable=True, norm=True),
+    "dil_dsconv_3x3_bn": partial(convolution, kernel=3, separable=True, dilation=2, norm=True),
+    "dil_dsconv_5x5_bn": partial(convolution, kernel=5, separable=True, dilation=2, norm=True),
+}
+for _name, _build in _PAPER.items():
+    IMDN_CANDIDATES.register(_name)(_build)
+
+IMDN_OPERATIONS = tuple(_PAPER)
+"""The paper's twelve candidates, the default of the search space. Registering another operation does not change it."""
 
 
 def conv_channels(nf: int) -> tuple[tuple[int, int], ...]:
@@ -134,38 +91,43 @@ class IMDBlock(nn.Module):
         self.attention = ContrastAwareChannelAttention(4 * self.distilled)
         self.fuse = nn.Conv2d(4 * self.distilled, nf, 1)
 
+    @property
+    def ops(self) -> nn.ModuleList:
+        """The searched operations."""
+        return self.convs
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, nf, H, W]`` to the same shape."""
-        return self.distill(x, self.convs)
+        return self.run(x, self.convs)
 
-    def distill(self, x: Tensor, convs: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+    def run(self, x: Tensor, ops: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
         """Run the block with the given four functions as its convolutions."""
-        *splitting, last = convs
-        kept, remaining = [], x
+        *splitting, last = ops
+        distilled, remaining = [], x
         for conv in splitting:
             features = F.leaky_relu(conv(remaining), NEGATIVE_SLOPE)
-            distilled, remaining = features.split((self.distilled, features.shape[1] - self.distilled), dim=1)
-            kept.append(distilled)
-        kept.append(last(remaining))
-        return self.fuse(self.attention(torch.cat(kept, dim=1))) + x
+            part, remaining = features.split((self.distilled, features.shape[1] - self.distilled), dim=1)
+            distilled.append(part)
+        distilled.append(last(remaining))
+        return self.fuse(self.attention(torch.cat(distilled, dim=1))) + x
 
 
 class IMDNFrame(nn.Module):
-    """Everything of IMDN but the four searched convolutions of its blocks.
+    """IMDN without its searched convolutions: what the network and the supernet share.
 
     Args:
         scale: upscaling factor.
         nf: feature channels.
         num_blocks: number of blocks.
-        build_conv: (label, input channels, output channels) -> the module of that position.
+        build_op: (label, input channels, output channels) -> the module of that position.
     """
 
-    def __init__(self, scale: int, nf: int, num_blocks: int, build_conv: Callable[[str, int, int], nn.Module]) -> None:
+    def __init__(self, scale: int, nf: int, num_blocks: int, build_op: Callable[[str, int, int], nn.Module]) -> None:
         super().__init__()
         self.scale, self.nf, self.num_blocks = scale, nf, num_blocks
         self.head = nn.Conv2d(3, nf, 3, padding=1)
-        self.blocks: Iterable[IMDBlock] = nn.ModuleList(  # type: ignore[assignment]
-            IMDBlock([build_conv(label, *channels) for label, channels in zip(LABELS, conv_channels(nf), strict=True)], nf)
+        self.blocks = nn.ModuleList(
+            IMDBlock([build_op(label, *channels) for label, channels in zip(LABELS, conv_channels(nf), strict=True)], nf)
             for _ in range(num_blocks)
         )
         self.fuse = nn.Conv2d(nf * num_blocks, nf, 1)
@@ -173,7 +135,7 @@ class IMDNFrame(nn.Module):
         self.tail = nn.Conv2d(nf, 3 * scale**2, 3, padding=1)
 
     def reconstruct(self, x: Tensor, blocks: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
-        """Run the network with the given functions as its blocks."""
+        """Upscale ``[N, 3, H, W]`` with the given functions as blocks."""
         shallow = features = self.head(x)
         outputs = []
         for block in blocks:
@@ -182,6 +144,10 @@ class IMDNFrame(nn.Module):
         fused = F.leaky_relu(self.fuse(torch.cat(outputs, dim=1)), NEGATIVE_SLOPE)
         return F.pixel_shuffle(self.tail(self.body(fused) + shallow), self.scale)
 
+    def frame_settings(self) -> dict[str, int]:
+        """The constructor's arguments, without the operations."""
+        return {"scale": self.scale, "nf": self.nf, "num_blocks": self.num_blocks}
+
 
 @NETWORKS.register()
 class IMDN(IMDNFrame, SRNetwork):
@@ -189,8 +155,8 @@ class IMDN(IMDNFrame, SRNetwork):
 
     Args:
         scale: upscaling factor, 2, 3 or 4.
-        nf: feature channels.
-        num_blocks: number of blocks.
+        nf: feature channels; the published network has 64.
+        num_blocks: information multi-distillation blocks; the published network has 6.
         genotype: four candidate names for the convolutions of every block (list, mapping or :class:`Genotype`).
 
     Raises:
@@ -200,24 +166,24 @@ class IMDN(IMDNFrame, SRNetwork):
     arch = "IMDN"
 
     def __init__(self, scale: int = 4, nf: Features = 64, num_blocks: Blocks = 6, genotype: GenotypeLike = PUBLISHED) -> None:
-        picked = genotype_from(genotype, self.arch, self.choices())
-        super().__init__(scale, nf, num_blocks, lambda label, *channels: IMDN_CANDIDATES.get(picked[label][0])(*channels))
-        self.genotype = picked
+        checked = genotype_from(genotype, self.arch, self.choices())
+        super().__init__(scale, nf, num_blocks, lambda label, *channels: IMDN_CANDIDATES.get(checked[label][0])(*channels))
+        self.genotype = checked
 
     @staticmethod
     def choices() -> dict[str, Choice]:
-        """``conv1`` to ``conv4``: every candidate may stand there."""
+        """``conv1`` to ``conv4``: every registered candidate may stand there."""
         return {label: Choice(tuple(IMDN_CANDIDATES.names())) for label in LABELS}
 
     @staticmethod
     def check(genotype: Any = PUBLISHED, **_: Any) -> None:
-        """Refuse a genotype of other names than :meth:`choices`; a path is left for when files are looked at."""
+        """Refuse a genotype of other names than :meth:`choices`; a path has not been read yet and passes."""
         if not is_genotype_path(genotype):
             genotype_from(genotype, IMDN.arch, IMDN.choices())
 
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, JSON-ready."""
-        return {"scale": self.scale, "nf": self.nf, "num_blocks": self.num_blocks, "genotype": self.genotype.names}
+        return self.frame_settings() | {"genotype": self.genotype.names}
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``[N, 3, H, W]`` RGB in 0..1 to ``[N, 3, scale*H, scale*W]``."""

@@ -1,4 +1,4 @@
-"""Parts of a network that keep their inputs alone and are computed again in the backward pass (Chen et al. 2016)."""
+"""The mixed operation: every candidate on the same input, summed by weight; and recomputation in the backward pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, cast
 
 import torch
-from pydantic import Field
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -16,79 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from sr_nas.errors import listing, nearest
 from sr_nas.registry import Registry
 
-
-def checkpointed(part: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Return ``run(part, *inputs)``, whose intermediate results are computed again when gradients are asked for.
-
-    The second time it uses the parameters of the first, which :func:`torch.func.functional_call` may have put in the place of
-    the part's own for the first pass alone, and leaves its buffers as they are: BatchNorm statistics are updated once.
-
-    Args:
-        part: a part of a network.
-        run: what is done with it; whatever it reads that needs a gradient is among the inputs or in the part.
-        inputs: tensors.
-    """
-    if not torch.is_grad_enabled():
-        return run(part, *inputs)
-    caller = _Caller(part, run)
-    parameters, buffers = dict(caller.named_parameters()), dict(caller.named_buffers())
-    passes = 0
-
-    def call(*inputs: Tensor) -> Tensor:
-        nonlocal passes
-        passes += 1
-        own = buffers if passes == 1 else {name: buffer.clone() for name, buffer in buffers.items()}
-        return cast(Tensor, functional_call(caller, parameters | own, inputs))
-
-    result: Tensor = checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return result
-
-
-class _Caller(nn.Module):
-    def __init__(self, part: nn.Module, run: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.part, self.run = part, run
-        self.training = part.training
-
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.run(self.part, *inputs)
-
-
-# MERGED sr_nas.ops.mixed: The mixed operation: every candidate on the same input, summed by weight.
-
-
 Builder = Callable[[int, int], nn.Module]
-PartialChannel = Annotated[int, Field(ge=1, description="K: a share of 1/K of the channels goes through the candidates; 1 = all")]
-
-
-def check_candidates(registry: Registry[Any], candidates: list[str] | None) -> None:
-    """Raise ValueError unless ``candidates`` are two or more different names of the registry, or ``None`` for all."""
-    if candidates is None:
-        return
-    known = registry.names()
-    for name in candidates:
-        if name not in known:
-            raise ValueError(f"unknown {registry.kind} '{name}'{nearest(name, known)} Allowed: {listing(known)}.")
-    if len(set(candidates)) != len(candidates) or len(candidates) < 2:
-        raise ValueError("candidates must be two or more different names, else there is nothing to search")
-
-
-def inherited_tensors(supernet: nn.Module, derived: nn.Module, chosen: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return the supernet's tensors that keep their shape in a derived network, under the names they have there.
-
-    Args:
-        supernet: with mixed operations.
-        derived: the plain network.
-        chosen: part of a name in the supernet -> what stands there in the derived network, for every candidate kept, such
-            as ``"convs.0.candidates.conv_3x3."`` -> ``"convs.0."``.
-    """
-    wanted, found = derived.state_dict(), {}
-    for name, tensor in supernet.state_dict().items():
-        for inside, outside in chosen.items():
-            name = name.replace(inside, outside)
-        if name in wanted and wanted[name].shape == tensor.shape:
-            found[name] = tensor
-    return found
+PartialChannel = Annotated[int, Ge(1)]
 
 
 class MixedOp(nn.Module):
@@ -110,7 +39,7 @@ class MixedOp(nn.Module):
         super().__init__()
         if in_channels % partial_channel or out_channels % partial_channel:
             raise ValueError(f"partial_channel {partial_channel} must divide {in_channels} and {out_channels} channels")
-        self.partial_channel = partial_channel
+        self.in_channels, self.out_channels, self.partial_channel = in_channels, out_channels, partial_channel
         self.sampled = in_channels // partial_channel
         share = out_channels // partial_channel
         self.candidates = nn.ModuleDict({name: build(self.sampled, share) for name, build in builders.items()})
@@ -120,24 +49,16 @@ class MixedOp(nn.Module):
 
     @classmethod
     def bind(cls, ops: Sequence[MixedOp], weights: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
-        """Return the operations as functions of their input alone, for one pass; what they share may be computed once.
+        """Return the operations as functions of their input alone, for one pass; a subclass may share work between them.
 
         Args:
             ops: all of this class.
-            weights: of the candidates of each.
+            weights: of the candidates of each operation.
         """
-        return [partial(op, weights=own) for op, own in zip(ops, weights, strict=True)]
+        return [partial(op, weights=weight) for op, weight in zip(ops, weights, strict=True)]
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Mix.
-
-        Args:
-            x: ``[N, in_channels, H, W]``.
-            weights: ``[number of candidates]``.
-
-        Returns:
-            ``[N, out_channels, H, W]``.
-        """
+        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, with ``weights`` of ``[number of candidates]``."""
         if self.partial_channel == 1:
             return self._mix(x, weights)
         mixed = self._mix(x[:, : self.sampled], weights)
@@ -149,3 +70,70 @@ class MixedOp(nn.Module):
         for term in rest:
             first = first + term
         return first
+
+
+def check_candidates(registry: Registry[Any], candidates: list[str] | None) -> None:
+    """Raise ValueError unless ``candidates`` are two or more different names of the registry, or ``None`` for the default."""
+    if candidates is None:
+        return
+    known = registry.names()
+    for name in candidates:
+        if name not in known:
+            raise ValueError(f"unknown {registry.kind} '{name}'{nearest(name, known)} Allowed: {listing(known)}.")
+    if len(set(candidates)) != len(candidates) or len(candidates) < 2:
+        raise ValueError("candidates must be two or more different names, else there is nothing to search")
+
+
+def inherited_tensors(supernet: nn.Module, derived: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the supernet's tensors that keep their shape in a derived network, under the names they have there.
+
+    Args:
+        supernet: with mixed operations.
+        derived: the plain network.
+        names: part of a tensor's name in the supernet -> the part in the derived network, for every selected candidate, such
+            as ``"convs.0.candidates.conv_3x3."`` -> ``"convs.0."``.
+    """
+    expected, tensors = derived.state_dict(), {}
+    for name, tensor in supernet.state_dict().items():
+        for inside, outside in names.items():
+            name = name.replace(inside, outside)
+        if name in expected and expected[name].shape == tensor.shape:
+            tensors[name] = tensor
+    return tensors
+
+
+def checkpointed(part: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return ``run(part, *inputs)`` with all but the inputs computed again in the backward pass (Chen et al. 2016).
+
+    The second run uses the parameters of the first, even those that :func:`torch.func.functional_call` had swapped in for the
+    first only, and leaves the buffers as they are: BatchNorm statistics are updated once.
+
+    Args:
+        part: a module.
+        run: function of the module and the inputs; every other tensor that it reads and that needs a gradient is among these.
+        inputs: tensors.
+    """
+    if not torch.is_grad_enabled():
+        return run(part, *inputs)
+    caller = _Caller(part, run)
+    parameters, buffers = dict(caller.named_parameters()), dict(caller.named_buffers())
+    passes = 0
+
+    def call(*inputs: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        current = buffers if passes == 1 else {name: buffer.clone() for name, buffer in buffers.items()}
+        return cast(Tensor, functional_call(caller, parameters | current, inputs))
+
+    result: Tensor = checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+class _Caller(nn.Module):
+    def __init__(self, part: nn.Module, run: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.part, self.run = part, run
+        self.training = part.training
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.run(self.part, *inputs)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor
-
-from sr_nas.contracts import CostSite, Weights, keep_strongest
-from sr_nas.genotype import Choice, Genotype
-from sr_nas.networks.imdn import IMDN, IMDN_CANDIDATES, LABELS, Blocks, Features, IMDBlock, IMDNFrame, conv_channels
-from sr_nas.ops.fused import MIXED_OPS, Execution
-from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, checkpointed, inherited_tensors
+from sr_nas.networks.imdn import IMDN, IMDN_CANDIDATES, IMDN_OPERATIONS, LABELS, Blocks, Features, IMDNFrame
+from sr_nas.ops.fused import Execution
+from sr_nas.ops.mixed import PartialChannel
 from sr_nas.registry import SPACES
+from sr_nas.spaces.base import ChoiceSpace
 
 
 @SPACES.register("IMDN")
-class IMDNSpace(IMDNFrame):
-    """IMDN supernet. With all twelve candidates it holds 12^4 = 20,736 networks.
+class IMDNSpace(ChoiceSpace, IMDNFrame):
+    """IMDN supernet. With the paper's twelve candidates it holds 12^4 = 20,736 networks.
 
     Args:
         scale: upscaling factor.
         nf: feature channels.
         num_blocks: number of blocks; all share one alpha per label.
-        candidates: names to choose from at every position; ``None`` for all of them.
-        partial_channel: K of the mixed operation; must divide nf/4.
+        candidates: names to choose from at every position; ``None`` for the paper's twelve.
+        partial_channel: K of the mixed operation: a share of 1/K of the channels goes through it; must divide nf/4.
         checkpointing: compute blocks again in the backward pass, which takes longer and less memory.
         execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
 
@@ -33,7 +28,7 @@ class IMDNSpace(IMDNFrame):
         ValueError: an unknown candidate, fewer than two, or a K that does not divide nf/4.
     """
 
-    arch = IMDN.arch
+    network, registry, operations, labels = IMDN, IMDN_CANDIDATES, IMDN_OPERATIONS, LABELS
 
     def __init__(
         self,
@@ -45,60 +40,13 @@ class IMDNSpace(IMDNFrame):
         checkpointing: bool = False,
         execution: Execution = "fused",
     ) -> None:
-        self.check(nf=nf, candidates=candidates, partial_channel=partial_channel)
-        self.candidates = tuple(candidates or IMDN_CANDIDATES.names())
-        builders = {name: IMDN_CANDIDATES.get(name) for name in self.candidates}
-        self._mixed_op = mixed_op = MIXED_OPS[execution]
-        self._checkpointing = checkpointing
-        super().__init__(scale, nf, num_blocks, lambda _, read, written: mixed_op(builders, read, written, partial_channel))
+        self.check(candidates, nf, partial_channel)
+        build = self.mixed_operations(candidates, partial_channel, checkpointing, execution)
+        super().__init__(scale, nf, num_blocks, build)
 
-    @staticmethod
-    def check(nf: int = 64, candidates: list[str] | None = None, partial_channel: int = 1, **_: Any) -> None:
-        """Refuse combinations that no type excludes."""
+    @classmethod
+    def check(cls, candidates: list[str] | None = None, nf: int = 64, partial_channel: int = 1, **_: Any) -> None:
+        """Raise ValueError for options that no type excludes."""
+        super().check(candidates)
         if (nf // 4) % partial_channel:
             raise ValueError(f"partial_channel {partial_channel} must divide nf/4 = {nf // 4}, the channels that a block distils")
-        check_candidates(IMDN_CANDIDATES, candidates)
-
-    def choices(self) -> dict[str, Choice]:
-        """``conv1`` to ``conv4``: one operation each."""
-        return {label: Choice(self.candidates) for label in LABELS}
-
-    def forward(self, x: Tensor, weights: Weights) -> Tensor:
-        """Upscale ``[N, 3, H, W]`` RGB in 0..1 with the given candidate weights per label."""
-        own_weights = [weights[label] for label in LABELS]
-        if self._checkpointing:
-            return self.reconstruct(x, [partial(self._run_again, block, own_weights) for block in self.blocks])
-        ops = cast("list[MixedOp]", [op for block in self.blocks for op in block.convs])
-        bound = self._mixed_op.bind(ops, own_weights * self.num_blocks)
-        each = zip(*[iter(bound)] * len(LABELS), strict=True)
-        return self.reconstruct(x, [partial(block.distill, convs=own) for block, own in zip(self.blocks, each, strict=True)])
-
-    def _run_again(self, block: IMDBlock, weights: Sequence[Tensor], x: Tensor) -> Tensor:
-        return checkpointed(block, self._run_block, x, *weights)
-
-    def _run_block(self, block: IMDBlock, x: Tensor, *weights: Tensor) -> Tensor:
-        return block.distill(x, self._mixed_op.bind(cast("list[MixedOp]", list(block.convs)), weights))
-
-    def decode(self, weights: Weights) -> Genotype:
-        """Keep the heaviest candidate of every position."""
-        return keep_strongest(self.arch, self.choices(), weights)
-
-    def derive(self, genotype: Genotype) -> IMDN:
-        """Build the plain network of a genotype."""
-        return IMDN(self.scale, self.nf, self.num_blocks, genotype)
-
-    def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
-        """Return the tensors that keep their shape in the derived network; with K > 1 the candidates' do not."""
-        chosen = {f"convs.{index}.candidates.{genotype[label][0]}.": f"convs.{index}." for index, label in enumerate(LABELS)}
-        return inherited_tensors(self, self.derive(genotype), chosen)
-
-    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
-        """Each label's candidate at its own channel counts, once per block."""
-        sites: dict[str, tuple[CostSite, ...]] = {}
-        for label, channels in zip(LABELS, conv_channels(self.nf), strict=True):
-            sites[label] = (CostSite(partial(self._candidate, channels), channels[0], count=self.num_blocks),)
-        return sites
-
-    @staticmethod
-    def _candidate(channels: tuple[int, int], name: str) -> Any:
-        return IMDN_CANDIDATES.get(name)(*channels)

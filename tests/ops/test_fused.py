@@ -133,6 +133,17 @@ def test_operations_bound_together_equal_each_by_itself(
     assert_equal(*found, tolerance=1e-10)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_biases_of_separable_candidates_alone(training: bool) -> None:
+    """Without a dense candidate or a BatchNorm, at 64 channels, every candidate is in the join, and so are its biases."""
+    torch.manual_seed(0)
+    builders = {name: BUILDERS[IMDN][name] for name in ("dsconv_3x3", "dsconv_5x5", "dil_dsconv_3x3")}
+    plain, fused = pair(builders, (64, 64), 1, torch.float64)
+    assert fused._plan.join is not None and not fused._plan.wides and not fused._plan.banks
+    results = [passed(op.train(training), 64, second=training, size=(5, 6)) for op in (plain, fused)]
+    assert_equal(*results, tolerance=1e-8)
+
+
 def test_a_sum_of_separable_candidates_keeps_its_input_alone() -> None:
     """Beside kernels: plain keeps every tensor between two convolutions."""
     kept = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from sr_nas.complexity.costs import cost_table
 from sr_nas.genotype import Genotype, genotype_from
@@ -155,6 +156,15 @@ def test_a_cost_gives_alpha_a_gradient_towards_the_cheap(name: str, cost: str) -
 def test_impossible_spaces_are_refused(name: str, settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small(name, **settings)
+
+
+def test_a_further_operation_changes_no_default_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = SPACES.get(name).registry
+    before = small(name).choices()
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register("conv_9x9")(lambda read, written: nn.Conv2d(read, written, 9, padding=4))
+    assert small(name).choices() == before
+    assert small(name, candidates=["conv_3x3", "conv_9x9"]).candidates == ("conv_3x3", "conv_9x9")
 
 
 @pytest.mark.parametrize(("name", "size"), [("IMDN", 12**4), ("DLSR", 9**3 * 3 * 6 * 10)])

@@ -135,3 +135,10 @@ def test_costs_by_hand() -> None:
 def test_impossible_spaces_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small(**settings)
+
+
+def test_a_further_operation_does_not_change_the_default_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = NASBench201Space(channels=4, num_cells=1).choices()
+    monkeypatch.setattr(NASBENCH201_CANDIDATES, "_entries", dict(NASBENCH201_CANDIDATES._entries))
+    NASBENCH201_CANDIDATES.register("max_pool_3x3")(lambda read, written, affine=True: torch.nn.MaxPool2d(3, 1, 1))
+    assert NASBench201Space(channels=4, num_cells=1).choices() == before
