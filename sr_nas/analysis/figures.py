@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from sr_nas.analysis.history import Curve
+from sr_nas.analysis.history import Trials, axis_label, upper_bound
 from sr_nas.report.plots import COLOURS, FAINT, INK, Values, add_legend, line_styles, new_figure, panel_grid, style, style_epochs
 
 LEVELS = 15  # lines of equal height in a landscape
@@ -20,28 +20,27 @@ BOLD: dict[str, Any] = {"loc": "left", "fontsize": 10, "fontweight": "bold", "co
 SMALL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
-def method_curves(
-    panels: Mapping[str, Mapping[str, Curve]], columns: int, band: str, bounds: Mapping[str, float | None]
-) -> Figure:
+def method_curves(panels: Mapping[str, Mapping[str, Trials]], columns: int, band: str) -> Figure:
     """Return a figure with a panel per quantity and in each a line per method, in a band of one standard deviation.
 
     Args:
-        panels: title -> method -> curve, ``[epochs]``.
+        panels: quantity -> method -> trials, ``[runs, epochs]``.
         columns: panels beside each other.
         band: heading of the legend: what the bands are.
-        bounds: title -> largest possible value; a band ends there and at 0.
     """
-    styles = line_styles(dict.fromkeys(name for curves in panels.values() for name in curves))
+    styles = line_styles(dict.fromkeys(name for methods in panels.values() for name in methods))
     figure, grid = panel_grid(len(panels), list(styles), band, columns)
-    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        for method, curve in curves.items():
-            marker = "o" if np.isfinite(curve.mean).sum() == 1 else None
-            axes.plot(curve.epochs, curve.mean, **styles[method], linewidth=1.8, marker=marker, markersize=5)
-            low, high = curve.mean - curve.std, curve.mean + curve.std
-            if (bound := bounds.get(title)) is not None:
+    for axes, (quantity, methods) in zip(grid, panels.items(), strict=True):
+        title, unit = axis_label(quantity)
+        bound = upper_bound(quantity)
+        for method, trials in methods.items():
+            marker = "o" if np.isfinite(trials.mean).sum() == 1 else None
+            axes.plot(trials.epochs, trials.mean / unit, **styles[method], linewidth=1.8, marker=marker, markersize=5)
+            low, high = trials.mean - trials.std, trials.mean + trials.std
+            if bound is not None:
                 low, high = low.clip(0, bound), high.clip(0, bound)
-            axes.fill_between(curve.epochs, low, high, color=styles[method]["color"], alpha=0.15, linewidth=0)
-        style_epochs(axes, max((curve.epochs for curve in curves.values()), key=len), title)
+            axes.fill_between(trials.epochs, low / unit, high / unit, color=styles[method]["color"], alpha=0.15, linewidth=0)
+        style_epochs(axes, max((trials.epochs for trials in methods.values()), key=len), title)
     add_legend(figure, styles, band)
     return figure
 

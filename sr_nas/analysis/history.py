@@ -6,6 +6,7 @@ state before the first step.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +23,39 @@ Record = Mapping[str, Any]
 ByLabel = Mapping[str, Sequence[float]]
 """label -> one number per candidate, as a record holds alpha and beta."""
 
+TITLES = {
+    "gap_worst": "top-2 gap, worst choice",
+    "gap_mean": "top-2 gap, mean of choices",
+    "loss_task": "loss on alpha's images",
+    "loss_train": "loss on weights' images",
+}
+
 
 @dataclass(frozen=True)
-class Curve:
-    """Mean over seeds by epoch and its sample standard deviation, both ``[epochs]`` or ``[epochs, candidates]``."""
+class Trials:
+    """A quantity of several runs over the same epochs: ``[runs, epochs]``, or ``[runs, epochs, candidates]``."""
 
     epochs: Sequence[int]
-    mean: Values
-    std: Values
+    values: Values
+
+    @property
+    def mean(self) -> Values:
+        """Mean over the runs."""
+        mean: Values = self.values.mean(axis=0)
+        return mean
+
+    @property
+    def std(self) -> Values:
+        """Sample standard deviation over the runs (divided by n - 1); NaN for a single run."""
+        std: Values = self.values.std(axis=0, ddof=1) if len(self.values) > 1 else np.full_like(self.values[0], np.nan)
+        return std
+
+    def last(self, unit: float = 1.0, form: str = ".4g", std_form: str = ".2g") -> str:
+        """Return ``mean ± std`` of the last epoch in a unit, the mean alone of one run, or a dash where it is unknown."""
+        mean, std = self.mean[-1] / unit, self.std[-1] / unit
+        if math.isnan(mean):
+            return "-"
+        return f"{mean:{form}}" if math.isnan(std) else f"{mean:{form}} ± {std:{std_form}}"
 
 
 def labels_of(choices: Choices, of: Literal["operations", "inputs"] = "operations") -> list[str]:
@@ -48,12 +74,7 @@ def top2_gaps(beta: ByLabel, labels: Sequence[str]) -> dict[str, float]:
 
 
 def closest_label(trials: Sequence[ByLabel], labels: Sequence[str]) -> str:
-    """Return the label whose top-2 gap has the smallest mean over trials, the edge of table 1; of equal ones the first.
-
-    Args:
-        trials: beta of one epoch of each trial.
-        labels: to choose from.
-    """
+    """Return the label whose top-2 gap has the smallest mean over trials, the edge of table 1; of equal ones the first."""
     return min(labels, key=lambda label: statistics.fmean(selection_margin(beta[label]) for beta in trials))
 
 
@@ -94,35 +115,17 @@ def _scalars(record: Record, choices: Choices, operation: str) -> dict[str, floa
     return scalars | {f"loss_{name}": value for name, value in record["loss"].items()} | {"seconds": record["seconds"]}
 
 
-def mean_and_std(trials: Sequence[Any]) -> tuple[Values, Values]:
-    """Return the mean over trials and the sample standard deviation (divided by n - 1), which is NaN for a single trial."""
-    stacked = np.stack([np.asarray(trial, dtype=np.float64) for trial in trials])
-    mean: Values = stacked.mean(axis=0)
-    return mean, stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.full_like(mean, np.nan)
-
-
 def axis_label(quantity: str) -> tuple[str, float]:
     """Return the title of a quantity of :func:`quantities`, and the divisor that brings it into the title's unit."""
-    titles = {
-        "alpha_mean": "mean of alpha",
-        "alpha_median": "median of alpha",
-        "alpha_std": "standard deviation of alpha",
-        "gap_worst": "top-2 gap, worst choice",
-        "gap_mean": "top-2 gap, mean of choices",
-        "loss_task": "loss on alpha's images",
-        "loss_train": "loss on weights' images",
-    }
     if quantity == "params":
         return "parameters, thousands", 1e3
     if quantity.startswith("macs_"):
         convention, _, size = quantity.removeprefix("macs_").rpartition("_")
         return (f"MACs, {convention.upper()} {size}, G", 1e9) if convention else (f"MACs, {size}, M", 1e6)
-    if quantity.startswith("share_"):
-        return f"share of {quantity.removeprefix('share_')}", 1.0
-    dataset, _, part = quantity.rpartition("_")
+    name, _, part = quantity.rpartition("_")
     if part in ("valid", "test"):
-        return f"true {dataset} {part}, %", 1.0
-    return titles.get(quantity, quantity.replace("_", " ")), 1.0
+        return f"true {name} {part}, %", 1.0
+    return TITLES.get(quantity) or quantity.replace("share_", "share of ").replace("alpha_", "alpha, "), 1.0
 
 
 def upper_bound(quantity: str) -> float | None:

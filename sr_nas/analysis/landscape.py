@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,14 +40,10 @@ ByLabel = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Plane:
-    """The points that are measured.
+    """The points that are measured: ``grid`` steps (odd) up to ``radius`` along each of two random directions.
 
-    Attributes:
-        radius: farthest step along both directions.
-        grid: steps along each, an odd number, so that alpha itself is among them.
-        batches: of alpha's half of the images, the first ones of its stream; every point is measured on the same.
-        seed: of the two directions, which all searches of one space share up to their norms.
-        normalise: see :func:`random_direction`.
+    Every point is measured on the first ``batches`` of alpha's half of the images. ``seed`` draws the directions, which all
+    searches of one space share up to their norms; for ``normalise`` see :func:`random_direction`.
 
     Raises:
         UserError: a value out of its range.
@@ -122,12 +119,6 @@ def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Con
     BatchNorm normalises by the batch, as in alpha's own steps: running statistics belong to one alpha alone. Nothing in the
     folder is changed.
 
-    Args:
-        folder: of a search.
-        plane: the points.
-        overrides: ``section:key=value`` texts, such as another place of the data.
-        console: where progress is shown.
-
     Raises:
         UserError: it is no folder of a search, or its data or checkpoint cannot be read.
     """
@@ -172,40 +163,24 @@ def landscapes(folders: Sequence[Path], plane: Plane, output: Path | None, overr
     for run in folders:
         name = run.resolve().name
         surfaces[name if name not in surfaces else str(run)] = landscape(run, plane, overrides, console)
-    folder, steps, unit = open_output(output, "landscape"), plane.steps, UNITS[plane.normalise]
-    summaries = {search: {name: summary(values) for name, values in surface.items()} for search, surface in surfaces.items()}
-    searches = {
-        search: {name: values.tolist() for name, values in surface.items()} | {"summary": summaries[search]}
-        for search, surface in surfaces.items()
-    }
+    folder, steps, unit, centre = open_output(output, "landscape"), plane.steps, UNITS[plane.normalise], plane.grid // 2
+    searches: dict[str, dict[str, Any]] = {}
+    points: list[dict[str, Any]] = []
+    rows: list[dict[str, str]] = []
+    for search, surface in surfaces.items():
+        searches[search] = {name: values.tolist() for name, values in surface.items()} | {"summary": {}}
+        for name, values in surface.items():
+            summary = {"at_alpha": values[centre, centre], "mean": values.mean(), "std": values.std()}
+            summary |= {"min": values.min(), "max": values.max()}
+            searches[search]["summary"][name] = summary
+            rows.append({"search": search, "quantity": name} | {key: f"{value:.4f}" for key, value in summary.items()})
+        for (row, second), (column, first) in product(enumerate(steps), enumerate(steps)):
+            point = {"search": search, "first": first, "second": second}
+            points.append(point | {name: values[row, column] for name, values in surface.items()})
     content = {"steps": steps, "unit": unit, "batches": plane.batches, "seed": plane.seed, "searches": searches}
     write_numbers(folder / "landscape.json", content)
-    points: list[dict[str, Any]] = [
-        {"search": search, "first": first, "second": second}
-        | {name: float(values[row, column]) for name, values in surface.items()}
-        for search, surface in surfaces.items()
-        for row, second in enumerate(steps)
-        for column, first in enumerate(steps)
-    ]
     write_csv(folder / "landscape.csv", points)
-    shared = [name for name in next(iter(surfaces.values())) if all(name in surface for surface in surfaces.values())]
-    common = {search: {name: surface[name] for name in shared} for search, surface in surfaces.items()}
-    save(landscape_figure(common, steps, unit), folder / "landscape.png")
-    rows = [
-        {"search": search, "quantity": name} | {key.replace("_", " "): f"{value:.4f}" for key, value in numbers.items()}
-        for search, quantities in summaries.items()
-        for name, numbers in quantities.items()
-    ]
+    shared = set.intersection(*map(set, surfaces.values()))
+    drawn = {search: {name: surface[name] for name in surface if name in shared} for search, surface in surfaces.items()}
+    save(landscape_figure(drawn, steps, unit), folder / "landscape.png")
     return Report(folder, rows)
-
-
-def summary(values: Values) -> dict[str, float]:
-    """Return the value at alpha, and mean, deviation, least and largest over the plane."""
-    centre = len(values) // 2
-    return {
-        "at_alpha": float(values[centre, centre]),
-        "mean": float(values.mean()),
-        "std": float(values.std()),
-        "min": float(values.min()),
-        "max": float(values.max()),
-    }

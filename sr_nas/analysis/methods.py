@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sr_nas.analysis.history import Record
+from sr_nas.analysis.history import Record, Trials, quantities
 from sr_nas.build import bound
 from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
@@ -70,10 +71,17 @@ class Method:
         """Return every run's record of the last epoch that all of them have."""
         return [history[-1] for history in self.histories()]
 
-    @property
-    def epochs(self) -> list[int]:
-        """Epochs that all runs have."""
-        return [record["epoch"] for record in self.histories()[0]]
+    def quantities(self, operation: str = "skip_connect") -> dict[str, Trials]:
+        """Return the quantities that all runs have, ``[runs, epochs]`` (see :func:`sr_nas.analysis.history.quantities`)."""
+        runs = [quantities(history, self.choices, operation) for history in self.histories()]
+        return {name: self._trials([run[name] for run in runs]) for name in runs[0] if all(name in run for run in runs)}
+
+    def beta(self, label: str) -> Trials:
+        """Return beta of a choice, ``[runs, epochs, candidates]``."""
+        return self._trials([[record["beta"][label] for record in history] for history in self.histories()])
+
+    def _trials(self, values: Sequence[Any]) -> Trials:
+        return Trials([record["epoch"] for record in self.histories()[0]], np.array(values, dtype=np.float64))
 
     def note(self) -> list[str]:
         """Return a remark where some runs have more epochs than others, which are not looked at."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from sr_nas.analysis.figures import heat_maps, line_figure
-from sr_nas.analysis.history import axis_label, mean_and_std, quantities
-from sr_nas.analysis.methods import read_run
-from sr_nas.analysis.tables import Report, check_output, open_output, spread, write_csv, write_numbers
+from sr_nas.analysis.history import Trials, axis_label
+from sr_nas.analysis.methods import Method, read_run
+from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.errors import UserError, nearest
 from sr_nas.jobs.search import run_search
 from sr_nas.options.load import load_options
@@ -132,47 +132,43 @@ def run_sweep(
         The report and 0; or ``None`` and the exit code of a search that was stopped by a signal.
     """
     check_output(output)
-    rows: list[dict[str, Any]] = []
+    methods: list[Method] = []
     for cell in cells:
-        last, folders = [], []
+        runs = []
         for options in cell.searches:
             folder, code = run_search(options, console, auto_resume=True)
             if code:
                 return None, code
-            run = read_run(folder)
-            last.append({name: float(values[-1]) for name, values in quantities(run.history, run.choices).items()})
-            folders.append(str(folder))
-        row: dict[str, Any] = {axis.key: value for axis, value in zip(axes, cell.values, strict=True)}
-        rows.append(
-            row | {"seeds": [options.manual_seed for options in cell.searches], "runs": folders, "quantities": _mean(last)}
-        )
-        drawn = _drawn(show, rows)  # after the first cell already: a wrong name is refused before days of searching
+            runs.append(read_run(folder))
+        methods.append(Method(", ".join(cell.values), runs))
+        drawn = _drawn(show, methods)  # after the first cell already: a wrong name is refused before days of searching
+    points = [dict(zip((axis.key for axis in axes), cell.values, strict=True)) for cell in cells]
+    results = [method.quantities() for method in methods]
     written = open_output(output, "sweep")
-    write_numbers(written / "sweep.json", rows)
-    trials: list[dict[str, Any]] = [
-        {axis.key: row[axis.key] for axis in axes}
-        | {"seed": seed}
-        | {name: numbers["trials"][trial] for name, numbers in row["quantities"].items()}
-        for row in rows
-        for trial, seed in enumerate(row["seeds"])
-    ]
+    content, trials = [], []
+    for point, method, result in zip(points, methods, results, strict=True):
+        last = {name: values.values[:, -1].tolist() for name, values in result.items()}
+        numbers = {
+            name: {"mean": float(result[name].mean[-1]), "std": float(result[name].std[-1]), "trials": last[name]}
+            for name in last
+        }
+        about = {"seeds": method.seeds, "runs": [str(run.folder) for run in method.runs]}
+        content.append({**point, **about, "quantities": numbers})
+        for place, seed in enumerate(method.seeds):
+            trials.append({**point, "seed": seed} | {name: values[place] for name, values in last.items()})
+    write_numbers(written / "sweep.json", content)
     write_csv(written / "sweep.csv", trials)
-    save(sweep_figure(rows, axes, drawn), written / "sweep.png")
-    return Report(written, [_cells(row, axes, drawn) for row in rows]), 0
+    save(sweep_figure({name: [result[name] for result in results] for name in drawn}, axes), written / "sweep.png")
+    rows = []
+    for cell, method, result in zip(cells, methods, results, strict=True):
+        row = dict(zip(short_keys(axes), cell.values, strict=True)) | {"seeds": str(len(method.seeds))}
+        rows.append(row | {axis_label(name)[0]: result[name].last(axis_label(name)[1]) for name in drawn})
+    return Report(written, rows), 0
 
 
-def _mean(trials: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    numbers = {}
-    for name in trials[0]:
-        if all(name in trial for trial in trials):
-            values = [trial[name] for trial in trials]
-            mean, std = mean_and_std(values)
-            numbers[name] = {"mean": float(mean), "std": float(std), "trials": values}
-    return numbers
-
-
-def _drawn(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    known = [name for name in rows[0]["quantities"] if all(name in row["quantities"] for row in rows)]
+def _drawn(names: Sequence[str], methods: Sequence[Method]) -> list[str]:
+    first, *others = [method.quantities() for method in methods]
+    known = [name for name in first if all(name in other for other in others)]
     for name in names:
         if name not in known:
             raise UserError(f"--show: there is no '{name}'{nearest(name, known)} There are: {', '.join(known)}.")
@@ -180,24 +176,20 @@ def _drawn(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]
     return list(names) or [name for name in defaults if name in known]
 
 
-def _cells(row: Mapping[str, Any], axes: Sequence[Axis], drawn: Sequence[str]) -> dict[str, str]:
-    texts = {key: row[axis.key] for key, axis in zip(short_keys(axes), axes, strict=True)} | {"seeds": str(len(row["seeds"]))}
-    for name in drawn:
-        title, unit = axis_label(name)
-        numbers = row["quantities"][name]
-        texts[title] = spread(numbers["mean"] / unit, numbers["std"] / unit, ".4g", ".2g")
-    return texts
+def sweep_figure(results: Mapping[str, Sequence[Trials]], axes: Sequence[Axis]) -> Figure:
+    """Draw lines over one option, or heat maps over two; of more, the last is across and the others together down.
 
-
-def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[Axis], drawn: Sequence[str]) -> Figure:
-    """Draw lines over one option, or heat maps over two; of more, the last is across and the others together down."""
+    Args:
+        results: quantity -> trials of every cell, the last axis fastest; their last epoch is drawn.
+        axes: of the grid.
+    """
     *down, across = axes
     shape = (-1, len(across.values)) if down else (-1,)
     panels: dict[str, tuple[Values, Values]] = {}
-    for name in drawn:
+    for name, cells in results.items():
         title, unit = axis_label(name)
-        mean, std = (np.reshape([row["quantities"][name][part] / unit for row in rows], shape) for part in ("mean", "std"))
-        panels[title] = mean, std
+        mean = np.reshape([trials.mean[-1] / unit for trials in cells], shape)
+        panels[title] = mean, np.reshape([trials.std[-1] / unit for trials in cells], shape)
     if not down:
         return line_figure(panels, across.values, across.key)
     labels = [", ".join(values) for values in product(*(axis.values for axis in down))]

@@ -101,10 +101,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def spread(mean: float, std: float, form: str, std_form: str | None = None) -> str:
-    """Return ``mean ± std``, the mean alone where there is one trial (NaN deviation), or a dash for an unknown mean."""
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:{form}}" if math.isnan(std) else f"{mean:{form}} ± {std:{std_form or form}}"

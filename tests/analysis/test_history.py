@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sr_nas.analysis.history import closest_label, gap_labels, labels_of, mean_and_std, quantities, share_of, top2_gaps
+from sr_nas.analysis.history import Trials, closest_label, gap_labels, labels_of, quantities, share_of, top2_gaps
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.report.decision import decision
 
@@ -60,9 +60,11 @@ def test_selected_inputs_are_no_operations() -> None:
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
-    mean, std = mean_and_std([np.array([1.0, 0.0]), np.array([2.0, 0.0]), np.array([6.0, 0.0])])
-    assert mean.tolist() == [3.0, 0.0] and std == pytest.approx([7**0.5, 0.0])  # (4 + 1 + 9) / 2
-    assert np.isnan(mean_and_std([np.array([1.0])])[1]).all()
+    trials = Trials([0, 1], np.array([[1.0, 0.0], [2.0, 0.0], [6.0, 0.0]]))
+    assert trials.mean.tolist() == [3.0, 0.0] and trials.std == pytest.approx([7**0.5, 0.0])  # (4 + 1 + 9) / 2
+    single = Trials([0], np.array([[1.5]]))
+    assert np.isnan(single.std).all() and (single.last(), Trials([0], np.array([[np.nan]])).last()) == ("1.5", "-")
+    assert Trials([0], np.array([[1e9], [3e9]])).last(1e9) == "2 ± 1.4"
 
 
 def test_a_decision_by_hand() -> None:
