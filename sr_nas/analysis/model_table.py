@@ -34,7 +34,7 @@ from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.jobs.evaluate import FROM_HR, open_set
-from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Metric, Upscale, bicubic, means, perceptual_metrics, score
+from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, means, perceptual_metrics, score
 from sr_nas.options.benchmark import BICUBIC, BenchmarkOptions, Model
 from sr_nas.options.load import dump_options
 from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
@@ -54,19 +54,16 @@ MEMORY = {
 SECONDS = "from the LR image to the 8-bit SR image, both in main memory; mean over the images"
 
 Record = dict[str, Any]
-"""A measurement of one image: scores, ``seconds``, ``memory_bytes``, and ``crops`` of the first model."""
+"""A measurement of one image: scores, ``seconds``, ``memory_bytes``, and ``crops`` of the first model of a scale."""
+Problem = dict[str, str]
+"""``where`` and ``text``: what is missing from the table, and why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the table: a network and how it runs, or bicubic.
+    """A row of the table: a network and how it runs, or bicubic, where both are ``None``.
 
-    Attributes:
-        name: in the table.
-        scale: the only one at which it is measured.
-        identity: digest of everything that decides its output.
-        network: on the CPU; ``None`` for bicubic.
-        options: of the network.
+    ``identity`` is a digest of everything that decides its output. It is measured at its own ``scale`` alone.
     """
 
     name: str
@@ -90,15 +87,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """A set at one scale.
-
-    Attributes:
-        name: in the table.
-        scale: HR pixels per LR pixel and side.
-        pairs: its images.
-        lr: where its LR images come from, for people.
-        contents: digest of all HR and LR files.
-    """
+    """A set at one scale; ``lr`` says where its LR images come from, ``contents`` is a digest of all its files."""
 
     name: str
     scale: int
@@ -124,82 +113,132 @@ def file_digest(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-class Bench:
-    """Measures images, and keeps the measurements in ``measurements.json`` so that a stopped benchmark goes on.
+def run_benchmark(options: BenchmarkOptions, console: Console) -> tuple[dict[str, Any], int]:
+    """Measure what has not been measured yet; write ``table.json``, ``table.md``, ``table.csv`` and the crops.
 
-    Args:
-        folder: of the table.
-        options: of the benchmark.
-        device: where networks run.
-        perceptual: learned metrics by name.
+    Returns:
+        The results as ``table.json`` holds them, and the exit code: 0; 1 where something of the table could not be measured,
+        which ``problems`` names; 128 plus the signal that stopped it.
 
     Raises:
-        UserError: the measurements are damaged.
+        UserError: a model cannot be loaded, or the folder is that of another run.
+    """
+    benchmark = Benchmark(options)
+    with GracefulShutdown() as stop:
+        problems = benchmark.measure_all(console, stop)
+        if not stop():
+            benchmark.draw_crops()
+        results = benchmark.results(problems) | {"complete": not stop() and not problems}
+        write_numbers(benchmark.folder / "table.json", results)
+        write_text(benchmark.folder / "table.md", markdown(results))
+        write_csv(benchmark.folder / "table.csv", csv_rows(results))
+    return results, stop.exit_code or int(bool(problems))
+
+
+class Benchmark:
+    """Models, sets and the measurements of the former on the latter.
+
+    Attributes:
+        entries: bicubic by scale, then the models in their order.
+        sets: at every scale of an entry.
+        cache: earlier measurements: key -> the records of a set's first images.
+        measured: entry -> set -> the records of all its images.
+
+    Raises:
+        UserError: a model cannot be loaded, the folder is that of another run, or its measurements are damaged.
     """
 
-    def __init__(self, folder: Path, options: BenchmarkOptions, device: torch.device, perceptual: dict[str, Metric]) -> None:
-        self.device, self.perceptual, self.crop = device, perceptual, options.crop
-        self.images = folder / "images" if options.save_images else None
-        self._file = folder / MEASUREMENTS
-        self.cache: dict[str, Any] = {}
+    def __init__(self, options: BenchmarkOptions) -> None:
+        self.options, self.device = options, pick_device(options.num_gpu)
+        for model in filter(None, options.models.values()):
+            check_precision(self.device, model.precision)
+        self.entries = load_entries(options)
+        self.sets, self._missing = open_sets(options, sorted({entry.scale for entry in self.entries}))
+        self._perceptual = perceptual_metrics(options.perceptual, self.device)
+        self.metrics = ["psnr", "ssim", *options.perceptual]
+        self.measured: dict[Entry, dict[str, list[Record]]] = {entry: {} for entry in self.entries}
         self._warm: set[Entry] = set()
-        if self._file.is_file():
-            try:
-                self.cache = dict(json.loads(self._file.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{self._file} is damaged: {error}. Delete it to measure everything again.") from error
-        self.save()
-
-    def save(self) -> None:
-        """Write all measurements."""
+        self.folder = Path(options.path.experiments_root) / options.name
+        self._file = self.folder / MEASUREMENTS
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if any(self.folder.iterdir()) and not self._file.is_file():
+            raise UserError(f"{self.folder} holds no benchmark but something else. Give the benchmark another name.")
+        try:
+            self.cache = dict(json.loads(self._file.read_text(encoding="utf-8"))) if self._file.is_file() else {}
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self._file} is damaged: {error}. Delete it to measure everything again.") from error
+        sweep(self.folder, ABANDONED)
         write_json(self._file, self.cache)
+        write_text(self.folder / OPTIONS, dump_options(options))
 
     def about(self) -> dict[str, Any]:
         """Return the device with its threads, and the versions: measurements are valid for these alone."""
+        threads = torch.get_num_threads()
+        device = f"{self.device.type}, {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
-        else:
-            threads = torch.get_num_threads()
-            processor = platform.processor() or platform.machine()
-            device = f"{self.device.type}, {processor}, {threads} thread{'s' * (threads > 1)}"
         return {"device": device, "versions": {"sr_nas": __version__, "torch": str(torch.__version__)}}
 
-    def records(self, entry: Entry, one: BenchmarkSet, crops: bool) -> Iterator[Record]:
-        """Yield the records of a set's images, measuring those that have none.
+    def measure_all(self, console: Console, stop: Callable[[], bool]) -> list[Problem]:
+        """Fill :attr:`measured` until a signal asks to stop; return what could not be measured."""
+        problems = list(self._missing)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        rounds = [(entry, one) for entry in self.entries for one in self.sets if one.scale == entry.scale]
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("measuring", total=sum(len(one.pairs) for _, one in rounds))
+            for entry, one in rounds:
+                where = f"{entry.name} on {one.name} x{one.scale}"
+                progress.update(task, description=where)
+                records = []
+                try:
+                    for record in self._records(entry, one):
+                        records.append(record)
+                        progress.advance(task)
+                        if stop():
+                            return problems
+                    self.measured[entry][one.name] = records
+                except (UserError, RuntimeError, MemoryError) as error:
+                    problems.append({"where": where, "text": self._explain(error, entry)})
+        return problems
+
+    def _explain(self, error: Exception, entry: Entry) -> str:
+        if isinstance(error, UserError):
+            return str(error)
+        if not is_out_of_memory(error):
+            raise error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        tiles = f" Tiles take less: set models.{entry.name}.tile, to 256 for example." if entry.network else ""
+        return f"the memory does not suffice to read, upscale and score an image.{tiles}"
+
+    def _records(self, entry: Entry, one: BenchmarkSet) -> Iterator[Record]:
+        """Yield the records of a set's images, measuring those that have none; only one network is on the device."""
+        for other in self.entries:
+            if other is not entry:
+                other.release()
+        crop = self.options.crop if entry is self._first_model(entry.scale) else None
+        key = digest(entry.identity, one.scale, one.contents, self.about(), sorted(self._perceptual), crop)
+        records: list[Record] = self.cache.setdefault(key, [])
+        for index, name in enumerate(one.pairs.names):
+            file = None
+            if self.options.save_images:
+                file = self.folder / "images" / entry.name / f"{one.name}_x{one.scale}" / f"{name}.png"
+            saved = file is None or file.is_file()
+            if index >= len(records) or not saved or (file and file_digest(file) != records[index].get("file")):
+                records[index : index + 1] = [self.measure(entry, one, index, crop, file)]
+                write_json(self._file, self.cache)
+            yield records[index]
+
+    def measure(self, entry: Entry, one: BenchmarkSet, index: int, crop: int | None, file: Path | None) -> Record:
+        """Upscale an image and score it.
 
         Args:
             entry: a model or bicubic.
             one: the set.
-            crops: whether to look for the squares of its best and worst against bicubic.
-
-        Raises:
-            UserError: an image cannot be read or scored, or does not fit in memory.
+            index: of the image.
+            crop: side in HR pixels of the squares of its best and worst against bicubic, which ``crops`` holds.
+            file: where to write the SR image.
         """
-        conditions = [self.about(), sorted(self.perceptual), self.crop if crops else None]
-        records: list[Record] = self.cache.setdefault(digest(entry.identity, one.scale, one.contents, *conditions), [])
-        for index, name in enumerate(one.pairs.names):
-            file = self.images and self.images / entry.name / f"{one.name}_x{one.scale}" / f"{name}.png"
-            known = index < len(records)
-            if not known or (file and not (file.is_file() and file_digest(file) == records[index].get("file"))):
-                records[index : index + 1] = [self._measure_or_advise(entry, one, index, crops, file)]
-                self.save()
-            yield records[index]
-
-    def _measure_or_advise(self, entry: Entry, one: BenchmarkSet, index: int, crops: bool, file: Path | None) -> Record:
-        try:
-            return self.measure(entry, one, index, crops, file)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            text = f"the memory does not suffice to read, upscale and score {one.pairs.names[index]}."
-            if entry.network is not None:
-                text += f" Tiles take less: set models.{entry.name}.tile, to 256 for example."
-            raise UserError(text) from error
-
-    def measure(self, entry: Entry, one: BenchmarkSet, index: int, crops: bool, file: Path | None) -> Record:
-        """Upscale an image, score it, and write it to ``file``."""
         hr, lr, upscale = one.pairs.hr(index), one.pairs.lr(index), entry.upscale(self.device)
         if entry not in self._warm:
             upscale(np.full((WARM_UP, WARM_UP, 3), 128, np.uint8), one.scale)
@@ -212,68 +251,74 @@ class Bench:
         other = self.device.type == "cuda" and isinstance(entry.network, RuntimeNetwork) and not entry.network.in_torch
         record["memory_bytes"] = None if other else peak_memory(self.device)
         record |= score(sr, hr, one.scale, one.pairs.names[index])
-        record |= {metric: compare(sr, hr) for metric, compare in self.perceptual.items()}
-        if crops:
-            record["crops"] = extreme_gains(sr, bicubic(lr, one.scale), hr, one.scale, self.crop)
+        record |= {metric: compare(sr, hr) for metric, compare in self._perceptual.items()}
+        if crop is not None:
+            record["crops"] = extreme_gains(sr, bicubic(lr, one.scale), hr, one.scale, crop)
         if file is not None:
             write_image(file, sr)
             record["file"] = file_digest(file)
         return record
 
+    def _first_model(self, scale: int) -> Entry | None:
+        """Return the model whose best and worst crops are shown."""
+        return next((entry for entry in self.entries if entry.network is not None and entry.scale == scale), None)
 
-def run_benchmark(options: BenchmarkOptions, console: Console) -> tuple[dict[str, Any], int]:
-    """Measure what has not been measured yet; write ``table.json``, ``table.md``, ``table.csv`` and the crops.
+    def draw_crops(self) -> None:
+        """Write ``crops/<set>_x<scale>_best.png`` and ``_worst.png`` of every set, unless they are there and up to date."""
+        for one in self.sets:
+            models = [
+                entry for entry in self.entries if entry.network and entry.scale == one.scale and one.name in self.measured[entry]
+            ]
+            first = self._first_model(one.scale)
+            if first is None or first not in models:
+                continue
+            crops = [record["crops"] for record in self.measured[first][one.name]]
+            for which, choose in (("best", max), ("worst", min)):
+                index = choose(range(len(crops)), key=lambda number: crops[number][which][0])
+                box, name = crops[index][which][1], one.pairs.names[index]
+                file = self.folder / "crops" / f"{one.name}_x{one.scale}_{which}.png"
+                content = digest(name, box, one.contents, [(entry.name, entry.identity) for entry in models])
+                if self.cache.get(file.name) != content or not file.is_file():
+                    lr = one.pairs.lr(index)
+                    images = [(entry.name, entry.upscale(self.device)(lr, one.scale)) for entry in models]
+                    crop_picture(file, name, one.pairs.hr(index), [(BICUBIC, bicubic(lr, one.scale)), *images], box)
+                    self.cache[file.name] = content
+                    write_json(self._file, self.cache)
 
-    Args:
-        options: checked options.
-        console: where progress is shown.
-
-    Returns:
-        The results as ``table.json`` holds them, and the exit code: 0; 1 where something of the table could not be measured,
-        which ``problems`` names; 128 plus the signal that stopped it.
-
-    Raises:
-        UserError: a model cannot be loaded, or the folder is that of another run.
-    """
-    device = pick_device(options.num_gpu)
-    for model in filter(None, options.models.values()):
-        check_precision(device, model.precision)
-    entries = load_entries(options)
-    sets, problems = open_sets(options, sorted({entry.scale for entry in entries}))
-    metrics = perceptual_metrics(options.perceptual, device)
-    folder = _open_folder(Path(options.path.experiments_root) / options.name)
-    with GracefulShutdown() as stop:
-        for place in (folder, *(inner for inner in folder.rglob("*") if inner.is_dir())):
-            sweep(place, ABANDONED)
-        write_text(folder / OPTIONS, dump_options(options))
-        bench = Bench(folder, options, device, metrics)
-        measured, failures = _measure_all(bench, entries, sets, console, stop)
-        memory = "cuda" if device.type == "cuda" else "reset" if reset_peak_memory(device) else "process"
-        scored = ["psnr", "ssim", *options.perceptual]
-        results = {
-            "name": options.name,
-            "folder": str(folder),
-            **bench.about(),
-            "protocol": _protocol(sets, options) | {"seconds": SECONDS, "memory": MEMORY[memory]},
-            "sets": list(dict.fromkeys(one.name for one in sets)),
-            "metrics": scored,
-            "models": [_row(entry, measured[entry], sets, scored) for entry in entries],
-            "problems": problems + failures,
-            "complete": not stop() and not problems and not failures,
+    def results(self, problems: list[Problem]) -> dict[str, Any]:
+        """Return everything that the table shows, JSON-ready."""
+        memory = "cuda" if self.device.type == "cuda" else "reset" if reset_peak_memory(self.device) else "process"
+        protocol = PROTOCOL | {name: PERCEPTUAL_PROTOCOL[name] for name in self.options.perceptual}
+        if named := dict.fromkeys(f"{one.name} x{one.scale}: {one.lr}" for one in self.sets if one.lr != FROM_HR):
+            protocol["lr"] = f"{'; '.join(named)}; elsewhere {PROTOCOL['lr']}"
+        return {
+            "name": self.options.name,
+            "folder": str(self.folder),
+            **self.about(),
+            "protocol": protocol | {"seconds": SECONDS, "memory": MEMORY[memory]},
+            "sets": list(dict.fromkeys(one.name for one in self.sets)),
+            "metrics": self.metrics,
+            "models": [self._row(entry) for entry in self.entries],
+            "problems": problems,
         }
-        if not stop():
-            _draw_crops(folder / "crops", bench, entries, sets, measured)
-        write_numbers(folder / "table.json", results)
-        write_text(folder / "table.md", markdown(results))
-        write_csv(folder / "table.csv", csv_rows(results))
-    return results, stop.exit_code or int(bool(results["problems"]))
 
-
-def _open_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / MEASUREMENTS).is_file():
-        raise UserError(f"{folder} holds no benchmark but something else. Give the benchmark another name.")
-    return folder
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        row: dict[str, Any] = {"name": entry.name, "scale": entry.scale}
+        if entry.network is not None and entry.options is not None:
+            passes = PASSES_OF_ENSEMBLE if entry.options.ensemble else 1
+            counts = complexity(countable(entry.network))
+            row |= {"params": counts["params"]} | {name: counts[name] * passes for name in MACS}
+            row |= {name: getattr(entry.options, name) for name in ("path", "arch", "ensemble", "tile", "precision")}
+            row["genotype"] = entry.network.genotype.to_json()
+        row["sets"] = {}
+        for one in self.sets:
+            if one.scale == entry.scale and one.name in self.measured[entry]:
+                records = self.measured[entry][one.name]
+                images = [{name: record[name] for name in (*self.metrics, "seconds", "memory_bytes")} for record in records]
+                memory = max((record["memory_bytes"] or 0 for record in records), default=0) or None
+                numbers = means(records, (*self.metrics, "seconds")) | {"memory_bytes": memory, "lr": one.lr}
+                row["sets"][one.name] = numbers | {"images": dict(zip(one.pairs.names, images, strict=True))}
+        return row
 
 
 def load_entries(options: BenchmarkOptions) -> list[Entry]:
@@ -305,25 +350,22 @@ def _load(name: str, model: Model) -> Entry:
     return Entry(name, network.scale, digest(file_digest(file), network.arch, network.settings(), *how), network, model)
 
 
-def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[BenchmarkSet], list[dict[str, str]]]:
-    """Return the sets that are there, and what is wrong with the others as ``{"where", "text"}``."""
+def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[BenchmarkSet], list[Problem]]:
+    """Return the sets that are there, and what is wrong with the others."""
     sets: list[BenchmarkSet] = []
-    problems: dict[tuple[str, str], list[int]] = {}
+    problems: list[Problem] = []
     places = {name: Path(place).expanduser() for name, place in options.datasets.items() if place is not None}
-    for name, scale in product(places, scales):
-        one = _open(name, places[name], scale)
-        if isinstance(one, str):
-            problems.setdefault((name, one), []).append(scale)
-        else:
+    for (name, place), scale in product(places.items(), scales):
+        one = _open(name, place, scale)
+        if isinstance(one, BenchmarkSet):
             sets.append(one)
-    reports = []
-    for (name, text), at in problems.items():
-        if not places[name].exists():
+            continue
+        if not place.exists():
             fetch = "tools/prepare_data.py fetches published sets, or put its HR images into"
-            text += f". {fetch} {places[name]}/HR (see datasets/README.md)"
+            one += f". {fetch} {place}/HR (see datasets/README.md)"
         advice = f"Name another folder with --force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null."
-        reports.append({"where": f"{name} {', '.join(f'x{scale}' for scale in at)}", "text": f"{text}. {advice}"})
-    return sets, reports
+        problems.append({"where": f"{name} x{scale}", "text": f"{one}. {advice}"})
+    return sets, problems
 
 
 def _open(name: str, place: Path, scale: int) -> BenchmarkSet | str:
@@ -334,94 +376,3 @@ def _open(name: str, place: Path, scale: int) -> BenchmarkSet | str:
     except UserError as error:
         return str(error).rstrip(".")
     return BenchmarkSet(name, scale, pairs, lr, digest(pairs.names, contents))
-
-
-Measured = dict[str, list[Record]]
-"""Set -> the records of its images, in their order."""
-
-
-def _measure_all(
-    bench: Bench, entries: Sequence[Entry], sets: Sequence[BenchmarkSet], console: Console, stop: Callable[[], bool]
-) -> tuple[dict[Entry, Measured], list[dict[str, str]]]:
-    """Return the records of every set that an entry has been through, and why it has not been through others."""
-    measured: dict[Entry, Measured] = {entry: {} for entry in entries}
-    failures: list[dict[str, str]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    total = sum(len(one.pairs) for entry in entries for one in sets if one.scale == entry.scale)
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("measuring", total=total)
-        for entry in entries:
-            for one in (one for one in sets if one.scale == entry.scale):
-                progress.update(task, description=f"{entry.name} x{entry.scale} on {one.name}")
-                records = []
-                try:
-                    for record in bench.records(entry, one, crops=entry is _first_model(entries, entry.scale)):
-                        records.append(record)
-                        progress.advance(task)
-                        if stop():
-                            return measured, failures
-                    measured[entry][one.name] = records
-                except UserError as error:
-                    failures.append({"where": f"{entry.name} on {one.name} x{one.scale}", "text": str(error)})
-            entry.release()
-    return measured, failures
-
-
-def _first_model(entries: Sequence[Entry], scale: int) -> Entry | None:
-    """Return the model whose best and worst crops are shown."""
-    return next((entry for entry in entries if entry.network is not None and entry.scale == scale), None)
-
-
-def _draw_crops(
-    folder: Path, bench: Bench, entries: Sequence[Entry], sets: Sequence[BenchmarkSet], measured: dict[Entry, Measured]
-) -> None:
-    """Write ``<set>_x<scale>_best.png`` and ``_worst.png`` of every set, unless they are there and would be the same."""
-    for one in sets:
-        first = _first_model(entries, one.scale)
-        if first is None or one.name not in measured[first]:
-            continue
-        crops = [record["crops"] for record in measured[first][one.name]]
-        models = [
-            entry for entry in entries if entry.network is not None and entry.scale == one.scale and one.name in measured[entry]
-        ]
-        for which, choose in (("best", max), ("worst", min)):
-            index = choose(range(len(crops)), key=lambda number: crops[number][which][0])
-            box, name = crops[index][which][1], one.pairs.names[index]
-            content = digest(name, box, one.contents, [(entry.name, entry.identity) for entry in models])
-            file = folder / f"{one.name}_x{one.scale}_{which}.png"
-            if bench.cache.get(file.name) == content and file.is_file():
-                continue
-            hr, lr = one.pairs.hr(index), one.pairs.lr(index)
-            results = [(BICUBIC, bicubic(lr, one.scale))]
-            for entry in models:
-                results.append((entry.name, entry.upscale(bench.device)(lr, one.scale)))
-                entry.release()
-            crop_picture(file, name, hr, results, box)
-            bench.cache[file.name] = content
-            bench.save()
-
-
-def _row(entry: Entry, measured: Measured, sets: Sequence[BenchmarkSet], metrics: Sequence[str]) -> dict[str, Any]:
-    """Return a row of the table, JSON-ready."""
-    row: dict[str, Any] = {"name": entry.name, "scale": entry.scale}
-    if entry.network is not None and entry.options is not None:
-        passes = PASSES_OF_ENSEMBLE if entry.options.ensemble else 1
-        counts = complexity(countable(entry.network))
-        row |= {"params": counts["params"]} | {name: counts[name] * passes for name in MACS}
-        row |= {name: getattr(entry.options, name) for name in ("path", "arch", "ensemble", "tile", "precision")}
-        row["genotype"] = entry.network.genotype.to_json()
-    row["sets"] = {}
-    for one in sets:
-        if one.scale == entry.scale and one.name in measured:
-            records = measured[one.name]
-            images = [{name: record[name] for name in (*metrics, "seconds", "memory_bytes")} for record in records]
-            memory = [record["memory_bytes"] for record in records if record["memory_bytes"] is not None]
-            numbers = means(records, (*metrics, "seconds")) | {"memory_bytes": max(memory, default=None)}
-            row["sets"][one.name] = numbers | {"lr": one.lr, "images": dict(zip(one.pairs.names, images, strict=True))}
-    return row
-
-
-def _protocol(sets: Sequence[BenchmarkSet], options: BenchmarkOptions) -> dict[str, str]:
-    protocol = PROTOCOL | {name: PERCEPTUAL_PROTOCOL[name] for name in options.perceptual}
-    named = dict.fromkeys(f"{one.name} x{one.scale}: {one.lr}" for one in sets if one.lr != FROM_HR)
-    return protocol | ({"lr": f"{'; '.join(named)}; elsewhere {PROTOCOL['lr']}"} if named else {})

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from sr_nas.analysis import model_table
-from sr_nas.analysis.model_table import MEASUREMENTS, Bench, Entry, digest, file_digest
+from sr_nas.analysis.model_table import MEASUREMENTS, Benchmark, Entry, digest, file_digest
 from sr_nas.complexity.macs import complexity
 from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
@@ -68,13 +68,13 @@ def table(root: Path) -> dict[str, Any]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """What has been measured, and not taken from before, by model."""
     counts: Counter[str] = Counter()
-    original = Bench.measure
+    original = Benchmark.measure
 
-    def counted(self: Bench, entry: Entry, *rest: Any) -> Any:
+    def counted(self: Benchmark, entry: Entry, *rest: Any) -> Any:
         counts[f"{entry.name} x{entry.scale}"] += 1
         return original(self, entry, *rest)
 
-    monkeypatch.setattr(Bench, "measure", counted)
+    monkeypatch.setattr(Benchmark, "measure", counted)
     return counts
 
 
@@ -227,13 +227,13 @@ def test_a_missing_set_is_named_and_the_others_are_measured(tmp_path: Path, plac
     datasets = {"B100": str(place / "B100"), "Made": str(place / "Made"), "Urban100": str(place / "x2.safetensors")}
     file = option_file(tmp_path, place, datasets=datasets)
     printed = run("evaluate", "-opt", file, code=1)
-    assert f"not measured: B100 x2, x3: folder '{place / 'B100'}' does not exist" in printed
+    assert f"not measured: B100 x2: folder '{place / 'B100'}' does not exist" in printed
     assert f"put its HR images into {place / 'B100'}/HR" in printed
     assert "--force_yml datasets:B100=FOLDER" in printed
     assert "is a file, not a folder" in printed
     results = table(tmp_path)
     assert [list(row["sets"]) for row in results["models"]] == [["Made"]] * 4
-    assert [problem["where"] for problem in results["problems"]] == ["B100 x2, x3", "Urban100 x2, x3"]
+    assert [problem["where"] for problem in results["problems"]] == ["B100 x2", "B100 x3", "Urban100 x2", "Urban100 x3"]
     assert not results["complete"]
     assert "B100" in (tmp_path / "table" / "table.md").read_text()
     run("evaluate", "-opt", file, "--force_yml", "datasets:B100=null", "datasets:Urban100=null")
@@ -260,8 +260,8 @@ def test_too_little_memory_costs_a_set_only(
     monkeypatch.setattr("sr_nas.analysis.model_table.score", scored)
     models = {"two": {"path": str(place / "x2.safetensors")}}
     printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)
-    assert "not measured: bicubic on Own x2: the memory does not suffice to read, upscale and score photo2." in printed
-    assert "score photo2. Tiles take less: set models.two.tile" in printed
+    assert "not measured: bicubic on Own x2: the memory does not suffice to read, upscale and score an image." in printed
+    assert "score an image. Tiles take less: set models.two.tile" in printed
     assert [list(row["sets"]) for row in table(tmp_path)["models"]] == [["Made"]] * 2
 
 
@@ -355,7 +355,7 @@ def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(t
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         ([], "--model and --data, or an option file with -opt"),
         (["--model", "x"], "--model and --data, or an option file with -opt"),
@@ -363,8 +363,8 @@ def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(t
         (["-opt", "x", "--scale", "2"], "--scale is said by the option file"),
     ],
 )
-def test_the_two_forms_are_not_mixed(words: list[str], told: str) -> None:
-    assert told in run("evaluate", *words, code=1)
+def test_the_two_forms_are_not_mixed(words: list[str], text: str) -> None:
+    assert text in run("evaluate", *words, code=1)
 
 
 def test_digests_differ_where_their_parts_do(tmp_path: Path) -> None:
