@@ -41,8 +41,8 @@ def _fetch(args: Namespace) -> int:
         with _progress(DownloadColumn()) as progress:
             file = fetch_archive(archive, args.root / ARCHIVES, _reporter(progress, f"fetching {archive.name}"))
         for part in parts:
-            written, kept = unpack(file, part, args.root)
-            print(f"{args.root / part.folder}: {written} {part.contents} written" + (f", {kept} kept" if kept else ""))
+            written, existing = unpack(file, part, args.root)
+            print(f"{args.root / part.folder}: {written} {part.contents} written" + (f", {existing} kept" if existing else ""))
     if (args.root / ARCHIVES).is_dir():
         print(f"The archives stay in {args.root / ARCHIVES}; nothing needs them any more.")
     return 0
@@ -59,14 +59,14 @@ def _crop(args: Namespace) -> int:
 
 
 def _follow(total: int, results: Iterator[Result], output: Path) -> int:
-    written = kept = failed = 0
+    written = existing = failed = 0
     with _progress(MofNCompleteColumn()) as progress:
         for result in progress.track(results, total=total, description="writing"):
-            written, kept, failed = written + result.written, kept + result.kept, failed + bool(result.failure)
+            written, existing, failed = written + result.written, existing + result.existing, failed + bool(result.failure)
             if result.failure:
                 progress.console.print(result.failure, markup=False, highlight=False, soft_wrap=True)
     counts = [f"{written} images written to {output}"]
-    counts += [f"{kept} kept, since they were there"] if kept else []
+    counts += [f"{existing} kept, since they existed"] if existing else []
     counts += [f"{failed} of {total} HR images failed"] if failed else []
     print(", ".join(counts))
     return 1 if failed else 0

@@ -26,8 +26,8 @@ LR_1280x720 = (720, 1280)
 MACS_LR = "MACs, LR input 1280x720"
 MACS_HR = "MACs, HR output 1280x720"
 
-# Modulus of the residue classes -> after how many such steps a stride that does not divide it has shown. 6 is the product of the
-# strides of RFDN's Enhanced Spatial Attention, 48 a multiple of all that are usual.
+# Modulus of the residue classes -> number of such steps after which a stride that does not divide it shows. 6 is the product
+# of the strides of RFDN's Enhanced Spatial Attention, 48 a multiple of all that are usual.
 _STEPS = {1: 48, 6: 8, 48: 8}
 _SMALLEST = 15  # what that attention needs: a 3x3 convolution of stride 2, then a 7x7 pooling, both unpadded
 _TRACED = 63  # pixels per side up to which a size is traced itself
@@ -126,7 +126,7 @@ def _count(
     whole = (round(height), round(width))
     if whole == (height, width) and max(whole) <= _TRACED:
         return _trace(network, channels, *whole)
-    # A stride that no attribute tells of is found by the check of the form.
+    # A stride without such an attribute fails the check of the form.
     strided = any(getattr(module, "stride", 1) not in (1, (1, 1)) for module in network.modules())
     for step in list(_STEPS)[strided:]:
         key = (step, whole[0] % step, whole[1] % step)

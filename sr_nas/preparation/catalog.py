@@ -74,12 +74,6 @@ BENCHMARK = Archive(
 # The page of CIFAR gives the MD5 of the archives; these SHA-256 are those by which Keras verifies its downloads
 # (keras/src/datasets/cifar10.py and cifar100.py). The MD5 of the files inside are torchvision's (torchvision/datasets/cifar.py).
 CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
-_CIFAR10 = Archive(
-    "cifar-10-python.tar.gz",
-    f"{CIFAR_ADDRESS}/cifar-10-python.tar.gz",
-    170498071,
-    "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-)
 _CIFAR10_FILES = (
     ("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
     ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
@@ -88,12 +82,6 @@ _CIFAR10_FILES = (
     ("data_batch_4", "634d18415352ddfa80567beed471001a"),
     ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
     ("test_batch", "40351d587109b95175f43aff81a1287e"),
-)
-_CIFAR100 = Archive(
-    "cifar-100-python.tar.gz",
-    f"{CIFAR_ADDRESS}/cifar-100-python.tar.gz",
-    169001437,
-    "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
 )
 _CIFAR100_FILES = (
     ("meta", "7973b15100ade9c7d40fb424638fde48"),
@@ -121,9 +109,14 @@ def _benchmark(name: str, count: int) -> tuple[Part, ...]:
     return (hr, *lr)
 
 
-def _pickled(archive: Archive, inside: str, folder: str, files: tuple[tuple[str, str], ...]) -> tuple[Part, ...]:
-    return (Part(archive, inside, f"{folder}/{inside}", len(files), None, files=files),)
+def _cifar(kind: str, size: int, digest: str, inside: str, files: tuple[tuple[str, str], ...]) -> tuple[Part, ...]:
+    name = f"cifar-{kind}-python.tar.gz"
+    archive = Archive(name, f"{CIFAR_ADDRESS}/{name}", size, f"sha256:{digest}")
+    return (Part(archive, inside, f"CIFAR-{kind}/{inside}", len(files), None, files=files),)
 
+
+_CIFAR10_DIGEST = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+_CIFAR100_DIGEST = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 
 SETS = {
     "div2k": _div2k(),
@@ -131,7 +124,7 @@ SETS = {
     "set14": _benchmark("Set14", 14),
     "b100": _benchmark("B100", 100),
     "urban100": _benchmark("Urban100", 100),
-    "cifar10": _pickled(_CIFAR10, "cifar-10-batches-py", "CIFAR-10", _CIFAR10_FILES),
-    "cifar100": _pickled(_CIFAR100, "cifar-100-python", "CIFAR-100", _CIFAR100_FILES),
+    "cifar10": _cifar("10", 170498071, _CIFAR10_DIGEST, "cifar-10-batches-py", _CIFAR10_FILES),
+    "cifar100": _cifar("100", 169001437, _CIFAR100_DIGEST, "cifar-100-python", _CIFAR100_FILES),
 }
 """Name on the command line -> parts of the set."""

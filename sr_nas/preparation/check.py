@@ -147,7 +147,7 @@ def _inspect(job: tuple[Path, bool]) -> tuple[Size, Fingerprint | None] | str:
 
 
 def _check_pairs(layout: ImageSet, sizes: dict[Path, Size], findings: Findings) -> None:
-    findings.counts.append(f"{layout.name} HR: {len(layout.hr)} images" + ("" if layout.lr else ", no LR found"))
+    findings.counts.append(f"{layout.name} HR: {len(layout.hr)} images" + ("" if layout.lr else ", no LR"))
     for scale, files in sorted(layout.lr.items()):
         findings.counts.append(f"{layout.name} x{scale}: {len(files)} images")
         pairing = pair_up(list(layout.hr), list(files), naming_rules("{}", scale))

@@ -72,7 +72,7 @@ def fetch_archive(archive: Archive, folder: Path, progress: Progress, sleep: Cal
     Args:
         archive: what to download.
         folder: made where it is missing.
-        progress: told about the bytes received.
+        progress: called after every block.
         sleep: waits so many seconds between attempts.
 
     Raises:
@@ -100,34 +100,34 @@ def fetch_archive(archive: Archive, folder: Path, progress: Progress, sleep: Cal
 
 
 def _download(
-    archive: Archive, part: Path, progress: Progress, sleep: Callable[[float], None], url: str, output: str, _: Any
+    archive: Archive, incomplete: Path, progress: Progress, sleep: Callable[[float], None], url: str, output: str, _: Any
 ) -> None:
     """Download ``url`` to ``output`` as pooch asks of a downloader, with several attempts that each continue the last one."""
-    failures = 0
+    failures, furthest = 0, _size(incomplete)
     while True:
-        before = _size(part)
         try:
-            _continue_download(archive, part, progress)
+            _continue_download(archive, incomplete, progress)
             break
         except requests.RequestException as error:
             status = None if error.response is None else error.response.status_code
             # Only attempts that got no further count: a weak line may break any number of times.
-            failures = 0 if _size(part) > before else failures + 1
+            failures = 0 if _size(incomplete) > furthest else failures + 1
+            furthest = max(furthest, _size(incomplete))
             if failures >= ATTEMPTS or not (status is None or status in TRANSIENT):
                 raise
             sleep(min(2.0**failures, 30.0))
-    os.replace(part, output)
+    os.replace(incomplete, output)
 
 
-def _continue_download(archive: Archive, part: Path, progress: Progress) -> None:
-    """Append to ``part`` what is missing. The hash of the whole tells later whether old and new bytes belong together."""
-    start = _size(part)
+def _continue_download(archive: Archive, incomplete: Path, progress: Progress) -> None:
+    """Append to ``incomplete`` what is missing. The hash of the whole shows later whether old and new bytes belong together."""
+    start = _size(incomplete)
     if start and start == archive.size:
         return
     headers = {"User-Agent": "sr_nas", "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing comes after the part: it is whole, or of another file
+            return  # nothing follows: the file is whole, or of another file
         response.raise_for_status()
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise ValueError("the server sends a web page instead of the file, perhaps of a login or a proxy.")
@@ -137,8 +137,8 @@ def _continue_download(archive: Archive, part: Path, progress: Progress) -> None
         total = None if length is None else start + int(length)
         if total is not None and archive.size not in (None, total):
             raise ValueError(f"the file there has {total:,} bytes, the published archive {archive.size:,}.")
-        check_room(part.parent, (total or start) - start, archive.name)
-        with part.open("ab" if resumed else "wb") as stream:
+        check_room(incomplete.parent, (total or start) - start, archive.name)
+        with incomplete.open("ab" if resumed else "wb") as stream:
             for block in response.iter_content(BLOCK):
                 stream.write(block)
                 progress(stream.tell(), total)

@@ -1,15 +1,16 @@
 """Generated data: LR images, sub-images of HR and LR, and LMDB folders in BasicSR's layout.
 
-An output file that exists is compared with what would be written: an equal one is kept and counted, a different one fails for
+An output file that exists is compared with what would be written: an equal one stays and is counted, a different one fails for
 that image, unless ``overwrite`` is set. So a stopped run continues, and outputs of other images are never mixed in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,14 @@ MAP_SIZE = 2**40
 """Bytes of address space of an LMDB while it is written. The file takes only what is in it."""
 LONGEST_KEY = 511
 """Bytes of a key; the limit of LMDB."""
+REMEDY = "Choose another output folder, or --overwrite."
 
 
 class Result(NamedTuple):
     """Outputs of one HR image: how many were written, how many existed and were equal, and why the others failed (or ``""``)."""
 
     written: int = 0
-    kept: int = 0
+    existing: int = 0
     failure: str = ""
 
 
@@ -75,11 +77,9 @@ class Grid:
         """
         if min(height, width) // self.unit * self.unit < self.size:
             raise UserError(f"{width}x{height} pixels are too few for sub-images of {self.size}. Lower --size or take it out.")
-        tops, lefts = ([*range(0, last, self.step), last] for last in (self._last(height), self._last(width)))
+        lasts = [side // self.unit * self.unit - self.size for side in (height, width)]
+        tops, lefts = ([*range(0, last, self.step), last] for last in lasts)
         return [(top, left) for top in tops for left in lefts]
-
-    def _last(self, side: int) -> int:
-        return side // self.unit * self.unit - self.size
 
 
 def make_lr(hr: Path, output: Path, scales: Sequence[int], workers: int, overwrite: bool = False) -> tuple[int, Iterator[Result]]:
@@ -106,15 +106,13 @@ def make_lr(hr: Path, output: Path, scales: Sequence[int], workers: int, overwri
 
 def _lr_of(output: Path, scales: Sequence[int], overwrite: bool, image: tuple[str, Path]) -> Result:
     name, file = image
-    written = kept = 0
-    try:
-        pixels = read_rgb(file)
+
+    def outputs() -> Iterator[tuple[Path, np.ndarray]]:
+        hr = read_rgb(file)
         for scale in scales:
-            new = _write(output / f"X{scale}" / f"{name}x{scale}.png", downscale(pixels, scale), overwrite)
-            written, kept = written + new, kept + (not new)
-    except UserError as error:
-        return Result(written, kept, _naming(file, error))
-    return Result(written, kept)
+            yield output / f"X{scale}" / f"{name}x{scale}.png", downscale(hr, scale)
+
+    return _write(file, outputs(), overwrite)
 
 
 def crop(
@@ -162,8 +160,8 @@ def _lr_folder(lr: Path, scale: int, scales: Sequence[int]) -> Path:
 
 def _crop(output: Path, grid: Grid, overwrite: bool, job: tuple[str, Path, dict[int, Path]]) -> Result:
     name, file, lr_files = job
-    written = kept = 0
-    try:
+
+    def outputs() -> Iterator[tuple[Path, np.ndarray]]:
         hr = read_rgb(file)
         places = grid.places(*hr.shape[:2])
         for scale in (1, *grid.scales):
@@ -171,18 +169,15 @@ def _crop(output: Path, grid: Grid, overwrite: bool, job: tuple[str, Path, dict[
             image = hr if scale == 1 else _lr_image(hr, lr_files.get(scale), scale)
             for number, (top, left) in enumerate(places, 1):
                 y, x, side = top // scale, left // scale, grid.size // scale
-                new = _write(folder / f"{name}_s{number:03d}.png", image[y : y + side, x : x + side], overwrite)
-                written, kept = written + new, kept + (not new)
-            # A larger image or a smaller step had more sub-images, which would be trained on beside the new ones.
-            surplus = len(places) + 1
-            while (extra := folder / f"{name}_s{surplus:03d}.png").exists():
+                yield folder / f"{name}_s{number:03d}.png", image[y : y + side, x : x + side]
+            # A larger image or a smaller step had more sub-images, which would be trained on beside these.
+            surplus = (folder / f"{name}_s{number:03d}.png" for number in count(len(places) + 1))
+            for extra in takewhile(Path.exists, surplus):
                 if not overwrite:
-                    raise UserError(f"{extra} is of another image or grid. Choose another output folder, or --overwrite.")
+                    raise UserError(f"{extra} is of another image or grid. {REMEDY}")
                 extra.unlink()
-                surplus += 1
-    except UserError as error:
-        return Result(written, kept, _naming(file, error))
-    return Result(written, kept)
+
+    return _write(file, outputs(), overwrite)
 
 
 def _lr_image(hr: np.ndarray, file: Path | None, scale: int) -> np.ndarray:
@@ -201,23 +196,28 @@ def _prepare_output(folder: Path, sources: Sequence[Path]) -> None:
     sweep(folder)
 
 
-def _write(target: Path, pixels: np.ndarray, overwrite: bool) -> bool:
-    """Write a PNG if there is none; return whether it was written. One that exists must be equal, or is overwritten."""
-    if target.exists():
-        try:
-            same = np.array_equal(read_image(target), pixels)
-        except UserError:
-            same = False
-        if same:
-            return False
-        if not overwrite:
-            raise UserError(f"{target} exists and is another image. Choose another output folder, or --overwrite.")
-    write_image(target, pixels)
-    return True
+def _write(source: Path, outputs: Iterable[tuple[Path, np.ndarray]], overwrite: bool) -> Result:
+    """Write the outputs of one image as PNG, up to the first that fails. Those that exist must be equal, or are overwritten."""
+    written = existing = 0
+    try:
+        for target, pixels in outputs:
+            if target.exists() and _equals(target, pixels):
+                existing += 1
+            elif target.exists() and not overwrite:
+                raise UserError(f"{target} exists and is another image. {REMEDY}")
+            else:
+                write_image(target, pixels)
+                written += 1
+    except UserError as error:
+        return Result(written, existing, str(error) if str(source) in str(error) else f"{source}: {error}")
+    return Result(written, existing)
 
 
-def _naming(file: Path, error: UserError) -> str:
-    return str(error) if str(file) in str(error) else f"{file}: {error}"
+def _equals(file: Path, pixels: np.ndarray) -> bool:
+    try:
+        return np.array_equal(read_image(file), pixels)
+    except UserError:  # no image, or half of one
+        return False
 
 
 def write_lmdb(source: Path, output: Path, compression: int, workers: int) -> tuple[int, Iterator[int]]:
@@ -269,7 +269,6 @@ def _fill_lmdb(images: dict[str, Path], output: Path, compression: int, workers:
                 environment.sync(True)
         except lmdb.Error as error:
             raise UserError(f"{output} cannot be written: {error}. Is the disk full?") from error
-        (folder / "lock.mdb").unlink(missing_ok=True)
 
 
 def _encode(compression: int, file: Path) -> tuple[bytes, tuple[int, ...]]:

@@ -81,7 +81,7 @@ def test_check_prints_what_is_wrong_and_says_so_by_its_exit_code(tmp_path: Path)
 def test_lr_that_was_made_beside_hr_is_found(tmp_path: Path) -> None:
     save(tmp_path / "Set5/HR/a.png")
     check = ["prepare_data", "check", tmp_path / "Set5", "--workers", "1"]
-    assert "Set5 HR: 1 images, no LR found" in run(*check)
+    assert "Set5 HR: 1 images, no LR" in run(*check)
     run("prepare_data", "lr", tmp_path / "Set5/HR", "-o", tmp_path / "Set5/LR_matlab", "--scales", "2", "--workers", "1")
     assert "Set5 x2: 1 images" in run(*check)
 

@@ -84,6 +84,13 @@ def test_without_ranges_it_begins_again(site: Site, tmp_path: Path) -> None:
     assert fetch(site, tmp_path).read_bytes() == CONTENT
 
 
+def test_without_ranges_a_line_that_always_breaks_is_given_up(site: Site, tmp_path: Path) -> None:
+    site.ranges, site.drops = False, [2 << 20, 1 << 20] * 25
+    with pytest.raises(UserError, match="broke off"):
+        fetch(site, tmp_path)
+    assert len(site.ranges_asked) == 6
+
+
 def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(site: Site, tmp_path: Path) -> None:
     (tmp_path / "set.zip.part").write_bytes(CONTENT[::-1][: 2 << 20])
     with pytest.raises(UserError, match="does not match the known hash"):
