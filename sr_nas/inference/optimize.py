@@ -89,6 +89,8 @@ class RuntimeNetwork(SRNetwork):
         self._structure = (deepcopy(network).to("meta").eval(),)
         self.arch, self.scale, self.genotype = network.arch, network.scale, network.genotype
         self.tile_overlap, self.pools_globally = tile_overlap(network), pools_globally(network)
+        # ONNX Runtime's arena grows by doubling and is never given back; without it, runs take 1.25 to 1.6 times as long.
+        self.memory_factor = 1 if in_torch else 2
         self.eval()
 
     def plain(self) -> SRNetwork:

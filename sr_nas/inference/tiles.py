@@ -76,7 +76,9 @@ def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device
     if torch.device(device).type != "cpu" or height * width <= ALWAYS_WHOLE:
         return None
     probe = 256
-    pixels = ACTIVATION_BYTES * probe**2 // peak_activation_bytes(network, (probe, probe))
+    # A network that another runtime executes states how much more memory than PyTorch's it takes.
+    activations = peak_activation_bytes(network, (probe, probe)) * getattr(network, "memory_factor", 1)
+    pixels = ACTIVATION_BYTES * probe**2 // activations
     if height * width <= pixels:
         return None
     side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * tile_overlap(network))

@@ -205,6 +205,7 @@ def test_the_tools_take_a_graph_as_they_take_a_network(kind: str, files: Path, t
 
 
 @needs_onnx
+@pytest.mark.slow
 def test_released_imdn_gives_its_score_through_onnx_runtime(shared: Path, tmp_path: Path) -> None:
     file = tmp_path / "imdn.onnx"
     run("export", "--model", shared / "weights" / "IMDN_x4.pth", "--arch", "imdn", "-o", file)
