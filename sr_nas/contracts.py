@@ -9,7 +9,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -56,10 +56,12 @@ class Network(nn.Module):
     """A network that people train and ship.
 
     Attributes:
+        task: name of what it is for (:data:`sr_nas.registry.TASKS`).
         arch: its registered name.
         genotype: the choices it was built from.
     """
 
+    task: ClassVar[str]
     arch: str
     genotype: Genotype
 
@@ -75,6 +77,7 @@ class SRNetwork(Network):
         scale: upscaling factor.
     """
 
+    task: ClassVar[str] = "super-resolution"
     scale: int
 
 
@@ -89,6 +92,7 @@ class Classifier(Network):
         drop_path: probability of leaving out an operation in training mode, for a trainer to set; ``None`` where it never does.
     """
 
+    task: ClassVar[str] = "classification"
     num_classes: int
     input_size: int
     drop_path: float | None = None

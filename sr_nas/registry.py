@@ -116,3 +116,9 @@ CLASSIFICATION_LOSSES: Registry[Callable[..., Any]] = Registry(
 )
 LABELLED: Registry[Callable[..., Any]] = Registry("set of labelled images", "sr_nas.classification.datasets", supplied=("part",))
 PAIRS: Registry[Callable[..., Any]] = Registry("data set", "sr_nas.data.sources", supplied=("scale",))
+
+TASKS: Mapping[str, str] = {
+    "super-resolution": "sr_nas.super_resolution:SuperResolution",
+    "classification": "sr_nas.classification.task:Classification",
+}
+"""``task`` of an option file -> its :class:`sr_nas.task.Task`, imported when first asked for (:func:`sr_nas.task.find_task`)."""

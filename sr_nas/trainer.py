@@ -1,10 +1,10 @@
-"""``torch.compile``, tried before a run is made."""
+"""The training loop of a plain network: iterations, moving average of the weights, distillation, detection of divergence."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,43 +19,24 @@ from sr_nas.runs.checkpoint import first_non_finite
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import averaging, largest, mean, replicate
 
-
-def check_compiler(device: torch.device) -> None:
-    """Compile and run a small module, since ``torch.compile`` finds out about its compiler at the first call.
-
-    Raises:
-        UserError: PyTorch cannot compile for the device here; the text has its reason.
-    """
-    trial = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()).to(device)
-    try:
-        torch.compile(trial)(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()
-    except Exception as error:  # PyTorch has no common type for a missing compiler, a missing Triton, an unknown Python
-        reason = " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
-        raise UserError(
-            f"train.compile: PyTorch cannot compile for {device.type} here ({reason}). "
-            "It needs a C++ compiler for the CPU and Triton for a GPU; install it, or set train.compile to false."
-        ) from error
-
-
-# MERGED sr_nas.trainer: Telling a training that has come to nothing from one that goes up and down.
-
-
-WINDOW = 100
-"""Iterations in the mean that is judged: so many that a hard batch, or a restart of the learning rate, does not count."""
-RECENT = 10
+Losses = dict[str, float]
+"""``loss``, the task loss; with a teacher also ``distill``. The weights descend on their sum."""
 
 
 class Diverged(UserError):
-    """The training has come to nothing: its loss or its weights are not finite, or the loss is far above what it was."""
+    """The loss or the weights are not finite, or the loss is far above what it was."""
 
 
 class DivergenceWatch:
     """Compares the mean of the last losses with the lowest such mean of the run.
 
     Args:
-        factor: the loss has diverged where the mean is this many times the lowest one; ``None`` never judges.
-        window: losses in a mean; before there are so many, nothing is judged.
+        factor: the loss has diverged where the mean is above this many times the lowest one; ``None`` for never.
+        window: losses in a mean; before there are so many, no loss has diverged.
     """
+
+    # 100 losses: so many that a hard batch or a restart of the learning rate is no divergence.
+    WINDOW, RECENT = 100, 10
 
     def __init__(self, factor: float | None, window: int = WINDOW) -> None:
         self.factor, self.window = factor, window
@@ -63,7 +44,7 @@ class DivergenceWatch:
         self.lowest: float | None = None
 
     def note(self, loss: float) -> None:
-        """Take in the loss of an iteration."""
+        """Add the loss of an iteration."""
         self.losses.append(loss)
         if len(self.losses) == self.window:
             mean = self._mean(self.window)
@@ -76,34 +57,30 @@ class DivergenceWatch:
 
     @property
     def suspicious(self) -> bool:
-        """Whether the mean of the last few losses is: what is saved now might be the beginning of a divergence."""
-        return self.far_above(self._mean(RECENT))
+        """Whether the mean of the last few losses is: a divergence may have begun, and no good state should be replaced."""
+        return self.far_above(self._mean(self.RECENT))
 
     def describe(self) -> str:
-        """Say how far the loss has gone up."""
+        """Return how far the loss has gone up, in words."""
         mean = self._mean(self.window)
         return f"the mean loss of the last {self.window} iterations is {mean:.4g}, and was {self.lowest:.4g} at its lowest"
 
     def far_above(self, loss: float) -> bool:
-        """Whether a loss is as many times the lowest mean as a diverged one; false before there is such a mean."""
-        return self.factor is not None and self.lowest is not None and self.lowest > 0 and not loss <= self.factor * self.lowest
+        """Whether a loss is above ``factor`` times the lowest mean; false before there is such a mean."""
+        # Written with "not", so that NaN is far above.
+        return bool(self.factor and self.lowest) and not loss <= self.factor * self.lowest  # type: ignore[operator]
 
     def _mean(self, count: int) -> float:
         last = list(self.losses)[-count:]
         return sum(last) / max(len(last), 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to judge as this one does."""
+        """Return the losses in the window and the lowest mean."""
         return {"losses": list(self.losses), "lowest": self.lowest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was taken."""
-        self.losses = deque(state["losses"], maxlen=self.window)
-        self.lowest = state["lowest"]
-
-
-# MERGED sr_nas.trainer: Knowledge distillation: a network also learns what another, the teacher,
-# makes of its input.
+        self.losses, self.lowest = deque(state["losses"], maxlen=self.window), state["lowest"]
 
 
 class Distillation:
@@ -124,20 +101,12 @@ class Distillation:
         return self.loss(output, target)
 
 
-# MERGED sr_nas.trainer: The training loop of a plain network: iterations, a moving average of the
-# weights, validation on a schedule.
-
-
-Losses = dict[str, float]
-"""``loss``, the task loss; with a teacher also ``distill``. What is descended on is their sum."""
-
-
 class Trainer:
-    """One training: everything it needs to go on is in :meth:`state_dict`.
+    """One training; its :meth:`state_dict` is all that is needed to resume it.
 
-    Several processes may train together (:mod:`sr_nas.runs.distributed`), each with its slice of every batch: gradients and
-    losses are means over them, so that all hold the weights of one process with the whole batches. BatchNorm alone sees
-    slices, as in DistributedDataParallel.
+    Several processes may train together (:mod:`sr_nas.runs.distributed`), each on its slice of every batch: gradients and
+    losses are averaged, so that all have the weights of one process with the whole batches. BatchNorm alone sees slices, as in
+    DistributedDataParallel.
 
     Args:
         network: on its device.
@@ -146,14 +115,14 @@ class Trainer:
         optimizer: over the network's parameters.
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
-        compiler: module -> what runs it in a step, such as ``torch.compile``; by default the module itself.
+        compiled: run the network by ``torch.compile``.
         distillation: adds its loss to the task loss.
-        accumulate: batches of an iteration; it descends on the mean of their losses.
-        ema_decay: decay of the moving average of the weights, whose buffers are the latest; 0 keeps the weights themselves.
+        accumulate: batches of an iteration, which descends on the mean of their losses.
+        ema_decay: decay of the moving average of the weights (its buffers are the latest); 0 for no average.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
         precision: of forward passes. In fp16 the loss is scaled, so that small gradients are not lost, and an iteration whose
             gradient is not finite moves no weights and lowers the scale.
-        watch: tells when the loss has diverged.
+        watch: detects a diverging loss.
         before_step: called before every iteration with the number of those that are done.
     """
 
@@ -166,7 +135,7 @@ class Trainer:
         scheduler: WarmUp,
         total: int,
         *,
-        compiler: Callable[[nn.Module], Callable[[Tensor], Any]] = lambda module: module,
+        compiled: bool = False,
         distillation: Distillation | None = None,
         accumulate: int = 1,
         ema_decay: float = 0.999,
@@ -175,54 +144,46 @@ class Trainer:
         watch: DivergenceWatch | None = None,
         before_step: Callable[[int], None] = lambda iteration: None,
     ) -> None:
-        self.network, self.loss, self.stream = network, loss, stream
+        self.network, self.loss, self.stream = network.train(), loss, stream
         self.optimizer, self.scheduler, self.total = optimizer, scheduler, total
-        # Before anything copies the weights: the first process gives its own to all.
+        # Before anything copies the weights, since this gives those of the first process to all.
         self._replica = replicate(network)
-        self.forward = compiler(self._replica)
-        self.distillation = distillation
-        self.accumulate, self.grad_clip_norm, self.precision = accumulate, grad_clip_norm, precision
-        self.watch = DivergenceWatch(None) if watch is None else watch
-        self.before_step = before_step
+        self.forward = torch.compile(self._replica) if compiled else self._replica
+        self.distillation, self.accumulate, self.grad_clip_norm = distillation, accumulate, grad_clip_norm
+        self.precision, self.before_step = precision, before_step
+        self.watch = watch or DivergenceWatch(None)
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
         self.device = next(network.parameters()).device
-        # Disabled it hands everything through unscaled.
+        # Where it is not enabled, it hands everything through unscaled.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.iteration = 0
         self._latest: tuple[Tensor, ...] | None = None
 
     @property
     def learning_rate(self) -> float:
-        """That of the next iteration."""
-        return self.optimizer.param_groups[0]["lr"]
+        """Learning rate of the next iteration."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def averaged(self) -> Network:
-        """The network to validate and to keep: the moving average, with the latest BatchNorm statistics."""
+        """The network to validate and to export: the moving average, with the latest BatchNorm statistics."""
         return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
 
-    def run(self, on_step: Callable[[Losses], None], between_steps: Callable[[], bool] = lambda: False) -> bool:
-        """Train on from the current iteration.
-
-        Args:
-            on_step: called after every iteration with its losses.
-            between_steps: called last after every iteration, when :meth:`state_dict` is complete; when it returns true,
-                the training returns.
-
-        Returns:
-            Whether the training is finished.
+    def steps(self) -> Iterator[Losses]:
+        """Train from the current iteration to the last one; yield the losses after each, when :meth:`state_dict` is complete.
 
         Raises:
-            Diverged: the loss is no longer finite, or far above what it was.
+            Diverged: the loss is not finite, or far above what it was.
         """
-        self.network.train()
         while self.iteration < self.total:
             losses = self.step()
-            self._judge(sum(losses.values()))
-            on_step(losses)
-            if between_steps():
-                break
-        return self.iteration >= self.total
+            loss = sum(losses.values())
+            if not math.isfinite(loss):
+                raise self.diverged(f"the loss is {loss}")
+            self.watch.note(loss)
+            if self.watch.diverged:
+                raise self.diverged(self.watch.describe())
+            yield losses
 
     def step(self) -> Losses:
         """Move the weights once, on the next ``accumulate`` batches; return the means of their losses."""
@@ -233,43 +194,28 @@ class Trainer:
             self._latest = tuple(part.to(self.device) for part in self.stream.next())
             with averaging(self._replica, number == self.accumulate):
                 losses = self._losses(self.forward, *self._latest)
-                # Gradients add up over the batches: to those of the mean.
+                # Gradients add up over the batches to that of the mean loss.
                 self.scaler.scale(torch.stack(list(losses.values())).sum() / self.accumulate).backward()
             sums = {name: sums.get(name, 0) + loss.detach() for name, loss in losses.items()}
         if self.grad_clip_norm is not None:
-            # The limit is meant for the gradient itself.
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)  # the limit applies to the gradient itself
             nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        self._average()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
         self.iteration += 1
         means = mean(list(sums.values()))
         return {name: total.item() / self.accumulate for name, total in zip(sums, means, strict=True)}
 
-    def _losses(self, forward: Callable[[Tensor], Any], given: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _losses(self, forward: Callable[[Tensor], Any], x: Tensor, target: Tensor) -> dict[str, Tensor]:
         with autocast(self.device, self.precision):
-            output = forward(given)
+            output = forward(x)
             losses = {"loss": self.loss(output, target)}
             if self.distillation is not None:
-                losses["distill"] = self.distillation(given, output)
+                losses["distill"] = self.distillation(x, output)
         return losses
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        if self.ema is None:
-            return
-        self.ema.update_parameters(self.network)
-        for averaged, latest in zip(self.ema.module.buffers(), self.network.buffers(), strict=True):
-            averaged.copy_(latest)
-
-    def _judge(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise self.diverged(f"the loss is {loss}")
-        self.watch.note(loss)
-        if self.watch.diverged:
-            raise self.diverged(self.watch.describe())
 
     def refuse_diverged(self) -> None:
         """Raise :class:`Diverged` where the weights are not finite, before they replace good ones on disk."""
@@ -279,39 +225,32 @@ class Trainer:
 
     @torch.no_grad()
     def is_sound(self) -> bool:
-        """Whether the state may replace an earlier one on disk: false where the loss was, or now is, far above what it was.
+        """Whether the state may replace an earlier one on disk: false where the loss was, or is now, far above what it was.
 
-        The losses so far are of weights that have been moved since, so the latest batch is asked about the present ones.
+        The latest losses are those of weights before the last step, so the latest batch is run once more.
         """
         if self.watch.suspicious:
             return False
         if self._latest is None:
             return True
-        self.network.eval()  # BatchNorm statistics must not notice
+        self.network.eval()  # keeps BatchNorm statistics as they are
         loss = sum(part.item() for part in self._losses(self.network, *self._latest).values())
         self.network.train()
         return not largest(self.watch.far_above(loss))
 
-    def diverged(self, what: str) -> Diverged:
-        """Return the error for what has been found, with the iteration and what to try."""
+    def diverged(self, reason: str) -> Diverged:
+        """Return the error for a divergence, with the iteration and what to try."""
         narrow = " or train.precision to bf16 or fp32," if self.precision == "fp16" else ""
         return Diverged(
-            f"the training has diverged at iteration {self.iteration}: {what}. Lower train.optim_g.lr, set train.grad_clip_norm,"
-            f"{narrow} or warm up longer with train.warmup_iter."
+            f"the training has diverged at iteration {self.iteration}: {reason}. Lower train.optim_g.lr, set "
+            f"train.grad_clip_norm,{narrow} or warm up longer with train.warmup_iter."
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; tensors and plain Python values only."""
-        return {
-            "iteration": self.iteration,
-            "network": self.network.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "stream": self.stream.state_dict(),
-            "watch": self.watch.state_dict(),
-        }
+        """Return everything that the rest of the training depends on; tensors and plain Python values only."""
+        names = ("network", "optimizer", "scheduler", "scaler", "stream", "watch")
+        parts = {name: getattr(self, name).state_dict() for name in names}
+        return {"iteration": self.iteration, "ema": None if self.ema is None else self.ema.state_dict(), **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was taken."""
@@ -322,3 +261,20 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         if state["scaler"]:  # empty where the run began in another precision, on another device
             self.scaler.load_state_dict(state["scaler"])
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile and run a small module: ``torch.compile`` looks for a compiler at the first call only.
+
+    Raises:
+        UserError: PyTorch cannot compile for the device here; the text has its reason.
+    """
+    trial = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()).to(device)
+    try:
+        torch.compile(trial)(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()
+    except Exception as error:  # PyTorch has no common type for a missing compiler, a missing Triton, an unknown Python
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
+        raise UserError(
+            f"train.compile: PyTorch cannot compile for {device.type} here ({reason}). "
+            "It needs a C++ compiler for the CPU and Triton for a GPU; install it, or set train.compile to false."
+        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from sr_nas.build import build_network
 from sr_nas.complexity.macs import complexity, count_params
 from sr_nas.options.load import load_options
 from sr_nas.options.search import SearchOptions
@@ -38,7 +37,7 @@ def test_parameters_are_those_of_the_paper(row: Row) -> None:
 @rows
 def test_the_training_file_trains_that_network(row: Row) -> None:
     options = load_options(TrainOptions, OPTIONS / "paper" / f"{row.training}.yml", check_files=False)
-    network = build_network(options.network_g, options.scale)
+    network = NETWORKS.build(options.network_g)(scale=options.scale)
     assert options.scale == 2 and network.arch == row.arch
     assert network.genotype.names[: len(row.genotype.split(","))] == row.genotype.split(",")
     assert network.genotype == NETWORKS.get(row.arch)(genotype=row.genotype).genotype

@@ -23,14 +23,13 @@ from sr_nas.analysis.methods import read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.build import build_searcher
 from sr_nas.errors import UserError
-from sr_nas.options.classification import ClassificationSearchOptions
 from sr_nas.options.load import load_options
-from sr_nas.options.tasks import SEARCHES
 from sr_nas.report.plots import Values, save
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS
 from sr_nas.search.searcher import Searcher
+from sr_nas.task import Task, find_task, search_options
 
 Normalise = Literal["alpha", "unit"]
 UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
@@ -123,21 +122,20 @@ def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Con
         UserError: it is no folder of a search, or its data or checkpoint cannot be read.
     """
     read_run(folder)
-    options = load_options(SEARCHES, folder / OPTIONS, overrides)
+    options = load_options(search_options, folder / OPTIONS, overrides)
     device = pick_device(options.num_gpu)
     state = load_tensors(folder / CHECKPOINT, device)
     searcher = build_searcher(options, device)
     searcher.alpha.load_state_dict(state["alpha"])
     searcher.space.load_state_dict(state["space"])
-    classifies = isinstance(options, ClassificationSearchOptions)
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (plane.seed, number), plane.normalise) for number in (0, 1))
-    measure = _measure(searcher, plane.batches, classifies)
+    measure = _measure(searcher, plane.batches, find_task(options.task))
     values = over_plane(measure, alpha, first, second, plane.steps, console).numpy()
-    return {name: values[..., place] for place, name in enumerate(["loss", "accuracy"][: 1 + classifies])}
+    return {name: values[..., place] for place, name in zip(range(values.shape[-1]), ("loss", "accuracy"), strict=False)}
 
 
-def _measure(searcher: Searcher, count: int, classifies: bool) -> Callable[[dict[str, Tensor]], list[float]]:
+def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], list[float]]:
     batches = [tuple(tensor.to(searcher.device) for tensor in searcher.validation.next()) for _ in range(count)]
     space = searcher.space.train()
     # functional_call on clones: BatchNorm would change its running statistics at every point.
@@ -145,13 +143,11 @@ def _measure(searcher: Searcher, count: int, classifies: bool) -> Callable[[dict
 
     def measure(alpha: dict[str, Tensor]) -> list[float]:
         weights = {label: searcher.relaxation(logits) for label, logits in alpha.items()}
-        losses, right, seen = [], 0, 0
+        rows = []
         for images, target in batches:
             output = functional_call(space, state, (images, weights))
-            losses.append(float(searcher.objective.task(output, target)))
-            if classifies:
-                right, seen = right + int((output.argmax(1) == target).sum()), seen + len(target)
-        return [sum(losses) / len(losses), *([100 * right / seen] if classifies else [])]
+            rows.append([float(searcher.objective.task(output, target)), *task.batch_metrics(output, target).values()])
+        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
     return measure
 

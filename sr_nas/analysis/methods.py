@@ -13,21 +13,15 @@ import numpy as np
 import torch
 
 from sr_nas.analysis.history import Record, Trials, quantities
-from sr_nas.build import bound
 from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
-from sr_nas.options.classification import ClassificationSearchOptions
-from sr_nas.options.load import load_options, read_options
-from sr_nas.options.tasks import SEARCHES, AnySearch
-from sr_nas.registry import CLASSIFICATION_SPACES, SPACES
+from sr_nas.options.load import FREE, decisive, load_options, read_options
+from sr_nas.options.search import AnySearch
 from sr_nas.runs.run_dir import OPTIONS, read_history, resumable_runs
+from sr_nas.task import find_task, search_options
 
 SEEDS = "_seeds"
 """Ending of the folder that ``search --seeds`` leaves beside its runs: their output and summary."""
-
-# Options that do not change a method; whatever else differs makes another one.
-_FREE = ("name", "manual_seed", "logger", "num_gpu", "path")
-_FREE_OF_A_DATASET = ("name", "num_worker_per_gpu")
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def read_run(folder: Path) -> SearchRun:
         raise UserError(f"{folder} holds no {OPTIONS}: name the folder of a search, such as experiments/sa_nasbench201.")
     if "search" not in read_options(folder / OPTIONS):
         raise UserError(f"{folder} is the run of a training; the folder of a search is needed.")
-    options = load_options(SEARCHES, folder / OPTIONS, check_files=False)
+    options = load_options(search_options, folder / OPTIONS, check_files=False)
     history = read_history(folder)
     if not history:
         raise UserError(f"the search in {folder} has no history yet.")
@@ -111,11 +105,7 @@ def read_run(folder: Path) -> SearchRun:
 def _choices(options: AnySearch) -> Choices:
     # On the meta device no weights are made.
     with torch.device("meta"):
-        if isinstance(options, ClassificationSearchOptions):
-            space = bound(CLASSIFICATION_SPACES, options.network_g)()
-        else:
-            space = bound(SPACES, options.network_g)(scale=options.scale)
-    choices: Choices = space.choices()
+        choices: Choices = find_task(options.task).space(options).choices()
     return choices
 
 
@@ -179,8 +169,4 @@ def _until(run: SearchRun, epoch: int | None) -> SearchRun:
 
 def _decisive(options: AnySearch) -> str:
     """Return the options that decide a search's result, as text."""
-    dumped = options.model_dump(mode="json", exclude=set(_FREE))
-    for dataset in dumped["datasets"].values():
-        for key in _FREE_OF_A_DATASET:
-            dataset.pop(key, None)
-    return json.dumps(dumped, sort_keys=True)
+    return json.dumps(decisive(options.model_dump(mode="json"), (*FREE, "name", "manual_seed")), sort_keys=True)

@@ -20,8 +20,9 @@ from sr_nas.analysis.tables import Report, check_output, open_output, write_csv,
 from sr_nas.errors import UserError, nearest
 from sr_nas.jobs.search import run_search
 from sr_nas.options.load import load_options
-from sr_nas.options.tasks import SEARCHES, AnySearch
+from sr_nas.options.search import AnySearch
 from sr_nas.report.plots import Values, save
+from sr_nas.task import search_options
 
 LONGEST = 40
 """Letters of a value that stand in the name of its run; a longer one is numbered."""
@@ -94,7 +95,7 @@ def cells_of(path: str, overrides: Sequence[str], axes: Sequence[Axis], seeds: S
     Raises:
         UserError: an option that is wrong in one of them.
     """
-    stem = load_options(SEARCHES, path, overrides).name
+    stem = load_options(search_options, path, overrides).name
     keys = short_keys(axes)
     cells, names = [], set()
     for values in product(*(axis.values for axis in axes)):
@@ -105,7 +106,7 @@ def cells_of(path: str, overrides: Sequence[str], axes: Sequence[Axis], seeds: S
         runs = [[f"name={name}"]]
         if seeds is not None:
             runs = [[f"name={name}_seed{seed}", f"manual_seed={seed}"] for seed in seeds]
-        cells.append(Cell(values, [load_options(SEARCHES, path, [*point, *run]) for run in runs]))
+        cells.append(Cell(values, [load_options(search_options, path, [*point, *run]) for run in runs]))
     if len(names) < len(cells):
         raise UserError("two searches of the grid would have one name: values must differ in letters, digits or . + -")
     return cells

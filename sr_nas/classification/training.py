@@ -1,4 +1,7 @@
-"""Task losses of classification. To add one, register a function here."""
+"""What trainings of classifiers have beyond others: task losses, the auxiliary head's loss and drop-path.
+
+To add a task loss, register a function here.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ from sr_nas.contracts import Classifier
 from sr_nas.errors import UserError
 from sr_nas.registry import CLASSIFICATION_LOSSES
 
+Output = Tensor | tuple[Tensor, Tensor]
+"""Logits ``[N, classes]``, or these and the logits of an auxiliary head."""
+
 
 @CLASSIFICATION_LOSSES.register("CrossEntropyLoss")
 def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> Tensor:
@@ -30,12 +36,10 @@ def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: Annotated[
     return F.cross_entropy(output, target, label_smoothing=label_smoothing)
 
 
-def with_auxiliary(
-    loss: Callable[[Tensor, Tensor], Tensor], weight: float
-) -> Callable[[Tensor | tuple[Tensor, Tensor], Tensor], Tensor]:
-    """Return ``loss(logits) + weight * loss(auxiliary logits)`` of what a classifier returns, which may be the logits alone."""
+def with_auxiliary(loss: Callable[[Tensor, Tensor], Tensor], weight: float) -> Callable[[Output, Tensor], Tensor]:
+    """Return the loss ``loss(logits) + weight * loss(auxiliary logits)``; without an auxiliary head, its first term."""
 
-    def combined(output: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+    def combined(output: Output, target: Tensor) -> Tensor:
         if isinstance(output, Tensor):
             return loss(output, target)
         logits, auxiliary = output
@@ -44,26 +48,22 @@ def with_auxiliary(
     return combined
 
 
-# MERGED sr_nas.classification.training: Drop-path over a training: seldom at first, more often from epoch
-# to epoch (DARTS, appendix A.2.1).
-
-
 class DropPathSchedule:
-    """Called before every iteration: sets ``network.drop_path`` to ``highest * epoch / epochs``, epochs counted from 0.
+    """Raises ``network.drop_path`` from epoch to epoch: ``highest * epoch / epochs``, from 0 (DARTS, appendix A.2.1).
 
-    What is left out is addressed by (seed, iteration, process), not consumed: PyTorch's generators are seeded before every
-    iteration, so that a resumed training leaves out what a straight one does.
+    Called before every iteration. It also seeds PyTorch by (seed, iteration, process), so that a resumed training drops the
+    same paths as one that was never stopped.
 
     Args:
-        network: what is trained.
-        highest: probability that the last epoch is near to, in [0, 1).
+        network: the network that is trained.
+        highest: probability that the last epoch comes near to, in [0, 1).
         epoch: iterations of an epoch, not rounded.
-        total: iterations of the run.
-        seed: of what is left out.
+        total: iterations of the training.
+        seed: of the dropped paths.
         rank: number of this process.
 
     Raises:
-        UserError: a network that leaves nothing out.
+        UserError: ``highest`` is above 0 and the network has no drop-path.
     """
 
     def __init__(self, network: Classifier, highest: float, epoch: Fraction, total: int, seed: int, rank: int = 0) -> None:
@@ -73,7 +73,7 @@ class DropPathSchedule:
         self.seed, self.rank = seed, rank
 
     def probability(self, iteration: int) -> float:
-        """That of an iteration, counted from 0."""
+        """Return the drop-path probability of an iteration, counted from 0."""
         return self.highest * (iteration // self.epoch) / self.epochs
 
     def __call__(self, iteration: int) -> None:

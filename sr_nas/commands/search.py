@@ -12,8 +12,8 @@ from rich.table import Table
 from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
 from sr_nas.jobs.search import run_search
 from sr_nas.options.load import load_options
-from sr_nas.options.tasks import SEARCHES
 from sr_nas.runs.distributed import processes
+from sr_nas.task import search_options
 
 
 def main(args: Namespace) -> int:
@@ -21,12 +21,12 @@ def main(args: Namespace) -> int:
     if args.seeds is not None:
         return _search_seeds(args)
     with processes():
-        options = load_options(SEARCHES, args.opt, args.force_yml)
+        options = load_options(search_options, args.opt, args.force_yml)
         return run_search(options, Console(), args.auto_resume)[1]
 
 
 def _search_seeds(args: Namespace) -> int:
-    options = load_options(SEARCHES, args.opt, args.force_yml)
+    options = load_options(search_options, args.opt, args.force_yml)
     root = Path(options.path.experiments_root)
     plan = Seeds(args.opt, args.force_yml, options.name, root, args.seeds, args.jobs, options.search.epochs)
     console = Console(markup=False, highlight=False)

@@ -1,49 +1,21 @@
-"""What a network costs, and what it is known to reach, as the records of a search and the commands say it."""
+"""Scores of one network on benchmark sets, beside those of bicubic upscaling."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sr_nas.classification.nasbench201_table import true_accuracy
-from sr_nas.classification.nats_bench import official_accuracy
-from sr_nas.complexity.macs import classifier_complexity, complexity
-from sr_nas.contracts import Classifier, Network, SRNetwork
+from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.sources import benchmark_set, sample
 from sr_nas.errors import UserError
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
-
-
-def describe(network: Network, official: Path | None = None) -> dict[str, Any]:
-    """Return ``params``, multiply-adds by the conventions of the network's task, and ``true_accuracy`` where it is known.
-
-    Args:
-        network: any.
-        official: the benchmark's own file, to read ``true_accuracy`` from instead of the bundled table.
-
-    Raises:
-        UserError: an official file that cannot be read, or that does not know the network.
-    """
-    if official is not None:
-        known = official_accuracy(network.genotype, official)
-        return describe(network) | {"true_accuracy": known}
-    if isinstance(network, SRNetwork):
-        return dict(complexity(network))
-    assert isinstance(network, Classifier)
-    truth = true_accuracy(network.genotype)
-    return classifier_complexity(network) | ({} if truth is None else {"true_accuracy": truth})
-
-
-# MERGED sr_nas.jobs.evaluate: A network's scores on benchmark sets, beside bicubic's.
-
 
 SAMPLE = "sample"
 FROM_HR = "made from HR"
@@ -52,10 +24,10 @@ FROM_HR = "made from HR"
 def evaluate(
     network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console, tile: int | None = None
 ) -> dict[str, Any]:
-    """Score a network.
+    """Score a network by PSNR in dB and SSIM.
 
     Args:
-        network: with an attribute ``scale``.
+        network: to score.
         data: folders of sets (see :func:`sr_nas.data.layouts.find_sets`); ``sample`` is the held-out sample photo.
         lr: folder of the LR images, for a single set.
         device: where the network runs.
@@ -64,10 +36,10 @@ def evaluate(
 
     Returns:
         ``{"scale", "protocol", "sets": {name: {"psnr", "ssim", "images": {image: {"psnr", "ssim", "bicubic"}}, "bicubic":
-        {"psnr", "ssim"}, "lr"}}}``, PSNR in dB.
+        {"psnr", "ssim"}, "lr"}}}``.
 
     Raises:
-        UserError: a set that is missing, cannot be read, or stands twice under one name.
+        UserError: a set is missing, cannot be read, or stands twice under one name.
     """
     scale = network.scale
     sets: dict[str, tuple[Pairs, str]] = {}
@@ -80,9 +52,10 @@ def evaluate(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         for name, (pairs, origin) in sets.items():
-            advance = partial(_advance, progress, progress.add_task(name, total=2 * len(pairs)))
+            bar = progress.add_task(name, total=2 * len(pairs))
             scores, baseline = (
-                evaluate_set(upscale, pairs, scale, advance) for upscale in (upscaler(network, tile=tile, device=device), bicubic)
+                evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
+                for upscale in (upscaler(network, tile=tile, device=device), bicubic)
             )
             for image, score in scores["images"].items():
                 score["bicubic"] = baseline["images"][image]
@@ -102,7 +75,3 @@ def open_set(path: Path, scale: int, lr: Path | None = None) -> tuple[str, Pairs
         return SAMPLE, sample(held_out=True, scale=scale), FROM_HR
     name, pairs, lr_folder = benchmark_set(path, scale, lr)
     return name, pairs, FROM_HR if lr_folder is None else str(lr_folder)
-
-
-def _advance(progress: Progress, task: TaskID, *_: object) -> None:
-    progress.advance(task)

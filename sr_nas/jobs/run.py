@@ -1,10 +1,9 @@
-"""Beginning a run, or taking one up again."""
+"""A run: a folder that is begun, or resumed with ``--auto_resume``, by all processes together."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -12,152 +11,139 @@ import torch
 import yaml
 
 from sr_nas.errors import UserError, listing
-from sr_nas.options.load import differences, dump_options
-from sr_nas.options.tasks import AnySearch, AnyTraining
+from sr_nas.options.load import decisive, differences, dump_options
+from sr_nas.options.search import AnySearch
+from sr_nas.options.train import AnyTraining
+from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.checkpoint import load_checkpoint
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, sweep, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, new_run, provenance, resumable_runs
 
-PROVENANCE = "run.json"
-LOG = "log.txt"
-# What may differ between a run and its continuation without changing its result.
-_FREE = ("logger", "num_gpu", "path")
-_FREE_OF_TRAINING = ("divergence_factor",)
-_FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
+PROVENANCE, LOG = "run.json", "log.txt"
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A run folder, and the state to go on from where it is taken up again; only the first process's log is written."""
+class Run:
+    """The folder of a search or a training, its log, and the state to resume from.
 
-    folder: Path
-    state: dict[str, Any] | None
-    log: logging.Logger
+    What a run needs is built between :meth:`create_or_resume`, which looks for a folder, and :meth:`open`, which makes or locks
+    it: so nothing that is missing leaves a folder behind, and a resumed run is built for the batches that it was begun with.
+
+    Attributes:
+        folder: of the run; that of a new run is made by :meth:`open`.
+        initial_world_size: number of processes that the run was begun with; its batches are ``batch_size_per_gpu`` for each.
+        state: of the checkpoint, ``None`` for a new run; set by :meth:`open`.
+        log: written by the first process only.
+    """
+
+    def __init__(self, options: AnySearch | AnyTraining, folder: Path | None, starts: list[dict[str, Any]]) -> None:
+        self.options, self._resumed, self._starts = options, folder, starts
+        self.initial_world_size = int(starts[0]["processes"]) if starts else world_size()
+        self.folder = folder or Path(options.path.experiments_root) / options.name
+        self.state: dict[str, Any] | None = None
+        self.log = logging.getLogger(f"{__name__}.silent")
+        self.log.propagate = False
+        self.log.addHandler(logging.NullHandler())
+
+    @classmethod
+    def create_or_resume(cls, options: AnySearch | AnyTraining, auto_resume: bool) -> Run:
+        """Find the newest run of these options to resume, or prepare a new one.
+
+        The first process looks, and the others receive the result: they need not see its disk.
+
+        Raises:
+            UserError: all runs of this name have other options, or the processes cannot share the batches equally.
+        """
+        folder, starts = from_first(lambda: _find(options) if auto_resume else (None, []))
+        run = cls(options, folder, starts)
+        if run.batch % world_size():
+            fitting = listing(count for count in range(1, run.batch + 1) if run.batch % count == 0)
+            raise UserError(
+                f"{options.name} was begun with batches of {run.batch}, which {world_size()} processes cannot share equally. "
+                f"Go on with another number of them: {fitting}."
+            )
+        return run
+
+    @property
+    def batch(self) -> int:
+        """Samples of a batch, of all processes together."""
+        return int(self.options.datasets.train.batch_size_per_gpu) * self.initial_world_size
+
+    def open(self, device: torch.device) -> Run:
+        """Make the folder, or lock it and load its checkpoint, which also sets PyTorch's random states.
+
+        Raises:
+            UserError: another process runs in the folder, or its checkpoint cannot be read.
+        """
+        self.folder, self.state = from_first(lambda: self._open(device))
+        return self
+
+    def _open(self, device: torch.device) -> tuple[Path, dict[str, Any] | None]:
+        if self._resumed is None:
+            self.folder = new_run(Path(self.options.path.experiments_root), self.options.name)
+            write_text(self.folder / OPTIONS, dump_options(self.options))
+        self.log = _open_log(self.folder)
+        state = None
+        if self._resumed is not None:
+            try:
+                sweep(self.folder)
+                # With several processes each moves the state to its own device.
+                state = load_checkpoint(self.folder / CHECKPOINT, device if world_size() == 1 else CPU)
+            except UserError:
+                self.close()
+                raise
+        write_json(self.folder / PROVENANCE, [*self._starts, provenance(self.options.manual_seed, device)])
+        return self.folder, state
+
+    def say(self, view: SearchView | TrainView, *lines: str) -> None:
+        """Log lines, and show them to whoever watches the run."""
+        for line in lines:
+            self.log.info("%s", line)
+            view.message(line)
+
+    def begins(self, verb: str, device: str) -> str:
+        """Return the beginning of a run's first line: what it does, where, on which device and data."""
+        data, size = self.options.datasets.train, world_size()
+        share = f", batches of {self.batch}, {self.batch // size} for each of {size} process{'es' * (size > 1)}"
+        alone = self.initial_world_size == size == 1
+        verb = verb if self.state is None else "going on"
+        return f"{verb} in {self.folder} on {device} with {data.name or data.type}{'' if alone else share}"
 
     def close(self) -> None:
-        """Close the log, which also lets other processes go on with the run."""
+        """Close the log, which also unlocks the folder."""
         for handler in list(self.log.handlers):
             self.log.removeHandler(handler)
             handler.close()
 
 
-def begun_with(options: AnySearch | AnyTraining, auto_resume: bool) -> int:
-    """Return how many processes the run to go on with was begun with, or there are now where it is a new one.
-
-    A run's batch is ``batch_size_per_gpu`` for each of these. It stays so, however many processes share it later on.
-
-    Raises:
-        UserError: the processes there are now cannot share it equally, or the run was made with other options.
-    """
-
-    def look() -> int:
-        folder = _to_go_on_with(Path(options.path.experiments_root), options) if auto_resume else None
-        return world_size() if folder is None else int(_starts(folder)[0]["processes"])
-
-    begun = from_first(look)
-    batch = options.datasets.train.batch_size_per_gpu * begun
-    if batch % world_size():
-        fitting = listing(count for count in range(1, batch + 1) if batch % count == 0)
-        raise UserError(
-            f"{options.name} was begun with batches of {batch}, which {world_size()} processes cannot share equally. "
-            f"Go on with another number of them: {fitting}."
-        )
-    return begun
-
-
-def batch_share(options: AnySearch | AnyTraining, begun: int) -> str:
-    """Say what each process takes of a batch; nothing where there has only ever been one."""
-    if begun == world_size() == 1:
-        return ""
-    batch = options.datasets.train.batch_size_per_gpu * begun
-    return f", batches of {batch}, {batch // world_size()} for each of {world_size()} process{'es' * (world_size() > 1)}"
-
-
-def open_run(options: AnySearch | AnyTraining, device: torch.device, auto_resume: bool) -> Opened:
-    """Make a new run folder, or with ``auto_resume`` go on in the newest of that name, and note how it came about.
-
-    Of several processes the first does so, and the others are told what it found: they need not see its disk.
-
-    Raises:
-        UserError: the run to go on with was made with other options, or its checkpoint cannot be read.
-    """
-    log = logging.getLogger(f"{__name__}.silent")
-    log.addHandler(logging.NullHandler())
-    log.propagate = False
-
-    def open_folder() -> tuple[Path, dict[str, Any] | None]:
-        nonlocal log
-        opened = _open_folder(options, device, auto_resume)
-        log = opened.log
-        return opened.folder, opened.state
-
-    folder, state = from_first(open_folder)
-    return Opened(folder, state, log)
-
-
-def _open_folder(options: AnySearch | AnyTraining, device: torch.device, auto_resume: bool) -> Opened:
-    root = Path(options.path.experiments_root)
-    folder = _to_go_on_with(root, options) if auto_resume else None
-    if folder is None:
-        folder = new_run(root, options.name)
-        write_text(folder / OPTIONS, dump_options(options))
-        write_json(folder / PROVENANCE, [provenance(options.manual_seed, device)])
-        return Opened(folder, None, _logger(folder))
-    log = _logger(folder)
-    try:
-        sweep(folder)
-        # Each process brings the state to its own device, which is not the first one's.
-        state = load_checkpoint(folder / CHECKPOINT, device if world_size() == 1 else CPU)
-        starts = _starts(folder)
-    except UserError:
-        Opened(folder, None, log).close()
-        raise
-    write_json(folder / PROVENANCE, [*starts, provenance(options.manual_seed, device)])
-    return Opened(folder, state, log)
-
-
-def _to_go_on_with(root: Path, options: AnySearch | AnyTraining) -> Path | None:
-    """Return the newest run of these options, or ``None`` where none of this name was ever begun."""
-    wanted, others = _decisive(dump_options(options)), []
-    for folder in resumable_runs(root, options.name):
-        found = _decisive(_read(folder, OPTIONS))
-        if found == wanted:
-            return folder
-        # Another name: a folder such as x_2 may be the second run of x, or the first of x_2. Another kind: train or search.
-        if found.get("name") == options.name and ("search" in found) == ("search" in wanted):
-            others.append((folder, found))
+def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str, Any]]]:
+    """Return the newest run of these options and how it was started so far, or ``None`` where there is none of this name."""
+    new, others = decisive(yaml.safe_load(dump_options(options))), []
+    for folder in resumable_runs(Path(options.path.experiments_root), options.name):
+        old = decisive(yaml.safe_load(_read(folder, OPTIONS)))
+        if old == new:
+            return folder, _read_starts(folder)
+        # The folder x_2 may be the second run of x or the first of x_2; and a search and a training may share a name.
+        if old.get("name") == options.name and ("search" in old) == ("search" in new):
+            others.append((folder, old))
     if others:
-        folder, found = others[0]
+        folder, old = others[0]
         raise UserError(
             f"{folder} was made with other options, so it cannot go on with these:\n  "
-            + "\n  ".join(differences(found, wanted))
+            + "\n  ".join(differences(old, new))
             + "\nLeave --auto_resume out to start a new run, or give back the old options."
         )
-    return None
+    return None, []
 
 
-def _decisive(text: str) -> dict[str, Any]:
-    """What of dumped options decides a run's result."""
-    dumped: dict[str, Any] = yaml.safe_load(text)
-    for key in _FREE:
-        dumped.pop(key, None)
-    for key in _FREE_OF_TRAINING:
-        dumped.get("train", {}).pop(key, None)
-    for dataset in dumped.get("datasets", {}).values():
-        for key in _FREE_OF_A_DATASET:
-            dataset.pop(key, None)
-    return dumped
-
-
-def _starts(folder: Path) -> list[dict[str, Any]]:
-    """Return the notes on how a run was begun and taken up."""
+def _read_starts(folder: Path) -> list[dict[str, Any]]:
+    """Return one provenance record for every time that a run was begun or resumed."""
     try:
-        starts = json.loads(_read(folder, PROVENANCE))
+        starts: list[dict[str, Any]] = json.loads(_read(folder, PROVENANCE))
         int(starts[0]["processes"])
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder / PROVENANCE} is damaged ({error}), so the run cannot go on. Start a new one.") from error
-    return list(starts)
+    return starts
 
 
 def _read(folder: Path, name: str) -> str:
@@ -167,7 +153,7 @@ def _read(folder: Path, name: str) -> str:
         raise UserError(f"{folder} has lost its {name}, so it cannot go on. Start a new run without --auto_resume.") from error
 
 
-def _logger(folder: Path) -> logging.Logger:
+def _open_log(folder: Path) -> logging.Logger:
     logger = logging.getLogger(f"sr_nas.{folder.resolve()}")
     logger.setLevel(logging.INFO)
     logger.propagate = False

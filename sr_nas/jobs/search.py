@@ -1,4 +1,4 @@
-"""How much memory a search will take, told before it starts."""
+"""A search, from its options to a genotype in a run folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.optim import Optimizer
 
 from sr_nas.build import build_searcher
-from sr_nas.complexity.memory import PROBE, extrapolated_peak
-from sr_nas.contracts import SRNetwork
+from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, Choices, Genotype
-from sr_nas.jobs.evaluate import describe
-from sr_nas.jobs.run import Opened, batch_share, begun_with, open_run
-from sr_nas.options.search import SearchOptions
-from sr_nas.options.tasks import AnySearch
-from sr_nas.report.decision import Decision, decision
+from sr_nas.jobs.run import Run
+from sr_nas.options.search import AnySearch
+from sr_nas.report.decision import decision
 from sr_nas.report.plots import plot_alpha, plot_beta
 from sr_nas.report.progress import SearchView, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
@@ -35,189 +31,56 @@ from sr_nas.runs.distributed import GracefulShutdown, is_first, world_size
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
 from sr_nas.search.searcher import Record, Searcher
-
-LIBRARIES = {"cpu": (36e6, 1.3)}
-"""Device -> bytes, and a factor on those of tensors, for what libraries hold besides.
-
-Fitted to steps of IMDN and DLSR spaces of one thread on one machine, the worst of which lies 18 % off. Other devices have none.
-"""
-
-
-def step_bytes(searcher: Searcher, scale: int, pixels: int) -> int:
-    """Return the most bytes that tensors of a search step take beside the supernet's weights, optimizer states included.
-
-    The alpha step is the larger one. It is run on a tiny image and leaves nothing behind.
-
-    Args:
-        searcher: with its supernet on its device.
-        scale: upscaling factor.
-        pixels: LR pixels of a process's share of a batch.
-    """
-    device = searcher.device
-    parameters = list(searcher.space.parameters())
-    low = torch.zeros(1, 3, *PROBE, device=device)
-    high = torch.zeros(1, 3, *(scale * side for side in PROBE), device=device)
-    other = low.clone(), high.clone()
-    kept = {parameter: parameter.grad for parameter in searcher.alpha.parameters()}
-
-    def step() -> None:
-        searcher.alpha_gradient((low, high), other)
-
-    searcher.space.train()
-    with torch.random.fork_rng(devices=[]):
-        peak = extrapolated_peak(
-            step, pixels, [*parameters, *searcher.space.buffers(), *searcher.alpha.parameters()], [low, high, *other]
-        )
-    for parameter, gradient in kept.items():
-        parameter.grad = gradient
-    return peak + _bytes(parameters) + _state_bytes(searcher.weight_optimizer)
-
-
-def needed_memory(searcher: Searcher, scale: int, pixels: int) -> int:
-    """Return about the most bytes that a search will add to what this process takes now: tensors and :data:`LIBRARIES`."""
-    fixed, factor = LIBRARIES.get(searcher.device.type, (0, 1))
-    return round(fixed + factor * step_bytes(searcher, scale, pixels))
-
-
-def check_memory(searcher: Searcher, options: SearchOptions, begun: int, processes: int) -> str:
-    """Return a clause that says what a search needs and what there is.
-
-    Args:
-        searcher: before its first step.
-        options: that it was built from.
-        begun: number of processes that the run was begun with, whose batches are shared by
-        processes: as many as there are now.
-
-    Raises:
-        UserError: there is less, with advice.
-    """
-    data = options.datasets.train
-    side = data.gt_size // options.scale
-    needed = needed_memory(searcher, options.scale, data.batch_size_per_gpu * begun // processes * side * side)
-    available = available_memory(searcher.device)
-    if available is None:
-        return f", needs about {_told(needed)}"
-    if searcher.device.type == "cpu":
-        available //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if needed > available:
-        raise UserError(
-            f"a step of this search needs about {_told(needed)}, and {searcher.device} has {_told(available)}. {_advice(options)}"
-        )
-    return f", needs about {_told(needed)} of {_told(available)} available"
-
-
-def _advice(options: SearchOptions) -> str:
-    network, data = options.network_g.arguments(), options.datasets.train
-    ways = []
-    if network.get("execution") == "plain":
-        ways.append("set network_g.execution to fused")
-    if network.get("checkpointing") is False:
-        ways.append("set network_g.checkpointing to true, which computes more and keeps less")
-    if "partial_channel" in network:
-        ways.append(f"raise network_g.partial_channel (K, now {network['partial_channel']})")
-    if data.batch_size_per_gpu > 1:
-        ways.append(f"lower datasets.train.batch_size_per_gpu (now {data.batch_size_per_gpu})")
-    ways.append(f"lower datasets.train.gt_size (now {data.gt_size})")
-    if options.search.order == "second":
-        ways.append("set search.order to first")
-    return f"To take less, {', '.join(ways[:-1])} or {ways[-1]}." if len(ways) > 1 else f"To take less, {ways[0]}."
-
-
-def _state_bytes(optimizer: Optimizer) -> int:
-    """What an optimizer keeps of its own, seen on a copy that takes a step."""
-    other = copy.deepcopy(optimizer)
-    for group in other.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    other.step()
-    return _bytes([value for state in other.state.values() for value in state.values() if isinstance(value, Tensor)])
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _told(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-# MERGED sr_nas.jobs.search: A search, from its options to a genotype in a run folder.
-
+from sr_nas.task import Task, find_task
 
 GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
+# Bytes, and a factor on those of tensors, for what libraries allocate besides. Fitted to steps of IMDN and DLSR spaces of one
+# thread on one machine, the worst of which lies 18 % off. Devices that are not here allocate nothing that is known.
+LIBRARIES = {"cpu": (36e6, 1.3)}
 
 
 def run_search(options: AnySearch, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
-    """Search, or go on searching; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
+    """Search, or resume a search; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
         options: checked options.
         console: where the first process shows progress.
-        auto_resume: go on with the newest run of this name, where there is one.
+        auto_resume: resume the newest run of this name, where there is one.
 
     Returns:
         The run folder and the exit code: 0, or 128 plus the signal that stopped the search.
+
+    Raises:
+        UserError: something that the options ask for is missing, or the search has diverged.
     """
-    device = pick_device(options.num_gpu)
+    # Everything is built, and thereby checked, before there is a folder.
+    device, task = pick_device(options.num_gpu), find_task(options.task)
     check_precision(device, options.train.precision)
-    begun = begun_with(options, auto_resume)
-    searcher = build_searcher(options, device, begun)
-    memory = check_memory(searcher, options, begun, world_size()) if isinstance(options, SearchOptions) else ""
-    run = open_run(options, device, auto_resume)
-    console = console if is_first() else Console(quiet=True, force_terminal=False)
-    described = _describer(searcher)
+    run = Run.create_or_resume(options, auto_resume)
+    searcher = build_searcher(options, device, run.initial_world_size)
+    memory = check_memory(searcher, options, run.batch // world_size())
+
+    run.open(device)
     if run.state is not None:
         searcher.load_state_dict(run.state)
-    if is_first() and run.state is None:
-        append_history(run.folder, searcher.record(0) | described(searcher.genotype()))
-        save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
-    elif is_first():
-        cut_history(run.folder, searcher.step)
-    choices = searcher.space.choices()
-    frequency = options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
-
-    data = options.datasets.train.name or options.datasets.train.type
-    start = searcher.step
-
+    recorder = Recorder(run, searcher, task)
+    recorder.begin()
+    console = console if is_first() else Console(quiet=True, force_terminal=False)
+    choices, start, logger = searcher.space.choices(), searcher.step, options.logger
     with (
         closing(run),
-        SearchView(console, run.folder.name, searcher.steps, start, options.logger.print_freq, searcher.plan.epochs) as view,
+        SearchView(console, run.folder.name, searcher.steps, start, logger.print_freq, searcher.plan.epochs) as view,
         GracefulShutdown() as stop,
     ):
-        verb = "searching" if run.state is None else "going on"
-        share = batch_share(options, begun)
-        _say(run, view, f"{verb} in {run.folder} on {device} with {data}{share}, step {start} of {searcher.steps}{memory}")
-
-        def on_step(losses: Mapping[str, Any]) -> None:
-            view.step(searcher.step, losses)
-
-        def on_epoch(record: Record) -> None:
-            if not is_first():
-                return
-            peak = peak_memory(device)
-            record |= described(searcher.genotype()) | ({} if peak is None else {"memory_bytes": peak})
-            append_history(run.folder, record)
-            run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
-            view.epoch(record)
-
-        def between_steps() -> bool:
-            stopping = stop.agreed()
-            if stopping or searcher.step % frequency == 0 or searcher.step == searcher.steps:
-                searcher.read_losses()
-                refuse_non_finite(searcher.space, ADVICE)
-                refuse_non_finite(searcher.alpha, ADVICE)
-                if is_first():
-                    save_checkpoint(run.folder / CHECKPOINT, searcher.state_dict())
-            return stopping
-
-        finished = searcher.run(on_step, on_epoch, between_steps)
-        if not finished:
-            _say(run, view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
+        run.say(view, f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}")
+        recorder.view, recorder.stop = view, stop
+        if not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
+            run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
             return run.folder, stop.exit_code
         if not is_first():
             return run.folder, 0
-        write_results(run.folder, searcher, choices)
+        write_results(run.folder, searcher, task)
         lines = outcome(run.folder, choices)
         run.log.info("%s", "\n".join(lines))
     for line in lines:
@@ -225,73 +88,182 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
     return run.folder, 0
 
 
-def write_results(folder: Path, searcher: Searcher, choices: Choices) -> None:
-    """Write the genotype, the option block that trains it, the weights it inherits, and the plots."""
-    genotype, history = searcher.genotype(), read_history(folder)
-    network = searcher.space.derive(genotype)
+class Recorder:
+    """Writes history, log and checkpoints of a search while it runs; the first process does, for all.
+
+    Attributes:
+        view: shows the search.
+        stop: whether a signal asks it to stop.
+    """
+
+    view: SearchView
+    stop: GracefulShutdown
+
+    def __init__(self, run: Run, searcher: Searcher, task: Task) -> None:
+        self.run, self.searcher, self.task = run, searcher, task
+        self.frequency = run.options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
+        self._complexity = cache(self._complexity_of)
+
+    def begin(self) -> None:
+        """Write the record and the checkpoint of the start, or drop the records after the checkpoint that is resumed."""
+        if is_first() and self.run.state is None:
+            append_history(self.run.folder, self.searcher.record(0) | self._complexity(self.searcher.genotype()))
+            save_checkpoint(self.run.folder / CHECKPOINT, self.searcher.state_dict())
+        elif is_first():
+            cut_history(self.run.folder, self.searcher.step)
+
+    def on_step(self, losses: Mapping[str, Any]) -> None:
+        """Show a finished step."""
+        self.view.step(self.searcher.step, losses)
+
+    def on_epoch(self, record: Record) -> None:
+        """Write the history record of a finished epoch."""
+        if is_first():
+            peak = peak_memory(self.searcher.device)
+            record |= self._complexity(self.searcher.genotype()) | ({} if peak is None else {"memory_bytes": peak})
+            append_history(self.run.folder, record)
+            self.run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
+            self.view.epoch(record)
+
+    def between_steps(self) -> bool:
+        """Save a checkpoint where one is due; return whether to stop."""
+        searcher, stopping = self.searcher, self.stop.agreed()
+        if stopping or searcher.step % self.frequency == 0 or searcher.step == searcher.steps:
+            searcher.read_losses()
+            refuse_non_finite(searcher.space, ADVICE)
+            refuse_non_finite(searcher.alpha, ADVICE)
+            if is_first():
+                save_checkpoint(self.run.folder / CHECKPOINT, searcher.state_dict())
+        return stopping
+
+    def _complexity_of(self, genotype: Genotype) -> dict[str, Any]:
+        # Building a network draws initial weights, which must not change the random numbers of the search.
+        with torch.random.fork_rng(devices=[]):
+            return self.task.complexity_of(self.searcher.space.derive(genotype))
+
+
+def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
+    """Write the genotype, the option block that trains it, the weights that it inherits from the supernet, and the plots."""
+    genotype, history, candidates = searcher.genotype(), read_history(folder), candidates_of(searcher.space.choices())
     write_json(folder / GENOTYPE, genotype.to_json())
-    settings = network.settings()
-    if isinstance(network, SRNetwork):
-        block: dict[str, Any] = {"scale": settings.pop("scale"), "network_g": {"type": genotype.arch} | settings}
-    else:
-        # A classifier is searched in small and trained in the size of its own defaults, which is the published one.
-        block = {"task": "classification", "network_g": {"type": genotype.arch, "genotype": settings["genotype"]}}
     write_text(
         folder / NETWORK_BLOCK,
         "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n"
-        + yaml.safe_dump(block, sort_keys=False),
+        + yaml.safe_dump(task.network_block(searcher.space.derive(genotype)), sort_keys=False),
     )
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
     with replacing(folder / INHERITED) as temporary:
         save_file(inherited, temporary)
     (folder / "plots").mkdir(exist_ok=True)
-    plot_beta(history, candidates_of(choices), folder / "plots" / "beta.png")
-    plot_alpha(history, candidates_of(choices), folder / "plots" / "alpha.png")
+    plot_beta(history, candidates, folder / "plots" / "beta.png")
+    plot_alpha(history, candidates, folder / "plots" / "alpha.png")
 
 
 def outcome(folder: Path, choices: Choices) -> list[str]:
-    """Say what a finished search found, how clearly, and how far alpha has come from its random start."""
+    """Return lines on the result of a finished search: the genotype, how clear each choice is, and the network's cost."""
     history = read_history(folder)
-    last, found = history[-1], decision(history, choices)
+    last, margins = history[-1], decision(history, choices)
     genotype = Genotype.from_json(last["genotype"])
-    times = f", {found.final_spread / found.initial_spread:.0f} times as much" if found.initial_spread else ""
+    times = f", {margins.final_spread / margins.initial_spread:.0f} times as much" if margins.initial_spread else ""
     memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
-    rows = [(label, JOINT.join(names), *_clarity(found, label, choices)) for label, names in genotype.picks]
+    rows = []
+    for label, names in genotype.picks:
+        clarity = ("decided by several choices", "", "") if label not in choices else ("keeps all it can", "", "")
+        if label in margins.weakest:
+            even = 1 / len(choices[label].candidates)
+            clarity = (f"{margins.weakest[label]:.3f}", f"+{margins.margin[label]:.3f}", f"{even:.3f}")
+        rows.append((label, JOINT.join(names), *clarity))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"genotype  {genotype.arch}: what is kept, its beta (the weakest of several), its lead over the rest, an even draw",
         *("          " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
         f"network   {last['params']:,} parameters; " + "; ".join(f"{name} {value}" for name, value in macs(last, 2).items()),
         *(f"{'truth':<10}{name} {known}" for name, known in truth(last).items()),
-        f"alpha     spread within a choice {found.initial_spread:.4f} at the start, {found.final_spread:.4f} now{times}",
+        f"alpha     spread within a choice {margins.initial_spread:.4f} at the start, {margins.final_spread:.4f} now{times}",
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]
 
 
-def _clarity(found: Decision, label: str, choices: Choices) -> tuple[str, str, str]:
-    if label not in choices:
-        return "decided by several choices", "", ""
-    if label not in found.weakest:
-        return "keeps all it can", "", ""
-    return f"{found.weakest[label]:.3f}", f"+{found.margin[label]:.3f}", f"{1 / len(choices[label].candidates):.3f}"
-
-
 def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
-    """label -> candidates, as the views and plots take them."""
+    """Return label -> candidate names, as views and plots take them."""
     return {label: choice.candidates for label, choice in choices.items()}
 
 
-def _describer(searcher: Searcher) -> Any:
-    @cache
-    def described(genotype: Genotype) -> dict[str, Any]:
-        # Building a network draws its initial weights; the search's own random numbers must not notice.
-        with torch.random.fork_rng(devices=[]):
-            return describe(searcher.space.derive(genotype))
+def check_memory(searcher: Searcher, options: AnySearch, batch_size: int) -> str:
+    """Return a clause on the memory that a search needs and that there is; empty where the task has no estimate.
 
-    return described
+    Args:
+        searcher: before its first step.
+        options: that it was built from.
+        batch_size: samples of this process's share of a batch.
+
+    Raises:
+        UserError: there is less, with advice.
+    """
+    probe = find_task(options.task).probe(options, batch_size)
+    if probe is None:
+        return ""
+    needed, available = needed_memory(searcher, *probe), available_memory(searcher.device)
+    if available is None:
+        return f", needs about {_size(needed)}"
+    if searcher.device.type == "cpu":
+        available //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine share it
+    if needed > available:
+        has = f"{searcher.device} has {_size(available)}"
+        raise UserError(f"a step of this search needs about {_size(needed)}, and {has}. To take less, {_advice(options)}.")
+    return f", needs about {_size(needed)} of {_size(available)} available"
 
 
-def _say(run: Opened, view: SearchView, text: str) -> None:
-    run.log.info("%s", text)
-    view.message(text)
+def needed_memory(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> int:
+    """Return about the most bytes that a search adds to what this process takes now: tensors and :data:`LIBRARIES`."""
+    fixed, factor = LIBRARIES.get(searcher.device.type, (0, 1))
+    return round(fixed + factor * step_bytes(searcher, x, target, pixels))
+
+
+def step_bytes(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> int:
+    """Return the most bytes that tensors of a search step take beside the supernet's weights, optimizer states included.
+
+    An alpha step, the larger part of a step, is run on a tiny batch and leaves nothing behind.
+
+    Args:
+        searcher: with its supernet on its device.
+        x: input of the tiny batch.
+        target: of the tiny batch.
+        pixels: input pixels of a real batch (:meth:`sr_nas.task.Task.probe`).
+    """
+    space, alpha = searcher.space.train(), searcher.alpha
+    x, target = x.to(searcher.device), target.to(searcher.device)
+    training = x.clone(), target.clone()
+    gradients = {parameter: parameter.grad for parameter in alpha.parameters()}
+
+    with torch.random.fork_rng(devices=[]):
+        weights = [*space.parameters(), *space.buffers(), *alpha.parameters()]
+        peak = extrapolated_peak(lambda: searcher.alpha_gradient((x, target), training), pixels, weights, [x, target, *training])
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+    # A copy of the optimizer takes a step, to see what state it keeps for each weight.
+    optimizer = copy.deepcopy(searcher.weight_optimizer)
+    for parameter in (parameters := [weight for group in optimizer.param_groups for weight in group["params"]]):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    return peak + sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *state))
+
+
+def _advice(options: AnySearch) -> str:
+    network, data = options.network_g.arguments(), options.datasets.train
+    ways = {
+        "set network_g.execution to fused": network.get("execution") == "plain",
+        "set network_g.checkpointing to true, which computes more and keeps less": network.get("checkpointing") is False,
+        f"raise network_g.partial_channel (K, now {network.get('partial_channel')})": "partial_channel" in network,
+        f"lower datasets.train.batch_size_per_gpu (now {data.batch_size_per_gpu})": data.batch_size_per_gpu > 1,
+        f"lower datasets.train.gt_size (now {data.gt_size})": True,
+        "set search.order to first": options.search.order == "second",
+    }
+    *most, last = [way for way, possible in ways.items() if possible]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

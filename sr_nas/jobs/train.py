@@ -5,128 +5,110 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from sr_nas.build import Task, build_trainer, build_training
-from sr_nas.classification.labelled import Labelled
+from sr_nas.build import build_trainer, build_training
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
-from sr_nas.jobs.checkpointing import Keeper
-from sr_nas.jobs.judged_classification import judge_classification
-from sr_nas.jobs.run import batch_share, begun_with, open_run
-from sr_nas.jobs.validation import Judge, judge_upscaling
-from sr_nas.options.classification import ClassifierTrainOptions
-from sr_nas.options.tasks import AnyTraining
+from sr_nas.jobs.checkpointing import Checkpointer
+from sr_nas.jobs.run import Run
+from sr_nas.options.train import AnyTraining
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
 from sr_nas.runs.device import pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, is_first
-from sr_nas.runs.run_dir import cut_history
-from sr_nas.trainer import Diverged, Losses
+from sr_nas.task import find_task
+from sr_nas.trainer import Diverged, Trainer
 
 
 def run_training(options: AnyTraining, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
-    """Train, or go on training; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
+    """Train, or resume a training; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
         options: checked options.
         console: where the first process shows progress.
-        auto_resume: go on with the newest run of this name, where there is one.
+        auto_resume: resume the newest run of this name, where there is one.
 
     Returns:
         The run folder and the exit code: 0, or 128 plus the signal that stopped the training.
 
     Raises:
-        UserError: something is missing that the options ask for, or the training has diverged.
+        UserError: something that the options ask for is missing, or the training has diverged.
     """
-    # Whatever may be missing is missed here, before there is a folder.
+    # Everything is built, and thereby checked, before there is a folder.
     device = pick_device(options.num_gpu)
     precision = resolve_precision(device, options.train.precision)
-    if options.logger.use_tb_logger:
+    logger = options.logger
+    if logger.use_tb_logger:
         check_tensorboard()
-    task, beginnings = build_training(options)
-    begun = begun_with(options, auto_resume)
-    judge = judge_of(options, task, device)
-    trainer = build_trainer(options, task, device, precision, begun)
+    images, network, start = build_training(options)
+    run = Run.create_or_resume(options, auto_resume)
+    validator = find_task(options.task).validator(options, network, images, device)
+    trainer = build_trainer(options, images, network, device, precision, run.initial_world_size)
 
-    run = open_run(options, device, auto_resume)
+    run.open(device)
+    checkpointer = Checkpointer(run, trainer, validator)
+    checkpointer.begin()
     console = console if is_first() else Console(quiet=True, force_terminal=False)
-    keeper = Keeper(run.folder, options, judge, device)
-    if run.state is not None:
-        keeper.take_up(trainer, run.state)
-        if is_first():
-            cut_history(run.folder, trainer.iteration, key="iteration")
-    else:
-        keeper.save(trainer)
-    checkpoint_freq = options.logger.save_checkpoint_freq or options.val.val_freq
-    start = trainer.iteration
-
+    name, done, total = run.folder.name, trainer.iteration, trainer.total
     with (
         closing(run),
-        closing(Scalars(run.folder if options.logger.use_tb_logger and is_first() else None, start)) as scalars,
-        TrainView(console, run.folder.name, trainer.total, start, options.logger.print_freq) as view,
+        closing(Scalars(run.folder if logger.use_tb_logger and is_first() else None, done)) as scalars,
+        TrainView(console, name, total, done, logger.print_freq) as view,
         GracefulShutdown() as stop,
     ):
-
-        def say(text: str) -> None:
-            run.log.info("%s", text)
-            view.message(text)
-
-        def due(frequency: int) -> bool:
-            return trainer.iteration % frequency == 0 or trainer.iteration == trainer.total
-
-        def on_step(losses: Losses) -> None:
-            view.step(trainer.iteration, losses, trainer.learning_rate)
-            keeper.note(losses)
-            if due(options.logger.print_freq):
-                scalars.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
-            if due(options.val.val_freq):
-                record, improved = keeper.keep(trainer)
-                run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | judge.means(record))
-                scalars.write(trainer.iteration, judge.by_metric(record))
-                if "val" in record:
-                    scores = {name: judge.words(means) for name, means in record["val"].items()}
-                    view.validation(trainer.iteration, scores, improved)
-
-        def between_steps() -> bool:
-            stopping = stop.agreed()
-            if stopping or due(checkpoint_freq):
-                scalars.flush()
-                if not keeper.save(trainer):
-                    say(f"the loss is far above what it was: the checkpoint stays that of iteration {keeper.saved}")
-            return stopping
-
-        verb = "training" if run.state is None else "going on"
-        data = options.datasets.train.name or options.datasets.train.type
-        share = batch_share(options, begun)
-        say(f"{verb} in {run.folder} on {device} in {precision} with {data}{share}, iteration {start} of {trainer.total}")
-        for text in beginnings if run.state is None else ():
-            say(text)
-        for text in judge.beginning:
-            say(text)
-        if len(judge.sets) > 1:
-            say(f"the best network is judged by its {judge.heading.split(' / ')[0]} on {judge.sets[0]}")
-        try:
-            finished = trainer.run(on_step, between_steps)
-        except Diverged as error:
-            run.log.info("%s", error)
-            raise UserError(f"{error}\n{keeper.what_is_left()}") from error
-        if not finished:
-            say(f"stopped at iteration {trainer.iteration}, saved in {run.folder}. --auto_resume goes on from {keeper.saved}.")
+        run.say(view, f"{run.begins('training', f'{device} in {precision}')}, iteration {done} of {total}")
+        run.say(view, *(start if run.state is None else []), *validator.notes())
+        if len(validator.sets) > 1:
+            metric = validator.heading.split(" / ")[0]
+            run.say(view, f"the best network is judged by its {metric} on {next(iter(validator.sets))}")
+        fit(trainer, checkpointer, options, view, scalars, stop)
+        if trainer.iteration < total:
+            resume = f"--auto_resume goes on from {checkpointer.saved}."
+            run.say(view, f"stopped at iteration {trainer.iteration}, saved in {run.folder}. {resume}")
             return run.folder, stop.exit_code
-        for text in judge.picture(run.folder) if is_first() else ():
-            say(text)
-        say(f"the network is {run.folder / (BEST if judge.sets else LAST)}")
+        run.say(view, *(validator.draw(run.folder) if is_first() else []))
+        run.say(view, f"the network is {run.folder / (BEST if validator.sets else LAST)}")
     return run.folder, 0
 
 
-def judge_of(options: AnyTraining, task: Task, device: torch.device) -> Judge:
-    """Return how the network of a training is judged.
+def fit(
+    trainer: Trainer, checkpointer: Checkpointer, options: AnyTraining, view: TrainView, scalars: Scalars, stop: GracefulShutdown
+) -> None:
+    """Train to the end or until a signal: step, show, validate every ``val_freq``, save every ``save_checkpoint_freq``.
 
     Raises:
-        UserError: a validation set cannot be read.
+        UserError: the training has diverged; the text says which good states are left.
     """
-    if isinstance(options, ClassifierTrainOptions):
-        assert isinstance(task.images, Labelled)
-        return judge_classification(options, task.module, task.images, device)
-    return judge_upscaling(options, device)
+    run, validator = checkpointer.run, checkpointer.validator
+    val_freq = options.val.val_freq
+    save_freq = options.logger.save_checkpoint_freq or val_freq
+
+    def due(frequency: int) -> bool:
+        return trainer.iteration % frequency == 0 or trainer.iteration == trainer.total
+
+    try:
+        for losses in trainer.steps():
+            view.step(trainer.iteration, losses, trainer.learning_rate)
+            checkpointer.note(losses)
+            if due(options.logger.print_freq):
+                scalars.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
+            if due(val_freq):
+                record, improved = checkpointer.validate()
+                means = validator.means(record)
+                run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | means)
+                scores = {f"{key}/{name}": value for name, values in means.items() for key, value in values.items()}
+                scalars.write(trainer.iteration, scores)
+                if means:
+                    texts = {name: validator.format(values) for name, values in means.items()}
+                    view.validation(trainer.iteration, texts, improved)
+            stopping = stop.agreed()
+            if stopping or due(save_freq):
+                scalars.flush()
+                if not checkpointer.save():
+                    saved = f"the checkpoint stays that of iteration {checkpointer.saved}"
+                    run.say(view, f"the loss is far above what it was: {saved}")
+            if stopping:
+                return
+    except Diverged as error:
+        run.log.info("%s", error)
+        raise UserError(f"{error}\n{checkpointer.good_states()}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,10 @@ from sr_nas.options.basicsr import from_basicsr, is_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
 SUPER_RESOLUTION = "super-resolution"
+# Options that may change without changing what a run computes: at the top, in train, in every data set.
+FREE = ("logger", "num_gpu", "path")
+FREE_OF_TRAINING = ("divergence_factor",)
+FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -151,12 +155,15 @@ def _overrides(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def load_options(
-    model: type[Options] | Mapping[str, type[Options]], path: str | Path, overrides: Iterable[str] = (), check_files: bool = True
+    model: type[Options] | Callable[[str], type[Options]],
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    check_files: bool = True,
 ) -> Options:
     """Read, merge and check an option file, ours or one of BasicSR's (:mod:`sr_nas.options.basicsr`).
 
     Args:
-        model: such as :class:`~sr_nas.options.search.SearchOptions`; or ``task`` of the option file -> model.
+        model: such as :class:`~sr_nas.options.search.SearchOptions`; or a function from the file's ``task`` to its model.
         path: the option file.
         overrides: ``section:key=value`` texts, applied last.
         check_files: whether files and folders that the options name must exist.
@@ -169,11 +176,11 @@ def load_options(
         raw, notes = from_basicsr(raw, str(path))
         for note in notes:
             _LOGGER.warning("%s, an option file of BasicSR: %s", path, note)
-    if isinstance(model, Mapping):
-        task = raw.get("task", SUPER_RESOLUTION)
-        if task not in model:
-            raise UserError(f"{path}: task: there is no '{task}' here{nearest(str(task), model)} Allowed: {listing(model)}.")
-        model = model[task]
+    if not isinstance(model, type):
+        try:
+            model = model(str(raw.get("task", SUPER_RESOLUTION)))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     return check_options(model, raw, path, check_files)
 
 
@@ -201,6 +208,23 @@ def _message(problem: Any) -> str:
 def dump_options(options: BaseModel) -> str:
     """Write options as YAML that :func:`load_options` reads back to the same."""
     return yaml.safe_dump(options.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+def decisive(options: Mapping[str, Any], free: Iterable[str] = FREE) -> dict[str, Any]:
+    """Return dumped options without those that may change without changing what a run computes.
+
+    Args:
+        options: as ``model_dump(mode="json")`` returns them.
+        free: keys at the top to leave out.
+    """
+    result = {key: value for key, value in options.items() if key not in free}
+    result["train"] = _without(options.get("train"), FREE_OF_TRAINING)
+    result["datasets"] = {name: _without(data, FREE_OF_A_DATASET) for name, data in options.get("datasets", {}).items()}
+    return result
+
+
+def _without(section: Mapping[str, Any] | None, keys: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in (section or {}).items() if key not in keys}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.strict import Strict
-from sr_nas.options.tasks import SEARCHES, TRAININGS
+from sr_nas.registry import TASKS
 
-KINDS: tuple[type[Strict], ...] = (*SEARCHES.values(), *TRAININGS.values(), BenchmarkOptions)
 _BASE = {
     "description": "Option file(s) to inherit from, relative to this one.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -20,14 +20,17 @@ _BASE = {
 
 def schema_text() -> str:
     """Return one schema for every kind of option file, as JSON. No key is required, since any may come from ``_base_``."""
-    refs, shared = models_json_schema([(kind, "validation") for kind in KINDS])
+    tasks = [pkgutil.resolve_name(name) for name in TASKS.values()]
+    kinds: list[type[Strict]] = [*(task.search_options for task in tasks), *(task.training_options for task in tasks)]
+    kinds.append(BenchmarkOptions)
+    refs, shared = models_json_schema([(kind, "validation") for kind in kinds])
     definitions = shared["$defs"]
-    for kind in KINDS:
+    for kind in kinds:
         definitions[kind.__name__]["properties"]["_base_"] = _BASE
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sr_nas option file",
-        "anyOf": [refs[(kind, "validation")] for kind in KINDS],
+        "anyOf": [refs[(kind, "validation")] for kind in kinds],
         "$defs": definitions,
     }
     return json.dumps(_without_required(schema), indent=2) + "\n"

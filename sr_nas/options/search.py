@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
 
-from sr_nas.options.sections import Optimizer, OutputPath, Run, TrainSource, WeightTraining, check_patch_size
+from sr_nas.options.sections import AnyRun, Optimizer, OutputPath, Run, TrainSource, WeightSteps, WeightTraining, check_patch_size
 from sr_nas.options.strict import Component, Of, Strict
 from sr_nas.registry import COSTS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
@@ -91,16 +91,27 @@ class SearchDatasets(Strict):
     train: TrainSource
 
 
-class SearchOptions(Run):
+class AnySearch(AnyRun):
+    """Keys of the searches of every task."""
+
+    datasets: Any
+    network_g: Component
+    """The supernet."""
+    path: OutputPath = OutputPath()
+    train: WeightSteps
+    search: SearchSection
+    """How alpha is searched."""
+
+
+class SearchOptions(AnySearch, Run):
     """An option file of ``tools/search.py``."""
 
+    task: Literal["super-resolution"] = "super-resolution"
+    """What the network is for; another task has other options."""
     datasets: SearchDatasets
     network_g: Annotated[Component, Of(SPACES)]
     """The supernet."""
-    path: OutputPath = OutputPath()
     train: WeightTraining = Field(default={}, validate_default=True)
-    search: SearchSection
-    """How alpha is searched."""
 
     @model_validator(mode="after")
     def _check_patch_size(self) -> SearchOptions:

@@ -81,13 +81,12 @@ class AnyRun(Strict):
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist. Under torchrun for each process."""
     logger: Logger = Logger()
+    task: str
 
 
 class Run(AnyRun):
     """Keys of every search and training of super-resolution."""
 
-    task: Literal["super-resolution"] = "super-resolution"
-    """What the network is for; another task has other options."""
     scale: Literal[2, 3, 4]
     """Upscaling factor."""
 

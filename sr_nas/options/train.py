@@ -7,7 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PositiveInt, model_validator
 from pydantic_core import CoreSchema
 
-from sr_nas.options.sections import Logger, OutputPath, Run, TrainSource, ValSource, WeightSteps, WeightTraining, check_patch_size
+from sr_nas.options.sections import (
+    AnyRun,
+    Logger,
+    OutputPath,
+    Run,
+    TrainSource,
+    ValSource,
+    WeightSteps,
+    WeightTraining,
+    check_patch_size,
+)
 from sr_nas.options.strict import Component, ExistingFile, ExistingPath, Of, Strict
 from sr_nas.registry import LOSSES, NETWORKS
 
@@ -135,16 +145,27 @@ class Validation(Strict):
     """Iterations between two validations."""
 
 
-class TrainOptions(Run):
-    """An option file of ``tools/train.py``."""
+class AnyTraining(AnyRun):
+    """Keys of the trainings of every task."""
 
-    datasets: TrainDatasets
-    network_g: Annotated[Component, Of(NETWORKS)]
+    datasets: Any
+    network_g: Component
     """The network."""
     logger: TrainLogger = TrainLogger()
     path: TrainPath = TrainPath()
-    train: TrainSection
+    train: Iterations
     val: Validation = Validation()
+
+
+class TrainOptions(AnyTraining, Run):
+    """An option file of ``tools/train.py``."""
+
+    task: Literal["super-resolution"] = "super-resolution"
+    """What the network is for; another task has other options."""
+    datasets: TrainDatasets
+    network_g: Annotated[Component, Of(NETWORKS)]
+    """The network."""
+    train: TrainSection
 
     @model_validator(mode="after")
     def _check_patch_size(self) -> TrainOptions:

@@ -21,9 +21,9 @@ from sr_nas.classification.nasbench201 import EDGES, read_genotype
 from sr_nas.classification.nasbench201_table import OPERATIONS
 from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
-from sr_nas.options.tasks import SEARCHES
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.run_dir import append_history, read_history
+from sr_nas.task import search_options
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 
@@ -38,7 +38,9 @@ def made_up(folder: Path, file: str, seed: int, gaps: tuple[float, float], epoch
     """A run folder whose every epoch e has alpha e on all edges, and the given gaps."""
     folder = folder / (name or f"{file}_seed{seed}")
     folder.mkdir()
-    options = load_options(SEARCHES, OPTIONS / f"{file}.yml", [f"name={folder.name}", f"manual_seed={seed}"], check_files=False)
+    options = load_options(
+        search_options, OPTIONS / f"{file}.yml", [f"name={folder.name}", f"manual_seed={seed}"], check_files=False
+    )
     (folder / "options.yml").write_text(dump_options(options))
     for epoch in range(epochs):
         beta = {label: [0.2, 0.2, 0.1, 0.2, 0.2 + gap] for label, gap in zip(EDGES, (gaps[0], *[gaps[1]] * 5), strict=True)}
@@ -206,7 +208,7 @@ def test_the_middle_of_a_landscape_is_the_search_itself(swept: tuple[Path, list[
     rows = {(float(row["first"]), float(row["second"])): row for row in rows_of(root / "one" / "landscape.csv")}
     assert len(rows) == 9 and len({row["loss"] for row in rows.values()}) == 9
 
-    searcher = build_searcher(load_options(SEARCHES, folder / "options.yml"), torch.device("cpu"))
+    searcher = build_searcher(load_options(search_options, folder / "options.yml"), torch.device("cpu"))
     state = load_tensors(folder / "checkpoint.pt")
     searcher.space.load_state_dict(state["space"])
     weights = {label: state["alpha"][f"logits.{label}"].softmax(0) for label in EDGES}

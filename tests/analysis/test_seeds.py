@@ -17,8 +17,8 @@ from sr_nas.classification.nasbench201 import EDGES
 from sr_nas.classification.nasbench201_table import table
 from sr_nas.cli import seeds
 from sr_nas.options.load import dump_options, load_options
-from sr_nas.options.tasks import SEARCHES
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, append_history, read_history
+from sr_nas.task import search_options
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 
@@ -29,7 +29,7 @@ DLSR = REPOSITORY / "options" / "paper" / "sa_dlsr.yml"
 def made_up(folder: Path, file: Path, **record: Any) -> Path:
     """A run of a search whose only record is this one."""
     folder.mkdir(parents=True)
-    options = load_options(SEARCHES, file, [f"name={folder.name}"], check_files=False)
+    options = load_options(search_options, file, [f"name={folder.name}"], check_files=False)
     (folder / OPTIONS).write_text(dump_options(options))
     (folder / CHECKPOINT).touch()
     append_history(folder, {"epoch": 3, "loss": {}, "seconds": 1.0} | record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from sr_nas.errors import UserError
-from sr_nas.jobs import run as opening
-from sr_nas.options.load import load_options
+from sr_nas.jobs import run as run_module
+from sr_nas.jobs.run import Run
+from sr_nas.options.load import decisive, dump_options, load_options
 from sr_nas.options.search import SearchOptions
 from sr_nas.runs.distributed import LOST
 from sr_nas.runs.run_dir import read_history
@@ -67,18 +69,31 @@ def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on_with_the_same_bat
             assert found["alpha"][label] == pytest.approx(alpha, abs=1e-5)
 
 
+def begun(root: Path, starts: str) -> SearchOptions:
+    """Make the folder of a run with these contents of run.json; return its options."""
+    options = load_options(SearchOptions, TINY_SEARCH, [f"path:experiments_root={root}"])
+    folder = root / options.name
+    folder.mkdir(exist_ok=True)
+    for name, text in (("options.yml", dump_options(options)), ("run.json", starts), ("checkpoint.pt", "")):
+        (folder / name).write_text(text)
+    return options
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_to_go_on_with", lambda *_: tmp_path)
-    monkeypatch.setattr(opening, "world_size", lambda: 4)
-    (tmp_path / "run.json").write_text('[{"processes": 3}]')
-    options = load_options(SearchOptions, TINY_SEARCH, [])
+    monkeypatch.setattr(run_module, "world_size", lambda: 4)
     with pytest.raises(UserError, match=r"batches of 6, which 4 processes cannot share.*: 1, 2, 3, 6"):
-        opening.begun_with(options, True)
+        Run.create_or_resume(begun(tmp_path, '[{"processes": 3}]'), True)
 
 
-def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_to_go_on_with", lambda *_: tmp_path)
+def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path) -> None:
     for content in ("[{", "[]", '[{"seed": 0}]'):
-        (tmp_path / "run.json").write_text(content)
         with pytest.raises(UserError, match=r"run\.json is damaged"):
-            opening.begun_with(load_options(SearchOptions, TINY_SEARCH, []), True)
+            Run.create_or_resume(begun(tmp_path, content), True)
+
+
+def test_the_cache_of_a_data_set_may_change_and_its_patches_may_not(tmp_path: Path) -> None:
+    options = begun(tmp_path, '[{"processes": 1}]').model_dump(mode="json")
+    free, other = copy.deepcopy(options), copy.deepcopy(options)
+    free["datasets"]["train"] |= {"cache": False, "name": "x", "num_worker_per_gpu": 3}
+    other["datasets"]["train"]["gt_size"] = 32
+    assert decisive(options) == decisive(free) != decisive(other)

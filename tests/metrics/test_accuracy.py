@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sr_nas.classification.validation import NonFiniteLogits, evaluate_classifier, hits
+from sr_nas.classification.validation import evaluate_classifier, hits
+from sr_nas.inference.tiles import NonFiniteOutput
 
 
 def test_by_hand() -> None:
@@ -36,5 +37,5 @@ def test_a_set_by_sorting() -> None:
 
 
 def test_what_is_not_finite_is_no_accuracy() -> None:
-    with pytest.raises(NonFiniteLogits):
+    with pytest.raises(NonFiniteOutput):
         evaluate_classifier(nn.Identity(), [(torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))], "cpu")

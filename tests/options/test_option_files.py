@@ -15,8 +15,9 @@ from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import OptionLoader, differences, dump_options, load_options, read_options
 from sr_nas.options.schema import schema_text
 from sr_nas.options.search import SearchOptions
-from sr_nas.options.tasks import SEARCHES, TRAININGS
 from sr_nas.options.train import TrainOptions
+from sr_nas.registry import NETWORKS
+from sr_nas.task import search_options, training_options
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "options"
@@ -46,7 +47,7 @@ def test_what_the_readme_promises_is_shipped() -> None:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(FOLDER)))
 def test_shipped_files_load_and_dump_and_load_again(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = BenchmarkOptions if file.stem == "benchmark" else TRAININGS if "train" in file.stem else SEARCHES
+    model = BenchmarkOptions if file.stem == "benchmark" else training_options if "train" in file.stem else search_options
     options = load_options(model, file, check_files=False)
     assert not caplog.records, "a type is changed and a key that both types have is not said again"
     copy = tmp_path / "copy.yml"
@@ -242,9 +243,7 @@ def test_a_genotype_of_a_run_of_a_file_and_inline(tmp_path: Path) -> None:
     for source in (str(tmp_path), str(tmp_path / "genotype.json"), str(names), ",".join(names)):
         override = f"network_g:genotype={source if source.startswith('[') else json.dumps(source)}"
         options = load_options(TrainOptions, FOLDER / "train_imdn.yml", [override])
-        from sr_nas.build import build_network
-
-        assert build_network(options.network_g, 2).genotype.names == names
+        assert NETWORKS.build(options.network_g)(scale=2).genotype.names == names
     text = refused("network_g:genotype=[conv_3x3, conv_3x3, conv_3x3]", file=FOLDER / "train_imdn.yml", model=TrainOptions)
     assert "network_g: a genotype of IMDN names 4 candidates" in text
 

@@ -16,10 +16,9 @@ def test_a_compiled_step_is_the_plain_one_and_names_stay(monkeypatch: pytest.Mon
     """The graph is captured as always, and run as it is instead of being made into machine code, which takes seconds."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     check_compiler(torch.device("cpu"))
-    plain, fast = trainer(), trainer(compiler=torch.compile)
+    plain, fast = trainer(), trainer(compiled=True)
     assert fast.forward is not fast.network
     for train in (plain, fast):
-        train.network.train()
         train.step()
     assert_same(plain.network, fast.network)
     assert list(fast.state_dict()["network"]) == list(plain.state_dict()["network"])

@@ -42,7 +42,10 @@ def training(optimizer: Any = adam, lr: float = 1e-2, **options: Any) -> Trainer
 
 def run(train: Trainer, steps: int = STEPS) -> dict[str, Any]:
     losses: list[dict[str, float]] = []
-    train.run(losses.append, lambda: train.iteration == steps)
+    for step in train.steps():
+        losses.append(step)
+        if train.iteration == steps:
+            break
     return {"state": train.state_dict(), "losses": losses, "averaged": train.averaged.state_dict(), "sound": train.is_sound()}
 
 

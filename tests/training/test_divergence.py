@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sr_nas.trainer import RECENT, DivergenceWatch
+from sr_nas.trainer import DivergenceWatch
 
 
 def watched(losses: list[float], factor: float | None = 10.0, window: int = 20) -> DivergenceWatch:
@@ -27,7 +27,7 @@ def test_one_hard_batch_is_no_divergence_but_nothing_is_saved_upon_it() -> None:
     watch = watched([0.1] * 20 + [15.0])
     assert not watch.diverged
     assert watch.suspicious
-    for _ in range(RECENT):
+    for _ in range(DivergenceWatch.RECENT):
         watch.note(0.1)
     assert not watch.suspicious
 

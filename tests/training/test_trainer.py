@@ -46,6 +46,13 @@ def trainer(total: int = 8, lr: float = 1e-3, warmup: int = 0, network: IMDN | N
     return Trainer(network, F.l1_loss, Batches(), optimizer, schedule, total, **{"ema_decay": 0.9, **options})
 
 
+def run(train: Trainer, until: int | None = None) -> None:
+    """Train until an iteration, or to the end."""
+    for _ in train.steps():
+        if train.iteration == until:
+            return
+
+
 def exact(batch_size: int, **options: Any) -> Trainer:
     """In float64, without BatchNorm, whose statistics are a batch's, and by a step in proportion to the gradient."""
     network = imdn("conv_3x3,conv_3x3,dsconv_3x3,conv_3x3").double()
@@ -60,7 +67,6 @@ def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 def test_the_moving_average_by_its_formula() -> None:
     train = trainer()
-    train.network.train()
     average = copy.deepcopy(dict(train.network.named_parameters()))
     for step in range(4):
         train.step()
@@ -80,13 +86,13 @@ def test_without_an_average_the_weights_themselves_are_kept() -> None:
 
 def test_the_state_is_read_with_weights_only_and_goes_on_to_the_bit() -> None:
     straight, first, second = (trainer(warmup=6, accumulate=2, watch=DivergenceWatch(10.0, window=3)) for _ in range(3))
-    straight.run(lambda _: None)
-    first.run(lambda _: None, lambda: first.iteration == 4)
+    run(straight)
+    run(first, 4)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
-    assert second.run(lambda _: None)
+    run(second)
     assert_same(straight.network, second.network)
     assert_same(straight.averaged, second.averaged)
     for name in ("stream", "scheduler", "watch"):
@@ -95,8 +101,8 @@ def test_the_state_is_read_with_weights_only_and_goes_on_to_the_bit() -> None:
 
 
 def test_learning_rates() -> None:
-    train, rates = trainer(), []
-    train.run(lambda _: rates.append(train.learning_rate))
+    train = trainer()
+    rates = [train.learning_rate for _ in train.steps()]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5, 1e-5, 1e-5])
 
 
@@ -171,14 +177,14 @@ def test_a_loss_that_is_not_finite_is_reported() -> None:
     with pytest.raises(
         Diverged, match=r"diverged at iteration \d+: the loss is (nan|inf)\. Lower train\.optim_g\.lr, set train\.grad_clip"
     ):
-        trainer(lr=1e30).run(lambda _: None)
+        run(trainer(lr=1e30))
 
 
 def test_a_loss_far_above_what_it_was_is_reported() -> None:
     train = trainer(total=40, lr=1e-3, watch=DivergenceWatch(5.0, window=4))
     train.scheduler = WarmUp(multistep(train.optimizer, 40, milestones=[20], gamma=1e4), 0)
     with pytest.raises(Diverged, match=r"diverged at iteration 2\d: the mean loss of the last 4 iterations is .*\. Lower"):
-        train.run(lambda _: None)
+        run(train)
     assert train.watch.suspicious
 
 
@@ -188,6 +194,6 @@ def test_fp16_is_among_what_to_change() -> None:
 
 
 def test_what_is_called_before_a_step_is_told_how_many_are_done() -> None:
-    told: list[int] = []
-    trainer(total=3, before_step=told.append, accumulate=2).run(lambda losses: None)
-    assert told == [0, 1, 2]
+    iterations: list[int] = []
+    run(trainer(total=3, before_step=iterations.append, accumulate=2))
+    assert iterations == [0, 1, 2]

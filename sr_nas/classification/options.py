@@ -1,4 +1,4 @@
-"""Options of searches and trainings of classifiers."""
+"""Option models of searches and trainings of classifiers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from sr_nas.options.search import SearchSection
-from sr_nas.options.sections import AnyRun, OutputPath, WeightSteps
+from sr_nas.options.search import AnySearch
+from sr_nas.options.sections import WeightSteps
 from sr_nas.options.strict import Component, Of, Strict
-from sr_nas.options.train import Iterations, TrainLogger, TrainPath, Validated, Validation
+from sr_nas.options.train import AnyTraining, Iterations, Validated
 from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
 
 
 class LabelledImages(Component):
-    """A set of labelled images, taken as they are."""
+    """A set of labelled images, without augmentation."""
 
     name: str = ""
     """What to call it in logs; by default its type."""
@@ -27,7 +27,7 @@ class LabelledImages(Component):
 
 
 class LabelledSource(LabelledImages):
-    """A set of labelled images, and how a batch is made of it."""
+    """A set of labelled images, and how they are augmented."""
 
     crop_padding: NonNegativeInt = 4
     """Pixels of zeros around an image, out of which one of its size is cropped at random; 0 to crop none. Not for
@@ -53,7 +53,7 @@ class ClassifierSteps(WeightSteps):
     """Task loss."""
 
 
-class ClassificationSearchOptions(AnyRun):
+class ClassificationSearchOptions(AnySearch):
     """An option file of ``tools/search.py`` for a classifier."""
 
     task: Literal["classification"]
@@ -61,10 +61,7 @@ class ClassificationSearchOptions(AnyRun):
     datasets: ClassificationDatasets
     network_g: Annotated[Component, Of(CLASSIFICATION_SPACES)]
     """The supernet."""
-    path: OutputPath = OutputPath()
     train: ClassifierSteps = Field(default={}, validate_default=True)
-    search: SearchSection
-    """How alpha is searched."""
 
 
 class ClassifierDatasets(Validated):
@@ -88,7 +85,7 @@ class ClassifierTraining(Iterations, ClassifierSteps):
     """Decay of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
 
 
-class ClassifierTrainOptions(AnyRun):
+class ClassifierTrainOptions(AnyTraining):
     """An option file of ``tools/train.py`` for a classifier."""
 
     task: Literal["classification"]
@@ -96,10 +93,7 @@ class ClassifierTrainOptions(AnyRun):
     datasets: ClassifierDatasets
     network_g: Annotated[Component, Of(CLASSIFIERS)]
     """The network; how many classes there are, the images tell."""
-    logger: TrainLogger = TrainLogger()
-    path: TrainPath = TrainPath()
     train: ClassifierTraining
-    val: Validation = Validation()
 
 
 class ClassifierNetworkOptions(Strict):

@@ -1,0 +1,138 @@
+"""Super-resolution as a task: pairs of LR and HR images, pixel losses, PSNR and SSIM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sr_nas.complexity.macs import complexity
+from sr_nas.complexity.memory import PROBE
+from sr_nas.contracts import SRNetwork
+from sr_nas.data.pairs import Pairs
+from sr_nas.data.patches import PatchDataset
+from sr_nas.errors import UserError
+from sr_nas.export.model import BEST, load_model
+from sr_nas.export.network_file import load_network
+from sr_nas.inference.images import upscaler
+from sr_nas.metrics import bicubic, evaluate_set, psnr
+from sr_nas.options.search import SearchOptions
+from sr_nas.options.train import Distill, TrainOptions
+from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
+from sr_nas.report.picture import comparison
+from sr_nas.report.progress import psnr_ssim
+from sr_nas.runs.distributed import from_first
+from sr_nas.task import Scores, Task, Validator
+from sr_nas.trainer import Distillation
+
+PICTURE = "comparison.png"
+
+
+class SuperResolution(Task):
+    """Networks that upscale an image by 2, 3 or 4 (:class:`sr_nas.contracts.SRNetwork`)."""
+
+    search_options, training_options = SearchOptions, TrainOptions
+
+    def images(self, options: Any) -> Pairs:
+        return PAIRS.build(options.datasets.train)(scale=options.scale)
+
+    def samples(self, options: Any, images: Pairs, seed: int) -> Dataset[Any]:
+        section = options.datasets.train
+        return PatchDataset(images, section.gt_size, section.use_hflip, section.use_rot, seed)
+
+    def loss(self, options: Any) -> Callable[[Any, Tensor], Tensor]:
+        return LOSSES.build(options.train.pixel_opt)
+
+    def space(self, options: Any, images: Any = None) -> Any:
+        return SPACES.build(options.network_g)(scale=options.scale)
+
+    def network(self, options: Any, images: Any = None) -> SRNetwork:
+        return NETWORKS.build(options.network_g)(scale=options.scale)
+
+    def complexity_of(self, network: SRNetwork) -> dict[str, Any]:
+        return dict(complexity(network))
+
+    def network_block(self, network: SRNetwork) -> dict[str, Any]:
+        settings = network.settings()
+        return {"scale": settings.pop("scale"), "network_g": {"type": network.arch} | settings}
+
+    def validator(self, options: TrainOptions, network: nn.Module, images: Any, device: torch.device) -> Validator:
+        return SRValidator(options, device)
+
+    def trainer_arguments(
+        self, options: TrainOptions, network: Any, batches_per_epoch: int, device: torch.device
+    ) -> dict[str, Any]:
+        section = options.train.distill_opt
+        teacher = None if section is None else read_teacher(section, options.scale, device)
+        return {"loss": self.loss(options), "distillation": teacher}
+
+    def probe(self, options: SearchOptions, batch_size: int) -> tuple[Tensor, Tensor, int]:
+        low, high = (torch.zeros(1, 3, *(factor * side for side in PROBE)) for factor in (1, options.scale))
+        return low, high, batch_size * (options.datasets.train.gt_size // options.scale) ** 2
+
+
+def read_teacher(section: Distill, scale: int, device: torch.device) -> Distillation:
+    """Read the teacher of a knowledge distillation.
+
+    Raises:
+        UserError: it cannot be read, or has another scale.
+    """
+    where = "train.distill_opt.teacher"
+    if section.teacher.endswith((".pth", ".pt")):
+        raise UserError(f"{where}: export {section.teacher} to a .safetensors file first, with tools/export.py --model.")
+    teacher = load_model(section.teacher)
+    if teacher.scale != scale:
+        raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {scale}.")
+    return Distillation(teacher.to(device), LOSSES.build(section))
+
+
+class SRValidator(Validator):
+    """PSNR in dB and SSIM by the field's protocol (:mod:`sr_nas.metrics`), beside those of bicubic upscaling.
+
+    Args:
+        options: of the training.
+        device: where the network is.
+
+    Raises:
+        UserError: a set cannot be read.
+    """
+
+    metrics, heading, unit = ("psnr", "ssim"), "PSNR / SSIM", " dB"
+
+    def __init__(self, options: TrainOptions, device: torch.device) -> None:
+        self.options, self.scale, self.device = options, options.scale, device
+        sections = options.datasets.validation()
+        self.sets: dict[str, Pairs] = {name: PAIRS.build(section)(scale=self.scale) for name, section in sections.items()}
+        self.baselines = from_first(lambda: self._evaluate(bicubic))
+
+    def _evaluate(self, upscale: Callable[..., Any]) -> dict[str, Any]:
+        return {name: evaluate_set(upscale, pairs, self.scale) for name, pairs in self.sets.items()}
+
+    def measure(self, network: SRNetwork) -> dict[str, Any]:
+        return self._evaluate(upscaler(network, device=self.device))
+
+    def format(self, scores: Scores) -> str:
+        return psnr_ssim(scores)
+
+    def card(self) -> dict[str, Any]:
+        loss, teacher = self.options.train.pixel_opt.type, self.options.train.distill_opt
+        return {"loss": loss} | ({} if teacher is None else {"teacher": teacher.teacher})
+
+    def notes(self) -> list[str]:
+        return [f"bicubic on {name}: {psnr_ssim(scores)}" for name, scores in self.baselines.items()]
+
+    def draw(self, folder: Path) -> list[str]:
+        """Draw the best network's result on the first validation image, between bicubic and HR."""
+        if not self.sets:
+            return []
+        pairs = next(iter(self.sets.values()))
+        low, high = pairs.lr(0), pairs.hr(0)
+        network = upscaler(load_network(folder / BEST), device=torch.device("cpu"))
+        results = {"bicubic": bicubic(low, self.scale), folder.name: network(low, self.scale)}
+        columns = [(f"{name}, {psnr(result, high, self.scale):.2f} dB", result) for name, result in results.items()]
+        comparison(folder / PICTURE, [*columns, ("HR", high)])
+        return [f"{folder / PICTURE} shows {pairs.names[0]}: bicubic, the network, HR"]
