@@ -36,7 +36,7 @@ from sr_nas.build import build_searcher
 from sr_nas.cli import main as sr_nas
 from sr_nas.complexity.macs import count_macs
 from sr_nas.data.loader import ResumableLoader
-from sr_nas.data.patches import PatchDataset
+from sr_nas.data.pairs import PatchDataset
 from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model

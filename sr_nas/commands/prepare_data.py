@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sr_nas.data.layouts import ImageSet, find_sets
-from sr_nas.data.pairs import by_stem, read_meta_info
+from sr_nas.data.layouts import ImageSet, by_stem, find_sets, read_meta_info
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images
 from sr_nas.preparation.catalog import Archive, Part

@@ -49,7 +49,7 @@ class ResumableLoader:
 
     Args:
         dataset: items are addressed by ``(index, draw)``, ``draw`` being the running number of the sample in this
-            loader, and are tuples of tensors (:class:`sr_nas.data.patches.PatchDataset`).
+            loader, and are tuples of tensors (:class:`sr_nas.data.pairs.PatchDataset`).
         indices: the part of the data set to read; not empty.
         batch_size: samples per batch, of all processes together; may exceed the number of indices.
         seed: of the order.

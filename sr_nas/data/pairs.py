@@ -1,22 +1,20 @@
-"""Pairs of low- and high-resolution images, and their pairing by file names."""
+"""Pairs of low- and high-resolution images, and random aligned patches of them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
 
-from sr_nas.errors import UserError, listing
+from sr_nas.errors import UserError
+from sr_nas.images.files import to_tensor
 from sr_nas.images.resize import downscale, modcrop
 
 Image = NDArray[np.uint8]
-
-_META_INFO_LINE = re.compile(r"(.*\S)\.\w+(?: \((\d+),(\d+),\d+\)(?: \d+)?)?")
 
 
 @dataclass(frozen=True)
@@ -87,108 +85,87 @@ def pixels(shape: Sequence[int]) -> str:
     return f"{shape[1]}x{shape[0]} pixels"
 
 
-def naming_rules(filename_tmpl: str, scale: int) -> list[str]:
-    """Return templates of LR names, ``{}`` being the HR name: ``filename_tmpl``, or by default DIV2K's ``{}x2`` as well."""
-    return [filename_tmpl] if filename_tmpl != "{}" else ["{}", "{}x" + str(scale)]
+class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Random training patches, addressed by ``(index, draw)``: which pair, and the running number of the sample.
 
+    Crop and flips come from a generator seeded by ``(seed, draw)`` alone, so that a sample depends neither on the number of
+    workers nor on what was read before.
 
-def check_template(template: str) -> str:
-    """Return ``template`` if it holds ``{}`` exactly once and no other brace; otherwise a ValueError is raised."""
-    if template.count("{}") != 1 or set(template.replace("{}", "")) & set("{}"):
-        raise ValueError(f"'{template}' must hold {{}} once, for the name of HR without extension (such as '{{}}_lr')")
-    return template
+    Decoded pairs are kept in memory, first come, first served, up to a budget shared by the workers of a loader; the others
+    are decoded for each patch. Pairs mapped from the pixel cache are not kept.
 
-
-def common_scale(names: Iterable[str]) -> int | None:
-    """Return the scale that all names end in, as those of DIV2K's LR images do (``0001x2``), if there is one."""
-    ends = {parsed[1] if (parsed := re.fullmatch(r".+x([2-9]|1[0-6])", name)) else None for name in names}
-    end = ends.pop() if len(ends) == 1 else None
-    return int(end) if end else None
-
-
-def by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Return name without extension -> file, in the order of ``files``.
+    Args:
+        pairs: the images.
+        gt_size: height and width of the HR patch in pixels.
+        use_hflip: mirror left to right, half of the time.
+        use_rot: mirror top to bottom and transpose, each half of the time; with ``use_hflip`` all eight orientations
+            of the square are equally likely (BasicSR's option of that name).
+        seed: of crops and flips.
+        memory_budget: bytes of decoded pixels to keep.
 
     Raises:
-        UserError: two files share a name.
+        ValueError: ``gt_size`` is not a positive multiple of the scale.
     """
-    named: dict[str, Path] = {}
-    for file in files:
-        if (other := named.setdefault(file.stem, file)) is not file:
+
+    def __init__(
+        self, pairs: Pairs, gt_size: int, use_hflip: bool = True, use_rot: bool = True, seed: int = 0, memory_budget: int = 2**30
+    ) -> None:
+        if gt_size < 1 or gt_size % pairs.scale:
+            raise ValueError(f"gt_size {gt_size} must be a positive multiple of the scale {pairs.scale}")
+        self.pairs = pairs
+        self.gt_size = gt_size
+        self.use_hflip = use_hflip
+        self.use_rot = use_rot
+        self.seed = seed
+        self.memory_budget = memory_budget
+        self._memory: dict[int, tuple[Image, Image]] = {}
+        self._memory_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of pairs; each has any number of draws."""
+        return len(self.pairs)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return ``(lr, hr)``, float32 in 0..1, [3, gt_size / scale, gt_size / scale] and [3, gt_size, gt_size].
+
+        Raises:
+            UserError: the pair cannot be read, does not fit together, or is smaller than ``gt_size``.
+        """
+        index, draw = address
+        lr, hr = self._pair(index)
+        scale, lr_size = self.pairs.scale, self.gt_size // self.pairs.scale
+        random = np.random.default_rng([self.seed, draw])
+        top = int(random.integers(lr.shape[0] - lr_size + 1))
+        left = int(random.integers(lr.shape[1] - lr_size + 1))
+        # Drawn whether used or not: switching an option leaves the crops as they were.
+        hflip, vflip, transpose = random.random(3) < 0.5
+        orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
+        lr = lr[top : top + lr_size, left : left + lr_size]
+        hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
+        return to_tensor(orient(lr, *orientation))[0], to_tensor(orient(hr, *orientation))[0]
+
+    def _pair(self, index: int) -> tuple[Image, Image]:
+        if index in self._memory:
+            return self._memory[index]
+        hr = self.pairs.hr(index)
+        if min(hr.shape[:2]) < self.gt_size:
             raise UserError(
-                f"{other} and {file} have the same name but for the extension, and pairs are told apart by name. "
-                "Remove or rename one."
+                f"{self.pairs.labels(index)[0]} has {pixels(hr.shape)}, too few for patches of gt_size {self.gt_size}. "
+                f"Lower gt_size to {min(hr.shape[:2])} or less, or take the image out."
             )
-    return named
+        pair = (self.pairs.lr(index), hr)
+        worker = get_worker_info()
+        size, budget = sum(image.nbytes for image in pair), self.memory_budget // (worker.num_workers if worker else 1)
+        if not self.pairs.mapped and self._memory_bytes + size <= budget:
+            self._memory[index] = pair
+            self._memory_bytes += size
+        return pair
 
 
-class Pairing(NamedTuple):
-    """HR and LR names paired by a naming rule, and the names on either side that it leaves without a partner."""
-
-    rule: str
-    lr_of: dict[str, str]
-    without_lr: list[str]
-    without_hr: list[str]
-
-
-def pair_up(hr: Sequence[str], lr: Sequence[str], rules: Sequence[str]) -> Pairing:
-    """Pair names by the rule that pairs most of them; among equals, by the first."""
-    lr_names = set(lr)
-    rule = max(rules, key=lambda rule: len({rule.format(name) for name in hr} & lr_names))
-    lr_of = {name: rule.format(name) for name in hr if rule.format(name) in lr_names}
-    unpaired_lr = lr_names - set(lr_of.values())
-    return Pairing(rule, lr_of, [name for name in hr if name not in lr_of], [name for name in lr if name in unpaired_lr])
-
-
-def match_names(
-    hr: Sequence[str], lr: Sequence[str], rules: Sequence[str], hr_folder: str, lr_folder: str, remedy: str = ""
-) -> list[str]:
-    """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
-
-    Folders and ``remedy``, a further piece of advice, are for the message alone.
-
-    Raises:
-        UserError: no rule pairs all; the text is a report of the rule that pairs most.
-    """
-    pairing = pair_up(hr, lr, rules)
-    without_lr, without_hr = pairing.without_lr, pairing.without_hr
-    if not without_lr and not without_hr:
-        return [pairing.lr_of[name] for name in hr]
-    tried = ", ".join(f"'{rule}'" for rule in rules)
-    lines = [
-        "HR and LR images do not pair up.",
-        f"  HR: {len(hr)} images in {hr_folder}",
-        f"  LR: {len(lr)} images in {lr_folder}",
-        f"  HR without LR: {len(without_lr)}" + (f" ({listing(without_lr, 10)})" if without_lr else ""),
-        f"  LR without HR: {len(without_hr)}" + (f" ({listing(without_hr, 10)})" if without_hr else ""),
-        f"  names of LR tried, {{}} being the name of HR: {tried}; counted by '{pairing.rule}'",
-        f"Check that both are of the same set and scale{remedy}.",
-    ]
-    raise UserError("\n".join(lines))
-
-
-def read_meta_info(file: Path, strip_folders: bool = True) -> dict[str, tuple[int, int] | None]:
-    """Read BasicSR's list of images, one a line: ``0001_s001.png (480,480,3)``, in LMDB followed by the PNG compression.
-
-    Returns:
-        Name without extension, and without folders if ``strip_folders`` -> height and width, or ``None`` without them.
-
-    Raises:
-        UserError: the file cannot be read, a line is of another form, or a name is there twice.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the list {file} cannot be read: {error}.") from error
-    sizes: dict[str, tuple[int, int] | None] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        parsed = _META_INFO_LINE.fullmatch(line.rstrip())
-        if parsed is None:
-            raise UserError(f"{file}, line {number}: '{line}' is not of the form '0001_s001.png (480,480,3)'.")
-        name = PurePosixPath(parsed[1]).name if strip_folders else parsed[1]
-        if name in sizes:
-            raise UserError(f"{file}, line {number}: '{name}' is listed twice.")
-        sizes[name] = (int(parsed[2]), int(parsed[3])) if parsed[2] else None
-    return sizes
+def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
+    """Mirror an image [H, W, C] left to right, then top to bottom, then swap its height and width, each if asked to."""
+    if hflip:
+        image = image[:, ::-1]
+    if vflip:
+        image = image[::-1]
+    return image.swapaxes(0, 1) if transpose else image

@@ -14,11 +14,10 @@ import lmdb
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_nas.data.cache import CachedImages, CacheOption, Source, open_cache
-from sr_nas.data.layouts import SCALES, find_sets
-from sr_nas.data.pairs import Image, Pairs, by_stem, check_template, match_names, naming_rules, read_meta_info
+from sr_nas.data.layouts import SCALES, by_stem, check_template, find_sets, match_names, naming_rules, read_meta_info
+from sr_nas.data.pairs import Image, Pairs
 from sr_nas.errors import UserError, listing
-from sr_nas.images.decode import decode
-from sr_nas.images.files import as_rgb, list_images, read_rgb
+from sr_nas.images.files import as_rgb, decode, list_images, read_rgb
 from sr_nas.images.resize import downscale
 from sr_nas.options.strict import ExistingFolder
 from sr_nas.registry import PAIRS

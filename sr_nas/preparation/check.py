@@ -16,8 +16,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from sr_nas.data.layouts import ImageSet
-from sr_nas.data.pairs import naming_rules, pair_up
+from sr_nas.data.layouts import ImageSet, naming_rules, pair_up
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
 from sr_nas.preparation.outputs import in_processes
@@ -78,7 +77,7 @@ def check(
         workers: number of processes.
         duplicates: look for pictures that are there twice.
         listed: HR name -> size, or ``None`` where the list has no sizes, that the sets together should hold
-            (:func:`sr_nas.data.pairs.read_meta_info`).
+            (:func:`sr_nas.data.layouts.read_meta_info`).
         progress: called with the number of images decoded and their total.
     """
     # By resolved path: a folder may be named twice, by itself and as part of a set.

@@ -18,7 +18,7 @@ import cv2
 import lmdb
 import numpy as np
 
-from sr_nas.data.pairs import by_stem, common_scale, match_names, naming_rules
+from sr_nas.data.layouts import by_stem, common_scale, match_names, naming_rules
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale

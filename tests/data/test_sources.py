@@ -15,8 +15,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sr_nas.data.loader import ResumableLoader
-from sr_nas.data.pairs import Pairs
-from sr_nas.data.patches import PatchDataset
+from sr_nas.data.pairs import Pairs, PatchDataset
 from sr_nas.data.sources import folder, lmdb_pairs, open_lmdb, sample
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale

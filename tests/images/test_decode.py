@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from sr_nas.errors import UserError
-from sr_nas.images.decode import Metadata, decode, decode_with_metadata
+from sr_nas.images.files import Metadata, decode, decode_with_metadata
 from tests.images.encoded import chunk, encoded, noise, png
 
 SMOOTH = cv2.GaussianBlur(noise(80, 60, 3), (0, 0), 2)

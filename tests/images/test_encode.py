@@ -12,9 +12,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
-from sr_nas.images.decode import Metadata, decode, decode_with_metadata
 from sr_nas.images.encode import encode, holds_profile
-from sr_nas.images.files import read_image, read_with_metadata, write_image
+from sr_nas.images.files import Metadata, decode, decode_with_metadata, read_image, read_with_metadata, write_image
 from tests.images.encoded import encoded, noise
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_nas.data.layouts import find_sets
-from sr_nas.data.pairs import read_meta_info
+from sr_nas.data.layouts import find_sets, read_meta_info
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop

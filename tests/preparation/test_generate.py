@@ -12,8 +12,7 @@ import pytest
 
 from sr_nas.data.sources import folder, lmdb_pairs
 from sr_nas.errors import UserError
-from sr_nas.images.decode import decode
-from sr_nas.images.files import list_images, read_image, read_rgb, write_image
+from sr_nas.images.files import decode, list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
 from sr_nas.preparation import generate
 from sr_nas.preparation.generate import Grid, Result, crop, make_lr, write_lmdb
