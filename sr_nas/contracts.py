@@ -1,4 +1,4 @@
-"""What rooms know of each other's objects - all of it.
+"""Interfaces between rooms: networks, search spaces, batch streams, and what is done with any of them.
 
 A space is a module with labelled choices; alpha lives outside it. A label used in several places is a shared alpha.
 """
@@ -21,13 +21,13 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class CostSite:
-    """A place in the derived network that a choice fills, described well enough to measure what fills it.
+    """A position in the derived network that a choice fills; the cost of a candidate is measured there.
 
     Attributes:
-        build: candidate name -> the module the derived network would hold there, full channels.
+        build: candidate name -> the module of the derived network, with full channels.
         channels: input channels of that module.
         downscale: its input is this many times smaller, per side, than the network's.
-        count: how many such places the network has.
+        count: how many such positions the network has.
     """
 
     build: Callable[[str], nn.Module]
@@ -37,19 +37,15 @@ class CostSite:
 
 
 class Stream(Protocol):
-    """An endless source of batches whose state can be saved."""
+    """Endless batches; after loading a state it goes on from where the state was taken."""
 
     def next(self) -> tuple[Tensor, ...]:
         """Return the next batch, (input, target)."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on from here."""
-        ...
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where the state was taken."""
-        ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Network(nn.Module):
@@ -112,7 +108,7 @@ class SearchSpace(Protocol):
         ...
 
     def decode(self, weights: Weights) -> Genotype:
-        """Return the network these weights prefer."""
+        """Return the genotype that these weights prefer."""
         ...
 
     def derive(self, genotype: Genotype) -> Network:
@@ -124,19 +120,15 @@ class SearchSpace(Protocol):
         ...
 
     def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
-        """Where each label's candidate sits in the derived network; labels without a cost of their own are absent."""
+        """Positions of each label's candidate in the derived network; labels without a cost of their own are absent."""
         ...
 
 
 def reparameterized(network: nn.Module) -> nn.Module:
-    """Return a copy in which every module with a method ``reparameterize()`` is replaced by what the method returns.
+    """Return a copy in which every module with a method ``reparameterize()`` is replaced by the module that it returns.
 
-    The method returns a module that computes the same in evaluation mode and is cheaper, such as one convolution for the branches
-    of a RepVGG block (Ding et al. 2021). Export, inference and counting run networks in this form. A module that is replaced is
-    not searched for further ones.
-
-    Args:
-        network: left as it is; its copy is of use in evaluation mode alone.
+    That module computes the same in evaluation mode at less cost, such as one convolution for the branches of a RepVGG block
+    (Ding et al. 2021). Export, inference and counting use networks in this form; it is not for training.
     """
     return _reparameterize(copy.deepcopy(network))
 
@@ -154,6 +146,6 @@ def keep_strongest(arch: str, choices: Choices, weights: Weights) -> Genotype:
     """Decode by keeping the ``picks`` heaviest candidates of every choice (DARTS, eq. 2; ties go to the first)."""
     picks = []
     for label, choice in choices.items():
-        order = weights[label].detach().argsort(descending=True, stable=True)[: choice.picks].tolist()
-        picks.append((label, tuple(choice.candidates[index] for index in order)))
+        heaviest = weights[label].detach().argsort(descending=True, stable=True)[: choice.picks].tolist()
+        picks.append((label, tuple(choice.candidates[index] for index in heaviest)))
     return Genotype(arch, tuple(picks))

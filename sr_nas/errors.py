@@ -1,4 +1,4 @@
-"""Errors meant for people: the command line prints their text and nothing else."""
+"""Errors that the user can mend, and the two phrases that their messages are made with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. The text says what was wrong, where, and what to do."""
+    """A mistake that the user can mend. The message says what was wrong, where, and what to do."""
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
@@ -18,7 +18,7 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
 
 
 def listing(names: Iterable[object], limit: int = 20) -> str:
-    """Join names with commas; of more than ``limit``, the rest is counted instead of named."""
+    """Join names with commas; beyond ``limit`` the rest is counted instead of named."""
     texts = [str(name) for name in names]
-    shown = ", ".join(texts[:limit])
-    return shown if len(texts) <= limit else f"{shown} ... and {len(texts) - limit} more"
+    first = ", ".join(texts[:limit])
+    return first if len(texts) <= limit else f"{first} ... and {len(texts) - limit} more"

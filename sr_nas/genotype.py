@@ -1,4 +1,4 @@
-"""What a search decides: one candidate (or several inputs) for every labelled choice."""
+"""Choices of a search space, and genotypes: the candidates that a search selected for every choice."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, Literal
 from sr_nas.errors import UserError, listing, nearest
 
 JOINT = "+"
-"""Between the names of one choice that keeps several, where a genotype is written as text."""
+"""Separator of the names of one choice that keeps several, where a genotype is written as text."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision of a space.
+    """One labelled decision of a search space.
 
     Attributes:
         candidates: names to choose from; position i belongs to alpha[i].
         picks: how many of them the derived network keeps (1 for operations, 2 for two inputs of a cell).
-        of: what is chosen. Regularisers act on operations, and on inputs only where an option file says so.
+        of: kind of the candidates. Regularisers act on operations, and on inputs only where an option file says so.
     """
 
     candidates: tuple[str, ...]
@@ -40,11 +40,11 @@ class GenotypeError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Genotype:
-    """The decoded result of a search.
+    """Result of a search.
 
     Attributes:
         arch: registered name of the network it belongs to, e.g. ``"IMDN"``.
-        picks: ``(label, chosen names)`` for every choice, in the order of the space's labels.
+        picks: ``(label, selected names)`` for every choice, in the order of the space's labels.
     """
 
     arch: str
@@ -58,21 +58,19 @@ class Genotype:
 
     @property
     def names(self) -> list[str]:
-        """The chosen names, one per label; for spaces in which every choice keeps one candidate."""
-        return [name for _, picked in self.picks for name in picked]
+        """The selected names, one per label; for spaces in which every choice keeps one candidate."""
+        return [name for _, names in self.picks for name in names]
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Genotype:
+    def from_json(cls, content: Mapping[str, Any]) -> Genotype:
         """Read back what :meth:`to_json` returned, unchecked."""
-        kept = ((label, (names,) if isinstance(names, str) else tuple(names)) for label, names in found["genotype"].items())
-        return cls(found["arch"], tuple(kept))
+        picks = ((label, (names,) if isinstance(names, str) else tuple(names)) for label, names in content["genotype"].items())
+        return cls(content["arch"], tuple(picks))
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping, read back by :func:`genotype_from`, which checks it, and :meth:`from_json`."""
-        return {
-            "arch": self.arch,
-            "genotype": {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks},
-        }
+        """Return a JSON-ready mapping; :meth:`from_json` reads it back, :func:`genotype_from` also checks it."""
+        picks = {label: names[0] if len(names) == 1 else list(names) for label, names in self.picks}
+        return {"arch": self.arch, "genotype": picks}
 
 
 GenotypeLike = Genotype | Mapping[str, Any] | Sequence[str] | str
@@ -107,38 +105,38 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
                 raise GenotypeError(f"{arch} has no choice '{label}'{nearest(label, choices)} It has: {listing(choices)}.")
         missing = [label for label in choices if label not in source]
         if missing:
-            raise GenotypeError(f"the genotype says nothing of {listing(missing)}; {arch} has the choices {listing(choices)}.")
-        picked = [source[label] for label in choices]
+            raise GenotypeError(f"the genotype lacks {listing(missing)}; {arch} has the choices {listing(choices)}.")
+        entries = [source[label] for label in choices]
     elif isinstance(source, Iterable):
-        picked = list(source)
-        if len(picked) != len(choices):
+        entries = list(source)
+        if len(entries) != len(choices):
             raise GenotypeError(
-                f"a genotype of {arch} names {len(choices)} candidates ({listing(choices)}), but {len(picked)} were given."
+                f"a genotype of {arch} names {len(choices)} candidates ({listing(choices)}), but {len(entries)} were given."
             )
     else:
         raise GenotypeError(f"a genotype is a list of names or a mapping of labels to names, not {source!r}.")
-    kept = zip(choices.items(), picked, strict=True)
-    return Genotype(arch, tuple((label, _names_of(found, f"{arch}.{label}", choice)) for (label, choice), found in kept))
+    pairs = zip(choices.items(), entries, strict=True)
+    return Genotype(arch, tuple((label, _selected(entry, f"{arch}.{label}", choice)) for (label, choice), entry in pairs))
 
 
-def _names_of(found: Any, where: str, choice: Choice) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in found.split(JOINT)) if isinstance(found, str) else found
+def _selected(entry: Any, where: str, choice: Choice) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in entry.split(JOINT)) if isinstance(entry, str) else entry
     if not isinstance(names, Iterable):
-        raise GenotypeError(f"{where} is a name or a list of names, not {found!r}.")
+        raise GenotypeError(f"{where} is a name or a list of names, not {entry!r}.")
     names = tuple(names)
     for name in names:
         if name not in choice.candidates:
             hint = nearest(str(name), choice.candidates)
             raise GenotypeError(f"'{name}' is not a candidate of {where}{hint} Allowed: {listing(choice.candidates)}.")
     if len(names) != choice.picks or len(set(names)) != choice.picks:
-        wanted = "one name" if choice.picks == 1 else f"{choice.picks} different names"
-        raise GenotypeError(f"{where} keeps {wanted} of {listing(choice.candidates)}; given: {listing(names) or 'none'}.")
+        expected = "one name" if choice.picks == 1 else f"{choice.picks} different names"
+        raise GenotypeError(f"{where} keeps {expected} of {listing(choice.candidates)}; given: {listing(names) or 'none'}.")
     return names
 
 
 def is_genotype_path(source: Any) -> bool:
     """Whether a genotype is given by a path (a folder, a ``.json`` file, anything with a slash) and not by names."""
-    # A genotype's text may be longer than a file's name can be, at which Path.is_dir raises.
+    # Not Path.is_dir, which raises where a genotype's text is longer than a file name can be.
     return isinstance(source, (str, Path)) and (Path(source).suffix == ".json" or "/" in str(source) or os.path.isdir(source))
 
 
@@ -157,9 +155,9 @@ def read_genotype(source: Any) -> Any:
     if not file.is_file():
         raise UserError(f"{path} has no genotype.json: is its search finished?" if path.is_dir() else f"{path} does not exist.")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}).") from error
-    if not isinstance(found, (dict, list)):
+    if not isinstance(content, (dict, list)):
         raise UserError(f"{file} holds no genotype: a mapping with 'arch' and 'genotype' is expected.")
-    return found
+    return content

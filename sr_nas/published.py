@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
+    """One row of a table.
 
     Attributes:
         name: as in the paper, but for "FLOPs term", which is its "w/ FLOPs constraint".
-        genotype: the operations, as the text names them; of SAC-IMDN, which it does not name, those of the one row that
-            has the same parameter count.
+        genotype: the operations as the text names them; for SAC-IMDN, which it does not name, those of the one row with the
+            same parameter count.
         search: option file of the search, in ``options/`` and in ``options/paper/``; ``""`` for a network made by hand.
         params: as printed, in thousands.
         multi_adds: as printed, in 10^9.
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def scale(self) -> int:
-        """The head that the paper counts, whatever the scale of the scores: of IMDN the one for x4."""
+        """Scale of the head that the paper counts, whatever the scale of the scores: x4 for IMDN."""
         return {"DLSR": 2, "IMDN": 4}[self.arch]
 
     @property

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sr_nas.errors import UserError, listing, nearest
 
@@ -31,7 +31,7 @@ class Section(Protocol):
         ...
 
 
-class Registry(Generic[Entry]):
+class Registry:
     """Named functions or classes of one kind.
 
     Args:
@@ -44,7 +44,7 @@ class Registry(Generic[Entry]):
 
     def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = (), guests: Mapping[str, str] | None = None) -> None:
         self.kind, self.package, self.supplied, self.guests = kind, package, supplied, guests or {}
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Callable[..., Any]] = {}
         self._filled = False
 
     def register(self, name: str | None = None) -> Callable[[Entry], Entry]:
@@ -69,7 +69,7 @@ class Registry(Generic[Entry]):
         """Whether a name belongs to an optional package."""
         return isinstance(name, str) and name.startswith(tuple(self.guests))
 
-    def get(self, name: str) -> Entry:
+    def get(self, name: str) -> Callable[..., Any]:
         """Return the entry called ``name``.
 
         Raises:
@@ -96,26 +96,20 @@ class Registry(Generic[Entry]):
         self._filled = True
 
 
-RELAXATIONS: Registry[Callable[..., Any]] = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))
-REGULARIZERS: Registry[Callable[..., Any]] = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
-SCHEDULES: Registry[Callable[..., Any]] = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
-SPACES: Registry[Callable[..., Any]] = Registry("search space", "sr_nas.spaces", supplied=("scale",))
-NETWORKS: Registry[Callable[..., Any]] = Registry(
-    "network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"}
-)
-CLASSIFICATION_SPACES: Registry[Callable[..., Any]] = Registry(
-    "search space of classification", "sr_nas.classification", supplied=("num_classes",)
-)
-CLASSIFIERS: Registry[Callable[..., Any]] = Registry("classifier", "sr_nas.classification", supplied=("num_classes",))
-COSTS: Registry[Callable[..., Any]] = Registry("cost", "sr_nas.complexity.costs")
-OPTIMIZERS: Registry[Callable[..., Any]] = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
-LR_SCHEDULES: Registry[Callable[..., Any]] = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))
-LOSSES: Registry[Callable[..., Any]] = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
-CLASSIFICATION_LOSSES: Registry[Callable[..., Any]] = Registry(
-    "classification loss", "sr_nas.classification.training", supplied=("output", "target")
-)
-LABELLED: Registry[Callable[..., Any]] = Registry("set of labelled images", "sr_nas.classification.datasets", supplied=("part",))
-PAIRS: Registry[Callable[..., Any]] = Registry("data set", "sr_nas.data.sources", supplied=("scale",))
+RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))
+REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
+SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
+SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
+NETWORKS = Registry("network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"})
+CLASSIFICATION_SPACES = Registry("search space of classification", "sr_nas.classification", supplied=("num_classes",))
+CLASSIFIERS = Registry("classifier", "sr_nas.classification", supplied=("num_classes",))
+COSTS = Registry("cost", "sr_nas.complexity.costs")
+OPTIMIZERS = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
+LR_SCHEDULES = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))
+LOSSES = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
+CLASSIFICATION_LOSSES = Registry("classification loss", "sr_nas.classification.training", supplied=("output", "target"))
+LABELLED = Registry("set of labelled images", "sr_nas.classification.datasets", supplied=("part",))
+PAIRS = Registry("data set", "sr_nas.data.sources", supplied=("scale",))
 
 TASKS: Mapping[str, str] = {
     "super-resolution": "sr_nas.super_resolution:SuperResolution",

@@ -39,7 +39,7 @@ def test_names_in_a_string() -> None:
     [
         (["conv3x3", "a"], "did you mean 'conv_3x3'"),
         (["conv_3x3"], "names 2 candidates"),
-        ({"first": "conv_3x3"}, "says nothing of inputs"),
+        ({"first": "conv_3x3"}, "lacks inputs"),
         ({"frist": "conv_3x3", "inputs": "a"}, "did you mean 'first'"),
         ({"arch": "Other", "genotype": ["conv_3x3", "a"]}, "of Other, not of Toy"),
         (3, "a list of names"),

@@ -73,7 +73,7 @@ class AuxiliaryHead(nn.Module):
 
 CellBuilder = Callable[[int, int, bool], nn.Module]
 
-DARTS_CANDIDATES: Registry[CellBuilder] = Registry("DARTS candidate", "sr_nas.classification.darts_operations")
+DARTS_CANDIDATES = Registry("DARTS candidate", "sr_nas.classification.darts_operations")
 
 DARTS_OPERATIONS = (
     *("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect"),

@@ -18,7 +18,7 @@ from sr_nas.contracts import Classifier
 from sr_nas.genotype import Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import CLASSIFIERS, Registry
 
-NASBENCH201_CANDIDATES: Registry = Registry("NAS-Bench-201 candidate", "sr_nas.classification.nasbench201")
+NASBENCH201_CANDIDATES = Registry("NAS-Bench-201 candidate", "sr_nas.classification.nasbench201")
 
 
 @NASBENCH201_CANDIDATES.register()

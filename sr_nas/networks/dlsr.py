@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import JOINT, Choice, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
-from sr_nas.ops.attention import EnhancedSpatialAttention
 from sr_nas.registry import NETWORKS, Registry
 
 Features = Annotated[int, Ge(8), MultipleOf(2)]
@@ -31,7 +30,7 @@ PUBLISHED = (
 )
 PUBLISHED_CELLS = 6
 
-DLSR_CANDIDATES: Registry = Registry("DLSR candidate", "sr_nas.networks.dlsr")
+DLSR_CANDIDATES = Registry("DLSR candidate", "sr_nas.networks.dlsr")
 
 # No candidate has a bias or a BatchNorm, and the depthwise ones begin with a ReLU: only so do released weights load and the
 # paper's parameter counts come out.
@@ -94,6 +93,55 @@ def with_inputs(genotype: Any, num_cells: int) -> Any:
     if isinstance(names, Sequence) and len(names) == len(OPERATIONS):
         return [*names, *(JOINT.join(choice.candidates[:-3:-1]) for choice in input_choices(num_cells).values())]
     return genotype
+
+
+class EnhancedSpatialAttention(nn.Module):
+    """Scale every pixel by a gate that sees a wide neighbourhood through strides (RFANet and RFDN, Liu et al. 2020).
+
+    The strided path does not pad, so it needs 15 pixels a side (a 3x3 convolution of stride 2 then leaves one window for the 7x7
+    pooling). Smaller inputs are widened by repeating their border.
+
+    Args:
+        channels: channels of the input and output; the gate's hidden layers have a quarter of them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = channels // 4
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.skip = nn.Conv2d(hidden, hidden, 1)
+        self.stride = nn.Conv2d(hidden, hidden, 3, stride=2)
+        self.wide = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+        )
+        self.expand = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x``, ``[N, C, H, W]``."""
+        height, width = x.shape[2:]
+        reduced = self.reduce(x)
+        strided = self.stride(_at_least(reduced, 15))
+        wide = self.wide(F.max_pool2d(strided, kernel_size=7, stride=3))
+        wide = F.interpolate(wide, (height, width), mode="bilinear", align_corners=False)
+        return x * torch.sigmoid(self.expand(wide + self.skip(reduced)))
+
+
+def _at_least(x: Tensor, side: int) -> Tensor:
+    height, width = x.shape[2:]
+    if not _exporting() and height >= side and width >= side:
+        return x
+    # An exported graph cannot branch on the size: there, large inputs are widened by nothing.
+    right, below = torch.sym_max(side - width, 0), torch.sym_max(side - height, 0)
+    return F.pad(x, (0, right, 0, below), mode="replicate")  # type: ignore[arg-type]
+
+
+def _exporting() -> bool:
+    # PyTorch tells export from compilation since 2.7, which is also the first that our export takes.
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 class DLSRCell(nn.Module):

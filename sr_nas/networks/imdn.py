@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_path
-from sr_nas.ops.attention import ContrastAwareChannelAttention
 from sr_nas.registry import NETWORKS, Registry
 
 Features = Annotated[int, Ge(16), MultipleOf(4)]
@@ -27,7 +26,7 @@ LABELS = ("conv1", "conv2", "conv3", "conv4")
 PUBLISHED = ("conv_3x3",) * 4
 NEGATIVE_SLOPE = 0.05
 
-IMDN_CANDIDATES: Registry = Registry("IMDN candidate", "sr_nas.networks.imdn")
+IMDN_CANDIDATES = Registry("IMDN candidate", "sr_nas.networks.imdn")
 
 
 def convolution(
@@ -74,6 +73,35 @@ def conv_channels(nf: int) -> tuple[tuple[int, int], ...]:
     """Input and output channels of the four searched convolutions of a block: a quarter is distilled at each step."""
     distilled, remaining = nf // 4, nf - nf // 4
     return ((nf, nf), (remaining, nf), (remaining, nf), (remaining, distilled))
+
+
+class ContrastAwareChannelAttention(nn.Module):
+    """Scale every channel by a gate computed from its standard deviation plus its mean over the whole image (IMDN, section 3.3).
+
+    Args:
+        channels: channels of the input and output.
+        reduction: the gate's hidden layer has ``channels // reduction`` channels.
+    """
+
+    pools_globally = True
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Conv2d(channels, channels // reduction, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels // reduction, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x``, ``[N, C, H, W]``."""
+        mean = F.adaptive_avg_pool2d(x, 1)
+        # On the CPU, torch.var takes 15 times as long.
+        variance = (x - mean).square().mean((2, 3), keepdim=True)
+        # The root's slope is infinite at 0, where a constant channel would turn every gradient into NaN.
+        contrast = variance.clamp_min(1e-12).sqrt()
+        return x * self.gate(contrast + mean)
 
 
 class IMDBlock(nn.Module):

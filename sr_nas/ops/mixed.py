@@ -72,7 +72,7 @@ class MixedOp(nn.Module):
         return first
 
 
-def check_candidates(registry: Registry[Any], candidates: list[str] | None) -> None:
+def check_candidates(registry: Registry, candidates: list[str] | None) -> None:
     """Raise ValueError unless ``candidates`` are two or more different names of the registry, or ``None`` for the default."""
     if candidates is None:
         return

@@ -35,7 +35,7 @@ GenotypeSource = Annotated[Any, BeforeValidator(_resolve), WithJsonSchema(_GENOT
 
 
 @cache
-def section_model(registry: Registry[Any], name: str, base: type[BaseModel]) -> type[BaseModel]:
+def section_model(registry: Registry, name: str, base: type[BaseModel]) -> type[BaseModel]:
     """Return the typed model of the options of an entry: the fields of ``base`` plus the entry's own keyword arguments.
 
     Types, bounds (``annotated_types``) and defaults come from the signature, descriptions from the docstring's ``Args``. A

@@ -139,7 +139,7 @@ class Of:
     checked, so declaring such a field imports nothing.
     """
 
-    registry: Registry[Any]
+    registry: Registry
 
     def __get_pydantic_core_schema__(self, source: type[Component], handler: GetCoreSchemaHandler) -> CoreSchema:
         def validate(value: Any, info: ValidationInfo) -> Any:

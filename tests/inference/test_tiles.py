@@ -16,8 +16,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.tiles import fitting_tile, pools_globally, tile_overlap, upscale
 from sr_nas.metrics import evaluate_set
 from sr_nas.networks.dlsr import DLSR
-from sr_nas.networks.imdn import IMDN
-from sr_nas.ops.attention import ContrastAwareChannelAttention
+from sr_nas.networks.imdn import IMDN, ContrastAwareChannelAttention
 
 
 class Small(nn.Module):

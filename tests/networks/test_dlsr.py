@@ -113,7 +113,7 @@ def test_images_smaller_than_the_strided_path_are_upscaled_too(size: tuple[int, 
         ("conv_1x1,conv_1x1", "names 5 candidates"),
         ("conv_1x1,conv_1x1,conv_1x1,cell1+cell2,cell2", "DLSR.inputs4 keeps 2 different names of cell1, cell2, cell3"),
         ("conv_1x1,conv_1x1,conv_1x1,cell1+cell3,cell2+cell1", "'cell3' is not a candidate of DLSR.inputs3"),
-        ({"op1": "conv_1x1", "op2": "conv_1x1", "op3": "conv_1x1"}, "says nothing of inputs3, inputs4"),
+        ({"op1": "conv_1x1", "op2": "conv_1x1", "op3": "conv_1x1"}, "lacks inputs3, inputs4"),
     ],
 )
 def test_genotypes_that_are_none_are_refused(genotype: object, words: str) -> None:

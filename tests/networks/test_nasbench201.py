@@ -50,7 +50,7 @@ def test_strings_go_both_ways() -> None:
     ("text", "says"),
     [
         ("|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|", "'conv' is not a candidate of NASBench201.1<-0"),
-        ("|none~0|+|none~0|none~1|", "says nothing of 3<-0"),
+        ("|none~0|+|none~0|none~1|", "lacks 3<-0"),
         ("|none~1|+|none~0|none~1|+|none~0|none~1|none~2|", "is no architecture of NAS-Bench-201"),
         ("|none~0|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "is no architecture of NAS-Bench-201"),
         ("none~0|", "is no architecture of NAS-Bench-201"),
