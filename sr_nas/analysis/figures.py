@@ -151,12 +151,12 @@ def heat_maps(panels: Panels, rows: Sequence[str], columns: Sequence[str], row_k
 
 
 def replacement_figure(
-    edges: Mapping[str, Sequence[tuple[str, float]]], accuracies: Mapping[str, Mapping[str, Sequence[float]]]
+    edges: Mapping[str, Mapping[str, float]], accuracies: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Figure:
     """Return a figure of true accuracies over an edge's operations in decreasing order of beta: a row per edge.
 
     Args:
-        edges: label -> (operation, beta), the largest beta first.
+        edges: label -> operation -> beta, the largest beta first.
         accuracies: label -> data set -> accuracy in percent, in the same order.
     """
     datasets = list(next(iter(accuracies.values())))
@@ -171,7 +171,9 @@ def replacement_figure(
             for place, value in enumerate(values):
                 text = axes.annotate(f"{value:.2f}", (place, value), (0, 7), textcoords="offset points", ha="center", zorder=4)
                 text.set(**SMALL, path_effects=outline)
-            axes.set_xticks(range(len(order)), [f"{operation}\n{beta:.3f}" for operation, beta in order], rotation=35, ha="right")
+            axes.set_xticks(
+                range(len(order)), [f"{operation}\n{beta:.3f}" for operation, beta in order.items()], rotation=35, ha="right"
+            )
             axes.margins(x=0.12, y=0.2)
             style(axes)
             axes.set_title(f"{label}: {name} test, %", **BOLD)

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from sr_nas.analysis.history import quantities
+from sr_nas.analysis.history import axis_label, quantities
 from sr_nas.analysis.methods import SEEDS, read_run
+from sr_nas.analysis.tables import Report
 from sr_nas.errors import UserError
 from sr_nas.report.progress import genotype_text
 from sr_nas.runs.device import cores
@@ -34,16 +35,10 @@ _POLL = 0.5
 
 @dataclass(frozen=True)
 class Seeds:
-    """A search to be run from several seeds.
+    """The searches of an option file from several seeds: runs ``<root>/<name>_seed<k>`` of so many epochs.
 
-    Attributes:
-        opt: the option file.
-        overrides: of it, as after ``--force_yml``.
-        name: of the runs, before ``_seed<k>``.
-        root: folder of all runs.
-        seeds: the seeds.
-        jobs: how many run at a time; ``None`` for one per GPU, or per core where there is none.
-        epochs: of each.
+    ``overrides`` are texts as after ``--force_yml``; ``jobs`` searches run at a time, by default one per GPU, or per core where
+    there is none.
     """
 
     opt: str
@@ -70,7 +65,7 @@ def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
     A signal stops the searches, each of which saves itself; the same command goes on.
 
     Args:
-        plan: what is run.
+        plan: the searches.
         say: called with a line of text at the start and end of every search.
 
     Returns:
@@ -140,12 +135,11 @@ def finished(plan: Seeds) -> dict[int, Path]:
     }
 
 
-def summarise(runs: Mapping[int, Path], folder: Path) -> dict[str, Any]:
-    """Return a summary of finished runs and write it to ``seeds.json`` in a folder.
+def summarise(plan: Seeds, runs: Mapping[int, Path]) -> Report:
+    """Return the summary of finished runs, by seed, and write it to ``seeds.json``.
 
-    Returns:
-        ``seeds``: seed -> genotype and quantities of its last epoch; ``figures``: quantity -> ``mean``, ``std`` (of the sample,
-        divided by N - 1; 0 for one seed), ``min`` and ``max``. Which quantities: :data:`SUMMARISED`.
+    The file has ``seeds``: seed -> genotype and quantities of its last epoch; ``figures``: quantity -> ``mean``, ``std`` (of the
+    sample, divided by N - 1; 0 for one seed), ``min`` and ``max``. Which quantities: :data:`SUMMARISED`.
     """
     seeds: dict[int, dict[str, Any]] = {}
     for seed, path in runs.items():
@@ -153,11 +147,13 @@ def summarise(runs: Mapping[int, Path], folder: Path) -> dict[str, Any]:
         scalars = quantities(run.history[-1:], run.choices)
         seeds[seed] = {"genotype": genotype_text(run.history[-1])}
         seeds[seed] |= {name: float(values[0]) for name, values in scalars.items() if re.fullmatch(SUMMARISED, name)}
-    figures = {}
+    figures, rows = {}, []
     for name in dict.fromkeys(name for numbers in seeds.values() for name in numbers if name != "genotype"):
         values = [numbers[name] for numbers in seeds.values() if name in numbers]
         std = statistics.stdev(values) if len(values) > 1 else 0.0
         figures[name] = {"mean": statistics.fmean(values), "std": std, "min": min(values), "max": max(values)}
-    summary = {"seeds": seeds, "figures": figures}
-    write_json(folder / SUMMARY, summary)
-    return summary
+        title, unit = axis_label(name)
+        rows.append({"last epoch": title} | {key: f"{value / unit:.4g}" for key, value in figures[name].items()})
+    write_json(plan.folder / SUMMARY, {"seeds": seeds, "figures": figures})
+    genotypes = [f"seed {seed}: {numbers['genotype']}" for seed, numbers in seeds.items()]
+    return Report(plan.folder, rows, [f"{len(runs)} of {len(plan.seeds)} seeds are done", *genotypes])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sr_nas.analysis.methods import methods_of
-from sr_nas.analysis.replace import replacements
+from sr_nas.analysis.replace import replacement
 from sr_nas.analysis.sweep import read_axis
 from sr_nas.build import build_searcher
 from sr_nas.classification.nasbench201 import EDGES, read_genotype
@@ -148,11 +148,10 @@ def test_curves_are_means_and_deviations_over_seeds(runs: list[Path], tmp_path: 
 
 
 def test_replacing_the_first_edge_gives_the_accuracies_of_the_table() -> None:
-    genotype = read_genotype(SA_DARTS)
-    falling = {label: [0.1, 0.2, 0.25, 0.3, 0.15] for label in EDGES}
-    found = replacements(genotype, falling, OPERATIONS, "1<-0")
-    assert found.betas == [0.3, 0.25, 0.2, 0.15, 0.1]
-    assert found.operations == ["nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"]
+    betas = dict(zip(OPERATIONS, [0.1, 0.2, 0.25, 0.3, 0.15], strict=True))
+    found = replacement(read_genotype(SA_DARTS), betas, "1<-0")
+    assert list(found.betas.values()) == [0.3, 0.25, 0.2, 0.15, 0.1]
+    assert list(found.betas) == ["nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"]
     # The paper prints 73.5, 72.3, 70.78, 71.8 and 70.02. The last two are none of the table's means, of any edge.
     assert found.accuracies["cifar100"] == pytest.approx([73.51, 72.30, 70.78, 71.37, 70.37], abs=0.006)
     right, pairs = found.in_order("cifar100")

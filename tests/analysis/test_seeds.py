@@ -44,14 +44,21 @@ def nasbench(folder: Path, test: float, gap: float, skips: int, epoch: int = 3) 
     return made_up(folder, RANDOM, epoch=epoch, **record, true_accuracy={"cifar10": {"test": test}})
 
 
+def plan(root: Path) -> Seeds:
+    (root / "x_seeds").mkdir(exist_ok=True)
+    return Seeds("x.yml", (), "x", root, (0, 1, 2), 1, 3)
+
+
 def test_a_summary_by_hand(tmp_path: Path) -> None:
     runs = {0: nasbench(tmp_path / "a", 90.0, 0.2, 3), 1: nasbench(tmp_path / "b", 94.0, 0.4, 0)}
-    figures = summarise(runs, tmp_path)["figures"]
+    summarise(plan(tmp_path), runs)
+    figures = json.loads((tmp_path / "x_seeds" / "seeds.json").read_text())["figures"]
     assert figures["cifar10_test"] == {"mean": 92.0, "std": pytest.approx(statistics.stdev([90, 94])), "min": 90.0, "max": 94.0}
     assert figures["gap_worst"]["mean"] == pytest.approx((0.2 + 0.4) / 2)
     assert figures["share_skip_connect"] == {"mean": 0.25, "std": pytest.approx(0.5 / 2**0.5), "min": 0.0, "max": 0.5}
-    assert json.loads((tmp_path / "seeds.json").read_text())["figures"] == figures
-    assert summarise({0: runs[0]}, tmp_path)["figures"]["cifar10_test"]["std"] == 0
+    report = summarise(plan(tmp_path), {0: runs[0]})
+    assert json.loads((tmp_path / "x_seeds" / "seeds.json").read_text())["figures"]["cifar10_test"]["std"] == 0
+    assert {"last epoch": "true cifar10 test, %", "mean": "90", "std": "0", "min": "90", "max": "90"} in report.rows
 
 
 def test_links_of_dlsr_are_no_operations(tmp_path: Path) -> None:
@@ -62,14 +69,15 @@ def test_links_of_dlsr_are_no_operations(tmp_path: Path) -> None:
     assert "inputs3" in beta and len(beta["op1"]) > 2
     picks = {label: choice.candidates[0] for label, choice in choices.items()}
     run = made_up(tmp_path / "run", DLSR, alpha=beta, beta=beta, genotype={"arch": "DLSR", "genotype": picks})
-    assert summarise({0: run}, tmp_path)["figures"]["gap_worst"]["mean"] == pytest.approx(0.3)
+    summarise(plan(tmp_path), {0: run})
+    figures = json.loads((tmp_path / "x_seeds" / "seeds.json").read_text())["figures"]
+    assert figures["gap_worst"]["mean"] == pytest.approx(0.3)
 
 
 def test_a_search_that_is_not_at_its_end_does_not_count(tmp_path: Path) -> None:
     for seed, epoch in ((0, 3), (1, 2)):
         nasbench(tmp_path / f"x_seed{seed}", 90.0, 0.2, 0, epoch)
-    plan = Seeds("x.yml", (), "x", tmp_path, (0, 1, 2), 1, 3)
-    assert finished(plan) == {0: tmp_path / "x_seed0"}
+    assert finished(plan(tmp_path)) == {0: tmp_path / "x_seed0"}
 
 
 @pytest.mark.parametrize(("text", "found"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("0,2,5-6", [0, 2, 5, 6])])
