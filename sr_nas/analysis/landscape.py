@@ -93,27 +93,27 @@ def _centred(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def over_plane(
-    measure: Callable[[dict[str, Tensor]], Sequence[float]],
+    measure: Callable[[dict[str, Tensor]], Mapping[str, float]],
     alpha: ByLabel,
-    first: ByLabel,
-    second: ByLabel,
+    directions: tuple[ByLabel, ByLabel],
     steps: Sequence[float],
     console: Console | None = None,
-) -> Tensor:
+) -> dict[str, Values]:
     """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``, showing progress on the console.
 
     Returns:
-        float64, ``[len(steps) of b, len(steps) of a, numbers measured]``.
+        name of a number measured -> its values, ``[len(steps) of b, len(steps) of a]``.
     """
+    first, second = directions
     rows = [
         [measure({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()}) for a in steps]
         for b in track(steps, "measuring", console=console or Console(quiet=True), transient=True)
     ]
-    return torch.tensor(rows, dtype=torch.float64)
+    return {name: np.array([[point[name] for point in row] for row in rows], dtype=np.float64) for name in rows[0][0]}
 
 
 def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Console | None) -> dict[str, Values]:
-    """Return ``loss``, and of a classifier ``accuracy`` in percent, over the plane, ``[second direction, first]``.
+    """Return ``loss``, and the metrics of a batch that the task has, over the plane, ``[second direction, first]``.
 
     BatchNorm normalises by the batch, as in alpha's own steps: running statistics belong to one alpha alone. Nothing in the
     folder is changed.
@@ -131,23 +131,22 @@ def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Con
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (plane.seed, number), plane.normalise) for number in (0, 1))
     measure = _measure(searcher, plane.batches, find_task(options.task))
-    values = over_plane(measure, alpha, first, second, plane.steps, console).numpy()
-    return {name: values[..., place] for place, name in zip(range(values.shape[-1]), ("loss", "accuracy"), strict=False)}
+    return over_plane(measure, alpha, (first, second), plane.steps, console)
 
 
-def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], list[float]]:
+def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
     batches = [tuple(tensor.to(searcher.device) for tensor in searcher.validation.next()) for _ in range(count)]
     space = searcher.space.train()
     # functional_call on clones: BatchNorm would change its running statistics at every point.
     state = {name: tensor.detach().clone() for name, tensor in (*space.named_parameters(), *space.named_buffers())}
 
-    def measure(alpha: dict[str, Tensor]) -> list[float]:
+    def measure(alpha: dict[str, Tensor]) -> dict[str, float]:
         weights = {label: searcher.relaxation(logits) for label, logits in alpha.items()}
         rows = []
         for images, target in batches:
             output = functional_call(space, state, (images, weights))
-            rows.append([float(searcher.objective.task(output, target)), *task.batch_metrics(output, target).values()])
-        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+            rows.append({"loss": float(searcher.objective.task(output, target)), **task.batch_metrics(output, target)})
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     return measure
 

@@ -99,14 +99,9 @@ def read_run(folder: Path) -> SearchRun:
     history = read_history(folder)
     if not history:
         raise UserError(f"the search in {folder} has no history yet.")
-    return SearchRun(folder, options, _choices(options), history)
-
-
-def _choices(options: AnySearch) -> Choices:
-    # On the meta device no weights are made.
-    with torch.device("meta"):
-        choices: Choices = find_task(options.task).space(options).choices()
-    return choices
+    with torch.device("meta"):  # no weights are made
+        choices = find_task(options.task).space(options).choices()
+    return SearchRun(folder, options, choices, history)
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -138,35 +133,24 @@ def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method
     Raises:
         UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
     """
-    groups: dict[str, list[SearchRun]] = {}
-    paths = {run.resolve(): run for folder in folders for run in runs_of(folder)}
-    for run in (_until(read_run(folder), epoch) for folder in paths.values()):
-        group = groups.setdefault(_decisive(run.options), [])
-        for other in group:
-            if other.options.manual_seed == run.options.manual_seed:
-                raise UserError(
-                    f"{other.folder} and {run.folder} are the same search with the same seed, {run.options.manual_seed}: "
-                    "it would count twice. Name one of them."
-                )
-        group.append(run)
-    names = [re.sub(r"_seed\d+$", "", group[0].options.name) for group in groups.values()]
-    return [
-        Method(
-            name if names.count(name) == 1 else f"{name} ({group[0].folder.name})",
-            sorted(group, key=lambda run: run.options.manual_seed),
-        )
-        for name, group in zip(names, groups.values(), strict=True)
-    ]
-
-
-def _until(run: SearchRun, epoch: int | None) -> SearchRun:
-    if epoch is None:
-        return run
-    if epoch not in range(len(run.history)):
-        raise UserError(f"{run.folder} has the epochs 0 to {len(run.history) - 1}, and no epoch {epoch}.")
-    return replace(run, history=run.history[: epoch + 1])
-
-
-def _decisive(options: AnySearch) -> str:
-    """Return the options that decide a search's result, as text."""
-    return json.dumps(decisive(options.model_dump(mode="json"), (*FREE, "name", "manual_seed")), sort_keys=True)
+    groups: dict[str, dict[int, SearchRun]] = {}
+    for folder in {run.resolve(): run for named in folders for run in runs_of(named)}.values():
+        run = read_run(folder)
+        if epoch is not None:
+            if epoch not in range(len(run.history)):
+                raise UserError(f"{folder} has the epochs 0 to {len(run.history) - 1}, and no epoch {epoch}.")
+            run = replace(run, history=run.history[: epoch + 1])
+        decides = decisive(run.options.model_dump(mode="json"), (*FREE, "name", "manual_seed"))
+        other = groups.setdefault(json.dumps(decides, sort_keys=True), {}).setdefault(run.options.manual_seed, run)
+        if other is not run:
+            raise UserError(
+                f"{other.folder} and {folder} are the same search with the same seed, {run.options.manual_seed}: "
+                "it would count twice. Name one of them."
+            )
+    names = [re.sub(r"_seed\d+$", "", next(iter(group.values())).options.name) for group in groups.values()]
+    methods = []
+    for name, group in zip(names, groups.values(), strict=True):
+        first = next(iter(group.values())).folder.name
+        runs = [run for _, run in sorted(group.items())]
+        methods.append(Method(name if names.count(name) == 1 else f"{name} ({first})", runs))
+    return methods

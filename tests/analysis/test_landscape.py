@@ -33,14 +33,14 @@ def test_a_plane_is_measured_at_alpha_plus_both_steps() -> None:
     first, second = (random_direction(ALPHA, (0, number), "alpha") for number in (0, 1))
     steps = [-1.0, 0.0, 2.0]
 
-    def measure(alpha: dict[str, torch.Tensor]) -> list[float]:
-        return [float(sum(logits.square().sum() for logits in alpha.values())), float(alpha["a"][0])]
+    def measure(alpha: dict[str, torch.Tensor]) -> dict[str, float]:
+        return {"square": float(sum(logits.square().sum() for logits in alpha.values())), "first": float(alpha["a"][0])}
 
-    found = over_plane(measure, ALPHA, first, second, steps)
+    found = over_plane(measure, ALPHA, (first, second), steps)
     dot = [[float(sum((x[k] * y[k]).sum() for k in ALPHA)) for y in (ALPHA, first, second)] for x in (ALPHA, first, second)]
     for row, b in enumerate(steps):
         for column, a in enumerate(steps):
             coefficients = (1.0, a, b)
             square = sum(dot[i][j] * coefficients[i] * coefficients[j] for i in range(3) for j in range(3))
-            assert found[row, column, 0] == pytest.approx(square)
-            assert found[row, column, 1] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))
+            assert found["square"][row, column] == pytest.approx(square)
+            assert found["first"][row, column] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))
