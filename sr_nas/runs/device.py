@@ -48,11 +48,7 @@ def pick_device(num_gpu: int | str) -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: Precision | Literal["auto"]) -> Precision:
-    """Return the precision to train in: for ``"auto"`` bf16 on CUDA that computes in it, fp16 on other CUDA, else fp32.
-
-    Raises:
-        UserError: the device does not compute in the precision that was asked for.
-    """
+    """Return a checked precision; for ``"auto"`` bf16 on CUDA that computes in it, fp16 on other CUDA, else fp32."""
     if precision != "auto":
         check_precision(device, precision)
         return precision
@@ -63,11 +59,7 @@ def resolve_precision(device: torch.device, precision: Precision | Literal["auto
 
 
 def check_precision(device: torch.device, precision: Precision) -> None:
-    """Check that the device computes in a precision. fp16 is for accelerators: a CPU is slow in it.
-
-    Raises:
-        UserError: the device does not compute in this precision.
-    """
+    """Raise UserError where the device does not compute in a precision. fp16 is for accelerators: a CPU is slow in it."""
     if precision == "fp32":
         return
     if device.type == "cpu" and precision == "fp16":

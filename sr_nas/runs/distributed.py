@@ -171,11 +171,7 @@ def largest(number: int) -> int:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Call ``make`` in the first process and return its result in all.
-
-    Raises:
-        UserError: as raised in the first process; OSError likewise.
-    """
+    """Call ``make`` in the first process and return its result in all, or raise its UserError or OSError in all."""
     if world_size() == 1:
         return make()
     outcome: list[Any] = [None, None]
