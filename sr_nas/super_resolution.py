@@ -23,7 +23,6 @@ from sr_nas.options.search import SearchOptions
 from sr_nas.options.train import Distill, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
 from sr_nas.report.picture import comparison
-from sr_nas.report.progress import psnr_ssim
 from sr_nas.runs.distributed import from_first
 from sr_nas.task import Scores, Task, Validator
 from sr_nas.trainer import Distillation
@@ -115,14 +114,14 @@ class SRValidator(Validator):
         return self._evaluate(upscaler(network, device=self.device))
 
     def format(self, scores: Scores) -> str:
-        return psnr_ssim(scores)
+        return f"{scores['psnr']:.3f} dB / {scores['ssim']:.4f}"
 
     def card(self) -> dict[str, Any]:
         loss, teacher = self.options.train.pixel_opt.type, self.options.train.distill_opt
         return {"loss": loss} | ({} if teacher is None else {"teacher": teacher.teacher})
 
     def notes(self) -> list[str]:
-        return [f"bicubic on {name}: {psnr_ssim(scores)}" for name, scores in self.baselines.items()]
+        return [f"bicubic on {name}: {self.format(scores)}" for name, scores in self.baselines.items()]
 
     def draw(self, folder: Path) -> list[str]:
         """Draw the best network's result on the first validation image, between bicubic and HR."""

@@ -17,7 +17,7 @@ from sr_nas.errors import UserError
 from sr_nas.optim import WarmUp
 from sr_nas.runs.checkpoint import first_non_finite
 from sr_nas.runs.device import Precision, autocast
-from sr_nas.runs.distributed import averaging, largest, mean, replicate
+from sr_nas.runs.distributed import gradient_sync, largest, mean, replicate
 
 Losses = dict[str, float]
 """``loss``, the task loss; with a teacher also ``distill``. The weights descend on their sum."""
@@ -192,7 +192,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for number in range(1, self.accumulate + 1):
             self._latest = tuple(part.to(self.device) for part in self.stream.next())
-            with averaging(self._replica, number == self.accumulate):
+            with gradient_sync(self._replica, number == self.accumulate):
                 losses = self._losses(self.forward, *self._latest)
                 # Gradients add up over the batches to that of the mean loss.
                 self.scaler.scale(torch.stack(list(losses.values())).sum() / self.accumulate).backward()

@@ -73,8 +73,7 @@ class Checkpointer:
         if is_first():
             for name in [BEST] * improved + [LAST] * sound:
                 save_network(self.run.folder / name, trainer.averaged, self._card(record))
-            memory = peak_memory(trainer.device)
-            append_history(self.run.folder, record | ({} if memory is None else {"memory_bytes": memory}))
+            append_history(self.run.folder, record | {"memory_bytes": peak_memory(trainer.device)})
         return record, improved
 
     def _measure(self) -> dict[str, Any]:

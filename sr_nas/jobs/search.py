@@ -23,7 +23,7 @@ from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.jobs.run import Run
 from sr_nas.options.search import AnySearch
 from sr_nas.report.decision import decision
-from sr_nas.report.plots import plot_alpha, plot_beta
+from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
@@ -119,8 +119,7 @@ class Recorder:
     def on_epoch(self, record: Record) -> None:
         """Write the history record of a finished epoch."""
         if is_first():
-            peak = peak_memory(self.searcher.device)
-            record |= self._complexity(self.searcher.genotype()) | ({} if peak is None else {"memory_bytes": peak})
+            record |= self._complexity(self.searcher.genotype()) | {"memory_bytes": peak_memory(self.searcher.device)}
             append_history(self.run.folder, record)
             self.run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
             self.view.epoch(record)
@@ -154,9 +153,8 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
     with replacing(folder / INHERITED) as temporary:
         save_file(inherited, temporary)
-    (folder / "plots").mkdir(exist_ok=True)
-    plot_beta(history, candidates, folder / "plots" / "beta.png")
-    plot_alpha(history, candidates, folder / "plots" / "alpha.png")
+    save(beta_figure(beta_curves(history, candidates)), folder / "plots" / "beta.png")
+    save(alpha_figure(history, candidates), folder / "plots" / "alpha.png")
 
 
 def outcome(folder: Path, choices: Choices) -> list[str]:
@@ -205,8 +203,6 @@ def check_memory(searcher: Searcher, options: AnySearch, batch_size: int) -> str
     if probe is None:
         return ""
     needed, available = needed_memory(searcher, *probe), available_memory(searcher.device)
-    if available is None:
-        return f", needs about {_size(needed)}"
     if searcher.device.type == "cpu":
         available //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine share it
     if needed > available:

@@ -59,18 +59,8 @@ class BetaCurves:
     std: Values | None = None
 
 
-def plot_beta(history: Sequence[Mapping[str, Any]], choices: Candidates, path: Path) -> None:
-    """Write a PNG of :func:`beta_figure` for one search; UserError as in :func:`series`."""
-    save(beta_figure(beta_curves(history, choices)), path)
-
-
-def plot_alpha(history: Sequence[Mapping[str, Any]], choices: Candidates, path: Path) -> None:
-    """Write a PNG of :func:`alpha_figure`; UserError as in :func:`series`."""
-    save(alpha_figure(history, choices), path)
-
-
 def beta_curves(history: Sequence[Mapping[str, Any]], choices: Candidates) -> dict[str, BetaCurves]:
-    """Return the curves of one search by label, with the selection of the last epoch."""
+    """Return the curves of one search by label, with the selection of the last epoch; UserError as in :func:`series`."""
     epochs, beta = [record["epoch"] for record in history], series(history, choices, "beta")
     return {label: BetaCurves(epochs, names, beta[label], winners(history[-1], label, names)) for label, names in choices.items()}
 

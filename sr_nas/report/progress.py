@@ -136,11 +136,6 @@ class TrainView(RunView):
         self.message(f"validation at {iteration:,}", *parts, *["best so far"] * best)
 
 
-def psnr_ssim(scores: Mapping[str, float]) -> str:
-    """Return PSNR in dB and SSIM as text."""
-    return f"{scores['psnr']:.3f} dB / {scores['ssim']:.4f}"
-
-
 def genotype_text(record: Mapping[str, Any]) -> str:
     """Return e.g. ``IMDN(conv_3x3, dsconv_3x3_bn)``; several candidates selected by one choice are joined with ``+``."""
     genotype = record["genotype"]

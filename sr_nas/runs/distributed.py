@@ -123,12 +123,12 @@ def replicate(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module) if world_size() > 1 else module
 
 
-def averaging(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
+def gradient_sync(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
     """Return a context for a forward and backward pass of a replica; unless ``now``, gradients are averaged in a later pass."""
     return replica.no_sync() if isinstance(replica, DistributedDataParallel) and not now else nullcontext()
 
 
-def share(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors by those of the first process."""
     if world_size() > 1:
         for tensor in tensors:

@@ -16,7 +16,7 @@ from sr_nas.contracts import Stream
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.runs.device import Precision, autocast
-from sr_nas.runs.distributed import mean, replicate, share, world_size
+from sr_nas.runs.distributed import broadcast, mean, replicate, world_size
 from sr_nas.search.alpha import Alpha, in_pass
 from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
 from sr_nas.search.objective import Objective, expected_cost
@@ -99,7 +99,7 @@ class Searcher:
         self._replica = replicate(self.space)
         self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list
         self._autocast = autocast(self.device, self.plan.precision)
-        share(list(self.alpha.parameters()))
+        broadcast(list(self.alpha.parameters()))
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}

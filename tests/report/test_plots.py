@@ -19,8 +19,6 @@ from sr_nas.report.plots import (
     beta_curves,
     beta_figure,
     line_styles,
-    plot_alpha,
-    plot_beta,
     save,
     series,
     winners,
@@ -96,8 +94,8 @@ def test_files_are_png_of_the_figure_size(
     space = {f"choice{index}": [f"candidate{number}" for number in range(candidates)] for index in range(choices)}
     history = make_history(space, epochs)
     beta, alpha = tmp_path / "new folder" / "beta.png", tmp_path / "alpha.png"
-    plot_beta(history, space, beta)
-    plot_alpha(history, space, alpha)
+    save(beta_figure(beta_curves(history, space)), beta)
+    save(alpha_figure(history, space), alpha)
     assert beta.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     image = cv2.imread(str(beta))
     assert image is not None
