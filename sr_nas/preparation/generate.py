@@ -23,7 +23,7 @@ from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
 from sr_nas.preparation.outputs import atomic_dir, in_processes
-from sr_nas.runs.files import sweep
+from sr_nas.runs.files import ABANDONED, sweep
 
 MAP_SIZE = 2**40
 """Bytes of address space of an LMDB while it is written. The file takes only what is in it."""
@@ -190,10 +190,10 @@ def _lr_image(hr: np.ndarray, file: Path | None, scale: int) -> np.ndarray:
 
 
 def _prepare_output(folder: Path, sources: Sequence[Path]) -> None:
-    """Remove unfinished files that a kill has left in an output folder, and refuse one that holds the sources themselves."""
+    """Refuse an output folder that holds the sources; remove what a kill has left there, not what another run is writing now."""
     if any(folder.resolve() == source.resolve() for source in sources):
         raise UserError(f"{folder} holds the images that are read: choose another output folder.")
-    sweep(folder)
+    sweep(folder, ABANDONED)
 
 
 def _write(source: Path, outputs: Iterable[tuple[Path, np.ndarray]], overwrite: bool) -> Result:

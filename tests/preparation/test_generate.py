@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -56,9 +57,11 @@ def test_equal_lr_is_kept_missing_lr_is_made_and_leftovers_of_a_kill_go(tmp_path
     lr_of(tmp_path / "hr", tmp_path / "lr")
     first = contents(tmp_path / "lr")
     (tmp_path / "lr/X2/1x2.png").unlink()
-    save(tmp_path / "lr/X2/.1x2-unfinished-abc.png")
+    os.utime(save(tmp_path / "lr/X2/.1x2-unfinished-abc.png"), (0, 0))
+    writing = save(tmp_path / "lr/X2/.1x2-unfinished-def.png")
     stamp = (tmp_path / "lr/X2/0x2.png").stat().st_mtime_ns
     assert lr_of(tmp_path / "hr", tmp_path / "lr") == [Result(0, 2), Result(1, 1), Result(0, 2)]
+    writing.unlink()
     assert contents(tmp_path / "lr") == first
     assert (tmp_path / "lr/X2/0x2.png").stat().st_mtime_ns == stamp
 
