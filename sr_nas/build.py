@@ -14,8 +14,7 @@ from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.errors import listing
 from sr_nas.export.model import start_from, starting_tensors
 from sr_nas.optim import WarmUp
-from sr_nas.options.search import AnySearch
-from sr_nas.options.train import AnyTraining
+from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES
 from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size

@@ -1,7 +1,7 @@
 """Registries: named functions and classes that an option file selects by ``type``.
 
 A :class:`Registry` imports every module of one package when it is first asked, so adding an entry means adding one decorated
-function or class to one file. The entry's keyword arguments *are* its options: :mod:`sr_nas.options.signatures` reads their
+function or class to one file. The entry's keyword arguments *are* its options: :mod:`sr_nas.options.strict` reads their
 types, defaults and bounds off its signature.
 """
 

@@ -19,8 +19,7 @@ from sr_nas.export.model import BEST, load_model
 from sr_nas.export.network_file import load_network
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, evaluate_set, psnr
-from sr_nas.options.search import SearchOptions
-from sr_nas.options.train import Distill, TrainOptions
+from sr_nas.options.sections import Distill, SearchOptions, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
 from sr_nas.report.picture import comparison
 from sr_nas.runs.distributed import from_first

@@ -19,8 +19,7 @@ from torch.utils.data import Dataset
 
 from sr_nas.contracts import Network
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.options.search import AnySearch
-from sr_nas.options.train import AnyTraining
+from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.registry import TASKS
 
 Scores = Mapping[str, Any]

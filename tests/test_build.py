@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sr_nas.build import build_searcher
 from sr_nas.options.load import load_options
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import SearchOptions
 from sr_nas.search.searcher import Searcher
 from tests.conftest import REPOSITORY
 

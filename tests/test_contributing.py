@@ -13,7 +13,7 @@ import sr_nas.registry
 from sr_nas.build import build_searcher
 from sr_nas.contracts import reparameterized
 from sr_nas.options.load import load_options
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import REGULARIZERS, SPACES, Registry
 from sr_nas.search.objective import ChoiceLogits
 from tests.conftest import REPOSITORY

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.losses import charbonnier, l1, l1_hfen, laplacian_of_gaussian, mse
-from sr_nas.options.signatures import section_model
-from sr_nas.options.strict import Component
+from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import LOSSES
 
 
@@ -121,7 +120,7 @@ def test_charbonnier_is_basicsrs(basicsr: ModuleType) -> None:
 def test_checking_options_does_not_load_kornia() -> None:
     code = (
         "import sys; from sr_nas.options.strict import Component; from sr_nas.registry import LOSSES\n"
-        "from sr_nas.options.signatures import section_model\n"
+        "from sr_nas.options.strict import section_model\n"
         "section_model(LOSSES, 'L1HFENLoss', Component).model_validate({'type': 'L1HFENLoss'})\n"
         "print('sr_nas.losses' in sys.modules, 'kornia' in sys.modules)"
     )

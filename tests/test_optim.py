@@ -17,8 +17,7 @@ from torch.optim import Optimizer
 from sr_nas.errors import UserError
 from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, multistep, sgd
 from sr_nas.optim import step as every
-from sr_nas.options.signatures import section_model
-from sr_nas.options.strict import Component
+from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import LR_SCHEDULES
 
 CYCLES = {"periods": (4, 6, 10), "restart_weights": (1.0, 0.5, 0.25), "eta_min": 0.1}

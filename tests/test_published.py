@@ -6,8 +6,7 @@ import pytest
 
 from sr_nas.complexity.macs import complexity, count_params
 from sr_nas.options.load import load_options
-from sr_nas.options.search import SearchOptions
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.published import ROWS, Row
 from sr_nas.registry import NETWORKS
 from tests.conftest import REPOSITORY

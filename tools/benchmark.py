@@ -45,7 +45,7 @@ from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.inference.images import upscaler
 from sr_nas.options.load import check_options
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import SearchOptions
 from sr_nas.preparation.generate import write_lmdb
 from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.allocator import keep_freed_memory

@@ -16,7 +16,7 @@ from sr_nas.analysis.history import Record, Trials, quantities
 from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices
 from sr_nas.options.load import FREE, decisive, load_options, read_options
-from sr_nas.options.search import AnySearch
+from sr_nas.options.sections import AnySearch
 from sr_nas.runs.run_dir import OPTIONS, read_history, resumable_runs
 from sr_nas.task import find_task, search_options
 

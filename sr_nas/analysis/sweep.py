@@ -20,7 +20,7 @@ from sr_nas.analysis.tables import Report, check_output, open_output, write_csv,
 from sr_nas.errors import UserError, nearest
 from sr_nas.jobs.search import run_search
 from sr_nas.options.load import load_options
-from sr_nas.options.search import AnySearch
+from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import Values, save
 from sr_nas.task import search_options
 

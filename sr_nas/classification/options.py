@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from sr_nas.options.search import AnySearch
-from sr_nas.options.sections import WeightSteps
+from sr_nas.options.sections import AnySearch, AnyTraining, Iterations, Validated, WeightSteps
 from sr_nas.options.strict import Component, Of, Strict
-from sr_nas.options.train import AnyTraining, Iterations, Validated
 from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
 
 

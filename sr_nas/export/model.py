@@ -17,8 +17,7 @@ from sr_nas.export.released import WRAPPERS, bare_tensors, load_released, wrappe
 from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.options.load import check_options, read_options
-from sr_nas.options.signatures import section_model
-from sr_nas.options.strict import Component, Of, Strict
+from sr_nas.options.strict import Component, Of, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.run_dir import NETWORK_BLOCK

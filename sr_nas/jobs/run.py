@@ -12,8 +12,7 @@ import yaml
 
 from sr_nas.errors import UserError, listing
 from sr_nas.options.load import decisive, differences, dump_options
-from sr_nas.options.search import AnySearch
-from sr_nas.options.train import AnyTraining
+from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.checkpoint import load_checkpoint
 from sr_nas.runs.distributed import CPU, from_first, world_size

@@ -21,7 +21,7 @@ from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.jobs.run import Run
-from sr_nas.options.search import AnySearch
+from sr_nas.options.sections import AnySearch
 from sr_nas.report.decision import decision
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, macs, truth

@@ -12,7 +12,7 @@ from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
 from sr_nas.jobs.checkpointing import Checkpointer
 from sr_nas.jobs.run import Run
-from sr_nas.options.train import AnyTraining
+from sr_nas.options.sections import AnyTraining
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
 from sr_nas.runs.device import pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, is_first

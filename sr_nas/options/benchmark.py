@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from sr_nas.options.sections import RunName
-from sr_nas.options.signatures import GenotypeSource
-from sr_nas.options.strict import ExistingPath, Strict
+from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 
 BICUBIC = "bicubic"
 Scale = Literal[2, 3, 4]

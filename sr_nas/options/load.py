@@ -163,7 +163,7 @@ def load_options(
     """Read, merge and check an option file, ours or one of BasicSR's (:mod:`sr_nas.options.basicsr`).
 
     Args:
-        model: such as :class:`~sr_nas.options.search.SearchOptions`; or a function from the file's ``task`` to its model.
+        model: such as :class:`~sr_nas.options.sections.SearchOptions`; or a function from the file's ``task`` to its model.
         path: the option file.
         overrides: ``section:key=value`` texts, applied last.
         check_files: whether files and folders that the options name must exist.

@@ -19,7 +19,7 @@ from sr_nas.data.pairs import Pairs, PatchDataset
 from sr_nas.data.sources import folder, lmdb_pairs, open_lmdb, sample
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
-from sr_nas.options.signatures import section_model
+from sr_nas.options.strict import section_model
 from sr_nas.registry import PAIRS
 from sr_nas.runs.files import cache_folder
 

@@ -13,7 +13,7 @@ from sr_nas.inference.tiles import NonFiniteOutput
 from sr_nas.jobs.checkpointing import Checkpointer
 from sr_nas.jobs.run import Run
 from sr_nas.options.load import load_options
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.sections import TrainOptions
 from sr_nas.runs.run_dir import read_history
 from sr_nas.task import Scores, Validator
 from sr_nas.trainer import Diverged

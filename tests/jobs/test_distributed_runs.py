@@ -17,7 +17,7 @@ from sr_nas.errors import UserError
 from sr_nas.jobs import run as run_module
 from sr_nas.jobs.run import Run
 from sr_nas.options.load import decisive, dump_options, load_options
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import SearchOptions
 from sr_nas.runs.distributed import LOST
 from sr_nas.runs.run_dir import read_history
 from tests.jobs.processes import ENVIRONMENT, TINY_SEARCH, command, run

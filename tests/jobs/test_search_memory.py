@@ -16,7 +16,7 @@ from sr_nas.complexity.memory import _Tracker
 from sr_nas.errors import UserError
 from sr_nas.jobs import search
 from sr_nas.options.load import load_options
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import SearchOptions
 from sr_nas.task import find_task
 from tests.conftest import REPOSITORY
 
@@ -29,7 +29,7 @@ import json, torch
 from sr_nas.build import build_searcher
 from sr_nas.jobs.search import needed_memory
 from sr_nas.options.load import load_options
-from sr_nas.options.search import SearchOptions
+from sr_nas.options.sections import SearchOptions
 from sr_nas.runs.device import peak_memory, reset_peak_memory
 from sr_nas.task import find_task
 torch.set_num_threads(1)

@@ -16,8 +16,7 @@ from sr_nas.classification.darts_operations import AuxiliaryHead
 from sr_nas.complexity.macs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError, genotype_from, is_genotype_path
-from sr_nas.options.signatures import section_model
-from sr_nas.options.strict import Component
+from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import CLASSIFIERS
 
 DARTS_V2 = (

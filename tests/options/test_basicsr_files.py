@@ -12,7 +12,7 @@ import yaml
 from sr_nas.errors import UserError
 from sr_nas.options.basicsr import from_basicsr
 from sr_nas.options.load import check_options, load_options
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.sections import TrainOptions
 from tests.conftest import REPOSITORY
 
 FILE = REPOSITORY / "options" / "basicsr" / "train_imdn.yml"

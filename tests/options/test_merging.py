@@ -11,8 +11,7 @@ import pytest
 
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options, merge
-from sr_nas.options.search import SearchOptions
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.sections import SearchOptions, TrainOptions
 from tests.conftest import REPOSITORY
 
 SAC, TRAIN = REPOSITORY / "options" / "sac_imdn.yml", REPOSITORY / "options" / "train_imdn.yml"

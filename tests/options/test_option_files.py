@@ -14,8 +14,7 @@ from sr_nas.errors import UserError
 from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import OptionLoader, differences, dump_options, load_options, read_options
 from sr_nas.options.schema import schema_text
-from sr_nas.options.search import SearchOptions
-from sr_nas.options.train import TrainOptions
+from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.registry import NETWORKS
 from sr_nas.task import search_options, training_options
 from tests.conftest import REPOSITORY

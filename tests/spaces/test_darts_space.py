@@ -15,8 +15,7 @@ from sr_nas.classification.darts_space import DARTSSpace
 from sr_nas.complexity.costs import cost_table
 from sr_nas.complexity.macs import count_params
 from sr_nas.genotype import Genotype
-from sr_nas.options.signatures import section_model
-from sr_nas.options.strict import Component
+from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import CLASSIFICATION_SPACES
 
 TINY: dict[str, Any] = {"channels": 4, "num_cells": 3}
