@@ -64,12 +64,8 @@ def psnr(sr: Image, hr: Image, scale: int) -> float:
 
     Args:
         sr: the result, uint8 [H, W, 3], RGB.
-        hr: the original, of the same shape.
-        scale: pixels to shave off each side.
-
-    Raises:
-        TypeError: not uint8.
-        UserError: the sizes differ, or nothing is left after shaving.
+        hr: the original, of the same shape; otherwise a UserError is raised.
+        scale: pixels to shave off each side; a UserError if nothing is left.
     """
     sr_luma, hr_luma = _shaved_luma(sr, hr, scale, at_least=1)
     error = float(np.mean((sr_luma - hr_luma) ** 2))
@@ -77,12 +73,7 @@ def psnr(sr: Image, hr: Image, scale: int) -> float:
 
 
 def ssim(sr: Image, hr: Image, scale: int) -> float:
-    """Structural similarity of Y (Wang et al. 2004, "Image quality assessment", eq. 13), -1..1; arguments as :func:`psnr`.
-
-    Raises:
-        TypeError: not uint8.
-        UserError: the sizes differ, or less than the 11x11 window is left after shaving.
-    """
+    """Structural similarity of Y (Wang et al. 2004, eq. 13), -1..1; as :func:`psnr`, but an 11x11 window must be left."""
     sr_luma, hr_luma = _shaved_luma(sr, hr, scale, at_least=SSIM_WINDOW)
     # With Gaussian weights scikit-image cuts the kernel at 3.5 sigma, which is 5 pixels to each side, and averages over
     # the region in which the window lies within the image.
@@ -118,17 +109,13 @@ def evaluate_set(
 ) -> dict[str, Any]:
     """Score an upscaler on a set by PSNR in dB and SSIM, see :data:`PROTOCOL`.
 
-    Args:
-        upscale: the upscaler.
-        pairs: the images.
-        scale: enlargement, and the pixels shaved off each side.
-        on_image: called with an image's name and scores as soon as they are known.
+    ``on_image`` is called with an image's name and scores as soon as they are known.
 
     Returns:
         ``{"psnr": mean, "ssim": mean, "images": {name: {"psnr": ..., "ssim": ...}}}``, images in the order of the set.
 
     Raises:
-        UserError: the set is empty, or an image cannot be scored; the text names it.
+        UserError: the set is empty, two images have one name, or an image cannot be scored; the text names it.
     """
     if not len(pairs):
         raise UserError("there are no images to evaluate on.")
@@ -159,12 +146,8 @@ def means(images: Sequence[Mapping[str, float]], metrics: Sequence[str] = ("psnr
 def perceptual_metrics(names: Sequence[str], device: torch.device) -> dict[str, Metric]:
     """Return learned metrics, ready to run on the device; lower is better.
 
-    Both compare activations of networks trained on ImageNet, as torchmetrics implements them. Its wheel holds the metrics' own
-    small weights; those of AlexNet and VGG-16 are torchvision's, which downloads them once.
-
-    Args:
-        names: ``"lpips"`` (Zhang et al. 2018) and ``"dists"`` (Ding et al. 2020).
-        device: where they run.
+    ``"lpips"`` (Zhang et al. 2018) and ``"dists"`` (Ding et al. 2020) compare activations of networks trained on ImageNet, as
+    torchmetrics implements them. The weights of AlexNet and VGG-16 are torchvision's, which downloads them once.
 
     Raises:
         UserError: torchmetrics or torchvision is not installed, or the weights can neither be found nor downloaded.

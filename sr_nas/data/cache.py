@@ -31,11 +31,7 @@ _ADVICE = "Free space, set SR_NAS_CACHE or cache: FOLDER to a folder on another 
 
 
 def open_cache(option: bool | str = True) -> Path:
-    """Return the folder of the cache, and make it where it is missing.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Return the folder of the cache, made where it is missing; a UserError if it cannot be made."""
     try:
         folder = cache_folder("pixels") if isinstance(option, bool) else Path(option)
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,11 +59,7 @@ class CachedImages:
     mapped: bool = True
 
     def __call__(self, index: int) -> Image:
-        """Return an image, read-only where it is mapped.
-
-        Raises:
-            UserError: the source is gone, or cannot be read.
-        """
+        """Return an image, read-only where it is mapped; a UserError if its source is gone or cannot be read."""
         entry = self._entry(index)
         try:
             return np.asarray(np.load(entry, mmap_mode="r" if self.mapped else None, allow_pickle=False))

@@ -135,11 +135,7 @@ def common_scale(names: Iterable[str]) -> int | None:
 
 
 def by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Return name without extension -> file, in the order of ``files``.
-
-    Raises:
-        UserError: two files share a name.
-    """
+    """Return name without extension -> file, in the order of ``files``; a UserError if two files share a name."""
     named: dict[str, Path] = {}
     for file in files:
         if (other := named.setdefault(file.stem, file)) is not file:
@@ -173,10 +169,7 @@ def match_names(
 ) -> list[str]:
     """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
 
-    Folders and ``remedy``, a further piece of advice, are for the message alone.
-
-    Raises:
-        UserError: no rule pairs all; the text is a report of the rule that pairs most.
+    If none pairs all, a UserError reports on the rule that pairs most, with the folders and ``remedy``, further advice.
     """
     pairing = pair_up(hr, lr, rules)
     without_lr, without_hr = pairing.without_lr, pairing.without_hr

@@ -42,11 +42,7 @@ class Pairs:
         return len(self.names)
 
     def hr(self, index: int) -> Image:
-        """HR image cropped to a multiple of the scale, uint8 [H, W, 3], RGB, 0..255.
-
-        Raises:
-            UserError: it cannot be read, or has fewer pixels than one LR pixel covers.
-        """
+        """HR image cropped to a multiple of the scale, uint8 [H, W, 3] RGB; a UserError if it is unreadable or too small."""
         image = self.read_hr(index)
         if min(image.shape[:2]) < self.scale:
             raise UserError(f"{self.labels(index)[0]} has {pixels(image.shape)}: too small for scale {self.scale}.")
@@ -55,11 +51,7 @@ class Pairs:
         return image
 
     def lr(self, index: int) -> Image:
-        """LR image, uint8 [H / scale, W / scale, 3], RGB, 0..255.
-
-        Raises:
-            UserError: it cannot be read, or its size is not that of HR divided by the scale.
-        """
+        """LR image, uint8 [H / scale, W / scale, 3] RGB; a UserError if it is unreadable or not of this size."""
         if self.read_lr is None:
             return downscale(self.hr(index), self.scale)
         image = self.read_lr(index)
@@ -92,7 +84,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
     workers nor on what was read before.
 
     Decoded pairs are kept in memory, first come, first served, up to a budget shared by the workers of a loader; the others
-    are decoded for each patch. Pairs mapped from the pixel cache are not kept.
+    are decoded for each patch, and pairs mapped from the pixel cache are not kept.
 
     Args:
         pairs: the images.

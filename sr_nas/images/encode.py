@@ -42,10 +42,7 @@ _SETTINGS: dict[Format, dict[str, Any]] = {
 
 
 def holds_profile(suffix: str, channels: int, bits: int, icc_profile: bytes) -> bool:
-    """Return whether an encoded image can carry a colour profile.
-
-    It cannot in BMP, nor where the profile is damaged or describes other pixels, such as that of a CMYK photo read as RGB.
-    """
+    """Return whether a file can carry a profile: not BMP, nor a profile that is damaged or of other pixels, such as CMYK."""
     form = FORMATS.get(suffix.lower())
     encoded_as_rgb = channels > 2 or form is _WEBP or (bits == 16 and channels == 2)
     # Length, colour space and signature of the profile (ICC.1:2022, 7.2).
@@ -55,11 +52,7 @@ def holds_profile(suffix: str, channels: int, bits: int, icc_profile: bytes) -> 
 
 
 def check_format(suffix: str, height: int, width: int, channels: int, bits: int) -> Format:
-    """Return the format of a suffix, in either case.
-
-    Raises:
-        UserError: an unknown suffix, or a format that cannot hold so many pixels, channels, or bits per channel.
-    """
+    """Return the format of a suffix; a UserError if it cannot hold so many pixels, channels or bits per channel."""
     form = FORMATS.get(suffix.lower())
     if form is None:
         raise UserError(f"images are written as {listing(FORMATS)}, not as '{suffix}'.")
@@ -81,7 +74,7 @@ def encode(pixels: np.ndarray, suffix: str, quality: int = 95, icc_profile: byte
         pixels: HxW, or HxWxC with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA); uint8 or uint16.
         suffix: one of :data:`FORMATS`, in either case.
         quality: of JPEG, 0..100.
-        icc_profile: colour profile, see :func:`holds_profile`.
+        icc_profile: colour profile of the file.
 
     Raises:
         UserError: an unknown suffix, or a format that cannot hold these pixels.

@@ -55,12 +55,7 @@ _pillow_lock = threading.Lock()
 
 
 class Metadata(NamedTuple):
-    """Contents of an image file besides its pixels.
-
-    Attributes:
-        icc_profile: the colour profile as stored in the file.
-        others: names of other metadata, which are not written to outputs, such as ``"EXIF"``.
-    """
+    """Contents of an image file besides its pixels: the colour profile as stored, and names of others, such as ``"EXIF"``."""
 
     icc_profile: bytes | None = None
     others: tuple[str, ...] = ()
@@ -68,10 +63,7 @@ class Metadata(NamedTuple):
 
 @contextlib.contextmanager
 def _unlimited_pillow() -> Iterator[None]:
-    """Lift Pillow's pixel limit, which guards servers against uploads, and mute its warnings; one thread at a time.
-
-    Pillow has the limit as a global variable alone, and restoring it leaves the importing program as it was.
-    """
+    """Lift Pillow's pixel limit, a global variable that guards servers, and mute its warnings; one thread at a time."""
     with _pillow_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -89,8 +81,8 @@ def decode(data: bytes) -> np.ndarray:
 def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
     """Return the upright pixels of an encoded image, and its metadata.
 
-    What counts as damage: in a PNG any wrong checksum; in a JPEG any warning of libjpeg about its coded data (bytes missing,
-    left over or undecodable; a changed byte that decodes to as many blocks is not noticed); elsewhere what fails to decode.
+    Damage is, in a PNG, any wrong checksum; in a JPEG, any warning of libjpeg about its coded data (bytes missing, left over
+    or undecodable; a changed byte that decodes to as many blocks is not noticed); elsewhere, what fails to decode.
 
     Returns:
         HxWxC, uint8 or uint16 over the full range; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA, not premultiplied).
@@ -104,7 +96,7 @@ def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
         raise UserError("the file is empty.")
     try:
         with _unlimited_pillow():
-            image = _open(data)
+            image = Image.open(io.BytesIO(data), formats=_READABLE)
             pixels = _pixels(image, data)
             # Pillow and OpenCV turn a TIFF themselves.
             orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
@@ -116,20 +108,14 @@ def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
     return np.ascontiguousarray(_upright(pixels.reshape(*pixels.shape[:2], -1), orientation)), metadata
 
 
-def _open(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=_READABLE)
+def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
     # A camera's MPO is a JPEG followed by previews.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
+    if image.format in ("JPEG", "MPO") and (pixels := _jpeg_pixels(image, data)) is not None:
+        return pixels
+    if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
         raise UserError(f"it holds {frames} images; save the one that is meant as a file of its own.")
     if image.format == "PNG":
         PngImageFile(io.BytesIO(data)).verify()  # decoding alone checks neither pixel checksums nor the end of the file
-    return image
-
-
-def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
-    if image.format in ("JPEG", "MPO") and (pixels := _jpeg_pixels(image, data)) is not None:
-        return pixels
     image.load()
     if (image.format == "PNG" and data[24] == 16) or (image.format == "TIFF" and _tiff_tag(image, _BITS_PER_SAMPLE) == {16}):
         return _pixels_of_16_bits(image, data)  # Pillow would cut RGB to 8 bits
@@ -216,11 +202,7 @@ def to_pixels(output: Tensor, dtype: np.dtype | type) -> np.ndarray:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly in ``folder``, sorted by name, without hidden ones.
-
-    Raises:
-        UserError: the folder does not exist, or holds no image.
-    """
+    """Return the image files directly in ``folder``, sorted by name, without hidden ones; UserError if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder." if folder.exists() else f"the folder {folder} does not exist.")
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -232,12 +214,9 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_images(folder: Path, besides: Path) -> list[Path]:
-    """Return the image files in ``folder`` and all folders below, in :func:`natural_order`.
+    """Return the image files in ``folder`` and below, in :func:`natural_order`; UserError if there are none.
 
     Hidden files and folders are left out, links to folders are not followed, and the folder ``besides`` is not entered.
-
-    Raises:
-        UserError: the folder does not exist, or holds no image.
     """
     if not folder.is_dir():
         raise UserError(f"the folder {folder} does not exist.")
@@ -260,10 +239,8 @@ def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
 def image_size(file: Path) -> tuple[int, int]:
     """Return height and width of an upright image from its header.
 
-    An orientation that a PNG states behind its pixels is not seen; files whose header cannot be parsed are decoded.
-
-    Raises:
-        UserError: it is missing or no image.
+    An orientation that a PNG states behind its pixels is not seen. Files whose header cannot be parsed are decoded, which
+    raises a UserError where they are no images.
     """
     try:
         with _unlimited_pillow(), Image.open(file, formats=_READABLE) as image:
@@ -283,11 +260,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_with_metadata(path: Path) -> tuple[np.ndarray, Metadata]:
-    """Return an image file's pixels, HxWxC, uint8 or uint16, and its metadata; the format is recognised by the content.
-
-    Raises:
-        UserError: missing or unreadable, or as :func:`decode_with_metadata`.
-    """
+    """Return pixels and metadata of an image file of any suffix, as :func:`decode_with_metadata`; a UserError names the file."""
     try:
         return decode_with_metadata(path.read_bytes())
     except (OSError, UserError) as error:
@@ -295,11 +268,7 @@ def read_with_metadata(path: Path) -> tuple[np.ndarray, Metadata]:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Return an image file as HxWx3 uint8 RGB, whatever it holds: the pixels of training and benchmarks.
-
-    Raises:
-        UserError: as :func:`read_with_metadata`.
-    """
+    """Return an image file as HxWx3 uint8 RGB, whatever it holds: the pixels of training and benchmarks."""
     return as_rgb(read_image(path))
 
 
@@ -312,17 +281,9 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_image(path: Path, pixels: np.ndarray, quality: int = 95, icc_profile: bytes | None = None) -> None:
-    """Write an image file in the format of its suffix, atomically; its folder is made where it is missing.
+    """Write an image file in the format of its suffix, atomically, and make its folder where it is missing.
 
-    Args:
-        path: the file, which may exist.
-        pixels: HxW or HxWxC, uint8 or uint16.
-        quality: of JPEG, 0..100.
-        icc_profile: colour profile of the file, see :func:`~sr_nas.images.encode.holds_profile`.
-
-    Raises:
-        UserError: an unknown suffix, a format that cannot hold these pixels, or a place that cannot be written to.
-        ValueError: an array that is no image, or a profile that the file cannot hold.
+    Arguments and errors are those of :func:`~sr_nas.images.encode.encode`; a UserError too where nothing can be written.
     """
     try:
         data = encode(pixels, path.suffix, quality, icc_profile)

@@ -63,9 +63,6 @@ def imresize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         height: rows of the result, at least 1.
         width: columns of the result, at least 1.
 
-    Returns:
-        (height)x(width) or (height)x(width)xC, of the same dtype.
-
     Raises:
         TypeError: another dtype.
         ValueError: not two or three axes, or a size below 1.
@@ -81,11 +78,7 @@ def imresize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def modcrop(image: np.ndarray, scale: int) -> np.ndarray:
-    """Return HxW[xC] without the rows at the bottom and the columns at the right that ``scale`` does not divide.
-
-    Raises:
-        UserError: a side is shorter than ``scale``.
-    """
+    """Return HxW[xC] cropped at the bottom and the right to a multiple of ``scale``; a UserError where nothing is left."""
     height, width = image.shape[0] // scale * scale, image.shape[1] // scale * scale
     if not height or not width:
         raise UserError(f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for scale {scale}.")

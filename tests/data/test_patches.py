@@ -70,7 +70,7 @@ def test_options_switch_their_own_orientations(use_hflip: bool, use_rot: bool, c
     assert len({tuple(patches[0, draw][1].flatten().tolist()) for draw in range(60)}) == count
 
 
-@pytest.mark.parametrize("seed", [0, 10, 12])  # 10 is the manual_seed of options/
+@pytest.mark.parametrize("seed", [0, 1, 2])  # manual_seed is 0 in options/; a search adds 1 and 2 for its halves
 def test_the_eight_orientations_are_equally_likely(seed: int) -> None:
     """Counts of 4000 draws, by chi-square of 7 degrees of freedom: 24.3 is exceeded once in a thousand times."""
     patches = PatchDataset(numbered_pairs(16, 16), 16, seed=seed)
