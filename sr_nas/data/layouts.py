@@ -28,7 +28,7 @@ class ImageSet:
         name: of the set.
         hr: name -> HR image.
         lr: scale -> file name without extension -> LR image.
-        hr_of_scale: scale -> name -> HR image that was cropped for this scale, in sets that have one for each.
+        hr_of_scale: scale -> name -> HR image cropped for this scale, in sets that have one for each.
     """
 
     name: str
@@ -83,13 +83,10 @@ def _selfexsr(folder: Path, scales: list[int]) -> Iterator[ImageSet]:
             parsed = _SELFEXSR.fullmatch(file.stem)
             if parsed is not None and int(parsed[2]) == scale:  # results lie beside them: img_001_SRF_2_bicubic.png
                 images[parsed[3]].setdefault(scale, {})[parsed[1]] = file
-    hr: dict[str, Path] = {}
-    for crops in images["HR"].values():
-        for name, file in crops.items():
-            if name not in hr or _area(file) > _area(hr[name]):
-                hr[name] = file
+    names = sorted({name for crops in images["HR"].values() for name in crops})
+    hr = {name: max((crops[name] for crops in images["HR"].values() if name in crops), key=_area) for name in names}
     if hr:
-        yield ImageSet(folder.resolve().name, dict(sorted(hr.items())), images["LR"], images["HR"])
+        yield ImageSet(folder.resolve().name, hr, images["LR"], images["HR"])
 
 
 def _area(file: Path) -> int:

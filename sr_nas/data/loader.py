@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -21,13 +22,9 @@ def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int],
     """Split ``0 .. count - 1`` at random into two disjoint, ascending lists, neither of them empty.
 
     Args:
-        count: number of images, not of patches: no image is in both parts.
+        count: number of images (at least 2, or a UserError is raised), not of patches: no image is in both parts.
         seed: the same seed gives the same split.
         share: part of the images in the first list, between 0 and 1.
-
-    Raises:
-        ValueError: ``share`` is not between 0 and 1.
-        UserError: fewer than two images.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, not {share}")
@@ -43,13 +40,12 @@ def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int],
 class ResumableLoader:
     """Endless batches from one part of a data set, in an order that depends on the seed alone.
 
-    Each pass over ``indices`` is a fresh permutation, seeded by ``(seed, pass)``; batches run on across the border of
-    two passes, so that every batch is full and nothing is dropped. The whole state is the number of batches consumed:
-    what workers have prefetched beyond it does not count.
+    Each pass over ``indices`` is a fresh permutation, seeded by ``(seed, pass)``; batches run on across the border of two
+    passes, so that every batch is full. The state is the number of batches consumed, whatever workers have prefetched.
 
     Args:
-        dataset: items are addressed by ``(index, draw)``, ``draw`` being the running number of the sample in this
-            loader, and are tuples of tensors (:class:`sr_nas.data.pairs.PatchDataset`).
+        dataset: maps ``(index, running number of the sample)`` to a tuple of tensors, see
+            :class:`sr_nas.data.pairs.PatchDataset`.
         indices: the part of the data set to read; not empty.
         batch_size: samples per batch, of all processes together; may exceed the number of indices.
         seed: of the order.
@@ -89,10 +85,9 @@ class ResumableLoader:
         return math.ceil(len(self.indices) / self.batch_size)
 
     def next(self) -> tuple[Tensor, ...]:
-        """Return this process's slice of the next batch: its items stacked along a new first axis, ``(lr, hr)`` for patches.
+        """Return this process's slice of the next batch, ``(lr, hr)`` for patches, stacked along a new first axis.
 
-        Raises:
-            UserError: as the data set raised it, from whichever process.
+        A UserError of the data set arrives as it was raised, from whichever process.
         """
         if self._batches is None:
             self._batches = _load(self._dataset, self._addresses(), self._num_workers)
@@ -110,17 +105,13 @@ class ResumableLoader:
         self._batches = None
 
     def _addresses(self) -> Iterator[list[tuple[int, int]]]:
-        order, ordered_pass = self.indices, -1
-        for number in itertools.count(self._position):
-            batch = []
-            for place_in_batch in self._slice:
-                draw = number * self.batch_size + place_in_batch
-                current_pass, place = divmod(draw, len(self.indices))
-                if current_pass != ordered_pass:
-                    order = np.random.default_rng([self._seed, current_pass]).permutation(self.indices).tolist()
-                    ordered_pass = current_pass
-                batch.append((order[place], draw))
-            yield batch
+        @functools.lru_cache(maxsize=2)  # a batch may lie in two passes
+        def permutation(number: int) -> list[int]:
+            return np.random.default_rng([self._seed, number]).permutation(self.indices).tolist()
+
+        for batch in itertools.count(self._position):
+            draws = [batch * self.batch_size + place for place in self._slice]
+            yield [(permutation(draw // len(self.indices))[draw % len(self.indices)], draw) for draw in draws]
 
 
 def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: int = 0) -> Iterator[tuple[Tensor, ...]]:

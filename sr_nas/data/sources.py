@@ -143,24 +143,28 @@ def folder(
         raise UserError(
             f"dataroot_gt names {len(dataroot_gt)} folders, dataroot_lq {len(dataroot_lq)}: they go together one by one."
         )
-    hr: list[Path] = []
-    lr: list[Path] = []
+    hr: list[Source] = []
+    lr: list[Source] = []
     remedy = ", or set filename_tmpl to the names' pattern, such as '{}_lr'"
     for hr_folder, lr_folder in zip_longest(dataroot_gt, dataroot_lq or ()):
         hr_files = by_stem(list_images(Path(hr_folder)))
-        hr += hr_files.values()
+        hr += _files(hr_files.values())
         if lr_folder is not None:
-            lr_files = by_stem(list_images(Path(lr_folder)))
-            rules = naming_rules(filename_tmpl, scale)
-            lr += [lr_files[name] for name in match_names(list(hr_files), list(lr_files), rules, hr_folder, lr_folder, remedy)]
-    names = [file.stem for file in hr]
+            lr += _matching(hr_files, by_stem(list_images(Path(lr_folder))), naming_rules(filename_tmpl, scale), remedy)
+    names = [file.stem for file, _ in hr]
     if len(set(names)) < len(names):  # two folders have images of one name
-        names = [str(file.with_suffix("")) for file in hr]
-    return make_pairs(names, _files(hr), _files(lr) if dataroot_lq else None, scale, cache)
+        names = [str(file.with_suffix("")) for file, _ in hr]
+    return make_pairs(names, hr, lr if dataroot_lq else None, scale, cache)
 
 
 def _files(paths: Iterable[Path]) -> list[Source]:
     return [(path, "") for path in paths]
+
+
+def _matching(hr: dict[str, Path], lr: dict[str, Path], rules: list[str], remedy: str = "") -> list[Source]:
+    """Return the LR images of HR images, in their order; a UserError if they do not pair up."""
+    hr_folder, lr_folder = (str(next(iter(files.values())).parent) for files in (hr, lr))
+    return _files(lr[name] for name in match_names(list(hr), list(lr), rules, hr_folder, lr_folder, remedy))
 
 
 @PAIRS.register("lmdb")
@@ -223,8 +227,7 @@ def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tupl
     """Open a benchmark set in whatever layout it is kept (:func:`sr_nas.data.layouts.find_sets`).
 
     Returns:
-        ``(name, pairs, lr_folder)``; the folder is that of the layout where none is passed, and ``None`` if it has none and LR
-        is made from HR.
+        ``(name, pairs, lr_folder)``; the folder is the layout's where none is passed; ``None``: LR is made from HR.
 
     Raises:
         UserError: no set is there, or several; HR and LR do not pair up.
@@ -234,8 +237,5 @@ def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tupl
         raise UserError(f"{path} holds {listing([first.name, *(other.name for other in others)])}: name the HR folder of one.")
     hr = first.hr_at(scale)
     lr = by_stem(list_images(lr_folder)) if lr_folder else first.lr.get(scale)
-    if lr is None:
-        return first.name, make_pairs(list(hr), _files(hr.values()), None, scale), None
-    hr_folder, lr_folder = next(iter(hr.values())).parent, next(iter(lr.values())).parent
-    lr_names = match_names(list(hr), list(lr), naming_rules("{}", scale), str(hr_folder), str(lr_folder))
-    return first.name, make_pairs(list(hr), _files(hr.values()), _files(lr[name] for name in lr_names), scale), lr_folder
+    pairs = make_pairs(list(hr), _files(hr.values()), _matching(hr, lr, naming_rules("{}", scale)) if lr else None, scale)
+    return first.name, pairs, next(iter(lr.values())).parent if lr else None
