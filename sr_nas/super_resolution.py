@@ -21,7 +21,8 @@ from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, evaluate_set, psnr
 from sr_nas.options.sections import Distill, SearchOptions, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
-from sr_nas.report.picture import comparison
+from sr_nas.report.picture import comparison_figure
+from sr_nas.report.plots import save
 from sr_nas.runs.distributed import from_first
 from sr_nas.task import Scores, Task, Validator
 from sr_nas.trainer import Distillation
@@ -131,5 +132,5 @@ class SRValidator(Validator):
         network = upscaler(load_network(folder / BEST), device=torch.device("cpu"))
         results = {"bicubic": bicubic(low, self.scale), folder.name: network(low, self.scale)}
         columns = [(f"{name}, {psnr(result, high, self.scale):.2f} dB", result) for name, result in results.items()]
-        comparison(folder / PICTURE, [*columns, ("HR", high)])
+        save(comparison_figure([*columns, ("HR", high)]), folder / PICTURE)
         return [f"{folder / PICTURE} shows {pairs.names[0]}: bicubic, the network, HR"]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_nas.metrics import luma, psnr
-from sr_nas.report.picture import Box, Image, comparison, window_sums
+from sr_nas.report.picture import Box, Image, comparison_figure, window_sums
+from sr_nas.report.plots import save
 
 NO_ERROR = 0.01
 """Mean squared errors below this, which is 68 dB, count as this."""
@@ -66,4 +67,4 @@ def crop_picture(path: Path, name: str, hr: Image, results: Sequence[tuple[str, 
     for title, image in results:
         score = psnr(image[top:bottom, left:right], hr[top:bottom, left:right], 0)
         columns.append((f"{title}, equal" if math.isinf(score) else f"{title}, {score:.2f} dB", image))
-    comparison(path, columns, box)
+    save(comparison_figure(columns, box), path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from sr_nas.errors import UserError
-from sr_nas.report.plots import INK, save
+from sr_nas.report.plots import INK
 
 Image = npt.NDArray[np.uint8]
 """RGB, shape [H, W, 3], 0 to 255."""
@@ -28,24 +27,18 @@ DPI = 128
 """A power of two: sizes in pixels survive their division into inches exactly."""
 
 
-def comparison(path: Path, columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> None:
-    """Write a PNG with the same crop of every image side by side.
+def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> Figure:
+    """Return a figure of the same crop of every image side by side; its ``images`` are the enlarged crops, in order.
 
     Every image pixel becomes a square of whole figure pixels (nearest neighbour): nothing is resampled.
 
     Args:
-        path: file to write.
         columns: (title, image), e.g. bicubic, network and HR; images of one size.
         crop: the region; by default the most detailed square of the last image.
 
     Raises:
         UserError: no images, images of different sizes, or a crop that does not lie inside them.
     """
-    save(comparison_figure(columns, crop), path)
-
-
-def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> Figure:
-    """Return the figure of :func:`comparison`; its ``images`` hold the enlarged crops and their offsets, in order."""
     if not columns:
         raise UserError("a comparison needs at least one image.")
     sizes = {title: f"{image.shape[1]}x{image.shape[0]}" for title, image in columns}

@@ -59,8 +59,8 @@ def test_the_picture_has_a_column_for_each_and_the_psnr_of_the_crop(tmp_path: Pa
     hr, bicubic, sr = noise(0), noise(1), noise(2)
     pictures = []
     inner = (slice(3, 13), slice(4, 14))
-    original = crops.comparison
-    monkeypatch.setattr(crops, "comparison", lambda path, columns, box: pictures.append(columns) or original(path, columns, box))
+    original = crops.comparison_figure
+    monkeypatch.setattr(crops, "comparison_figure", lambda columns, box: pictures.append(columns) or original(columns, box))
     crop_picture(tmp_path / "new" / "crop.png", "baby", hr, [("bicubic", bicubic), ("IMDN", sr), ("ideal", hr)], (4, 3, 14, 13))
     ((first, *others),) = pictures
     assert first[0] == "baby, HR"

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.image import FigureImage
 
 from sr_nas.errors import UserError
-from sr_nas.report.picture import DPI, comparison, comparison_figure, most_detailed
+from sr_nas.report.picture import DPI, comparison_figure, most_detailed
+from sr_nas.report.plots import save
 
 
 def images(count: int, height: int, width: int) -> list[np.ndarray]:
@@ -21,7 +22,7 @@ def images(count: int, height: int, width: int) -> list[np.ndarray]:
 @pytest.mark.parametrize(("crop", "zoom"), [((5, 7, 35, 27), 16), ((0, 0, 100, 90), 4), ((99, 89, 100, 90), 480)])
 def test_pixels_are_the_crop_enlarged_by_nearest_neighbour(tmp_path: Path, crop: tuple[int, int, int, int], zoom: int) -> None:
     columns = list(zip(["bicubic", "network 32.21 dB", "HR"], images(3, 90, 100), strict=True))
-    comparison(tmp_path / "picture.png", columns, crop)
+    save(comparison_figure(columns, crop), tmp_path / "picture.png")
     bgr = cv2.imread(str(tmp_path / "picture.png"))
     assert bgr is not None
     written = bgr[..., ::-1]
