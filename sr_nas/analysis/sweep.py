@@ -24,17 +24,11 @@ from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import Values, save
 from sr_nas.task import search_options
 
-LONGEST = 40
-"""Letters of a value that stand in the name of its run; a longer one is numbered."""
 DEFAULTS = ("cifar10_test", "share_skip_connect", "gap_worst"), ("macs_lr_1280x720", "gap_worst", "loss_task")
 """Quantities that are drawn: of NAS-Bench-201, and of other spaces."""
 
-
-class Axis(NamedTuple):
-    """An option and its values, as the user wrote them: ``section:...:key``, and texts in YAML."""
-
-    key: str
-    values: tuple[str, ...]
+Axes = Mapping[str, Sequence[str]]
+"""``section:...:key`` of an option -> its values, as the user wrote them in YAML."""
 
 
 class Cell(NamedTuple):
@@ -44,44 +38,42 @@ class Cell(NamedTuple):
     searches: list[AnySearch]
 
 
-def read_axis(text: str) -> Axis:
-    """Read ``key=value,value,...``; the values are YAML.
+def read_axes(texts: Sequence[str]) -> Axes:
+    """Read texts ``key=value,value,...``; the values are YAML.
 
     Raises:
-        UserError: it is of another form, gives a value twice, or names the seed or the name, which are not swept.
+        UserError: a text of another form, a key or a value that is given twice, or the seed or the name, which are not swept.
     """
-    key, equals, values = text.partition("=")
-    flow = f"[{values}]"
-    try:
-        node = yaml.compose(flow, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--over '{text}': the values are no YAML.") from error
-    if not equals or not key or not isinstance(node, yaml.SequenceNode) or not node.value:
-        raise UserError(f"--over '{text}': the form is key=value,value,..., for example search:regularizer:nu=0,0.25,1.")
-    # The marks cut out what the user wrote: 1e6 stays 1e6 in names and tables.
-    texts = tuple(flow[item.start_mark.index : item.end_mark.index].strip() for item in node.value)
-    if len(set(texts)) < len(texts):
-        raise UserError(f"--over '{text}': a value is given twice.")
-    if key in ("name", "manual_seed"):
-        raise UserError(f"--over {key}: every search of a grid has a name of its own; seeds are given by --seeds.")
-    return Axis(key, texts)
+    axes: dict[str, Sequence[str]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        flow = f"[{values}]"
+        try:
+            node = yaml.compose(flow, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise UserError(f"--over '{text}': the values are no YAML.") from error
+        if not equals or not key or not isinstance(node, yaml.SequenceNode) or not node.value:
+            raise UserError(f"--over '{text}': the form is key=value,value,..., for example search:regularizer:nu=0,0.25,1.")
+        if key in ("name", "manual_seed"):
+            raise UserError(f"--over {key}: every search of a grid has a name of its own; seeds are given by --seeds.")
+        if key in axes:
+            raise UserError(f"--over: an option is given twice: {key}.")
+        # The marks cut out what the user wrote: 1e6 stays 1e6 in names and tables.
+        axes[key] = [flow[item.start_mark.index : item.end_mark.index].strip() for item in node.value]
+        if len(set(axes[key])) < len(axes[key]):
+            raise UserError(f"--over '{text}': a value is given twice.")
+    return axes
 
 
-def short_keys(axes: Sequence[Axis]) -> list[str]:
-    """Return the last word of every axis's key, or as many of its last words as make all of them different.
-
-    Raises:
-        UserError: two axes have one option.
-    """
-    words = [axis.key.split(":") for axis in axes]
-    for count in range(1, max(map(len, words)) + 1):
-        keys = ["_".join(word[-count:]) for word in words]
-        if len(set(keys)) == len(keys):
-            return keys
-    raise UserError(f"--over: an option is given twice: {', '.join(axis.key for axis in axes)}.")
+def short_keys(axes: Axes) -> list[str]:
+    """Return the last word of every key, or as many of its last words as make all of them different."""
+    words = [key.split(":") for key in axes]
+    longest = max(map(len, words))
+    names = (["_".join(word[-count:]) for word in words] for count in range(1, longest + 1))
+    return next(keys for keys in names if len(set(keys)) == len(keys))
 
 
-def cells_of(path: str, overrides: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int] | None) -> list[Cell]:
+def cells_of(path: str, overrides: Sequence[str], axes: Axes, seeds: Sequence[int] | None) -> list[Cell]:
     """Check the options of every search of a grid, before the first is begun.
 
     A search is called ``<name>-nu0.25-mu1e6``, after :func:`short_keys`, and with seeds ``..._seed0``.
@@ -96,29 +88,25 @@ def cells_of(path: str, overrides: Sequence[str], axes: Sequence[Axis], seeds: S
         UserError: an option that is wrong in one of them.
     """
     stem = load_options(search_options, path, overrides).name
-    keys = short_keys(axes)
     cells, names = [], set()
-    for values in product(*(axis.values for axis in axes)):
-        parts = zip(keys, axes, values, strict=True)
-        name = stem + "".join(f"-{key}{_file_name(value, axis.values.index(value))}" for key, axis, value in parts)
+    for values in product(*axes.values()):
+        parts = (
+            f"-{key}{re.sub(r'[^A-Za-z0-9._+-]+', '_', value)[:40]}" for key, value in zip(short_keys(axes), values, strict=True)
+        )
+        name = stem + "".join(parts)
         names.add(name)
-        point = [*overrides, *(f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True))]
+        point = [*overrides, *(f"{key}={value}" for key, value in zip(axes, values, strict=True))]
         runs = [[f"name={name}"]]
         if seeds is not None:
             runs = [[f"name={name}_seed{seed}", f"manual_seed={seed}"] for seed in seeds]
         cells.append(Cell(values, [load_options(search_options, path, [*point, *run]) for run in runs]))
     if len(names) < len(cells):
-        raise UserError("two searches of the grid would have one name: values must differ in letters, digits or . + -")
+        raise UserError("two searches of the grid would have one name: values must differ in 40 letters, digits or . + -")
     return cells
 
 
-def _file_name(value: str, place: int) -> str:
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", value)
-    return name if len(name) <= LONGEST else f"value{place + 1}"
-
-
 def run_sweep(
-    cells: Sequence[Cell], axes: Sequence[Axis], show: Sequence[str], output: Path | None, console: Console
+    cells: Sequence[Cell], axes: Axes, show: Sequence[str], output: Path | None, console: Console
 ) -> tuple[Report | None, int]:
     """Search every cell of a grid, resuming those that were begun; write ``sweep.json``, ``sweep.csv`` and ``sweep.png``.
 
@@ -143,7 +131,7 @@ def run_sweep(
             runs.append(read_run(folder))
         methods.append(Method(", ".join(cell.values), runs))
         drawn = _drawn(show, methods)  # after the first cell already: a wrong name is refused before days of searching
-    points = [dict(zip((axis.key for axis in axes), cell.values, strict=True)) for cell in cells]
+    points = [dict(zip(axes, cell.values, strict=True)) for cell in cells]
     results = [method.quantities() for method in methods]
     written = open_output(output, "sweep")
     content, trials = [], []
@@ -177,22 +165,21 @@ def _drawn(names: Sequence[str], methods: Sequence[Method]) -> list[str]:
     return list(names) or [name for name in defaults if name in known]
 
 
-def sweep_figure(results: Mapping[str, Sequence[Trials]], axes: Sequence[Axis]) -> Figure:
+def sweep_figure(results: Mapping[str, Sequence[Trials]], axes: Axes) -> Figure:
     """Draw lines over one option, or heat maps over two; of more, the last is across and the others together down.
 
     Args:
         results: quantity -> trials of every cell, the last axis fastest; their last epoch is drawn.
         axes: of the grid.
     """
-    *down, across = axes
-    shape = (-1, len(across.values)) if down else (-1,)
+    *down, across = axes.values()
+    shape = (-1, len(across)) if down else (-1,)
     panels: dict[str, tuple[Values, Values]] = {}
     for name, cells in results.items():
         title, unit = axis_label(name)
         mean = np.reshape([trials.mean[-1] / unit for trials in cells], shape)
         panels[title] = mean, np.reshape([trials.std[-1] / unit for trials in cells], shape)
-    if not down:
-        return line_figure(panels, across.values, across.key)
-    labels = [", ".join(values) for values in product(*(axis.values for axis in down))]
     *keys, last = short_keys(axes)
-    return heat_maps(panels, labels, across.values, ", ".join(keys), last)
+    if not down:
+        return line_figure(panels, across, last)
+    return heat_maps(panels, [", ".join(values) for values in product(*down)], across, ", ".join(keys), last)

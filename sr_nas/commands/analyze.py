@@ -10,7 +10,7 @@ from sr_nas.analysis.curves import curves, gaps
 from sr_nas.analysis.landscape import Plane, landscapes
 from sr_nas.analysis.methods import methods_of, read_run
 from sr_nas.analysis.replace import replace
-from sr_nas.analysis.sweep import cells_of, read_axis, run_sweep
+from sr_nas.analysis.sweep import cells_of, read_axes, run_sweep
 from sr_nas.analysis.tables import Report, check_output
 
 
@@ -28,7 +28,7 @@ def main(args: Namespace) -> int:
             plane = Plane(args.radius, args.grid, args.batches, args.seed, args.normalise)
             report = landscapes(args.runs, plane, args.output, args.force_yml, console)
         case "sweep":
-            axes = [read_axis(text) for text in args.over]
+            axes = read_axes(args.over)
             cells = cells_of(args.opt, args.force_yml, axes, args.seeds)
             report, code = run_sweep(cells, axes, args.show, args.output, console)
         case "replace":

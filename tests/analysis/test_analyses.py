@@ -15,7 +15,7 @@ import torch
 
 from sr_nas.analysis.methods import methods_of
 from sr_nas.analysis.replace import replacement
-from sr_nas.analysis.sweep import read_axis
+from sr_nas.analysis.sweep import read_axes, short_keys
 from sr_nas.build import build_searcher
 from sr_nas.classification.nasbench201 import EDGES, read_genotype
 from sr_nas.classification.nasbench201_table import OPERATIONS
@@ -159,11 +159,15 @@ def test_replacing_the_first_edge_gives_the_accuracies_of_the_table() -> None:
 
 
 def test_axes_are_read_as_written() -> None:
-    axis = read_axis("search:regularizer={type: l2, schedule: {type: constant}}, none,1e6")
-    assert axis.key == "search:regularizer" and axis.values == ("{type: l2, schedule: {type: constant}}", "none", "1e6")
-    for wrong in ("nu", "nu=", "nu=1,1", "manual_seed=1,2"):
+    axes = read_axes(["search:regularizer={type: l2, schedule: {type: constant}}, none,1e6", "a:regularizer=1"])
+    assert axes == {
+        "search:regularizer": ["{type: l2, schedule: {type: constant}}", "none", "1e6"],
+        "a:regularizer": ["1"],
+    }
+    assert short_keys(axes) == ["search_regularizer", "a_regularizer"]
+    for wrong in (["nu"], ["nu="], ["nu=1,1"], ["nu=1", "nu=2"], ["nu=[1"], ["manual_seed=1,2"]):
         with pytest.raises(UserError):
-            read_axis(wrong)
+            read_axes(wrong)
 
 
 @pytest.fixture(scope="module")
