@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas import __version__
 from sr_nas.analysis.crops import crop_picture, extreme_gains
+from sr_nas.analysis.evaluate import FROM_HR, open_set
 from sr_nas.analysis.model_report import MACS, csv_rows, markdown
 from sr_nas.analysis.tables import write_csv, write_numbers
 from sr_nas.complexity.macs import complexity
@@ -33,7 +34,6 @@ from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
-from sr_nas.jobs.evaluate import FROM_HR, open_set
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, means, perceptual_metrics, score
 from sr_nas.options.benchmark import BICUBIC, BenchmarkOptions, Model
 from sr_nas.options.load import dump_options

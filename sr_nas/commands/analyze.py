@@ -16,7 +16,7 @@ from sr_nas.analysis.tables import Report, check_output
 
 def main(args: Namespace) -> int:
     """Run an analysis and print its table."""
-    console, code = Console(), 0
+    console, code = Console(markup=False), 0
     report: Report | None = None
     check_output(args.output)
     match args.what:

@@ -12,12 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from sr_nas.analysis.evaluate import evaluate
 from sr_nas.analysis.model_report import explanations, tables
 from sr_nas.analysis.model_table import run_benchmark
 from sr_nas.analysis.tables import Table, finite
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
-from sr_nas.jobs.evaluate import evaluate
 from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import load_options
 from sr_nas.runs.device import pick_device
@@ -41,11 +41,7 @@ def main(args: Namespace) -> int:
 def _several_models(args: Namespace) -> int:
     overrides = [*(args.force_yml or ()), *(["save_images=true"] if args.save_images else ())]
     results, code = run_benchmark(load_options(BenchmarkOptions, args.opt, overrides), Console(stderr=True))
-    _print(results, args.json, tables(results), explanations(results))
-    if not args.json:
-        for problem in results["problems"]:
-            text = f"not measured: {problem['where']}: {problem['text']}"
-            Console().print(text, style="bold red", highlight=False, soft_wrap=True, markup=False)
+    _print(args, results, tables(results), explanations(results))
     text = f"{results['folder']} holds table.md, table.csv and table.json"
     print(text if code < 128 else f"stopped; the same command goes on. {text} of what is measured.", file=sys.stderr)
     return code
@@ -58,30 +54,32 @@ def _one_model(args: Namespace) -> int:
     if args.scale not in (None, network.scale):
         raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}.")
     device = pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
-    result = evaluate(network, args.data, args.lr, device, Console(stderr=True), args.tile)
+    results = evaluate(network, args.data, args.lr, device, Console(stderr=True), args.tile)
     grids = []
-    for name, scores in result["sets"].items():
+    for name, scores in results["sets"].items():
         rows = [
             {"image": image}
             | {"bicubic dB": f"{row['bicubic']['psnr']:.3f}", "bicubic SSIM": f"{row['bicubic']['ssim']:.4f}"}
             | {f"{Path(args.model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
             for image, row in {**scores["images"], "mean": scores}.items()
         ]
-        grids.append(Table(rows, f"{name} x{result['scale']}, LR images: {scores['lr']}"))
-    _print(result, args.json, grids, result["protocol"])
+        grids.append(Table(rows, f"{name} x{results['scale']}, LR images: {scores['lr']}"))
+    _print(args, results, grids, results["protocol"])
     return 0
 
 
-def _print(result: Any, as_json: bool, grids: Iterable[Table], protocol: Mapping[str, str]) -> None:
-    if as_json:
-        json.dump(finite(result), sys.stdout, indent=2, allow_nan=False)
+def _print(args: Namespace, results: dict[str, Any], grids: Iterable[Table], protocol: Mapping[str, str]) -> None:
+    if args.json:
+        json.dump(finite(results), sys.stdout, indent=2, allow_nan=False)
         print()
         return
-    console = Console(markup=False)
+    console = Console(markup=False, highlight=False)
     for grid in grids:
         grid.print(console)
     console.print("Protocol", style="bold")
-    table = RichTable.grid(padding=(0, 2))
+    lines = RichTable.grid(padding=(0, 2))
     for what, how in protocol.items():
-        table.add_row(f"  {what}", how)
-    console.print(table)
+        lines.add_row(f"  {what}", how)
+    console.print(lines)
+    for problem in results.get("problems", ()):
+        console.print(f"not measured: {problem['where']}: {problem['text']}", style="bold red", soft_wrap=True)
