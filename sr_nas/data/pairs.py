@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import to_tensor
 from sr_nas.images.resize import downscale, modcrop
 
 Image = NDArray[np.uint8]
@@ -134,7 +134,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
         lr = lr[top : top + lr_size, left : left + lr_size]
         hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
-        return to_tensor(orient(lr, *orientation))[0], to_tensor(orient(hr, *orientation))[0]
+        return _planes(orient(lr, *orientation)), _planes(orient(hr, *orientation))
 
     def _pair(self, index: int) -> tuple[Image, Image]:
         if index in self._memory:
@@ -161,3 +161,8 @@ def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
     if vflip:
         image = image[::-1]
     return image.swapaxes(0, 1) if transpose else image
+
+
+def _planes(image: Image) -> Tensor:
+    """uint8 [H, W, C] to float32 [C, H, W] in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)).div_(255)

@@ -24,10 +24,7 @@ from sr_nas.search.objective import Objective, expected_cost
 Record = dict[str, Any]
 
 _STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation")
-_ADVICE = {
-    "regularizer": "Look at search.regularizer and its schedule.",
-    "cost": "Lower the cost's weight in search.",
-}
+_ADVICE = "Lower train.optim_g.lr, search.alpha.optim.lr or the weights of regulariser and costs, or set train.grad_clip_norm."
 
 
 @dataclass(frozen=True)
@@ -252,8 +249,7 @@ class Searcher:
         for step, losses in unread:
             for name, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
                 if not abs(value) < float("inf"):
-                    advice = _ADVICE.get(name, "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm.")
-                    raise UserError(f"the {name} loss is {value} at step {step}. {advice} The last checkpoint is from before.")
+                    raise UserError(f"the {name} loss is {value} at step {step}. {_ADVICE} The last checkpoint is from before.")
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:

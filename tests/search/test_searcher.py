@@ -204,18 +204,6 @@ def test_a_loss_that_is_not_finite_is_noticed_before_a_state_and_with_its_own_st
     assert states == [] and 13 <= search.step <= 15
 
 
-def test_alpha_starts() -> None:
-    choices = ToySpace().choices()
-    noise = Alpha(choices, "normal", 1e-3, generator=torch.Generator().manual_seed(0))
-    again = Alpha(choices, "normal", 1e-3, generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(noise.logits.values(), again.logits.values(), strict=True))
-    assert 0 < max(a.abs().max().item() for a in noise.logits.values()) < 5e-3
-    offset = Alpha(choices, "constant", -1.0, {"small": 0.1})
-    assert offset.logits["one"].tolist() == pytest.approx([-0.9, -1.0, -1.0])
-    with pytest.raises(UserError, match="no choice has the candidate 'smal' - did you mean 'small'"):
-        Alpha(choices, offset={"smal": 0.1})
-
-
 def test_second_order_with_xi_0_is_first_order_to_the_bit() -> None:
     first, second = searcher(0.1, sa), searcher(0.1, sa, second_order=True, xi=0.0)
     assert [record["loss"] for record in run(first)] == [record["loss"] for record in run(second)]

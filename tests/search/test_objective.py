@@ -1,3 +1,5 @@
+"""Regularisers, their schedules, and costs."""
+
 from __future__ import annotations
 
 import math
@@ -6,10 +8,11 @@ import pytest
 import torch
 
 from sr_nas.registry import REGULARIZERS
-from sr_nas.search.objective import ChoiceLogits, beta, constant, l2, linear, none, sa
+from sr_nas.search.objective import ChoiceLogits, beta, constant, expected_cost, l2, linear, none, normalised_cost, sa
 
 NAMES = ("none", "skip", "conv", "pool", "other")
 ALPHA = [-2.0, -0.5, 0.0, 1.0, 3.0]
+TABLE = {"one": torch.tensor([1.0, 3.0]), "two": torch.tensor([10.0, 20.0, 70.0])}
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -113,3 +116,19 @@ def test_every_regularizer_has_a_gradient() -> None:
         a = tensor(*ALPHA)
         REGULARIZERS.get(name)(choices(a)).backward()
         assert a.grad is not None and a.grad.abs().sum() > 0, name
+
+
+def test_equation_18_by_hand() -> None:
+    weights = {"one": torch.tensor([0.25, 0.75]), "two": torch.tensor([0.2, 0.3, 0.5])}
+    expected = ((0.25 * 1 + 0.75 * 3) / 4 + (0.2 * 10 + 0.3 * 20 + 0.5 * 70) / 100) / 2
+    assert normalised_cost(weights, TABLE).item() == pytest.approx(expected)
+    assert expected_cost(weights, TABLE).item() == pytest.approx(0.25 + 2.25 + 2 + 6 + 35)
+
+
+def test_the_gradient_reaches_every_alpha_and_favours_the_cheap() -> None:
+    alpha = {label: torch.zeros(len(costs), requires_grad=True) for label, costs in TABLE.items()}
+    normalised_cost({label: logits.softmax(0) for label, logits in alpha.items()}, TABLE).backward()
+    for label, logits in alpha.items():
+        assert logits.grad is not None
+        assert (logits.grad != 0).all()
+        assert logits.grad.argsort().tolist() == TABLE[label].argsort().tolist()
