@@ -52,7 +52,6 @@ setup(
         "requests>=2.28",  # the downloads that pooch is given: continued where they broke off
         "imagehash>=4.3",  # perceptual hashes: the same picture twice in a data set
         "psutil>=5.9",  # memory of the machine and of processes
-        "kornia>=0.6.10",  # the first whose Gaussian takes a dtype; the filter of L1HFENLoss
     ],
     extras_require={
         "onnx": ONNX,

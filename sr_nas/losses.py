@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import torch
 from pydantic import AfterValidator, Field
@@ -24,21 +23,6 @@ def _odd(value: int) -> int:
 
 LossWeight = Annotated[float, Field(gt=0)]
 KernelSize = Annotated[int, Field(ge=3), AfterValidator(_odd)]
-Loss = TypeVar("Loss", bound=Callable[..., Tensor])
-
-
-def needs_above(pixels: Callable[..., int]) -> Callable[[Loss], Loss]:
-    """Note on a loss that images must be larger than this, a function of its options, so that option files are checked for it."""
-
-    def note(loss: Loss) -> Loss:
-        loss.needs_above = pixels  # type: ignore[attr-defined]
-        return loss
-
-    return note
-
-
-def _radius(*, kernel_size: int, **_: Any) -> int:
-    return kernel_size // 2
 
 
 @LOSSES.register("L1Loss")
@@ -65,7 +49,6 @@ def charbonnier(
 
 
 @LOSSES.register("L1HFENLoss")
-@needs_above(_radius)
 def l1_hfen(
     output: Tensor,
     target: Tensor,
@@ -98,12 +81,16 @@ def l1_hfen(
     return loss_weight * (difference.abs().mean() + hfen_weight * hfen)
 
 
+# Patches must be larger than this function of the loss's options, for which option files are checked.
+l1_hfen.needs_above = lambda *, kernel_size, **_: kernel_size // 2  # type: ignore[attr-defined]
+
+
 def laplacian_of_gaussian(images: Tensor, kernel_size: int = 15, sigma: float = 1.5) -> Tensor:
-    """Filter every channel with the Laplacian of a Gaussian, which answers to edges and detail and hardly to flat areas.
+    """Filter every channel with the Laplacian of a Gaussian, which responds to edges and detail and hardly to flat areas.
 
     With G the Gaussian of ``kernel_size`` integer samples, normalised to sum 1, and ``G''(x) = (x^2/sigma^4 - 1/sigma^2)
     G(x)``, the filter is ``G''(x) G(y) + G(x) G''(y)``: what SciPy's ``gaussian_laplace`` computes. Its sum is not forced to
-    0, and is -9e-6 for 15 samples and sigma 1.5; a filter cut off nearer than about 4 sigma answers to flat areas too.
+    0, and is -9e-6 for 15 samples and sigma 1.5; a filter cut off nearer than about 4 sigma responds to flat areas too.
 
     Args:
         images: ``[N, C, H, W]``, floating; mirrored at the border about the outermost pixel, which is not repeated.
@@ -117,9 +104,6 @@ def laplacian_of_gaussian(images: Tensor, kernel_size: int = 15, sigma: float = 
     Raises:
         UserError: height or width is not above ``kernel_size // 2``, so that the border cannot be mirrored.
     """
-    # kornia comes with all of its parts, and whoever checks an option file reads this module's signatures alone.
-    from kornia.filters import filter2d_separable, get_gaussian_kernel1d
-
     height, width = images.shape[-2:]
     radius = kernel_size // 2
     if min(height, width) <= radius:
@@ -127,9 +111,14 @@ def laplacian_of_gaussian(images: Tensor, kernel_size: int = 15, sigma: float = 
             f"a Laplacian of Gaussian of {kernel_size} pixels needs images larger than {radius} pixels, "
             f"and these have {height} x {width}: raise datasets.train.gt_size, or lower train.pixel_opt.kernel_size."
         )
-    gaussian = get_gaussian_kernel1d(kernel_size, sigma, device=images.device, dtype=images.dtype)
     x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    gaussian = (-(x**2) / (2 * sigma**2)).softmax(0)  # exp(-x^2 / 2 sigma^2), of sum 1
     second = (x**2 / sigma**4 - 1 / sigma**2) * gaussian
-    device = images.device.type
+    device, channels = images.device.type, images.shape[1]
+    padded = F.pad(images, (radius,) * 4, mode="reflect")
     with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
-        return filter2d_separable(images, second, gaussian) + filter2d_separable(images, gaussian, second)
+        result = torch.zeros_like(images)
+        for rows, columns in ((gaussian, second), (second, gaussian)):
+            filtered = F.conv2d(padded, columns.expand(channels, 1, 1, -1), groups=channels)
+            result = result + F.conv2d(filtered, rows[:, None].expand(channels, 1, -1, 1), groups=channels)
+        return result

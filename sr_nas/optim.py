@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by PyTorch's names, as option files know them."""
+"""Optimizers and learning-rate schedules, by the names of PyTorch and BasicSR. To add one, register a function or class here."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def adam(
     parameters: Iterable[nn.Parameter], *, lr: Rate = 5e-4, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
     """Adam; ``weight_decay`` adds ``weight_decay * parameter`` to the gradient."""
-    own = list(parameters)
-    return torch.optim.Adam(own, lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(own))
+    return torch.optim.Adam(weights := list(parameters), lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(weights))
 
 
 @OPTIMIZERS.register("AdamW")
@@ -35,8 +34,7 @@ def adamw(
     parameters: Iterable[nn.Parameter], *, lr: Rate = 5e-4, weight_decay: Decay = 1e-2, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
     """Adam with weight decay apart from the gradient."""
-    own = list(parameters)
-    return torch.optim.AdamW(own, lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(own))
+    return torch.optim.AdamW(weights := list(parameters), lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(weights))
 
 
 @OPTIMIZERS.register("SGD")
@@ -48,23 +46,23 @@ def sgd(
     momentum: Beta = 0.0,
     nesterov: bool = False,
 ) -> Optimizer:
-    """Stochastic gradient descent; ``nesterov`` moves by the gradient and the momentum after it, not by the momentum alone.
+    """Stochastic gradient descent; with ``nesterov`` a step is the gradient plus the momentum after it (Sutskever et al. 2013).
 
     Raises:
         UserError: ``nesterov`` without momentum.
     """
     if nesterov and not momentum:
         raise UserError("SGD: nesterov needs a momentum, such as momentum: 0.9.")
-    own = list(parameters)
-    return torch.optim.SGD(own, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=_fused(own))
+    weights = list(parameters)
+    return torch.optim.SGD(weights, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=_fused(weights))
 
 
-def _fused(parameters: Sequence[nn.Parameter]) -> bool | None:
-    """Whether one kernel moves all parameters; ``None`` leaves the choice to PyTorch.
+def _fused(weights: Sequence[nn.Parameter]) -> bool | None:
+    """Whether one kernel moves all weights; ``None`` leaves the choice to PyTorch.
 
-    A run that is resumed goes on as it was begun: the optimizer's state says so.
+    The optimizer's state keeps the choice, so that a resumed run goes on as it was begun.
     """
-    return True if all(parameter.device.type in ("cpu", "cuda") for parameter in parameters) else None
+    return True if all(weight.device.type in ("cpu", "cuda") for weight in weights) else None
 
 
 @LR_SCHEDULES.register("ConstantLR")
@@ -96,12 +94,12 @@ class MultiStepRestartLR(LRScheduler):
     """MultiStepLR that begins anew at every restart, with the optimizer's learning rate times that restart's weight.
 
     Args:
-        optimizer: gives the learning rate to start from.
+        optimizer: has the learning rate to start from.
         total: length of the run.
-        milestones: where the rate is multiplied by ``gamma``; one that is a restart too does not count.
-        gamma: see ``milestones``.
-        restarts: ascending; up to the first one the weight is 1.
-        restart_weights: one per restart.
+        milestones: iterations at which the rate is multiplied by ``gamma``; one that is a restart too does not count.
+        gamma: factor of a milestone.
+        restarts: iterations, ascending; before the first one the weight is 1.
+        restart_weights: one for each restart.
     """
 
     def __init__(
@@ -120,31 +118,31 @@ class MultiStepRestartLR(LRScheduler):
 
     @staticmethod
     def check(restarts: tuple[int, ...], restart_weights: tuple[float, ...], **_: Any) -> None:
-        """Refuse restarts out of order, or without a weight each."""
+        """Check that restarts ascend and have a weight each."""
         if list(restarts) != sorted(set(restarts)):
             raise ValueError(f"restarts must ascend, and {list(restarts)} do not")
         if len(restarts) != len(restart_weights):
             raise ValueError(f"restart_weights: {len(restart_weights)} for {len(restarts)} restarts")
 
     def get_lr(self) -> list[Any]:
-        """Rates of the iteration ``last_epoch``, which counts from 0."""
-        start, weight = [begun for begun in self.starts if begun[0] <= self.last_epoch][-1]
+        """Return the rates of iteration ``last_epoch``, counted from 0."""
+        start, weight = [restart for restart in self.starts if restart[0] <= self.last_epoch][-1]
         passed = sum(start < milestone <= self.last_epoch for milestone in self.milestones)
         return [base * weight * self.gamma**passed for base in self.base_lrs]
 
 
 @LR_SCHEDULES.register("CosineAnnealingRestartLR")
 class CosineAnnealingRestartLR(LRScheduler):
-    """One half cosine down to ``eta_min`` after another; SGDR (Loshchilov & Hutter, ICLR 2017) with BasicSR's weights.
+    """Half cosines down to ``eta_min``, one after another: SGDR (Loshchilov & Hutter, ICLR 2017) with BasicSR's weights.
 
-    Iteration t of a period of length T has ``eta_min + weight / 2 (lr - eta_min) (1 + cos(pi t / T))``, and the last of a
-    period, t = T, stands where the next begins.
+    Iteration t of a period of length T has ``eta_min + weight / 2 (lr - eta_min) (1 + cos(pi t / T))``; t = T still belongs to
+    the period that it ends.
 
     Args:
-        optimizer: gives the learning rate to start from.
+        optimizer: has the learning rate to start from.
         total: length of the run, which the periods must cover.
-        periods: their lengths.
-        restart_weights: one per period.
+        periods: lengths in iterations.
+        restart_weights: one for each period.
         eta_min: lowest rate.
 
     Raises:
@@ -167,12 +165,12 @@ class CosineAnnealingRestartLR(LRScheduler):
 
     @staticmethod
     def check(periods: tuple[int, ...], restart_weights: tuple[float, ...], **_: Any) -> None:
-        """Refuse periods without a weight each."""
+        """Check that every period has a weight."""
         if len(periods) != len(restart_weights):
             raise ValueError(f"restart_weights: {len(restart_weights)} for {len(periods)} periods")
 
     def get_lr(self) -> list[Any]:
-        """Rates of the iteration ``last_epoch``, which counts from 0."""
+        """Return the rates of iteration ``last_epoch``, counted from 0."""
         ends = list(itertools.accumulate(self.periods))
         current = next((place for place, end in enumerate(ends) if self.last_epoch <= end), len(ends) - 1)
         period, weight = self.periods[current], self.restart_weights[current]
@@ -184,8 +182,8 @@ class WarmUp:
     """Linear warm-up under any schedule: iteration t = 1, 2, ... has the schedule's rate times ``min(1, t / iterations)``.
 
     Args:
-        schedule: goes on below as if there were no warm-up.
-        iterations: length of the warm-up; 0 for none.
+        schedule: stepped as if there were no warm-up.
+        iterations: length of the warm-up; 0 or less for none.
     """
 
     def __init__(self, schedule: LRScheduler, iterations: int) -> None:
@@ -194,7 +192,7 @@ class WarmUp:
 
     def step(self) -> None:
         """Set the rates of the next iteration."""
-        # Schedules that go on from the present rate must find their own there.
+        # Some schedules compute the next rate from the optimizer's, which must be theirs and not the warm-up's.
         for group, rate in zip(self.schedule.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate
         self.schedule.step()
@@ -208,7 +206,7 @@ class WarmUp:
                 group["lr"] *= (self.done + 1) / self.iterations
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes on from here; the optimizer's own state holds the rates of the next iteration."""
+        """Return the schedule's state; the optimizer's holds the rates of the next iteration."""
         return {"schedule": self.schedule.state_dict(), "done": self.done, "rates": self.rates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

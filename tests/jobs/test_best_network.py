@@ -10,8 +10,8 @@ import torch
 
 import sr_nas
 from sr_nas.inference.tiles import NonFiniteOutput
-from sr_nas.jobs.checkpointing import Checkpointer
 from sr_nas.jobs.run import Run
+from sr_nas.jobs.train import Checkpointer
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import TrainOptions
 from sr_nas.runs.run_dir import read_history
