@@ -11,21 +11,8 @@ MARK = "model_type"
 
 _OUR_NETWORKS = ("IMDN", "DLSR")
 # Keys without effect on what is learned; they are dropped silently.
-_IGNORED = {
-    "": ("dist_params", "find_unused_parameters"),
-    "datasets": (
-        "use_shuffle",
-        "prefetch_mode",
-        "num_prefetch_queue",
-        "pin_memory",
-        "dataset_enlarge_ratio",
-        "io_backend",
-        "phase",
-    ),
-    "path": ("resume_state",),
-    "val": ("pbar", "suffix", "metrics", "save_img"),
-    "logger": ("wandb",),
-}
+_LOADING = ["use_shuffle", "prefetch_mode", "num_prefetch_queue", "pin_memory", "dataset_enlarge_ratio", "io_backend", "phase"]
+_IGNORED = {"path": ("resume_state",), "val": ("pbar", "suffix", "metrics", "save_img"), "logger": ("wandb",)}
 _SCHEDULES = {"MultiStepLR": "MultiStepRestartLR", "TrueCosineAnnealingLR": "CosineAnnealingLR"}
 
 
@@ -59,7 +46,7 @@ def from_basicsr(raw: dict[str, Any], path: str) -> tuple[dict[str, Any], list[s
 def _translate(raw: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     if raw[MARK] != "SRModel":
         raise ValueError(f"{MARK}: {raw[MARK]} cannot be trained here, only SRModel: one network with a pixel loss.")
-    options = _without(raw, MARK, *_IGNORED[""])
+    options = _without(raw, MARK, "dist_params", "find_unused_parameters")
     path, val, scale = _section(raw, "path"), _section(raw, "val"), raw.get("scale")
     if path.get("resume_state"):
         raise ValueError("path.resume_state: a run of BasicSR cannot go on here; start from its weights with pretrain_network_g.")
@@ -79,9 +66,9 @@ def _translate(raw: dict[str, Any], notes: list[str]) -> dict[str, Any]:
             notes.append(f"val.metrics.{name}: measured by the field's protocol instead, on Y with {scale} pixels shaved")
     if val.get("save_img"):
         notes.append("val.save_img has no effect here: tools/evaluate.py --save_images keeps images")
-    for key in ("path", "val", "logger"):
+    for key, ignored in _IGNORED.items():
         if section := _section(raw, key):
-            options[key] = _without(section, *_IGNORED[key])
+            options[key] = _without(section, *ignored)
     return {key: value for key, value in options.items() if value is not None}
 
 
@@ -109,7 +96,7 @@ def _dataset(address: str, section: Any, notes: list[str]) -> Any:
         raise ValueError(f"{address}.io_backend.type: {backend} cannot be read here, only disk and lmdb.")
     if section.get("meta_info_file") is not None and backend == "disk":
         notes.append(f"{address}.meta_info_file has no effect here: all images of the folder are read")
-    ours = _without(section, *_IGNORED["datasets"], "type", "meta_info_file", "mean", "std", "color", "scale")
+    ours = _without(section, *_LOADING, "type", "meta_info_file", "mean", "std", "color", "scale")
     if backend == "lmdb":
         return {"type": "lmdb"} | _without(ours, "filename_tmpl")
     return {"type": "folder"} | ours
