@@ -37,30 +37,23 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is needed of an HR image to find duplicates.
-
-    Attributes:
-        file: the image file.
-        digest: SHA-256 of its shape and its pixels as 8-bit RGB.
-        bits: float32 [256], the pHash as +1 and -1; all 0 for a flat image, which puts it 128 bits away from every other.
-    """
+    """What is compared of an HR image."""
 
     file: Path
     digest: str
+    """SHA-256 of its shape and its pixels as 8-bit RGB."""
     bits: np.ndarray
+    """float32 [256], the pHash as +1 and -1; all 0 for a flat image, which puts it 128 bits away from every other."""
 
 
 @dataclass
 class Findings:
-    """Result of a check.
-
-    Attributes:
-        counts: one line per folder of a set, such as ``"Set5 x2: 5 images"``.
-        problems: title -> one line per defect of this kind; the list may be empty.
-    """
+    """Result of a check."""
 
     counts: list[str] = field(default_factory=list)
+    """One line per folder of a set, such as ``"Set5 x2: 5 images"``."""
     problems: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Title -> one line per defect of this kind; the list may be empty."""
 
 
 def check(

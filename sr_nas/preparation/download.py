@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +28,9 @@ Member = tuple[PurePosixPath, int, Callable[[], Any]]
 
 ARCHIVES = "archives"
 """Folder of the downloaded archives, below the folder of all data sets."""
-ATTEMPTS, TIMEOUT, BLOCK = 5, 30.0, 1 << 18
+RETRIES, TIMEOUT, BLOCK = 5, 30.0, 1 << 18
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 """Status codes that may change a moment later (RFC 9110, 15.5 and 15.6)."""
-LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 pooch.get_logger().setLevel("WARNING")
 
@@ -64,34 +62,26 @@ def is_there(part: Part, root: Path) -> bool:
     return False
 
 
-def fetch_archive(archive: Archive, folder: Path, progress: Progress, sleep: Callable[[float], None] = time.sleep) -> Path:
-    """Return the path of the verified archive in ``folder``: put there by hand, or downloaded now.
+def fetch_archive(archive: Archive, folder: Path, progress: Progress) -> Path:
+    """Return the path of the verified archive in ``folder``: put there by hand, or downloaded now with several attempts.
 
-    A broken download is continued from ``NAME.part``, by this call and by later ones.
-
-    Args:
-        archive: what to download.
-        folder: made where it is missing.
-        progress: called after every block.
-        sleep: waits so many seconds between attempts.
+    A broken download is continued from ``NAME.part``, by the next attempt and by later calls.
 
     Raises:
         UserError: it cannot be downloaded, or is not the published file; the text says how to get it by hand.
     """
     file = folder / archive.name
-    if file.is_file():
-        if not pooch.hashes.hash_matches(str(file), archive.checksum):
-            raise UserError(f"{file} is not the published archive: its hash is not {archive.checksum}. Remove it.")
-        return file
-    folder.mkdir(parents=True, exist_ok=True)
-    downloader = partial(_download, archive, folder / f"{archive.name}.part", progress, sleep)
+    if file.is_file() and not pooch.hashes.hash_matches(str(file), archive.checksum):
+        raise UserError(f"{file} is not the published archive: its hash is not {archive.checksum}. Remove it.")
+    urls, hashes = {archive.name: archive.url}, {archive.name: archive.checksum}
+    source = pooch.create(folder, "", registry=hashes, urls=urls, retry_if_failed=RETRIES)
     try:
-        return Path(pooch.retrieve(archive.url, archive.checksum, archive.name, folder, downloader=downloader))
-    except (requests.RequestException, ValueError) as error:  # pooch raises ValueError where the hash differs
-        reason = f"no connection, or it broke off ({error})" if isinstance(error, LOST) else error
+        downloader = partial(_resume, archive, folder / f"{archive.name}.part", progress)
+        return Path(source.fetch(archive.name, downloader=downloader))
+    except (requests.RequestException, ValueError, _Refused) as error:  # pooch raises ValueError where the hash differs
         size = "" if archive.size is None else f" ({archive.size / 1e6:,.0f} MB)"
         raise UserError(
-            f"cannot fetch {archive.name}: {reason}\n"
+            f"cannot fetch {archive.name}: {error}\n"
             f"  address:   {archive.url}{size}\n"
             f"  put it at: {file}\n"
             "Download it by other means, such as a browser, put it there and run this again; or run this again later: a broken "
@@ -99,53 +89,36 @@ def fetch_archive(archive: Archive, folder: Path, progress: Progress, sleep: Cal
         ) from error
 
 
-def _download(
-    archive: Archive, incomplete: Path, progress: Progress, sleep: Callable[[float], None], url: str, output: str, _: Any
-) -> None:
-    """Download ``url`` to ``output`` as pooch asks of a downloader, with several attempts that each continue the last one."""
-    failures, furthest = 0, _size(incomplete)
-    while True:
-        try:
-            _continue_download(archive, incomplete, progress)
-            break
-        except requests.RequestException as error:
-            status = None if error.response is None else error.response.status_code
-            # Only attempts that got no further count: a weak line may break any number of times.
-            failures = 0 if _size(incomplete) > furthest else failures + 1
-            furthest = max(furthest, _size(incomplete))
-            if failures >= ATTEMPTS or not (status is None or status in TRANSIENT):
-                raise
-            sleep(min(2.0**failures, 30.0))
+class _Refused(Exception):
+    """The server has something else than the archive, so that another attempt is useless."""
+
+
+def _resume(archive: Archive, incomplete: Path, progress: Progress, url: str, output: str, _: pooch.Pooch) -> None:
+    """Download ``url`` to ``output``, as pooch asks of a downloader, beginning where ``incomplete`` ends."""
+    start = incomplete.stat().st_size if incomplete.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        status = response.status_code
+        if status >= 400 and status not in (416, *TRANSIENT):
+            raise _Refused(f"the server answers {status} {response.reason}.")
+        if response.headers.get("Content-Type", "").startswith("text/html") and status < 400:
+            raise _Refused("the server sends a web page instead of the file, perhaps of a login or a proxy.")
+        if status != 416:  # the range is empty: the file is whole, or of another archive
+            response.raise_for_status()
+            start = start if status == 206 else 0  # 206: the rest; 200: the server knows no ranges and sends all
+            total = start + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+            if total is not None and archive.size not in (None, total):
+                raise _Refused(f"the file there has {total:,} bytes, the published archive {archive.size:,}.")
+            check_room(incomplete.parent, (total or start) - start, archive.name)
+            with incomplete.open("r+b" if start else "wb") as stream:
+                stream.seek(start)
+                for block in response.iter_content(BLOCK):
+                    stream.write(block)
+                    progress(stream.tell(), total)
+    whole = pooch.hashes.hash_matches(str(incomplete), archive.checksum)
     os.replace(incomplete, output)
-
-
-def _continue_download(archive: Archive, incomplete: Path, progress: Progress) -> None:
-    """Append to ``incomplete`` what is missing. The hash of the whole shows later whether old and new bytes belong together."""
-    start = _size(incomplete)
-    if start and start == archive.size:
-        return
-    headers = {"User-Agent": "sr_nas", "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing follows: the file is whole, or of another file
-        response.raise_for_status()
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise ValueError("the server sends a web page instead of the file, perhaps of a login or a proxy.")
-        resumed = response.status_code == requests.codes.partial_content
-        start = start if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        if total is not None and archive.size not in (None, total):
-            raise ValueError(f"the file there has {total:,} bytes, the published archive {archive.size:,}.")
-        check_room(incomplete.parent, (total or start) - start, archive.name)
-        with incomplete.open("ab" if resumed else "wb") as stream:
-            for block in response.iter_content(BLOCK):
-                stream.write(block)
-                progress(stream.tell(), total)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    if not whole and not start:  # else the old bytes may be at fault: pooch starts again without them
+        raise _Refused(f"the file there is not the published archive: its hash is not {archive.checksum}.")
 
 
 def unpack(file: Path, part: Part, root: Path) -> tuple[int, int]:

@@ -42,30 +42,27 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """Where sub-images are cut.
+    """Where sub-images are cut: side and distance in HR pixels, for LR of these scales.
 
-    Attributes:
-        size: height and width of an HR sub-image, in HR pixels.
-        step: distance from one to the next, in HR pixels.
-        scales: scales of the LR sub-images.
+    Raises:
+        UserError: sub-images would not be whole LR pixels at every scale.
     """
 
     size: int
     step: int
     scales: tuple[int, ...]
 
-    @property
-    def unit(self) -> int:
-        """HR pixels that are whole LR pixels at every scale."""
-        return math.lcm(*self.scales)
-
-    def check(self) -> None:
-        """Raise a :class:`UserError` if a sub-image would not be whole LR pixels at every scale."""
+    def __post_init__(self) -> None:
         for name, value in (("size", self.size), ("step", self.step)):
             if value < 1 or value % self.unit:
                 near = max(self.unit, round(value / self.unit) * self.unit)
                 scales = ", ".join(map(str, self.scales))
                 raise UserError(f"--{name} {value} must be a multiple of {self.unit}, for scales {scales}: for example {near}.")
+
+    @property
+    def unit(self) -> int:
+        """HR pixels that are whole LR pixels at every scale."""
+        return math.lcm(*self.scales)
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
         """Return the (top, left) corners in HR pixels, row by row, for an image of this size.
@@ -133,9 +130,8 @@ def crop(
         As :func:`make_lr`.
 
     Raises:
-        UserError: size or step do not fit the scales, HR and LR do not pair up, or an output folder is an input folder.
+        UserError: HR and LR do not pair up, or an output folder is an input folder.
     """
-    grid.check()
     images = by_stem(list_images(hr))
     lr_files: dict[str, dict[int, Path]] = {name: {} for name in images}
     places = {} if lr is None else {scale: _lr_folder(lr, scale, grid.scales) for scale in grid.scales}

@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 def atomic_dir(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` that is renamed to ``target`` when the block ends without an exception.
 
-    Where ``target`` exists already, the files whose names it lacks are moved into it; nothing in it is replaced. After an
-    exception nothing stays; what a killed process leaves is removed by the next call on the same machine.
+    Where ``target`` exists, the files whose names it lacks are moved into it; nothing in it is replaced. After an exception
+    nothing stays; what a killed process leaves is removed by the next call on the same machine.
 
     Raises:
         UserError: the target is a file.
@@ -73,14 +73,10 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 def in_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in order, computed in ``workers`` processes (1: in this one).
 
-    Args:
-        function: picklable, as a function of a module or a ``functools.partial`` of one; so are items and results.
-        items: what to call it with. Twice as many as there are workers are submitted at a time, so that results which are
-            taken slowly do not fill the memory.
-        workers: number of processes.
+    Function (of a module, or a ``functools.partial`` of one), items and results are pickled. What it raises is raised here.
 
     Raises:
-        UserError: a worker was killed, mostly for lack of memory. What ``function`` raises is raised here.
+        UserError: a worker was killed, mostly for lack of memory.
     """
     if workers == 1 or len(items) < 2:
         yield from map(function, items)
@@ -90,6 +86,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], work
     try:
         with ProcessPoolExecutor(min(workers, len(items)), context, _start_worker) as pool:
             rest = iter(items)
+            # Not all at once: results that are consumed slowly would fill the memory.
             waiting = deque(pool.submit(function, item) for item in islice(rest, 2 * workers))
             while waiting:
                 yield waiting.popleft().result()

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,8 +34,9 @@ def sha256(content: bytes) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_proxy_and_no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def site() -> Iterator[Site]:
 
 def fetch(site: Site, folder: Path, size: int | None = len(CONTENT), checksum: str = sha256(CONTENT), url: str = "") -> Path:
     archive = Archive("set.zip", url or site.url, size, checksum)
-    return fetch_archive(archive, folder, lambda done, total: None, lambda seconds: None)
+    return fetch_archive(archive, folder, lambda done, total: None)
 
 
 def names(folder: Path) -> list[str]:
@@ -70,7 +72,7 @@ def test_a_connection_that_drops_is_continued(site: Site, tmp_path: Path) -> Non
 
 def test_a_later_run_continues_where_an_earlier_one_gave_up(site: Site, tmp_path: Path) -> None:
     site.drops = [3 << 20, 0, 0, 0, 0, 0]
-    with pytest.raises(UserError, match="broke off"):
+    with pytest.raises(UserError, match="IncompleteRead"):
         fetch(site, tmp_path)
     assert names(tmp_path) == ["set.zip.part"] and len(site.ranges_asked) == 6
     site.ranges_asked.clear()
@@ -86,17 +88,15 @@ def test_without_ranges_it_begins_again(site: Site, tmp_path: Path) -> None:
 
 def test_without_ranges_a_line_that_always_breaks_is_given_up(site: Site, tmp_path: Path) -> None:
     site.ranges, site.drops = False, [2 << 20, 1 << 20] * 25
-    with pytest.raises(UserError, match="broke off"):
+    with pytest.raises(UserError, match="IncompleteRead"):
         fetch(site, tmp_path)
     assert len(site.ranges_asked) == 6
 
 
-def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(site: Site, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_from_its_beginning(site: Site, tmp_path: Path) -> None:
     (tmp_path / "set.zip.part").write_bytes(CONTENT[::-1][: 2 << 20])
-    with pytest.raises(UserError, match="does not match the known hash"):
-        fetch(site, tmp_path)
-    assert names(tmp_path) == []
     assert fetch(site, tmp_path).read_bytes() == CONTENT
+    assert site.ranges_asked == [f"bytes={2 << 20}-", None]
 
 
 @pytest.mark.parametrize("content", [CONTENT[:9], CONTENT + b"more"])
@@ -109,7 +109,7 @@ def test_a_file_of_another_size_is_not_downloaded(site: Site, tmp_path: Path, co
 
 def test_a_file_of_another_content_is_not_taken_nor_kept(site: Site, tmp_path: Path) -> None:
     for checksum in (sha256(b"other"), f"md5:{hashlib.md5(b'other').hexdigest()}"):
-        with pytest.raises(UserError, match="does not match the known hash"):
+        with pytest.raises(UserError, match="is not the published archive"):
             fetch(site, tmp_path, checksum=checksum)
         assert names(tmp_path) == []
     assert len(site.ranges_asked) == 2
@@ -121,8 +121,6 @@ def test_a_part_that_is_whole_or_too_long(site: Site, tmp_path: Path) -> None:
     assert site.ranges_asked == ["bytes=5120000-"]
     (tmp_path / "set.zip").unlink()
     (tmp_path / "set.zip.part").write_bytes(CONTENT + b"more")
-    with pytest.raises(UserError, match="does not match the known hash"):
-        fetch(site, tmp_path)
     assert fetch(site, tmp_path).read_bytes() == CONTENT
 
 
@@ -130,7 +128,7 @@ def test_a_missing_page_says_what_to_do_by_hand(site: Site, tmp_path: Path) -> N
     site.statuses = [404]
     with pytest.raises(UserError) as error:
         fetch(site, tmp_path)
-    for words in ("404 Client Error", site.url, str(tmp_path / "set.zip"), "5 MB"):
+    for words in ("404 Not Found", site.url, str(tmp_path / "set.zip"), "5 MB"):
         assert words in str(error.value)
     assert len(site.ranges_asked) == 1
 
@@ -152,7 +150,7 @@ def test_without_a_network_it_says_what_to_do_by_hand(site: Site, tmp_path: Path
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/set.zip"
-    with pytest.raises(UserError, match=r"no connection, or it broke off \((.|\n)*put it at"):
+    with pytest.raises(UserError, match=r"refused(.|\n)*put it at"):
         fetch(site, tmp_path, url=url)
 
 
