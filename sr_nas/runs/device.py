@@ -14,6 +14,9 @@ import torch
 from sr_nas.errors import UserError
 from sr_nas.runs.distributed import launched, local_rank
 
+if sys.platform != "win32":
+    import resource
+
 Precision = Literal["fp32", "bf16", "fp16"]
 """``"bf16"`` and ``"fp16"`` run the network under autocast; the weights and the output stay float32."""
 
@@ -123,8 +126,6 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # not on Windows
-
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

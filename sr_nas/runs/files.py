@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+if sys.platform != "win32":
+    import fcntl
+
 ABANDONED = 24 * 3600
 """Seconds after its last change when an unfinished file is taken for abandoned by its process."""
 _MARK = "-unfinished-"
@@ -64,8 +67,6 @@ def lock(stream: TextIO) -> None:
         BlockingIOError: another process holds the lock.
     """
     if sys.platform != "win32":
-        import fcntl  # not on Windows
-
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
