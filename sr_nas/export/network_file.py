@@ -129,6 +129,9 @@ def _tensors(network: Network) -> dict[str, Tensor]:
 def load_any(path: str | Path) -> Network:
     """Build the network of any task in an exported ``.safetensors`` or ``.pth`` file, in eval mode, on the CPU.
 
+    A classifier maps RGB in 0..1, ``[N, 3, H, W]``, less ``mean`` and divided by ``std``, which :func:`read_metadata` has under
+    ``training``, to logits, ``[N, num_classes]``.
+
     Raises:
         UserError: the file is missing, damaged, no export of ours, or of an architecture that is not known here.
     """
@@ -158,21 +161,6 @@ def load_network(path: str | Path) -> SRNetwork:
             "none. Its accuracy is in the history of its training, and tools/complexity.py --model counts it."
         )
     assert isinstance(network, SRNetwork)
-    return network
-
-
-def load_classifier(path: str | Path) -> Classifier:
-    """Build the classifier of an exported file, with its weights, in eval mode, on the CPU.
-
-    It maps RGB in 0..1, ``[N, 3, H, W]``, less ``mean`` and divided by ``std``, which :func:`read_metadata` has under
-    ``training``, to logits, ``[N, num_classes]``.
-
-    Raises:
-        UserError: as :func:`load_any`; or it is no classifier.
-    """
-    network = load_any(path)
-    if not isinstance(network, Classifier):
-        raise UserError(f"{path} is no classifier: it holds {network.arch}, which upscales images.")
     return network
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.network_file import load_state
-from sr_nas.genotype import genotype_from
+from sr_nas.genotype import Genotype, genotype_from
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, PUBLISHED, input_choices
 from sr_nas.networks.imdn import IMDN
-from sr_nas.registry import NETWORKS
+from sr_nas.networks.imdn import PUBLISHED as IMDN_PUBLISHED
 from sr_nas.runs.checkpoint import load_tensors
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -63,59 +63,49 @@ def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwor
     """Load a released ``.pth`` file into our network of the same architecture, in eval mode, on the CPU.
 
     The network takes and gives RGB in 0..1, whatever range its authors trained in. The tensors may lie bare or under one of
-    :data:`WRAPPERS`, with or without ``module.`` before their names.
+    :data:`WRAPPERS`, with or without ``module.`` before their names, which are the authors' or ours, as BasicSR saves them after
+    training our network. Sizes follow from the tensors' shapes, of DLSR the operations too, but not which cells feed which.
 
     Args:
-        path: the file; it must load with ``weights_only=True``. Its tensors have the names of the network's authors, or ours,
-            as BasicSR saves them after training our network.
-        arch: name of the architecture, in any case, e.g. ``"imdn"``.
+        path: the file; it must load with ``weights_only=True``.
+        arch: ``"imdn"`` or ``"dlsr"``, in any case.
         genotype: what the file itself does not contain, in any form of :func:`sr_nas.genotype.genotype_from`.
 
     Raises:
-        UserError: unknown architecture, or a file that does not hold it.
+        UserError: unknown architecture, a file that does not hold it, or a genotype that is missing or contradicts it.
     """
-    known = {name.lower(): name for name in CONVERTERS}
+    known = {network.arch.lower(): network.arch for network in (DLSR, IMDN)}
     if arch.lower() not in known:
-        raise UserError(f"no released weights of '{arch}' are known{nearest(arch, CONVERTERS)} Known: {listing(CONVERTERS)}.")
-    path, name = Path(path), known[arch.lower()]
+        raise UserError(
+            f"no released weights of '{arch}' are known{nearest(arch, known.values())} Known: {listing(known.values())}."
+        )
+    path, arch = Path(path), known[arch.lower()]
     tensors = bare_tensors(load_tensors(path), path)
-    if "head.weight" in tensors:
-        return _from_our_names(tensors, name, genotype, path)
-    return CONVERTERS[name](tensors, path, genotype)
-
-
-def imdn_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any = None) -> SRNetwork:
-    """Build the published IMDN of any size and scale from its authors' tensors.
-
-    Raises:
-        UserError: these are not the tensors of an IMDN, or a genotype is passed, which is the published one here.
-    """
-    if genotype is not None:
-        raise UserError("--genotype: released IMDN weights are of the published network, so they take no genotype.")
-    ours = rename(tensors, IMDN_NAMES)
-    blocks = _count(ours, "blocks")
-    if "head.weight" not in ours or "tail.weight" not in ours or not blocks:
+    from_authors = "head.weight" not in tensors
+    ours = rename(tensors, DLSR_NAMES if arch == DLSR.arch else IMDN_NAMES) if from_authors else tensors
+    parts = {match[1] for name in ours if (match := re.match(r"(?:blocks|cells)\.(\d+)\.", name))}
+    if not parts or any(name not in ours or ours[name].ndim != 4 for name in ("head.weight", "tail.weight")):
         raise UserError(
-            f"{path} holds no released IMDN: fea_conv, IMDB1 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
+            f"{path} holds no {arch}: tensors by its authors' names (fea_conv, IMDB1 or B1, upsampler.0) or by ours (head, "
+            f"blocks or cells, tail) are expected, found {listing(tensors, 8)}."
         )
-    return load_state(IMDN(_scale(ours), ours["head.weight"].shape[0], blocks), ours, path)
+    scale, nf = round((ours["tail.weight"].shape[0] / 3) ** 0.5), ours["head.weight"].shape[0]
+    if arch == IMDN.arch:
+        if from_authors and genotype is not None:
+            raise UserError("--genotype: released IMDN weights are of the published network, so they take no genotype.")
+        return load_state(IMDN(scale, nf, len(parts), IMDN_PUBLISHED if genotype is None else genotype), ours, path)
+    network = DLSR(scale, nf, len(parts), _dlsr_genotype(ours, len(parts), genotype, path))
+    load_state(network, ours, path)
+    if from_authors:
+        # Only these two layers see pixels: what lies between stays in the range that it was trained in.
+        network.head.weight.data *= DLSR_PEAK
+        network.tail.weight.data /= DLSR_PEAK
+        network.tail.bias.data /= DLSR_PEAK  # type: ignore[union-attr]
+    return network
 
 
-def dlsr_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any = None) -> SRNetwork:
-    """Build a DLSR of any size and scale from its authors' tensors, for images in 0..1.
-
-    The three operations follow from the tensors' shapes. The inputs of the cells do not: every cell joins two others by a
-    tensor of the same shape, whichever they are, so ``genotype`` must name them.
-
-    Raises:
-        UserError: these are not the tensors of a DLSR, or a genotype that is missing or contradicts them.
-    """
-    ours = rename(tensors, DLSR_NAMES)
-    cells = _count(ours, "cells")
-    if "head.weight" not in ours or "tail.weight" not in ours or cells < 2:
-        raise UserError(
-            f"{path} holds no released DLSR: fea_conv, B1, B2 ... and upsampler.0 are expected, found {listing(tensors, 8)}."
-        )
+def _dlsr_genotype(ours: Mapping[str, Tensor], cells: int, genotype: Any, path: Path) -> Genotype:
+    """Return the operations that the tensors have, and the inputs of cells of ``genotype``; both must agree on the operations."""
     operations = tuple(_dlsr_operation(ours, index, path) for index in range(len(OPERATIONS)))
     if genotype is None and input_choices(cells):
         raise UserError(
@@ -127,12 +117,7 @@ def dlsr_from_released(tensors: Mapping[str, Tensor], path: Path, genotype: Any 
     named = tuple(decided[label][0] for label in OPERATIONS)
     if named != operations:
         raise UserError(f"{path} holds the operations {listing(operations)}, but the genotype names {listing(named)}.")
-    network = load_state(DLSR(_scale(ours), ours["head.weight"].shape[0], cells, decided), ours, path)
-    # Only these two layers see pixels: what lies between stays in the range that it was trained in.
-    network.head.weight.data *= DLSR_PEAK
-    network.tail.weight.data /= DLSR_PEAK
-    network.tail.bias.data /= DLSR_PEAK  # type: ignore[union-attr]
-    return network
+    return decided
 
 
 def _dlsr_operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
@@ -151,27 +136,6 @@ def _dlsr_operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
     return f"{kind}_{kernel}x{kernel}"
 
 
-CONVERTERS: dict[str, Callable[[Mapping[str, Tensor], Path, Any], SRNetwork]] = {
-    DLSR.arch: dlsr_from_released,
-    IMDN.arch: imdn_from_released,
-}
-
-
-def _from_our_names(tensors: Mapping[str, Tensor], arch: str, genotype: Any, path: Path) -> SRNetwork:
-    """Build a network from what BasicSR saved after training it: its sizes show in the tensors, its genotype does not."""
-    parts = _count(tensors, "(?:blocks|cells)")
-    if "tail.weight" not in tensors or not parts or any(tensors[name].ndim != 4 for name in ("head.weight", "tail.weight")):
-        raise UserError(f"{path} holds no {arch}: head, blocks or cells, and tail are expected, found {listing(tensors, 8)}.")
-    if genotype is None and any(name.startswith("joins.") for name in tensors):
-        raise UserError(
-            f"{path} does not say which cells feed which: tensors of any two have the same shape. "
-            "Name its genotype with --genotype."
-        )
-    settings = {} if genotype is None else {"genotype": genotype}
-    network: SRNetwork = NETWORKS.get(arch)(_scale(tensors), tensors["head.weight"].shape[0], parts, **settings)
-    return load_state(network, tensors, path)
-
-
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     """Return a state dict under the names that the rules make of its names."""
     return {_rename(name, rules): tensor for name, tensor in tensors.items()}
@@ -183,17 +147,6 @@ def _rename(name: str, rules: Rules) -> str:
         if count:
             return changed
     return name
-
-
-def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """The number of blocks, whose tensors are called ``<pattern>.<index>...``."""
-    return len({match[1] for name in tensors if (match := re.match(rf"{pattern}\.(\d+)\.", name))})
-
-
-def _scale(tensors: Mapping[str, Tensor]) -> int:
-    """The upscaling factor: before the pixel shuffle, there are 3 s^2 channels."""
-    scale: int = round((tensors["tail.weight"].shape[0] / 3) ** 0.5)
-    return scale
 
 
 def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None) -> dict[str, Tensor]:

@@ -161,37 +161,6 @@ def upscale_tiles(
             yield slice(scale * top, scale * bottom), slice(scale * left, scale * right), pixels
 
 
-def upscale(
-    network: nn.Module,
-    lr: Tensor,
-    *,
-    tile: int | None = None,
-    device: torch.device | str,
-    precision: Precision = "fp32",
-    ensemble: bool = False,
-) -> Tensor:
-    """Upscale an LR tensor, [1, 3, H, W], float32 in 0..1, on the CPU, to [1, 3, s H, s W], not clipped.
-
-    The arguments are those of :func:`upscale_tiles`.
-
-    Images are better upscaled by :func:`~sr_nas.inference.images.upscale_image`, which never holds them as floats.
-    """
-    (height, width), scale = lr.shape[2:], cast(int, network.scale)
-    sr = lr.new_empty((*lr.shape[:2], scale * height, scale * width))
-    pieces = upscale_tiles(
-        network,
-        (height, width),
-        lambda rows, columns: lr[..., rows, columns],
-        tile=tile,
-        device=device,
-        precision=precision,
-        ensemble=ensemble,
-    )
-    for rows, columns, pixels in pieces:
-        sr[..., rows, columns] = pixels
-    return sr
-
-
 @contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]

@@ -25,9 +25,10 @@ from sr_nas.images.files import read_image, write_image
 from sr_nas.inference import optimize
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import HalfPrecision, RuntimeNetwork, check_same, countable
-from sr_nas.inference.tiles import pools_globally, tile_overlap, upscale
+from sr_nas.inference.tiles import pools_globally, tile_overlap
 from sr_nas.metrics import evaluate_set
 from tests.export.networks import tiny_dlsr, tiny_imdn
+from tests.inference.tensors import upscale
 from tests.jobs.processes import run
 
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]

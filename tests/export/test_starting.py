@@ -66,5 +66,5 @@ def test_what_basicsr_saves_of_our_network_is_a_model(network: Any, tmp_path: Pa
     torch.save({"params": network.state_dict(), "params_ema": network.state_dict()}, file)
     loaded = load_model(file, network.arch.lower(), network.genotype)
     assert torch.equal(loaded(x), network.eval()(x)) and loaded.settings() == network.settings()
-    with pytest.raises(UserError, match="does not fit" if network.arch == "IMDN" else "does not say which cells feed which"):
+    with pytest.raises(UserError, match="does not fit" if network.arch == "IMDN" else "not which cells feed cells 3 to 3"):
         load_model(file, network.arch.lower())

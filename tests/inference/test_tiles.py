@@ -13,10 +13,11 @@ from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
 from sr_nas.export.released import load_released
 from sr_nas.inference.images import upscaler
-from sr_nas.inference.tiles import fitting_tile, pools_globally, tile_overlap, upscale
+from sr_nas.inference.tiles import fitting_tile, pools_globally, tile_overlap
 from sr_nas.metrics import evaluate_set
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN, ContrastAwareChannelAttention
+from tests.inference.tensors import upscale
 
 
 class Small(nn.Module):

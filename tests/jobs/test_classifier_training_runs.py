@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sr_nas.classification.darts import DARTS
-from sr_nas.export.network_file import load_classifier, read_metadata
+from sr_nas.export.network_file import load_any, read_metadata
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.run_dir import read_history
@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def accuracy(file: Path, data: Path) -> dict[str, float]:
     """Measured anew, from what the file says and nothing else, by sorting."""
-    network, told = load_classifier(file), json.loads(read_metadata(file)["training"])
+    network, told = load_any(file), json.loads(read_metadata(file)["training"])
     found = np.load(data)
     x = (found["x_test"].astype(np.float32) / 255 - np.float32(told["mean"])) / np.float32(told["std"])
     with torch.inference_mode():
@@ -138,12 +138,12 @@ def test_a_genotype_of_a_search_and_weights_to_start_from(tmp_path: Path) -> Non
     (tmp_path / "search" / "genotype.json").write_text(json.dumps(genotype))
     small = [f"network_g:genotype={tmp_path / 'search'}", "network_g:channels=2", "network_g:num_cells=1", "train:total_iter=1"]
     printed = train(tmp_path, *small, file=NASBENCH201)
-    network = load_classifier(tmp_path / "tiny" / "last.safetensors")
+    network = load_any(tmp_path / "tiny" / "last.safetensors")
     assert network.genotype.names == names
     assert "NAS-Bench-201 knows these cells" in printed
     start = f"path:pretrain_network_g={tmp_path / 'tiny' / 'last.safetensors'}"
     train(tmp_path, *small, start, "train:optim_g:lr=1e-12", "name=warm", file=NASBENCH201)
-    warm = load_classifier(tmp_path / "warm" / "last.safetensors")
+    warm = load_any(tmp_path / "warm" / "last.safetensors")
     assert torch.allclose(warm.get_parameter("classifier.weight"), network.get_parameter("classifier.weight"), atol=1e-9)
     text = train(tmp_path, *small, "train:drop_path=0.2", "name=none", file=NASBENCH201, code=1)
     assert "train.drop_path: NASBench201 has no operations to leave out" in text and not (tmp_path / "none").exists()

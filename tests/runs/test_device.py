@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from sr_nas.errors import UserError
-from sr_nas.inference.tiles import upscale
 from sr_nas.runs.device import (
     _cgroup_memory,
     available_memory,
@@ -21,6 +20,7 @@ from sr_nas.runs.device import (
     reset_peak_memory,
     resolve_precision,
 )
+from tests.inference.tensors import upscale
 
 STAT = "anon 5\nfile 9\nactive_file 2\ninactive_file 7\n"
 
