@@ -11,8 +11,7 @@ import torch
 from sr_nas.complexity.costs import cost_table
 from sr_nas.contracts import Network
 from sr_nas.data.loader import ResumableLoader, split_indices
-from sr_nas.errors import listing
-from sr_nas.export.model import start_from, starting_tensors
+from sr_nas.export.model import load_pretrained
 from sr_nas.optim import WarmUp
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES
@@ -106,10 +105,7 @@ def build_training(options: AnyTraining) -> tuple[Any, Any, list[str]]:
     start = options.path.pretrain_network_g
     if start is None:
         return images, network, []
-    tensors, remark = starting_tensors(Path(start), options.path.param_key_g)
-    new, total = start_from(network, start, tensors, options.path.strict_load_g)
-    fresh = f"; new: {listing(new, 5)}" if new else ""
-    return images, network, [f"starting from {start}{remark}: {total - len(new)} of {total} tensors fit{fresh}"]
+    return images, network, [load_pretrained(network, Path(start), options.path.param_key_g, options.path.strict_load_g)]
 
 
 def build_trainer(

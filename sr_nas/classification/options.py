@@ -92,10 +92,3 @@ class ClassifierTrainOptions(AnyTraining):
     network_g: Annotated[Component, Of(CLASSIFIERS)]
     """The network; how many classes there are, the images tell."""
     train: ClassifierTraining
-
-
-class ClassifierNetworkOptions(Strict):
-    """What of an option file says which classifier it is for."""
-
-    task: Literal["classification"]
-    network_g: Annotated[Component, Of(CLASSIFIERS)]

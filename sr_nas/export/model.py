@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
@@ -198,58 +197,40 @@ def trained_file(run: Path) -> Path:
     raise UserError(f"{run} holds no trained network ({BEST} or {LAST}).")
 
 
-def starting_tensors(path: Path, key: str | None = None) -> tuple[Mapping[str, Tensor], str]:
-    """Read the weights that a training starts from: of an exported network, of a search, or of BasicSR's ``.pth`` or ``.pt``.
-
-    Args:
-        path: the file.
-        key: which of several networks in a ``.pth``; by default ``params_ema`` before ``params``.
-
-    Returns:
-        The tensors by name, and where several might be meant, a remark which were taken.
-
-    Raises:
-        UserError: it cannot be read, or holds no such tensors.
-    """
-    if path.suffix == ".safetensors":
-        return read_file(path)[1], ""
-    if path.suffix not in RELEASED:
-        raise UserError(f"path.pretrain_network_g: {path} is no .safetensors, .pth or .pt file.")
-    content = load_tensors(path)
-    tensors, taken = bare_tensors(content, path, key), key or wrapper_of(content)
-    others = [name for name in WRAPPERS if name != taken and isinstance(content.get(name), Mapping)]
-    return tensors, f" ({taken} of it; it also has {listing(others)})" if taken and others else ""
-
-
-def start_from(network: Network, path: str, tensors: Mapping[str, Tensor], strict: bool) -> tuple[list[str], int]:
-    """Give a network the weights that its training starts from.
+def load_pretrained(network: Network, path: Path, key: str | None = None, strict: bool = True) -> str:
+    """Give a network the weights that its training starts from; return a line that says which.
 
     Args:
         network: changed in place.
-        path: the file, for messages.
-        tensors: of the file.
-        strict: refuse a file that lacks a tensor, or has one of another shape or name.
-
-    Returns:
-        The names of the network's tensors that stay as they are, and how many tensors it has.
+        path: an exported network, what a search left, or a ``.pth`` or ``.pt`` as BasicSR writes it.
+        key: which of several networks in a ``.pth``; by default ``params_ema`` before ``params``.
+        strict: refuse a file that lacks a tensor of the network, or has one of another shape or name.
 
     Raises:
-        UserError: strict and not all fit, or none fits at all, or the weights are not finite.
+        UserError: the file cannot be read, or not all tensors fit (strict), or none does, or the weights are not finite.
     """
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"path.pretrain_network_g: {name} of {path} is not finite: these weights are of a diverged training.")
+    where, remark = f"path.pretrain_network_g: {path}", ""
+    if path.suffix == ".safetensors":
+        tensors = read_file(path)[1]
+    elif path.suffix in RELEASED:
+        content = load_tensors(path)
+        tensors, wrapper = bare_tensors(content, path, key), key or wrapper_of(content)
+        others = [name for name in WRAPPERS if name != wrapper and isinstance(content.get(name), Mapping)]
+        remark = f" ({wrapper} of it; it also has {listing(others)})" if wrapper and others else ""
+    else:
+        raise UserError(f"{where} is no .safetensors, .pth or .pt file.")
+    if broken := [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UserError(f"{where} is of a diverged training: {broken[0]} is not finite.")
     state = network.state_dict()
     fitting = {name: tensor for name, tensor in tensors.items() if name in state and state[name].shape == tensor.shape}
     misfits = [name for name in dict.fromkeys((*state, *tensors)) if name not in fitting]
     if (strict and misfits) or not fitting:
-        stated = read_metadata(path).get("scale") if path.endswith(".safetensors") else None
+        stated = read_metadata(path).get("scale") if path.suffix == ".safetensors" else None
         differs = isinstance(network, SRNetwork) and stated not in (None, str(network.scale))
         scales = f" The file is of scale {stated} and the network of {network.scale}." if differs else ""
         advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
-        raise UserError(
-            f"path.pretrain_network_g: {path} does not fit the network; missing or of another shape: {listing(misfits, 5)}."
-            f"{scales}{advice}"
-        )
+        raise UserError(f"{where} does not fit the network; missing or of another shape: {listing(misfits, 5)}.{scales}{advice}")
     network.load_state_dict(fitting, strict=False)
-    return [name for name in state if name not in fitting], len(state)
+    new = [name for name in state if name not in fitting]
+    fresh = f"; new: {listing(new, 5)}" if new else ""
+    return f"starting from {path}{remark}: {len(fitting)} of {len(state)} tensors fit{fresh}"

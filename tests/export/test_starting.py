@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sr_nas.errors import UserError
-from sr_nas.export.model import load_model, start_from, starting_tensors
+from sr_nas.export.model import load_model, load_pretrained
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 
@@ -20,18 +20,18 @@ def test_a_training_starts_from_our_tensors_in_any_wrapper(tmp_path: Path, wrapp
     source, network, file = IMDN(2, 16, 1), IMDN(2, 16, 1), tmp_path / "net_g_4.pth"
     tensors = {prefix + name: tensor for name, tensor in source.state_dict().items()}
     torch.save({wrapper: tensors} if wrapper else tensors, file)
-    found, taken = starting_tensors(file)
-    assert start_from(network, str(file), found, strict=True) == ([], len(tensors)) and taken == ""
+    assert load_pretrained(network, file) == f"starting from {file}: {len(tensors)} of {len(tensors)} tensors fit"
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
 def test_of_several_networks_one_is_taken_and_named(tmp_path: Path) -> None:
-    file = tmp_path / "net_g_4.pth"
-    torch.save({name: {"w": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0))}, file)
-    tensors, taken = starting_tensors(file)
-    assert tensors["w"] == 2 and taken == " (params_ema of it; it also has params)"
-    tensors, taken = starting_tensors(file, "params")
-    assert tensors["w"] == 1 and taken == " (params of it; it also has params_ema)"
+    file, network = tmp_path / "net_g_4.pth", IMDN(2, 16, 1)
+    tensors = {name: {"head.bias": torch.full((16,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0))}
+    torch.save(tensors, file)
+    assert "(params_ema of it; it also has params): 1 of" in load_pretrained(network, file, strict=False)
+    assert bool((network.head.bias == 2).all())
+    assert "(params of it; it also has params_ema): 1 of" in load_pretrained(network, file, "params", strict=False)
+    assert bool((network.head.bias == 1).all())
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_of_several_networks_one_is_taken_and_named(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_decided_says_what_is_in_it(content: Any, key: str | None, words: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match=words):
-        starting_tensors(tmp_path / "x.pth", key)
+        load_pretrained(IMDN(2, 16, 1), tmp_path / "x.pth", key)
 
 
-def test_weights_that_are_not_finite_start_nothing() -> None:
+def test_weights_that_are_not_finite_start_nothing(tmp_path: Path) -> None:
     network = IMDN(2, 16, 1)
-    tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in network.state_dict().items()}
-    with pytest.raises(UserError, match=r"head\.weight of x\.pth is not finite"):
-        start_from(network, "x.pth", tensors, strict=True)
+    torch.save({name: torch.full_like(tensor, torch.nan) for name, tensor in network.state_dict().items()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth is of a diverged training: head\.weight is not finite"):
+        load_pretrained(network, tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
