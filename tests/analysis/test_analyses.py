@@ -99,8 +99,8 @@ def test_analyses_without_a_folder_are_numbered(runs: list[Path], tmp_path: Path
 
 def test_methods_are_told_apart_by_their_options_and_not_by_their_names(runs: list[Path], tmp_path: Path) -> None:
     other = made_up(tmp_path, "darts", 7, (0.1, 0.1), name="unlike")
-    found = methods_of([*runs, other])
-    assert [(method.name, method.seeds) for method in found] == [("darts", [0, 1, 2, 7]), ("beta", [0, 1, 2])]
+    result = methods_of([*runs, other])
+    assert [(method.name, method.seeds) for method in result] == [("darts", [0, 1, 2, 7]), ("beta", [0, 1, 2])]
     with pytest.raises(UserError, match="would count twice"):
         methods_of([*runs, made_up(tmp_path, "beta", 2, (0.1, 0.1), name="again")])
 
@@ -121,7 +121,7 @@ def test_a_folder_of_seeds_stands_for_its_runs(tmp_path: Path) -> None:
         methods_of([seeds])
 
 
-def test_two_methods_of_one_name_are_both_told(tmp_path: Path) -> None:
+def test_two_methods_of_one_name_are_both_named(tmp_path: Path) -> None:
     both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "sac", 0, (0.1, 0.1), name="x_2")]
     options = both[1] / "options.yml"
     options.write_text(options.read_text().replace("name: x_2", "name: x"))
@@ -149,12 +149,12 @@ def test_curves_are_means_and_deviations_over_seeds(runs: list[Path], tmp_path: 
 
 def test_replacing_the_first_edge_gives_the_accuracies_of_the_table() -> None:
     betas = dict(zip(OPERATIONS, [0.1, 0.2, 0.25, 0.3, 0.15], strict=True))
-    found = replacement(read_genotype(SA_DARTS), betas, "1<-0")
-    assert list(found.betas.values()) == [0.3, 0.25, 0.2, 0.15, 0.1]
-    assert list(found.betas) == ["nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"]
+    result = replacement(read_genotype(SA_DARTS), betas, "1<-0")
+    assert list(result.betas.values()) == [0.3, 0.25, 0.2, 0.15, 0.1]
+    assert list(result.betas) == ["nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"]
     # The paper prints 73.5, 72.3, 70.78, 71.8 and 70.02. The last two are none of the table's means, of any edge.
-    assert found.accuracies["cifar100"] == pytest.approx([73.51, 72.30, 70.78, 71.37, 70.37], abs=0.006)
-    right, pairs = found.in_order("cifar100")
+    assert result.accuracies["cifar100"] == pytest.approx([73.51, 72.30, 70.78, 71.37, 70.37], abs=0.006)
+    right, pairs = result.in_order("cifar100")
     assert (right, pairs) == (9, 10)  # all but skip and pooling
 
 

@@ -20,7 +20,7 @@ def noise(seed: int, height: int = 22, width: int = 25) -> np.ndarray:
 @pytest.mark.parametrize("side", [1, 6, 18])
 def test_best_and_worst_against_brute_force(side: int) -> None:
     hr, sr, baseline = noise(0), noise(1), noise(2)
-    found = extreme_gains(sr, baseline, hr, 2, side)
+    result = extreme_gains(sr, baseline, hr, 2, side)
     before, after, boxes = [], [], []
     for top in range(2, 20 - side + 1):
         for left in range(2, 23 - side + 1):
@@ -29,15 +29,15 @@ def test_best_and_worst_against_brute_force(side: int) -> None:
             before.append(squared_error(baseline, hr)[inner].mean())
             after.append(squared_error(sr, hr)[inner].mean())
     removed = [a - b for a, b in zip(before, after, strict=True)]
-    assert found["best"][1] == boxes[int(np.argmax(removed))]
-    assert found["best"][0] == pytest.approx(max(removed))
+    assert result["best"][1] == boxes[int(np.argmax(removed))]
+    assert result["best"][0] == pytest.approx(max(removed))
     decibels = {
         box: 10 * math.log10(max(a, 0.01) / max(b, 0.01))
         for box, a, b in zip(boxes, before, after, strict=True)
         if a >= np.mean(before)
     }
-    assert found["worst"][1] == min(decibels, key=lambda box: decibels[box])
-    assert found["worst"][0] == pytest.approx(min(decibels.values()))
+    assert result["worst"][1] == min(decibels, key=lambda box: decibels[box])
+    assert result["worst"][0] == pytest.approx(min(decibels.values()))
 
 
 def test_the_worst_is_not_a_place_where_nothing_can_be_gained() -> None:
@@ -49,8 +49,8 @@ def test_the_worst_is_not_a_place_where_nothing_can_be_gained() -> None:
 
 
 def test_an_image_smaller_than_the_square() -> None:
-    found = extreme_gains(noise(1), noise(2), noise(0), 3, 96)
-    assert all(right - left == 16 and bottom - top == 16 for _, (left, top, right, bottom) in found.values())
+    result = extreme_gains(noise(1), noise(2), noise(0), 3, 96)
+    assert all(right - left == 16 and bottom - top == 16 for _, (left, top, right, bottom) in result.values())
 
 
 def test_the_picture_has_a_column_for_each_and_the_psnr_of_the_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ ALPHA = {"a": torch.tensor([-7.0, -4.0, -4.0], dtype=torch.float64), "b": torch.
 
 
 def test_a_direction_is_as_long_as_alpha_without_its_common_part() -> None:
-    found = random_direction(ALPHA, (0, 0), "alpha")
+    result = random_direction(ALPHA, (0, 0), "alpha")
     # Centred, alpha is (-2, 1, 1) and (-1.5, 1.5).
-    assert found["a"].norm() == pytest.approx(6**0.5) and found["b"].norm() == pytest.approx(4.5**0.5)
-    assert all(part.sum() == pytest.approx(0.0, abs=1e-12) for part in found.values())
+    assert result["a"].norm() == pytest.approx(6**0.5) and result["b"].norm() == pytest.approx(4.5**0.5)
+    assert all(part.sum() == pytest.approx(0.0, abs=1e-12) for part in result.values())
     assert all(part.norm() == pytest.approx(1.0) for part in random_direction(ALPHA, (0, 0), "unit").values())
 
 
@@ -36,11 +36,11 @@ def test_a_plane_is_measured_at_alpha_plus_both_steps() -> None:
     def measure(alpha: dict[str, torch.Tensor]) -> dict[str, float]:
         return {"square": float(sum(logits.square().sum() for logits in alpha.values())), "first": float(alpha["a"][0])}
 
-    found = over_plane(measure, ALPHA, (first, second), steps)
+    result = over_plane(measure, ALPHA, (first, second), steps)
     dot = [[float(sum((x[k] * y[k]).sum() for k in ALPHA)) for y in (ALPHA, first, second)] for x in (ALPHA, first, second)]
     for row, b in enumerate(steps):
         for column, a in enumerate(steps):
             coefficients = (1.0, a, b)
             square = sum(dot[i][j] * coefficients[i] * coefficients[j] for i in range(3) for j in range(3))
-            assert found["square"][row, column] == pytest.approx(square)
-            assert found["first"][row, column] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))
+            assert result["square"][row, column] == pytest.approx(square)
+            assert result["first"][row, column] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from sr_nas.images.files import read_rgb, write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, score
 from sr_nas.networks.imdn import IMDN
-from tests.jobs.processes import TINY_TRAINING, command, interrupt, run
+from tests.jobs.processes import TINY_TRAINING, run
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +129,17 @@ def test_screen_markdown_csv_and_json_agree(tmp_path: Path, place: Path) -> None
     for row in results["models"]:
         counted = {} if row["name"] == "bicubic" else complexity(load_network(place / f"x{row['scale']}.safetensors"))
         assert {key: row[key] for key in counted} == counted
-        for name, found in row["sets"].items():
+        for name, numbers in row["sets"].items():
             (line,) = [
                 line for line in lines if (line["model"], line["scale"], line["set"]) == (row["name"], str(row["scale"]), name)
             ]
-            images = list(found["images"].values())
-            assert found["psnr"] == pytest.approx(np.mean([image["psnr"] for image in images]))
-            assert found["seconds"] == pytest.approx(np.mean([image["seconds"] for image in images]))
-            assert found["memory_bytes"] == max(image["memory_bytes"] for image in images)
-            assert (float(line["psnr"]), float(line["ssim"])) == (found["psnr"], found["ssim"])
+            images = list(numbers["images"].values())
+            assert numbers["psnr"] == pytest.approx(np.mean([image["psnr"] for image in images]))
+            assert numbers["seconds"] == pytest.approx(np.mean([image["seconds"] for image in images]))
+            assert numbers["memory_bytes"] == max(image["memory_bytes"] for image in images)
+            assert (float(line["psnr"]), float(line["ssim"])) == (numbers["psnr"], numbers["ssim"])
             assert line["params"] == str(row.get("params", ""))
-            cell = f"{found['psnr']:.2f} / {found['ssim']:.4f}".replace(" 0.", " .")
+            cell = f"{numbers['psnr']:.2f} / {numbers['ssim']:.4f}".replace(" 0.", " .")
             assert cell in printed
             assert f" {cell} |" in markdown
     assert "resident memory" in printed
@@ -202,25 +204,30 @@ def test_a_set_with_another_image_is_measured(tmp_path: Path, place: Path, measu
     assert measured == {"bicubic x2": 2}
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize("stopped_by", [signal.SIGINT, SystemExit])
 def test_a_stopped_benchmark_goes_on(
-    tmp_path: Path, place: Path, measured: Counter[str], number: signal.Signals, code: int
+    tmp_path: Path, place: Path, measured: Counter[str], monkeypatch: pytest.MonkeyPatch, stopped_by: Any
 ) -> None:
-    # Small tiles take long enough to be stopped among them.
-    models = {name: {"path": str(place / f"x{scale}.safetensors"), "tile": 3} for name, scale in (("two", 2), ("three", 3))}
-    file = option_file(tmp_path, place, models=models)
-    done = tmp_path / "table" / MEASUREMENTS
-    assert interrupt(command("evaluate", "-opt", file), done, 60, number) == code
-    before = done.read_text()
-    count = sum(len(records) for records in json.loads(before).values())
-    assert 3 <= count < 20
-    if number == signal.SIGINT:
+    """A signal ends it after the image in progress; whatever else ends it loses that image alone."""
+    counted = Benchmark.measure
+
+    def stopping(*arguments: Any) -> Any:
+        if sum(measured.values()) == 6:
+            if stopped_by is SystemExit:
+                raise SystemExit(3)
+            os.kill(os.getpid(), stopped_by)
+        return counted(*arguments)
+
+    file = option_file(tmp_path, place)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) if stopped_by is SystemExit else nullcontext():
+        patch.setattr(Benchmark, "measure", stopping)
+        run("evaluate", "-opt", file, code=130)
         assert not table(tmp_path)["complete"]
+    count = sum(len(records) for records in json.loads((tmp_path / "table" / MEASUREMENTS).read_text()).values())
+    assert count == (6 if stopped_by is SystemExit else 7)
+    measured.clear()
     run("evaluate", "-opt", file)
-    assert sum(measured.values()) == 20 - count
-    assert table(tmp_path)["complete"]
+    assert sum(measured.values()) == 20 - count and table(tmp_path)["complete"]
 
 
 def test_a_missing_set_is_named_and_the_others_are_measured(tmp_path: Path, place: Path) -> None:
@@ -308,8 +315,8 @@ def test_the_self_ensemble_is_asked_for_where_the_options_do(
     path = str(place / "x2.safetensors")
     models = {"one": {"path": path, "tile": 20}, "eight": {"path": path, "ensemble": True}}
     run("evaluate", "-opt", option_file(tmp_path, place, models=models, bicubic=[]))
-    found = {(call["ensemble"], call["tile"], call["precision"], str(call["device"])) for call in asked}
-    assert found == {(False, 20, "fp32", "cpu"), (True, None, "fp32", "cpu")}
+    result = {(call["ensemble"], call["tile"], call["precision"], str(call["device"])) for call in asked}
+    assert result == {(False, 20, "fp32", "cpu"), (True, None, "fp32", "cpu")}
     one, eight = table(tmp_path)["models"]
     assert {one["sets"][name]["psnr"] for name in one["sets"]} != {eight["sets"][name]["psnr"] for name in eight["sets"]}
     assert (one["params"], 8 * one["macs_hr_1280x720"]) == (eight["params"], eight["macs_hr_1280x720"])
@@ -330,8 +337,8 @@ def test_a_further_metric_is_a_further_figure(
     assert measured == {"bicubic x2": 2}
     pairs = folder([str(place / "Made" / "HR")], scale=2)
     expected = np.mean([distance(bicubic(pairs.lr(index), 2), pairs.hr(index)) for index in range(2)])
-    found = table(tmp_path)["models"][0]["sets"]["Made"]
-    assert found["lpips"] == pytest.approx(expected)
+    result = table(tmp_path)["models"][0]["sets"]["Made"]
+    assert result["lpips"] == pytest.approx(expected)
     assert "PSNR / SSIM / LPIPS" in printed
     assert f" / {expected:.4f}".replace(" 0.", " .") in printed
     assert "LPIPS 0.1 with AlexNet" in printed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sr_nas.analysis import seeds as seeds_module
 from sr_nas.analysis.methods import read_run
 from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
 from sr_nas.classification.nasbench201 import EDGES
 from sr_nas.classification.nasbench201_table import table
 from sr_nas.cli import seeds
+from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, append_history, read_history
 from sr_nas.task import search_options
@@ -80,9 +84,9 @@ def test_a_search_that_is_not_at_its_end_does_not_count(tmp_path: Path) -> None:
     assert finished(plan(tmp_path)) == {0: tmp_path / "x_seed0"}
 
 
-@pytest.mark.parametrize(("text", "found"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("0,2,5-6", [0, 2, 5, 6])])
-def test_seeds_are_read(text: str, found: list[int]) -> None:
-    assert seeds(text) == found
+@pytest.mark.parametrize(("text", "result"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("0,2,5-6", [0, 2, 5, 6])])
+def test_seeds_are_read(text: str, result: list[int]) -> None:
+    assert seeds(text) == result
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-3", "1,1", "3-1"])
@@ -118,9 +122,23 @@ def test_a_seed_that_is_done_is_not_made_again(tmp_path: Path) -> None:
     assert not (tmp_path / "random_nasbench201_seed1_2").exists()
 
 
-def test_a_seed_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
-    (tmp_path / "x.yml").write_text("name: x\nscale: 5\n")
+def test_a_seed_that_fails_is_named_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds_module, "_CHILD", "import sys; print('no such data'); sys.exit(sys.argv[-2] == 'manual_seed=1')")
     lines: list[str] = []
-    with pytest.raises(Exception, match="seeds 3 failed"):
-        run_seeds(Seeds(str(tmp_path / "x.yml"), (), "x", tmp_path, (3,), 1, 1), lines.append)
-    assert lines[-1].startswith("seed 3 failed")
+    with pytest.raises(UserError, match="seeds 1 failed"):
+        run_seeds(plan(tmp_path), lines.append)
+    assert "seed 1 failed: no such data" in lines and {"seed 0 is done", "seed 2 is done"} < set(lines)
+
+
+def test_a_signal_stops_all_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The running one ends by a signal of its own, and the seeds after it are not begun."""
+    monkeypatch.setattr(seeds_module, "_CHILD", "import time; time.sleep(60)")
+    lines: list[str] = []
+
+    def say(text: str) -> None:
+        lines.append(text)
+        if len(lines) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run_seeds(plan(tmp_path), say) == 128 + signal.SIGTERM
+    assert lines[1:] == ["stopped; the same command goes on with seeds 0, 1, 2."]
