@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from sr_nas.options.sections import RunName
+from sr_nas.options.sections import OutputPath, RunName
 from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 
 BICUBIC = "bicubic"
@@ -40,13 +40,6 @@ Models = Annotated[
 ]
 
 
-class BenchmarkPath(Strict):
-    """Where a benchmark writes."""
-
-    experiments_root: str = "experiments"
-    """Folder of all runs."""
-
-
 class BenchmarkOptions(Strict):
     """An option file of ``tools/evaluate.py``."""
 
@@ -66,7 +59,7 @@ class BenchmarkOptions(Strict):
     """Side in HR pixels of the crops in the pictures of the first model's best and worst against bicubic."""
     perceptual: list[Perceptual] = Field(default_factory=list)
     """Learned metrics beside PSNR and SSIM; they need pip install 'sr_nas[perceptual]'."""
-    path: BenchmarkPath = BenchmarkPath()
+    path: OutputPath = OutputPath()
 
     @model_validator(mode="after")
     def _possible(self) -> BenchmarkOptions:

@@ -123,9 +123,6 @@ TrainSource = Annotated[TrainDataset, Of(PAIRS)]
 ValSource = Annotated[Dataset, Of(PAIRS)]
 
 
-SUFFIX = "_weight"
-
-
 class Regularizer(Component):
     """A regulariser of alpha with its strength."""
 
@@ -150,8 +147,9 @@ class Alpha(Strict):
     """Optimizer of alpha."""
 
 
+COST_SUFFIX = "_weight"
 _COST_WEIGHTS: dict[str, Any] = {
-    name + SUFFIX: (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
+    name + COST_SUFFIX: (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
     for name in COSTS.names()
 }
 _CostWeights: Any = create_model("CostWeights", __base__=Strict, **_COST_WEIGHTS)
@@ -194,7 +192,7 @@ class SearchSection(_CostWeights):
 
     def costs(self) -> dict[str, float]:
         """Registered cost -> its weight, for all weights above 0."""
-        weights = {name: getattr(self, name + SUFFIX) for name in COSTS.names()}
+        weights = {name: getattr(self, name + COST_SUFFIX) for name in COSTS.names()}
         return {name: weight for name, weight in weights.items() if weight}
 
 
