@@ -16,11 +16,6 @@ _IGNORED = {"path": ("resume_state",), "val": ("pbar", "suffix", "metrics", "sav
 _SCHEDULES = {"MultiStepLR": "MultiStepRestartLR", "TrueCosineAnnealingLR": "CosineAnnealingLR"}
 
 
-def is_basicsr(raw: dict[str, Any]) -> bool:
-    """Whether options were read from a file of BasicSR."""
-    return MARK in raw
-
-
 def from_basicsr(raw: dict[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
     """Translate the options of a training in BasicSR into ours.
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.options.basicsr import from_basicsr, is_basicsr
+from sr_nas.options.basicsr import MARK, from_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
 SUPER_RESOLUTION = "super-resolution"
@@ -72,9 +72,9 @@ def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = 
     if not isinstance(over, dict) or not isinstance(under, dict):
         return over
     if "type" in under and over.get("type", under["type"]) != under["type"]:
-        lost = listing([f"{key}: {value}" for key, value in under.items() if key not in over])
+        lost = [f"{key}: {value}" for key, value in under.items() if key not in over]
         if lost and dropped is not None:
-            dropped.append(f"{address} is {over['type']} instead of {under['type']}, and inherits none of {lost}")
+            dropped.append(f"{address} is {over['type']} instead of {under['type']}, and inherits none of {listing(lost)}")
         return over
     prefix = f"{address}." if address else ""
     merged = {key: merge(under[key], value, prefix + key, dropped) for key, value in over.items() if key in under}
@@ -172,7 +172,7 @@ def load_options(
         UserError: names every wrong key by its path, with the nearest valid name and the allowed values.
     """
     raw = read_options(Path(path), overrides)
-    if is_basicsr(raw):
+    if MARK in raw:
         raw, notes = from_basicsr(raw, str(path))
         for note in notes:
             _LOGGER.warning("%s, an option file of BasicSR: %s", path, note)

@@ -18,7 +18,7 @@ from sr_nas.runs.run_dir import read_history
 from sr_nas.task import Scores, Validator
 from sr_nas.trainer import Diverged
 from tests.jobs.processes import TINY_TRAINING
-from tests.training.test_trainer import trainer
+from tests.test_trainer import trainer
 
 
 class Given(Validator):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sr_nas.optim import WarmUp, adam, multistep, sgd
 from sr_nas.runs.distributed import processes, rank, world_size
 from sr_nas.trainer import Trainer
-from tests.training.test_trainer import Batches, imdn
+from tests.test_trainer import Batches, imdn
 from tests.two_processes import run_two
 
 STEPS, STOP, BATCH = 5, 2, 4

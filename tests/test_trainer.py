@@ -1,16 +1,20 @@
+"""The training loop against formulas, divergence by numbers, and a compiled network."""
+
 from __future__ import annotations
 
 import copy
 import io
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
 from sr_nas.optim import WarmUp, adam, multistep, sgd
-from sr_nas.trainer import Distillation, Diverged, DivergenceWatch, Trainer
+from sr_nas.trainer import Distillation, Diverged, DivergenceWatch, Trainer, check_compiler
 
 
 class Batches:
@@ -197,3 +201,64 @@ def test_what_is_called_before_a_step_is_told_how_many_are_done() -> None:
     iterations: list[int] = []
     run(trainer(total=3, before_step=iterations.append, accumulate=2))
     assert iterations == [0, 1, 2]
+
+
+def watched(losses: list[float], factor: float | None = 10.0, window: int = 20) -> DivergenceWatch:
+    watch = DivergenceWatch(factor, window)
+    for loss in losses:
+        watch.note(loss)
+    return watch
+
+
+def test_the_mean_of_the_window_is_compared_with_the_lowest_such_mean() -> None:
+    fallen = [1.0] * 20 + [0.1] * 20
+    assert watched(fallen).lowest == pytest.approx(0.1)
+    # k losses of 2 among 20, the others 0.1: the mean is 0.1 + 1.9 k / 20, above 1 from k = 10 on.
+    assert not watched(fallen + [2.0] * 9).diverged
+    assert watched(fallen + [2.0] * 10).diverged
+    assert "is 1.05, and was 0.1 at its lowest" in watched(fallen + [2.0] * 10).describe()
+
+
+def test_one_hard_batch_is_no_divergence_but_nothing_is_saved_upon_it() -> None:
+    watch = watched([0.1] * 20 + [15.0])
+    assert not watch.diverged
+    assert watch.suspicious
+    for _ in range(DivergenceWatch.RECENT):
+        watch.note(0.1)
+    assert not watch.suspicious
+
+
+def test_nothing_is_judged_before_the_first_window_is_full_or_without_a_factor() -> None:
+    assert not watched([0.1] * 18 + [1e9]).diverged
+    assert not watched([0.1] * 20 + [1e9] * 20, factor=None).diverged
+    assert not watched([0.0] * 20 + [1e-9] * 20).diverged
+
+
+def test_a_resumed_watch_judges_as_the_old_one() -> None:
+    old, new = watched([0.1] * 20 + [2.0] * 9), DivergenceWatch(10.0, 20)
+    new.load_state_dict(old.state_dict())
+    for watch in (old, new):
+        watch.note(2.0)
+    assert old.diverged and new.diverged
+    assert old.state_dict() == new.state_dict()
+
+
+def test_a_compiled_step_is_the_plain_one_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is captured as always, and run as it is instead of being made into machine code, which takes seconds."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    check_compiler(torch.device("cpu"))
+    plain, fast = trainer(), trainer(compiled=True)
+    assert fast.forward is not fast.network
+    for train in (plain, fast):
+        train.step()
+    assert_same(plain.network, fast.network)
+    assert list(fast.state_dict()["network"]) == list(plain.state_dict()["network"])
+
+
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    with pytest.raises(UserError, match=r"train\.compile: .*No working C\+\+ compiler found.* set train\.compile to false"):
+        check_compiler(torch.device("cpu"))
