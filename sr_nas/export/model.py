@@ -16,6 +16,7 @@ from sr_nas.export.released import WRAPPERS, bare_tensors, load_released, wrappe
 from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.options.load import check_options, read_options
+from sr_nas.options.sections import NetworkOptions
 from sr_nas.options.strict import Component, Of, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.checkpoint import load_tensors
@@ -25,13 +26,6 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = (".pth", ".pt")
 DEFAULT_CLASSES = 10
 """Of a classifier whose option file or genotype does not say how many classes there are: CIFAR-10's."""
-
-
-class _NetworkOptions(Strict):
-    """The part of an option file that says which network of super-resolution it is for."""
-
-    scale: Literal[2, 3, 4]
-    network_g: Annotated[Component, Of(NETWORKS)]
 
 
 class _ClassifierOptions(Strict):
@@ -164,7 +158,7 @@ def _from_option_file(path: Path, num_classes: int | None) -> Network:
         classifier = check_options(_ClassifierOptions, {key: raw[key] for key in ("task", "network_g")}, path)
         built: Network = CLASSIFIERS.build(classifier.network_g)(num_classes=num_classes or DEFAULT_CLASSES)
     else:
-        options = check_options(_NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
+        options = check_options(NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
         built = NETWORKS.build(options.network_g)(scale=options.scale)
     return built
 

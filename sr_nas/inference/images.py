@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -63,10 +62,12 @@ def upscale_image(
     target = output_size((height, width), scale if outscale is None else outscale)
     has_alpha = channels in (2, 4)
     colour = pixels[..., :-1] if has_alpha else pixels
-    with _enough_memory(*target):
+    try:
         np.empty((*target, channels), pixels.dtype)  # fails before the network runs for hours; untouched, it takes no memory
-    with _enough_memory(scale * height, scale * width):
         upscaled = np.empty((scale * height, scale * width, colour.shape[2]), pixels.dtype)
+    except (MemoryError, OverflowError, ValueError) as error:  # NumPy's errors for too large an array
+        # Not a MemoryError, to which smaller tiles would be the answer.
+        raise UserError(f"the memory does not suffice for an output of {target[1]}x{target[0]} pixels.") from error
 
     def read(rows: slice, columns: slice) -> Tensor:
         return to_tensor(colour[rows, columns]).expand(-1, 3, -1, -1)
@@ -79,15 +80,6 @@ def upscale_image(
     if target != upscaled.shape[:2]:
         upscaled = imresize(upscaled, *target)
     return np.concatenate([upscaled, imresize(pixels[..., -1:], *target)], axis=2) if has_alpha else upscaled
-
-
-@contextmanager
-def _enough_memory(height: int, width: int) -> Iterator[None]:
-    # Not a MemoryError, to which smaller tiles would be the answer. NumPy has three errors for too large an array.
-    try:
-        yield
-    except (MemoryError, OverflowError, ValueError) as error:
-        raise UserError(f"the memory does not suffice for an output of {width}x{height} pixels.") from error
 
 
 def output_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -249,8 +241,7 @@ class _Batch:
 
     def __init__(self, network: nn.Module, tile: Tile, overwrite: bool, settings: dict[str, Any]) -> None:
         self.network, self.tile, self.overwrite, self.settings = network, tile, overwrite, settings
-        self.fitting: dict[tuple[int, int], int | None] = {}  # image size -> tile
-        self.largest: int | None = None  # tiles larger than this have exceeded the memory
+        self.largest: int | None = None  # larger tiles have exceeded the memory
 
     def upscale_file(self, source: Path, target: Path) -> Outcome:
         try:
@@ -285,43 +276,26 @@ class _Batch:
         """Return the upscaled image, the number of its tiles, and a remark."""
         height, width = size = pixels.shape[0], pixels.shape[1]
         image, device = f"{width}x{height} pixels", self.settings["device"]
-        tile, failed = self._first_tile(size), None
+        tile: int | None = None
+        failed = remark = ""
         while True:
             try:
-                upscaled = upscale_image(self.network, pixels, tile=tile, **self.settings)
-                break
+                if not failed:
+                    tile = fitting_tile(self.network, size, device) if self.tile == "auto" else self.tile
+                    tile = self.largest if tile is None else min(tile, self.largest or tile)
+                return upscale_image(self.network, pixels, tile=tile, **self.settings), tile_count(size, tile), remark
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise UserError(f"the network does not run on {image}: {error}") from error
-                if self.tile is None:
-                    raise UserError(
-                        f"the memory of {device} does not suffice for {image} at once: use --tile auto or --tile 256."
-                    ) from error
                 side = max(size) if tile is None else min(tile, max(size))
-                if side <= SMALLEST_TILE:
-                    how = "" if tile is None else f", even in tiles of {tile}"
-                    raise UserError(f"the memory of {device} does not suffice for {image}{how}.") from error
+                if self.tile is None or side <= SMALLEST_TILE:
+                    tried = "" if tile is None else f", even in tiles of {tile}"
+                    advice = " at once: use --tile auto or --tile 256" if self.tile is None else ""
+                    raise UserError(f"the memory of {device} does not suffice for {image}{tried}{advice}.") from error
             # Outside of the handler, which would keep the failed attempt's tensors alive.
             failed = failed or (image if tile is None else f"tiles of {tile} pixels")
-            tile = max(side // 2, SMALLEST_TILE)
-        if failed is None:
-            return upscaled, tile_count(size, tile), ""
-        self.largest = tile
-        return upscaled, tile_count(size, tile), f"the memory did not suffice for {failed}: going on with tiles of {tile} pixels"
-
-    def _first_tile(self, size: tuple[int, int]) -> int | None:
-        if self.tile != "auto":
-            tile = self.tile
-        else:
-            try:
-                if size not in self.fitting:
-                    self.fitting[size] = fitting_tile(self.network, size, self.settings["device"])
-            except RuntimeError as error:
-                raise UserError(f"the network does not run on images this large: {error}") from error
-            tile = self.fitting[size]
-        if self.largest is None:
-            return tile
-        return self.largest if tile is None else min(tile, self.largest)
+            tile = self.largest = max(side // 2, SMALLEST_TILE)
+            remark = f"the memory did not suffice for {failed}: going on with tiles of {tile} pixels"
 
 
 def _exists(target: Path) -> bool:

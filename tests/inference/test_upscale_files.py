@@ -230,7 +230,7 @@ def test_an_image_on_which_the_network_fails_is_reported(tmp_path: Path) -> None
     inputs = images(tmp_path, "large.png", size=(300, 300)) + inputs[1:]
     outcomes = list(upscale_files(network, inputs, tmp_path / "out", overwrite=True, device="cpu"))
     assert [outcome.status for outcome in outcomes] == ["failed", "written"]
-    assert "does not run on images this large: Kernel size" in outcomes[0].message
+    assert "does not run on 300x300 pixels: Kernel size" in outcomes[0].message
 
 
 @pytest.mark.parametrize("outscale", [1e6, 1e12, 1e30])
