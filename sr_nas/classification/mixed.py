@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.classification.darts_operations import CellBuilder, Zero
-from sr_nas.ops.fused import update_statistics
+from sr_nas.ops.fused_forms import update_statistics
 from sr_nas.ops.mixed import MixedOp
 
 

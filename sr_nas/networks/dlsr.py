@@ -124,24 +124,21 @@ class EnhancedSpatialAttention(nn.Module):
         """Gate ``x``, ``[N, C, H, W]``."""
         height, width = x.shape[2:]
         reduced = self.reduce(x)
-        strided = self.stride(_at_least(reduced, 15))
+        strided = self.stride(_padded(reduced))
         wide = self.wide(F.max_pool2d(strided, kernel_size=7, stride=3))
         wide = F.interpolate(wide, (height, width), mode="bilinear", align_corners=False)
         return x * torch.sigmoid(self.expand(wide + self.skip(reduced)))
 
 
-def _at_least(x: Tensor, side: int) -> Tensor:
+def _padded(x: Tensor, side: int = 15) -> Tensor:
     height, width = x.shape[2:]
-    if not _exporting() and height >= side and width >= side:
+    # PyTorch tells export from compilation since 2.7, which is also the first that our export takes.
+    exporting = hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    if not exporting and height >= side and width >= side:
         return x
     # An exported graph cannot branch on the size: there, large inputs are widened by nothing.
     right, below = torch.sym_max(side - width, 0), torch.sym_max(side - height, 0)
     return F.pad(x, (0, right, 0, below), mode="replicate")  # type: ignore[arg-type]
-
-
-def _exporting() -> bool:
-    # PyTorch tells export from compilation since 2.7, which is also the first that our export takes.
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 class DLSRCell(nn.Module):
@@ -183,26 +180,26 @@ class DLSRFrame(nn.Module):
         nf: feature channels.
         num_cells: number of cells.
         build_op: (label, input channels, output channels) -> the module of that position.
-        fan_in: label of an input choice -> how many earlier cells that cell joins.
+        joins_all: whether cells join all earlier ones, as in the supernet, or two of them.
     """
 
     def __init__(
-        self, scale: int, nf: int, num_cells: int, build_op: Callable[[str, int, int], nn.Module], fan_in: Callable[[str], int]
+        self, scale: int, nf: int, num_cells: int, build_op: Callable[[str, int, int], nn.Module], joins_all: bool = False
     ) -> None:
         super().__init__()
         self.scale, self.nf, self.num_cells = scale, nf, num_cells
         self.head = nn.Conv2d(3, nf, 3, padding=1)
         self.cells = nn.ModuleList(DLSRCell([build_op(label, nf, nf) for label in OPERATIONS], nf) for _ in range(num_cells))
-        self.joins = nn.ModuleDict({label: nn.Conv2d(nf * fan_in(label), nf, 1) for label in input_choices(num_cells)})
+        fan_in = {
+            label: len(choice.candidates) if joins_all else choice.picks for label, choice in input_choices(num_cells).items()
+        }
+        self.joins = nn.ModuleDict({label: nn.Conv2d(nf * count, nf, 1) for label, count in fan_in.items()})
         self.fuse = nn.Conv2d(nf * num_cells, nf, 1)
         self.body = nn.Conv2d(nf, nf, 3, padding=1)
         self.tail = nn.Conv2d(nf, 3 * scale**2, 3, padding=1)
 
     def reconstruct(
-        self,
-        x: Tensor,
-        cells: Iterable[Callable[[Tensor], Tensor]],
-        inputs: Callable[[str, list[Tensor]], list[Tensor]],
+        self, x: Tensor, cells: Iterable[Callable[[Tensor], Tensor]], inputs: Callable[[str, list[Tensor]], list[Tensor]]
     ) -> Tensor:
         """Upscale ``[N, 3, H, W]``.
 
@@ -251,13 +248,7 @@ class DLSR(DLSRFrame, SRNetwork):
         self, scale: int = 2, nf: Features = 48, num_cells: Cells = PUBLISHED_CELLS, genotype: GenotypeLike = PUBLISHED
     ) -> None:
         checked = genotype_from(with_inputs(genotype, num_cells), self.arch, self.choices(num_cells))
-        super().__init__(
-            scale,
-            nf,
-            num_cells,
-            lambda label, *channels: DLSR_CANDIDATES.get(checked[label][0])(*channels),
-            lambda label: len(checked[label]),
-        )
+        super().__init__(scale, nf, num_cells, lambda label, *channels: DLSR_CANDIDATES.get(checked[label][0])(*channels))
         self.genotype = checked
 
     @staticmethod

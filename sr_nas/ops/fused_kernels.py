@@ -1,4 +1,4 @@
-"""Kernels of many candidates as the kernels of few convolutions, of many mixed operations at once."""
+"""Kernels of the fused mixed operation: those of many candidates, in many operations, as those of few convolutions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from sr_nas.ops.fused_forms import (
     Part,
     Stage,
     Wide,
-    covers,
     fast_gradients,
     gradients,
     input_gradient,
-    spread,
     weight_gradient,
 )
 
@@ -209,7 +207,7 @@ def assemble(assembly: Assembly, weights: Tensor, tensors: Sequence[Tensor | Non
     return found
 
 
-# MERGED sr_nas.ops.fused_kernels: Depthwise-separable candidates without a BatchNorm as one sum, of which nothing
+# Depthwise-separable candidates without a BatchNorm as one sum, of which nothing
 # but the input is kept.
 
 
@@ -302,7 +300,7 @@ class _Join(torch.autograd.Function):
         return None, of_x, of_kernels, *others
 
 
-# MERGED sr_nas.ops.fused_kernels: Depthwise-separable convolutions of one input as few calls: depthwise ones of
+# Depthwise-separable convolutions of one input as few calls: depthwise ones of
 # one size together, then a matrix product.
 
 
@@ -413,3 +411,18 @@ class _Separable(torch.autograd.Function):
             grad_kernels.append(weight_gradient(x.repeat(1, copies, 1, 1), own, kernel, dilation))
             start += len(kernel)
         return grad_x, grad_pointwise, None, *grad_kernels
+
+
+def covers(kernel: int, dilation: int, stage: Stage) -> bool:
+    """Whether every tap of the stage's kernel is a tap of the given one."""
+    if stage.kernel == 1:
+        return True
+    return stage.dilation % dilation == 0 and stage.dilation * (stage.kernel - 1) <= dilation * (kernel - 1)
+
+
+def spread(small: Tensor, stage: Stage, kernel: int, dilation: int) -> Tensor:
+    """A stage's kernels ``[..., k, k]`` as kernels of a size that covers them, zero where they have no tap."""
+    step = max(1, stage.dilation // dilation)
+    gaps = F.pad(small[..., None, :, None], (0, step - 1, 0, 0, 0, step - 1)).flatten(-2, -1).flatten(-3, -2)
+    side = step * (stage.kernel - 1) + 1
+    return F.pad(gaps[..., :side, :side], ((kernel - side) // 2,) * 4)

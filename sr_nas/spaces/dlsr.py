@@ -51,8 +51,7 @@ class DLSRSpace(ChoiceSpace, DLSRFrame):
     ) -> None:
         self.check(candidates, nf, partial_channel)
         build = self.mixed_operations(candidates, partial_channel, checkpointing, execution)
-        inputs = input_choices(num_cells)
-        super().__init__(scale, nf, num_cells, build, lambda label: len(inputs[label].candidates))
+        super().__init__(scale, nf, num_cells, build, joins_all=True)
 
     @classmethod
     def check(cls, candidates: list[str] | None = None, nf: int = 48, partial_channel: int = 1, **_: Any) -> None:
