@@ -76,6 +76,7 @@ def test_lr_of_another_image_is_reported_and_replaced_on_request_alone(tmp_path:
     assert contents(tmp_path / "lr") == first
     assert lr_of(tmp_path / "hr", tmp_path / "lr", (2,), overwrite=True) == [Result(1)]
     np.testing.assert_array_equal(read_rgb(tmp_path / "lr/X2/ax2.png"), downscale(read_rgb(new), 2))
+    assert lr_of(tmp_path / "hr", tmp_path / "lr", (2,), overwrite=True) == [Result(0, 1)]
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
