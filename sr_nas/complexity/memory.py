@@ -32,7 +32,7 @@ def peak_activation_bytes(network: nn.Module, size: tuple[int, int], channels: i
 
 def tracked_peak(network: nn.Module, x: Tensor) -> int:
     """Run a network on ``x``, on whatever device both are, and return the peak bytes of activations, ``x`` included."""
-    tracker = _Tracker([*network.parameters(), *network.buffers()])
+    tracker = StorageTracker([*network.parameters(), *network.buffers()])
     tracker.follow(x)
     with torch.no_grad(), tracker:
         network(x)
@@ -56,7 +56,7 @@ def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Ten
         inputs: existing tensors that count.
     """
     probe = PROBE[0] * PROBE[1]
-    tracker = _Tracker(ignored, lambda size: size if size % probe else size // probe * pixels)
+    tracker = StorageTracker(ignored, lambda size: size if size % probe else size // probe * pixels)
     for tensor in inputs:
         tracker.follow(tensor)
     with tracker:
@@ -64,7 +64,7 @@ def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Ten
     return tracker.peak
 
 
-class _Tracker(TorchDispatchMode):
+class StorageTracker(TorchDispatchMode):
     """Adds up the storages of all tensors that operations return, until they are freed.
 
     Args:

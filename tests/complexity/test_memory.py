@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sr_nas.complexity.macs import footprint
-from sr_nas.complexity.memory import PROBE, _Tracker, extrapolated_peak, peak_activation_bytes, tracked_peak
+from sr_nas.complexity.memory import PROBE, StorageTracker, extrapolated_peak, peak_activation_bytes, tracked_peak
 from sr_nas.networks.imdn import IMDN
 
 PLANE = 4 * 6 * 10
@@ -103,7 +103,7 @@ def test_a_step_on_a_tiny_image_tells_what_larger_ones_take(size: tuple[int, int
         network(x).backward()
 
     x, probe = torch.rand(3, 3, *size), torch.rand(1, 3, *PROBE)
-    tracker = _Tracker(network.parameters())
+    tracker = StorageTracker(network.parameters())
     tracker.follow(x)
     with tracker:
         step(x)

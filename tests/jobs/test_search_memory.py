@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from sr_nas.build import build_searcher
-from sr_nas.complexity.memory import _Tracker
+from sr_nas.complexity.memory import StorageTracker
 from sr_nas.errors import UserError
 from sr_nas.jobs import search
 from sr_nas.options.load import load_options
@@ -60,7 +60,7 @@ def test_tensors_are_those_of_the_same_step_at_its_own_size(execution: str, orde
     estimate = search.step_bytes(searcher, x, target, pixels)
     assert all(torch.equal(before[name], tensor) for name, tensor in searcher.space.state_dict().items())
     assert not searcher.weight_optimizer.state and all(parameter.grad is None for parameter in searcher.alpha.parameters())
-    tracker = _Tracker([*searcher.space.parameters(), *searcher.space.buffers(), *searcher.alpha.parameters()])
+    tracker = StorageTracker([*searcher.space.parameters(), *searcher.space.buffers(), *searcher.alpha.parameters()])
     with tracker:
         for _ in range(2):
             training = searcher.next_batch(searcher.training)
