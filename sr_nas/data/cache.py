@@ -69,13 +69,12 @@ class CachedImages:
         return image
 
     def _entry(self, index: int) -> Path:
-        source, key = self.sources[index]
+        source = self.sources[index][0]
         try:
             state = source.stat()
         except OSError as error:
             raise UserError(f"{source} cannot be read any more: {error.strerror}.") from error
-        name = hashlib.sha256(f"{source.resolve()}\n{key}".encode(errors="surrogateescape")).hexdigest()[:40]
-        return self.folder / name / f"{self.variant}-{state.st_size}-{state.st_mtime_ns}.npy"
+        return self.folder / _digest(self.sources[index]) / f"{self.variant}-{state.st_size}-{state.st_mtime_ns}.npy"
 
     def _write(self, entry: Path, image: Image) -> None:
         try:
@@ -88,6 +87,12 @@ class CachedImages:
                     outdated.unlink(missing_ok=True)
         except OSError as error:
             _warn(self.folder, error.strerror or str(error))
+
+
+@functools.lru_cache(maxsize=2**17)  # a fifth of the time of a patch
+def _digest(source: Source) -> str:
+    path, key = source
+    return hashlib.sha256(f"{path.resolve()}\n{key}".encode(errors="surrogateescape")).hexdigest()[:40]
 
 
 @functools.cache  # once in each process, not for every image
