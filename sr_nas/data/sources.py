@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import lmdb
+import skimage
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_nas.data.cache import CachedImages, CacheOption, Source, open_cache
@@ -210,13 +210,9 @@ def sample(held_out: bool = False, *, scale: int) -> Pairs:
         scale: HR pixels per LR pixel and side.
 
     Raises:
-        UserError: scikit-image is not installed, or lacks one of the photos.
+        UserError: the installed scikit-image lacks one of the photos.
     """
-    # Not importlib.resources, which would import the package.
-    package = importlib.util.find_spec("skimage")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("the sample photos come with scikit-image, which is not installed: pip install 'scikit-image>=0.22'.")
-    files = [Path(package.submodule_search_locations[0], "data", name) for name in (HELD_OUT if held_out else PHOTOS)]
+    files = [Path(skimage.__file__).parent / "data" / name for name in (HELD_OUT if held_out else PHOTOS)]
     for file in files:
         if not file.is_file():
             raise UserError(f"the sample photo {file} is missing: the wheels of scikit-image 0.22 and later hold it.")

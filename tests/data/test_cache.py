@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
 from sr_nas.images.resize import downscale
 from sr_nas.runs.files import cache_folder
-from tests.conftest import REPOSITORY
 from tests.data.test_sources import make_lmdb, noise, save
 
 
@@ -164,33 +164,33 @@ def test_one_file_at_two_scales_shares_hr_and_has_two_lr(photos: Path) -> None:
     assert len(entries()) == 3
 
 
+def read_and_delete(photos: Path, place: Path, together: Any, results: Any) -> None:
+    """Read all images of a cache again and again while entries disappear, and send a digest of the pixels."""
+    pairs, digest = folder([str(photos)], cache=str(place), scale=2), hashlib.sha256()
+    together.wait()
+    for _ in range(30):
+        for index in range(5):
+            for image in (pairs.hr(index), pairs.lr(index)):
+                digest.update(image.tobytes())
+            for entry in list(place.glob("*/hr-*.npy"))[:1]:
+                entry.unlink(missing_ok=True)
+    results.put(digest.hexdigest())
+
+
 def test_two_processes_that_fill_one_cache_at_once_read_the_same(photos: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys, hashlib\n"
-        "from sr_nas.data.sources import folder\n"
-        "print('ready', flush=True)\n"
-        "sys.stdin.readline()\n"
-        "digest = hashlib.sha256()\n"
-        f"pairs = folder([{str(photos)!r}], cache={str(tmp_path / 'pixels')!r}, scale=2)\n"
-        "for _ in range(30):\n"
-        "    for index in range(5):\n"
-        "        for image in (pairs.hr(index), pairs.lr(index)):\n"
-        "            digest.update(image.tobytes())\n"
-        "        pairs.read_hr._entry((index + 2) % 5).unlink(missing_ok=True)\n"
-        "print(digest.hexdigest())\n"
-    )
-    command = [sys.executable, "-c", code]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) for _ in range(2)
-    ]
+    context = multiprocessing.get_context("fork")
+    together, results = context.Barrier(2), context.Queue()
+    arguments = (photos, tmp_path / "pixels", together, results)
+    processes = [context.Process(target=read_and_delete, args=arguments) for _ in range(2)]
     for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.start()
+    digests = {results.get(timeout=60) for _ in processes}
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    digests = [process.communicate(timeout=60)[0] for process in processes]
-    assert len(digests[0]) == 65 and digests[0] == digests[1]
+        process.join()
+    pairs, expected = folder([str(photos)], scale=2), hashlib.sha256()
+    for index in 30 * list(range(5)):
+        expected.update(pairs.hr(index).tobytes() + pairs.lr(index).tobytes())
+    assert digests == {expected.hexdigest()}
     assert not list((tmp_path / "pixels").glob("*/.*"))
 
 
