@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that --help is quick; ``sr_nas.commands.<comm
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _ActionsContainer, _SubParsersAction
 from collections.abc import Callable, Sequence
@@ -96,9 +97,10 @@ def _train(parser: ArgumentParser) -> None:
 
 
 def _evaluate(parser: ArgumentParser) -> None:
-    """Measure PSNR and SSIM by the protocol of the field's tables, beside bicubic: one model, or all that an option file names.
+    """Measure PSNR and SSIM by the protocol of the field's tables, beside bicubic.
 
-    -opt measures several models on several sets and writes the table; the same command goes on where it was stopped.
+    --model measures one model. -opt measures several models on several sets and writes a table; the same command goes on where
+    it was stopped.
     """
     add = parser.add_argument
     table = parser.add_argument_group("a table of several models")
@@ -115,8 +117,9 @@ def _evaluate(parser: ArgumentParser) -> None:
 
 
 def _analyze(parser: ArgumentParser) -> None:
-    """The analyses of SA-DARTS. Each draws PNGs and writes its numbers beside them, as JSON and CSV.
+    """Compare searches by the analyses of SA-DARTS.
 
+    Each analysis draws PNGs and writes its numbers beside them, as JSON and CSV.
     RUN is the folder of a search; for gaps and curves also the folder NAME_seeds that search --seeds leaves, for all of its
     searches. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
     """
@@ -159,8 +162,9 @@ def _analyze(parser: ArgumentParser) -> None:
 
 
 def _complexity(parser: ArgumentParser) -> None:
-    """Count a network's parameters and multiply-adds (fvcore), of super-resolution in both conventions of the field.
+    """Count a network's parameters and multiply-adds.
 
+    Multiply-adds are fvcore's; of a super-resolution network in both conventions of the field.
     Name the network by --arch, a genotype and its settings; or by --model, for what a run, an export or an option file holds.
     --compare measures the networks of the SA-DARTS paper, and any others, in one table.
     """
@@ -271,36 +275,34 @@ def _fetch(jobs: _SubParsersAction[ArgumentParser], name: str) -> None:
     sub.set_defaults(job="fetch", first=name)
     sub.add_argument("more", nargs="*", metavar="SET", type=_set_name, help=f"further sets: {', '.join(SETS)}")
     sub.add_argument("--root", type=Path, default=Path("datasets"), metavar="DIR", help="folder of data sets (default: datasets)")
-    if SETS[name][0].files:
-        # A set of super-resolution named after this one is fetched with these.
-        sub.set_defaults(scales=(2, 3, 4), hr_only=False, split=("train", "valid"))
-    else:
-        text = "LR images to fetch with HR (default: 2 3 4)"
-        sub.add_argument("--scales", nargs="+", type=int, choices=(2, 3, 4), default=(2, 3, 4), metavar="N", help=text)
-        sub.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
-        halves = ("train", "valid")
-        sub.add_argument("--split", nargs="+", choices=halves, default=halves, help="splits of div2k (default: both)")
+    text = "LR images to fetch with HR (default: 2 3 4)"
+    sub.add_argument("--scales", nargs="+", type=int, choices=(2, 3, 4), default=(2, 3, 4), metavar="N", help=text)
+    sub.add_argument("--hr_only", action="store_true", help="no LR images: they can be made by 'lr', or on the fly")
+    halves = ("train", "valid")
+    sub.add_argument("--split", nargs="+", choices=halves, default=halves, help="splits of div2k (default: both)")
 
 
-COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
-    "prepare_data": ("fetch data sets, make LR images, crop, pack and check them", _prepare_data),
-    "search": ("search a network: option file -> genotype", _search),
-    "train": ("train a network", _train),
-    "evaluate": ("measure PSNR and SSIM by the field's protocol", _evaluate),
-    "analyze": ("compare searches: gaps, curves, landscapes, grids of options, replaced operations", _analyze),
-    "complexity": ("count parameters and multiply-adds", _complexity),
-    "export": ("write a trained network as one self-describing file", _export),
-    "inference": ("upscale images", _inference),
+COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
+    "prepare_data": _prepare_data,
+    "search": _search,
+    "train": _train,
+    "evaluate": _evaluate,
+    "analyze": _analyze,
+    "complexity": _complexity,
+    "export": _export,
+    "inference": _inference,
 }
-"""Command -> its summary, and the function that adds its arguments to a parser and whose docstring describes it."""
+"""Command -> the function that adds its arguments to a parser; its docstring is the description in --help."""
+
+
+def _description(command: str) -> str:
+    return inspect.getdoc(COMMANDS[command]) or ""
 
 
 def parser_of(command: str) -> ArgumentParser:
     """Return the argument parser of a command."""
-    add_arguments = COMMANDS[command][1]
-    description = "\n".join(line.removeprefix("    ") for line in (add_arguments.__doc__ or "").splitlines())
-    parser = ArgumentParser(prog=command, description=description, formatter_class=RawDescriptionHelpFormatter)
-    add_arguments(parser)
+    parser = ArgumentParser(prog=command, description=_description(command), formatter_class=RawDescriptionHelpFormatter)
+    COMMANDS[command](parser)
     return parser
 
 
@@ -313,8 +315,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        print("usage: sr-nas COMMAND ...\n\n" + "\n".join(f"  {name:{width}}  {text}" for name, (text, _) in COMMANDS.items()))
-        print("\nsr-nas COMMAND --help tells more; tools/COMMAND.py is the same.")
+        summaries = [f"  {name:{width}}  " + _description(name).split("\n")[0] for name in COMMANDS]
+        print(
+            "usage: sr-nas COMMAND ...\n",
+            *summaries,
+            "\nsr-nas COMMAND --help tells more; tools/COMMAND.py is the same.",
+            sep="\n",
+        )
         return 0 if words else 2
     command, *rest = words
     if command not in COMMANDS:
