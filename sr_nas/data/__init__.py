@@ -1,1 +1,1 @@
-"""Image pairs, the patches drawn from them, and the endless streams of batches that a search or a training reads."""
+"""Image pairs from files, their patches, and the endless resumable batches that searches and trainings read."""
