@@ -179,7 +179,7 @@ def check_same(network: nn.Module, run: Callable[[Tensor], Tensor], precision: s
             try:
                 result = run(x)
             except Exception as error:
-                raise UserError(f"{name} does not run on {words}, so that no file is written: {error}") from error
+                raise UserError(f"{name} does not run on {words}, and is refused: {error}") from error
         if result.shape != expected.shape:
             raise UserError(f"{name} gives {list(result.shape)} for {words}, PyTorch {list(expected.shape)}.")
         difference = (result - expected).abs().max().item()
@@ -187,7 +187,7 @@ def check_same(network: nn.Module, run: Callable[[Tensor], Tensor], precision: s
             advice = " Export it without --fp16." if precision == "fp16" else ""
             raise UserError(
                 f"{name} differs from PyTorch by {difference:.2g} on {words}; up to {TOLERANCE[precision]:g} would "
-                f"be rounding in {precision}. No file is written.{advice}"
+                f"be rounding in {precision}. It is refused.{advice}"
             )
         largest = max(largest, difference)
     return largest
@@ -290,21 +290,16 @@ class OnnxSession:
             provider = PROVIDERS.get(device)
             if provider not in onnxruntime.get_available_providers():
                 advice = "install onnxruntime-gpu in place of onnxruntime, or " if device == "cuda" else ""
-                raise UserError(
-                    f"{self._name}: the ONNX Runtime installed here does not run on {device}; {advice}use --num_gpu 0."
-                )
+                raise UserError(f"{self._name}: this ONNX Runtime does not run on {device}; {advice}use --num_gpu 0.")
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            options.log_severity_level = 3
-            providers = list(dict.fromkeys((provider, PROVIDERS["cpu"])))
+            options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
             try:
+                providers = list(dict.fromkeys((provider, PROVIDERS["cpu"])))
                 session = onnxruntime.InferenceSession(self._content, options, providers=providers)
             except Exception as error:
                 raise UserError(f"{self._name} cannot be read as ONNX: {error}") from error
             if provider not in session.get_providers():
-                raise UserError(
-                    f"{self._name}: ONNX Runtime could not start {provider}; its messages say why. Or use --num_gpu 0."
-                )
+                raise UserError(f"{self._name}: ONNX Runtime could not start {provider}; see its messages, or use --num_gpu 0.")
             self._sessions[device] = session
         return self._sessions[device]
 
@@ -314,7 +309,7 @@ def for_inference(
 ) -> tuple[nn.Module, str]:
     """Return a network of the same function that is the fastest to run, and the name of the engine that runs it.
 
-    With ``"torch"``, layers are folded on the CPU and weights lie channels_last, as its convolutions prefer. ``"onnxruntime"``
+    With ``"torch"``, layers are folded, and on the CPU weights lie channels_last, as its convolutions prefer. ``"onnxruntime"``
     exports to ONNX in memory. ``"auto"`` does so on the CPU where ONNX Runtime is installed, the network is one of ours and the
     work exceeds :data:`WORTH_EXPORTING`; where the export fails it takes PyTorch, and the name says why.
 
@@ -331,9 +326,7 @@ def for_inference(
     device = torch.device(device)
     if isinstance(network, RuntimeNetwork):
         if engine == ("onnxruntime" if network.in_torch else "torch"):
-            raise UserError(
-                f"--engine {engine}: this file is run by {network.runtime}; export the network as another kind of file."
-            )
+            raise UserError(f"--engine {engine}: this file is run by {network.runtime}; export the network in another format.")
         return network, network.runtime
     if engine == "onnxruntime" and (precision != "fp32" or not isinstance(network, SRNetwork)):
         what = f"in {precision}" if precision != "fp32" else f"a {type(network).__name__}"
@@ -352,6 +345,7 @@ def for_inference(
             if engine == "onnxruntime":
                 raise UserError(f"--engine onnxruntime: {error}") from error
             remark = f" (not ONNX Runtime: {error})"
+    copy = folded(network)
     if device.type == "cpu":
-        network = folded(network).to(memory_format=torch.channels_last)
-    return network, f"PyTorch {torch.__version__}{remark}"
+        copy = copy.to(memory_format=torch.channels_last)
+    return copy, f"PyTorch {torch.__version__}{remark}"
