@@ -1,1 +1,1 @@
-"""Analyses of searches: the figures and tables of SA-DARTS from the histories of searches in any space."""
+"""Comparisons of models and of searches: the model table, sweeps, seeds, and the figures and tables of SA-DARTS."""

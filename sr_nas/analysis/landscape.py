@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sr_nas.analysis.figures import landscape_figure
-from sr_nas.analysis.methods import read_run
+from sr_nas.analysis.history import read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.build import build_searcher
 from sr_nas.errors import UserError

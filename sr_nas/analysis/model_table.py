@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sr_nas import __version__
-from sr_nas.analysis.crops import crop_picture, extreme_gains
 from sr_nas.analysis.evaluate import FROM_HR, open_set
-from sr_nas.analysis.model_report import MACS, csv_rows, markdown
+from sr_nas.analysis.model_report import MACS, crop_picture, csv_rows, extreme_gains, markdown
 from sr_nas.analysis.tables import write_csv, write_numbers
 from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import SRNetwork

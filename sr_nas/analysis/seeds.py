@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from sr_nas.analysis.history import axis_label, quantities
-from sr_nas.analysis.methods import SEEDS, read_run
+from sr_nas.analysis.history import SEEDS, axis_label, quantities, read_run
 from sr_nas.analysis.tables import Report
 from sr_nas.errors import UserError
 from sr_nas.report.progress import genotype_text

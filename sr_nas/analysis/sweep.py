@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from sr_nas.analysis.figures import heat_maps, line_figure
-from sr_nas.analysis.history import Trials, axis_label
-from sr_nas.analysis.methods import Method, read_run
+from sr_nas.analysis.history import Method, Trials, axis_label, read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.errors import UserError, nearest
 from sr_nas.jobs.search import run_search

@@ -6,10 +6,9 @@ from argparse import Namespace
 
 from rich.console import Console
 
-from sr_nas.analysis.curves import curves, gaps
+from sr_nas.analysis.curves import curves, gaps, replace
+from sr_nas.analysis.history import methods_of, read_run
 from sr_nas.analysis.landscape import Plane, landscapes
-from sr_nas.analysis.methods import methods_of, read_run
-from sr_nas.analysis.replace import replace
 from sr_nas.analysis.sweep import cells_of, read_axes, run_sweep
 from sr_nas.analysis.tables import Report, check_output
 

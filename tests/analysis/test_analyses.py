@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.analysis.methods import methods_of
-from sr_nas.analysis.replace import replacement
+from sr_nas.analysis.curves import replacement
+from sr_nas.analysis.history import methods_of
 from sr_nas.analysis.sweep import read_axes, short_keys
 from sr_nas.build import build_searcher
 from sr_nas.classification.nasbench201 import EDGES, read_genotype

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sr_nas.analysis import seeds as seeds_module
-from sr_nas.analysis.methods import read_run
+from sr_nas.analysis.history import read_run
 from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
 from sr_nas.classification.nasbench201 import EDGES
 from sr_nas.classification.nasbench201_table import table

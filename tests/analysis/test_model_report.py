@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_nas.analysis.crops import crop_picture, extreme_gains, squared_error
+from sr_nas.analysis.model_report import crop_picture, extreme_gains, squared_error
 from sr_nas.metrics import psnr
 
 
@@ -54,7 +54,7 @@ def test_an_image_smaller_than_the_square() -> None:
 
 
 def test_the_picture_has_a_column_for_each_and_the_psnr_of_the_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_nas.analysis import crops
+    from sr_nas.analysis import model_report as crops
 
     hr, bicubic, sr = noise(0), noise(1), noise(2)
     pictures = []
