@@ -1,3 +1,5 @@
+"""``complexity``: what it counts, and what it says of a wrong network."""
+
 from __future__ import annotations
 
 import json
@@ -16,8 +18,17 @@ from tests.jobs.processes import run
 
 
 def counted(*words: object) -> dict[str, int]:
-    found: dict[str, int] = json.loads(run("complexity", *words, "--json"))
-    return found
+    costs: dict[str, int] = json.loads(run("complexity", *words, "--json"))
+    return costs
+
+
+@pytest.fixture
+def only_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out multiply-adds, which take a second."""
+    monkeypatch.setattr(
+        "sr_nas.commands.complexity.complexity_of",
+        lambda network: {"params": sum(parameter.numel() for parameter in network.parameters())},
+    )
 
 
 def test_the_published_network() -> None:
@@ -34,6 +45,7 @@ def test_a_genotype_in_words_and_in_a_file(tmp_path: Path) -> None:
     assert "MACs, LR input 1280x720" in table
 
 
+@pytest.mark.usefixtures("only_parameters")
 def test_settings_of_the_network() -> None:
     """A separable convolution has twice nf * kernel^2 + nf^2 values; here in two cells."""
     words = ["--arch", "dlsr", "--scale", "2", "--nf", "18", "--num_cells", "2", "--genotype"]
@@ -66,6 +78,7 @@ def test_what_is_wrong_is_named(words: list[object], message: str) -> None:
     assert message in " ".join(run("complexity", *words, code=1).split())
 
 
+@pytest.mark.usefixtures("only_parameters")
 def test_whatever_holds_a_network(tmp_path: Path) -> None:
     network = DLSR(3, 8, 3, "conv_1x1,conv_3x3,sep_conv_3x3,cell1+cell2")
     expected = sum(parameter.numel() for parameter in network.parameters())
@@ -102,6 +115,7 @@ def test_whatever_holds_a_network(tmp_path: Path) -> None:
         ("scale: 2\nnetwork_g: {type: DLSR, num_cell: 4}", "did you mean 'num_cells'"),
     ],
 )
+@pytest.mark.usefixtures("only_parameters")
 def test_option_files_are_read_as_by_a_training(text: str, message: str | None, tmp_path: Path) -> None:
     (tmp_path / "net.yml").write_text(text)
     printed = run("complexity", "--model", tmp_path / "net.yml", "--json", code=0 if message is None else 1)
@@ -112,10 +126,11 @@ def test_option_files_are_read_as_by_a_training(text: str, message: str | None, 
 
 
 def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_nas import published
-
     save_network(tmp_path / "net.safetensors", DLSR(2, 8, 2, ["conv_1x1"] * 3))
-    monkeypatch.setattr(published, "ROWS", ROWS[3:4])
+    monkeypatch.setattr("sr_nas.published.ROWS", ROWS[3:4])
+    footprint = {"receptive_field": None, "peak_activation_bytes": 123_400_000}
+    monkeypatch.setattr("sr_nas.commands.complexity.footprint", lambda network: footprint)
     monkeypatch.chdir(tmp_path)
     table = run("complexity", "--compare", "net.safetensors")
     assert "264,732" in table and "216.16 G" in table and "net.safetensors" in table
+    assert " all " in table and "123 MB" in table
