@@ -9,12 +9,13 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
 from sr_nas.genotype import Choice, Choices, Genotype
 
+Module = TypeVar("Module", bound=nn.Module)
 Weights = Mapping[str, Tensor]
 """label -> relaxed weights of its candidates, shape [number of candidates], summing to 1."""
 
@@ -124,19 +125,18 @@ class SearchSpace(Protocol):
         ...
 
 
-def reparameterized(network: nn.Module) -> nn.Module:
+def reparameterized(network: Module) -> Module:
     """Return a copy in which every module with a method ``reparameterize()`` is replaced by the module that it returns.
 
     That module computes the same in evaluation mode at less cost, such as one convolution for the branches of a RepVGG block
     (Ding et al. 2021). Export, inference and counting use networks in this form; it is not for training.
     """
-    return _reparameterize(copy.deepcopy(network))
+    return cast(Module, _reparameterize(copy.deepcopy(network)))
 
 
 def _reparameterize(module: nn.Module) -> nn.Module:
     if callable(convert := getattr(module, "reparameterize", None)):
-        replacement: nn.Module = convert()
-        return replacement.train(module.training)
+        return cast(nn.Module, convert()).train(module.training)
     for name, child in module.named_children():
         setattr(module, name, _reparameterize(child))
     return module

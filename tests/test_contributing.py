@@ -11,7 +11,10 @@ import yaml
 
 import sr_nas.registry
 from sr_nas.build import build_searcher
+from sr_nas.complexity.costs import cost_table
+from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import reparameterized
+from sr_nas.networks.imdn import IMDN, IMDN_CANDIDATES
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import REGULARIZERS, SPACES, Registry
@@ -139,8 +142,6 @@ class PlainSpace(ChoiceSpace, PlainFrame):
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entries of an example leave with it."""
-    from sr_nas.networks.imdn import IMDN_CANDIDATES
-
     for registry in (IMDN_CANDIDATES, *vars(sr_nas.registry).values()):
         if isinstance(registry, Registry):
             registry.names()
@@ -173,7 +174,11 @@ def test_a_candidate_that_reparameterises_itself() -> None:
     network = space.derive(space.decode({label: torch.tensor([0.0, 1.0]) for label in space.choices()})).eval()
     deployed, x = reparameterized(network), torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(deployed(x), network(x))
-    assert [type(conv).__name__ for conv in deployed.blocks[0].convs] == ["Conv2d"] * 4  # type: ignore[index, union-attr]
+    assert [type(conv).__name__ for conv in deployed.blocks[0].convs] == ["Conv2d"] * 4
+    plain = IMDN(2, network.nf, network.num_blocks)
+    assert complexity(network) == complexity(plain)
+    costs = cost_table(space, "flops")["conv1"]
+    assert costs[0] == costs[1] > 0
 
 
 def test_a_penalty_on_one_operation() -> None:

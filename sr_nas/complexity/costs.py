@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_nas.complexity.macs import LR_1280x720, count_macs, count_params
-from sr_nas.contracts import CostSite, SearchSpace
+from sr_nas.contracts import CostSite, SearchSpace, reparameterized
 from sr_nas.errors import UserError, listing
 from sr_nas.registry import COSTS
 
@@ -47,7 +47,7 @@ def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
 
     @cache  # labels may share their sites
     def cost_at(site: CostSite, name: str) -> float:
-        return float(site.count * measure(site.build(name), site.channels, site.downscale))
+        return float(site.count * measure(reparameterized(site.build(name)), site.channels, site.downscale))
 
     # Building a candidate draws initial weights; the random numbers of a search must not depend on what is measured.
     with torch.random.fork_rng(devices=[]):

@@ -15,7 +15,7 @@ from torch import nn
 
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.complexity.receptive_field import receptive_field
-from sr_nas.contracts import Classifier, SRNetwork
+from sr_nas.contracts import Classifier, SRNetwork, reparameterized
 
 with warnings.catch_warnings():  # fvcore stands on torch.jit, which announces its end on import
     warnings.simplefilter("ignore")
@@ -44,7 +44,8 @@ def count_params(network: nn.Module) -> int:
 
 
 def complexity(network: SRNetwork) -> dict[str, int]:
-    """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720``."""
+    """Return ``params``, ``macs_lr_1280x720`` and ``macs_hr_1280x720``, with branches re-parameterised."""
+    network = reparameterized(network)
     height, width = LR_1280x720
     lr, hr = count_macs(network, LR_1280x720, (Fraction(height, network.scale), Fraction(width, network.scale)))
     return {"params": count_params(network), "macs_lr_1280x720": lr[""], "macs_hr_1280x720": hr[""]}
@@ -74,10 +75,11 @@ def footprint(network: SRNetwork) -> dict[str, int | None]:
 
 
 def per_layer(network: nn.Module) -> list[tuple[str, str, int, int]]:
-    """Return (name, class, parameters, MACs) of every leaf module that has either.
+    """Return (name, class, parameters, MACs) of every leaf module that has either, with branches re-parameterised.
 
     MACs are for an LR input of 1280x720, and of a classifier for the size it is made for.
     """
+    network = reparameterized(network)
     side = getattr(network, "input_size", None)
     macs = count_macs(network, LR_1280x720)[0] if side is None else trace_macs(network, (side, side))
     leaves = [(name, module) for name, module in network.named_modules() if next(module.children(), None) is None]

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def folded(network: Module) -> Module:
     Args:
         network: left as it is.
     """
-    copy = cast(Module, reparameterized(network)).eval()
+    copy = reparameterized(network).eval()
     for module in list(copy.modules()):
         if isinstance(module, nn.Sequential):
             _fold(module)

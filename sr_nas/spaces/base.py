@@ -103,14 +103,18 @@ class ChoiceSpace(nn.Module):
         return inherited_tensors(self, self.derive(genotype), names)
 
     def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
-        """Each operation with its own channels, once per block; choices of inputs cost the same whatever they keep."""
-        return {
-            label: (CostSite(partial(self._candidate, op), op.in_channels, count=len(self.blocks)),)
-            for _, label, op in islice(self._places(), len(self.labels))
-        }
+        """Each operation with its channels, once per block; choices of inputs cost the same whatever they keep.
 
-    def _candidate(self, op: MixedOp, name: str) -> nn.Module:
-        module: nn.Module = self.registry.get(name)(op.in_channels, op.out_channels)
+        Labels with the same channels share a site, so that its candidates are measured once.
+        """
+        sites: dict[tuple[int, int], CostSite] = {}
+        for _, _, op in islice(self._places(), len(self.labels)):
+            channels = op.in_channels, op.out_channels
+            sites.setdefault(channels, CostSite(partial(self._candidate, *channels), op.in_channels, count=len(self.blocks)))
+        return {label: (sites[op.in_channels, op.out_channels],) for _, label, op in self._places()}
+
+    def _candidate(self, in_channels: int, out_channels: int, name: str) -> nn.Module:
+        module: nn.Module = self.registry.get(name)(in_channels, out_channels)
         return module
 
     def _places(self) -> Iterator[tuple[str, str, MixedOp]]:
