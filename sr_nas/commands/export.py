@@ -12,7 +12,7 @@ import yaml
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.export.graph_files import save_onnx, save_program
-from sr_nas.export.model import LAST, load_model, model_metadata, trained_file
+from sr_nas.export.model import LAST, load_model, trained_file
 from sr_nas.export.network_file import load_network, read_metadata, save_network, save_pth
 from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import OPSET
@@ -63,7 +63,7 @@ def _export_model(args: Namespace) -> list[str]:
     network = load_model(source, args.arch, args.genotype)
     if args.output.suffix == ".json":
         return _write_genotype(args.output, network.genotype.to_json())
-    metadata = model_metadata(source)
+    metadata = read_metadata(source)
     return _write(network, json.loads(metadata["training"]) if metadata else {"released": source.name}, args, None)
 
 

@@ -16,23 +16,10 @@ from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import build_network, describe_network
 from sr_nas.inference.optimize import OPSET, OnnxSession, RuntimeNetwork, check_same, onnx_model, traced
-from sr_nas.inference.tiles import pools_globally, tile_overlap
 from sr_nas.runs.files import replacing
 
 METADATA = "sr_nas.json"
 """The extra file of a ``.pt2`` archive that holds the metadata, as one JSON object."""
-
-
-def graph_metadata(network: SRNetwork, training: dict[str, Any] | None) -> dict[str, str]:
-    """Return :func:`~sr_nas.export.network_file.describe_network`, and what cannot be seen in a graph any more.
-
-    That is: ``parameters`` (before BatchNorms are folded), ``tile_overlap`` (LR pixels) and ``pools_globally``.
-    """
-    return describe_network(network, training) | {
-        "parameters": str(sum(parameter.numel() for parameter in network.parameters())),
-        "tile_overlap": str(tile_overlap(network)),
-        "pools_globally": str(pools_globally(network)).lower(),
-    }
 
 
 def save_onnx(
@@ -40,7 +27,7 @@ def save_onnx(
 ) -> str:
     """Write a network as ONNX (:func:`~sr_nas.inference.optimize.onnx_model`), and return a line that says what was checked.
 
-    The metadata are those of :func:`graph_metadata`, ``precision`` and ``opset``.
+    The metadata are those of :func:`~sr_nas.export.network_file.describe_network`, ``precision`` and ``opset``.
 
     Args:
         path: file to write, ``.onnx``.
@@ -53,7 +40,7 @@ def save_onnx(
         UserError: as :func:`~sr_nas.inference.optimize.onnx_model`; nothing is written then.
     """
     precision = "fp16" if half else "fp32"
-    metadata = graph_metadata(network, training) | {"precision": precision, "opset": str(opset)}
+    metadata = describe_network(network, training) | {"precision": precision, "opset": str(opset)}
     content, difference = onnx_model(network, f"the ONNX graph of {path.name}", metadata, opset, half)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -82,7 +69,7 @@ def save_program(path: Path, network: SRNetwork, training: dict[str, Any] | None
         UserError: PyTorch is too old, or the program would differ from the network; nothing is written then.
     """
     content = io.BytesIO()
-    torch.export.save(traced(network), content, extra_files={METADATA: json.dumps(graph_metadata(network, training))})
+    torch.export.save(traced(network), content, extra_files={METADATA: json.dumps(describe_network(network, training))})
     with replacing(path) as temporary:
         temporary.write_bytes(content.getvalue())
         difference = check_same(network, load_program(temporary), "fp32", f"the program of {path.name}")

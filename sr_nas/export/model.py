@@ -14,7 +14,7 @@ from sr_nas.export.graph_files import load_onnx, load_program
 from sr_nas.export.network_file import CLASSIFICATION, load_any, load_network, read_file, read_metadata
 from sr_nas.export.released import WRAPPERS, bare_tensors, load_released, wrapper_of
 from sr_nas.genotype import read_genotype
-from sr_nas.inference.optimize import RuntimeNetwork, countable
+from sr_nas.inference.optimize import countable
 from sr_nas.options.load import check_options, read_options
 from sr_nas.options.sections import NetworkOptions
 from sr_nas.options.strict import Component, Of, Strict, section_model
@@ -161,20 +161,6 @@ def _from_option_file(path: Path, num_classes: int | None) -> Network:
         options = check_options(NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
         built = NETWORKS.build(options.network_g)(scale=options.scale)
     return built
-
-
-def model_metadata(source: str | Path) -> dict[str, str]:
-    """Return the metadata of a model (:func:`~sr_nas.export.network_file.describe_network`); empty for released weights.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    path = Path(source)
-    if path.suffix in (".onnx", ".pt2"):
-        network = load_model(path)
-        assert isinstance(network, RuntimeNetwork)
-        return network.metadata
-    return read_metadata(trained_file(path) if path.is_dir() else path)
 
 
 def trained_file(run: Path) -> Path:

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sr_nas.errors import UserError
-from sr_nas.export.model import load_model, model_metadata
+from sr_nas.export.model import load_model
 from sr_nas.export.network_file import (
     SETTINGS,
     describe_network,
     read_file,
+    read_metadata,
     read_settings,
     save_network,
     save_pth,
@@ -34,7 +35,7 @@ def test_a_pth_opens_by_itself_and_strictly_under_params(tmp_path: Path) -> None
     content = torch.load(tmp_path / "net.pth", weights_only=True)
     other = type(network)(**network.settings())
     other.load_state_dict(content["params"], strict=True)
-    assert json.loads(model_metadata(tmp_path / "net.pth")["training"]) == {"run": "x"}
+    assert json.loads(read_metadata(tmp_path / "net.pth")["training"]) == {"run": "x"}
     # The two mappings share their tensors, on disk too.
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     torch.save(network.state_dict(), tmp_path / "bare.pth")
