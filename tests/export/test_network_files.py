@@ -1,3 +1,5 @@
+"""Self-describing files of networks of both tasks, and weights that others have released."""
+
 from __future__ import annotations
 
 import json
@@ -7,18 +9,33 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import sr_nas
+from sr_nas.classification.darts import DARTS
+from sr_nas.classification.nasbench201 import NASBench201
+from sr_nas.contracts import Classifier
 from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
-from sr_nas.export.network_file import load_network, save_network
+from sr_nas.export.network_file import (
+    SETTINGS,
+    describe_network,
+    load_any,
+    load_network,
+    read_file,
+    read_metadata,
+    read_settings,
+    save_network,
+    save_pth,
+    settings_tensor,
+)
 from sr_nas.export.released import load_released
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import evaluate_set
 from sr_nas.networks.dlsr import DLSR, PUBLISHED
 from sr_nas.networks.imdn import IMDN
+from tests.export.networks import tiny_dlsr, tiny_imdn, with_statistics
 
 GENOTYPE = "conv_5x5_bn,dsconv_3x3,dil_dsconv_5x5,conv_3x3"
 
@@ -180,3 +197,66 @@ def test_released_dlsr_gives_its_scores_on_set5(shared: Path) -> None:
     scores = evaluate_set(upscaler(network, device="cpu"), pairs, 2)
     assert scores["psnr"] == pytest.approx(38.041, abs=0.003)
     assert scores["ssim"] == pytest.approx(0.9606, abs=0.0002)
+
+
+def test_a_pth_opens_by_itself_and_strictly_under_params(tmp_path: Path) -> None:
+    network = tiny_dlsr(4)
+    save_pth(tmp_path / "net.pth", network, {"run": "x"})
+    again = load_model(tmp_path / "net.pth")
+    assert not again.training and again.settings() == network.settings()
+    x = torch.rand(1, 3, 9, 7)
+    with torch.inference_mode():
+        assert torch.equal(again(x), network(x))
+    content = torch.load(tmp_path / "net.pth", weights_only=True)
+    other = type(network)(**network.settings())
+    other.load_state_dict(content["params"], strict=True)
+    assert json.loads(read_metadata(tmp_path / "net.pth")["training"]) == {"run": "x"}
+    # The two mappings share their tensors, on disk too.
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    torch.save(network.state_dict(), tmp_path / "bare.pth")
+    assert (tmp_path / "net.pth").stat().st_size - (tmp_path / "bare.pth").stat().st_size < weights
+
+
+def test_the_settings_among_the_tensors(tmp_path: Path) -> None:
+    network = tiny_dlsr(4)
+    found = read_settings(settings_tensor(network).half())
+    assert found == {"architecture": "DLSR", "settings": json.dumps(network.settings())}
+    save_network(tmp_path / "net.safetensors", network)
+    assert SETTINGS in load_file(tmp_path / "net.safetensors")
+    assert set(read_file(tmp_path / "net.safetensors")[1]) == set(network.state_dict())
+    with pytest.raises(UserError, match="does not describe a network"):
+        read_settings(torch.tensor([1, 2], dtype=torch.uint8))
+
+
+def test_files_that_contradict_themselves(tmp_path: Path) -> None:
+    network = tiny_imdn()
+    tensors = network.state_dict() | {SETTINGS: settings_tensor(tiny_dlsr(4))}
+    save_file(tensors, tmp_path / "net.safetensors", describe_network(network))
+    with pytest.raises(UserError, match=r"contradicts itself: its metadata and its tensor sr_nas\.settings"):
+        load_model(tmp_path / "net.safetensors")
+    torch.save({"params": {"a": torch.zeros(1)}, "sr_nas": describe_network(network)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth does not fit its architecture IMDN.*missing .* head\.weight"):
+        load_model(tmp_path / "other.pth")
+
+
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
+NETWORKS = {
+    "NASBench201": lambda: NASBench201(7, channels=2, num_cells=1, genotype=CELL),
+    "DARTS": lambda: DARTS(channels=2, num_cells=3, num_classes=7, auxiliary=True),
+}
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_a_classifier_comes_back_whole(arch: str, tmp_path: Path) -> None:
+    network: Classifier = with_statistics(NETWORKS[arch]()).eval()
+    save_network(tmp_path / "net.safetensors", network, {"mean": [0.1, 0.2, 0.3]})
+    again = load_any(tmp_path / "net.safetensors")
+    assert (again.arch, again.settings(), again.training) == (arch, network.settings(), False)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(again(x), network(x))
+    said = read_metadata(tmp_path / "net.safetensors")
+    assert (said["task"], said["architecture"], said["num_classes"], said["input_size"]) == ("classification", arch, "7", "32")
+    assert json.loads(said["training"]) == {"mean": [0.1, 0.2, 0.3]} and "scale" not in said
+    with pytest.raises(UserError, match=rf"is a classifier, {arch} of 7 classes.* upscales none"):
+        sr_nas.load_network(tmp_path / "net.safetensors")
