@@ -65,7 +65,7 @@ def gaps(methods: Sequence[Method], edge: str | None, output: Path | None) -> Re
     save(gaps_figure({row["method"]: row["gap_edge"] for row in numbers}, labels), folder / "gaps.png")
     printed = [
         {"method": row["method"], "seeds": str(len(row["seeds"])), "epoch": str(row["epoch"]), "edge": row["edge"]}
-        | {heading: row[name].last(form=".1e", std_form=".1e") for name, heading in columns.items()}
+        | {heading: row[name].last(form=".2g", std_form=".1g") for name, heading in columns.items()}
         for row in rows
     ]
     return Report(folder, printed, [note for method in methods for note in method.note()])

@@ -24,7 +24,7 @@ FROM_HR = "made from HR"
 def evaluate(
     network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console, tile: int | None = None
 ) -> dict[str, Any]:
-    """Score a network by PSNR in dB and SSIM.
+    """Score a network by PSNR in dB and SSIM, beside bicubic.
 
     Args:
         network: to score.
@@ -35,23 +35,21 @@ def evaluate(
         tile: side of the tiles in LR pixels; ``None`` runs the network on whole images.
 
     Returns:
-        ``{"scale", "protocol", "sets": {name: {"psnr", "ssim", "images": {image: {"psnr", "ssim", "bicubic"}}, "bicubic":
-        {"psnr", "ssim"}, "lr"}}}``.
+        ``{"scale", "protocol", "sets": {name: {"psnr", "ssim", "lr", "bicubic": {"psnr", "ssim"}, "images": {image: ...}}}}``,
+        where each image has ``psnr``, ``ssim`` and ``bicubic`` too.
 
     Raises:
         UserError: a set is missing, cannot be read, or stands twice under one name.
     """
     scale = network.scale
-    sets: dict[str, tuple[Pairs, str]] = {}
-    for path in data:
-        name, pairs, origin = open_set(path, scale, lr)
-        if name in sets:
-            raise UserError(f"--data names two sets that are both called '{name}'.")
-        sets[name] = (pairs, origin)
+    sets = [open_set(path, scale, lr) for path in data]
+    names = [name for name, *_ in sets]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
     results: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        for name, (pairs, origin) in sets.items():
+        for name, pairs, origin in sets:
             bar = progress.add_task(name, total=2 * len(pairs))
             scores, baseline = (
                 evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
@@ -59,8 +57,7 @@ def evaluate(
             )
             for image, score in scores["images"].items():
                 score["bicubic"] = baseline["images"][image]
-            scores["bicubic"] = {metric: baseline[metric] for metric in ("psnr", "ssim")}
-            results[name] = scores | {"lr": origin}
+            results[name] = scores | {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}, "lr": origin}
     protocol = dict(PROTOCOL)
     if any(scores["lr"] != FROM_HR for scores in results.values()):
         protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"

@@ -66,7 +66,7 @@ def gaps_figure(gaps: Mapping[str, Sequence[float]], labels: Mapping[str, str]) 
     axes.set_xlim(-0.6, len(gaps) - 0.2)
     axes.set_xticks(range(len(gaps)), [f"{textwrap.fill(method, 18)}\n{labels[method]}" for method in gaps])
     style(axes)
-    axes.set_title("top-2 gap of beta; a point per seed, the bar is their mean", loc="left", fontsize=10, color=INK)
+    axes.set_title("top-2 gap of beta by seed, and its mean", loc="left", fontsize=10, color=INK)
     return figure
 
 
