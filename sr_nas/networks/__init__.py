@@ -1,1 +1,1 @@
-"""The networks people train and ship: plain modules, one file per family."""
+"""Plain networks to train and ship, one file per family."""

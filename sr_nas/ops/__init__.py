@@ -1,1 +1,1 @@
-"""Building blocks: candidate operations, the mixed operation, super-resolution blocks."""
+"""The mixed operation, plain and fused."""

@@ -1,1 +1,1 @@
-"""The searcher. It knows labels, alphas and losses, and no search space, data set or task."""
+"""The search algorithm: alpha, its objective, the bilevel gradient and the loop; independent of spaces, data and tasks."""
