@@ -215,9 +215,6 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     settings = tensors.pop(SETTINGS, None)
     if settings is not None and "architecture" in metadata:
         stated = read_settings(settings)
-        if (stated["architecture"], json.loads(stated["settings"])) != (
-            metadata["architecture"],
-            json.loads(metadata["settings"]),
-        ):
+        if stated != {key: metadata[key] for key in stated}:
             raise UserError(f"{path} contradicts itself: its metadata and its tensor {SETTINGS} name different networks.")
     return metadata, tensors

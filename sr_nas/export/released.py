@@ -162,10 +162,7 @@ def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None)
     """
     wrapper = wrapper_of(content) if key is None else key
     tensors = content if wrapper is None else content.get(wrapper)
-    is_state = isinstance(tensors, Mapping) and all(
-        isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()
-    )
-    if not tensors or not is_state:
+    if not tensors or not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
         raise UserError(f"{path}: tensors are expected, {expected}; found {listing(content, 10)}.")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

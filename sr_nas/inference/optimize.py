@@ -35,8 +35,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 Engine = Literal["auto", "torch", "onnxruntime"]
 Module = TypeVar("Module", bound=nn.Module)
 WORTH_EXPORTING = 2e12
-"""Multiply-adds per thread from which ``"auto"`` takes ONNX Runtime. On one core, PyTorch needs 60 to 130 s for them and ONNX
-Runtime 60 to 90 % of that (IMDN, DLSR, searched networks), while exporting and checking takes 6 to 12 s."""
+"""Multiply-adds per thread from which ``"auto"`` takes ONNX Runtime. On one core, PyTorch needs 60 to 120 s for them and ONNX
+Runtime 65 to 90 % of that (IMDN, DLSR, searched networks), while exporting and checking takes 6 to 12 s, whatever the threads."""
 
 
 def folded(network: Module) -> Module:
