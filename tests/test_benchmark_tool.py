@@ -7,12 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from benchmark import in_turns
 
 from tests.conftest import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY))
-
-from tools.benchmark import in_turns
 
 
 def test_ratios_are_to_the_first_variant() -> None:

@@ -18,7 +18,7 @@ FLOORS = [
     {"contracts", "options", "losses", "optim", "runs"},
     {"ops", "search", "images", "complexity", "task"},
     {"networks", "data", "metrics", "inference"},
-    {"spaces", "export", "trainer", "report", "preparation"},
+    {"spaces", "export", "trainer", "report"},
     {"bridge", "classification", "super_resolution"},
     {"build"},
     {"jobs"},

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from preparation.generate import write_lmdb
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -46,7 +47,6 @@ from sr_nas.images.resize import downscale, modcrop
 from sr_nas.inference.images import upscaler
 from sr_nas.options.load import check_options
 from sr_nas.options.sections import SearchOptions
-from sr_nas.preparation.generate import write_lmdb
 from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.allocator import keep_freed_memory
 from sr_nas.search.alpha import Alpha, softmax

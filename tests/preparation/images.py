@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
+from prepare_data import main
 
 from sr_nas.images.files import write_image
 from sr_nas.images.resize import downscale
@@ -44,3 +46,11 @@ def packed(place: Path, top: str) -> bytes:
     with tarfile.open(fileobj=stream, mode="w") as tar:
         tar.add(place, top)
     return stream.getvalue()
+
+
+def run_tool(*words: str | Path, code: int = 0) -> str:
+    """Run the tool in this process; return what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        assert main(list(map(str, words))) == code, printed.getvalue()
+    return printed.getvalue()

@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from preparation.check import Fingerprint, check, find_duplicates, fingerprint_of
 
 from sr_nas.data.layouts import find_sets, read_meta_info
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
-from sr_nas.preparation.check import Fingerprint, check, find_duplicates, fingerprint_of
 from tests.preparation.images import noise, save
 
 

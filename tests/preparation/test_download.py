@@ -15,15 +15,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from preparation.catalog import DIV2K_ADDRESS, SETS, Archive, Part
+from preparation.download import fetch_archive, is_there, parts_of, unpack
 
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
-from sr_nas.preparation.catalog import DIV2K_ADDRESS, SETS, Archive, Part
-from sr_nas.preparation.download import fetch_archive, is_there, parts_of, unpack
 from sr_nas.registry import LABELLED
-from tests.jobs.processes import run
-from tests.preparation.images import NAMES, contents, make_set5, packed, save
+from tests.preparation.images import NAMES, contents, make_set5, packed, run_tool, save
 from tests.preparation.server import Site, serving
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB, more than one block
@@ -307,14 +306,14 @@ def test_cifar_is_fetched_checked_and_read(tmp_path: Path, cifar: dict[str, byte
     with serving(Site(packed(tmp_path / "made", INSIDE))) as site:
         archive = Archive("cifar-100-python.tar.gz", site.url, len(site.content), sha256(site.content))
         monkeypatch.setitem(SETS, "cifar100", (replace(SETS["cifar100"][0], archive=archive),))
-        assert f"{root}/CIFAR-100/{INSIDE}: 3 files written" in run("prepare_data", "cifar100", "--root", root)
-        assert "there already" in run("prepare_data", "cifar100", "--root", root)
+        assert f"{root}/CIFAR-100/{INSIDE}: 3 files written" in run_tool("cifar100", "--root", root)
+        assert "there already" in run_tool("cifar100", "--root", root)
         assert len(site.ranges_asked) == 1
     assert contents(root / "CIFAR-100") == {f"{INSIDE}/{name}": data for name, data in cifar.items()}
     found = LABELLED.get("cifar100")("train", dataroot=str(root / "CIFAR-100"))
     assert (found.classes, found.labels) == (("apple", "bee"), [0, 1, 1, 0])
     (root / "CIFAR-100" / INSIDE / "train").write_bytes(b"mine")
-    assert "train is not the published file" in run("prepare_data", "cifar100", "--root", root, code=1)
+    assert "train is not the published file" in run_tool("cifar100", "--root", root, code=1)
     assert (root / "CIFAR-100" / INSIDE / "train").read_bytes() == b"mine"
 
 

@@ -10,13 +10,13 @@ from types import ModuleType
 import lmdb
 import numpy as np
 import pytest
+from preparation import generate
+from preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 
 from sr_nas.data.sources import folder, lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.files import decode, list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
-from sr_nas.preparation import generate
-from sr_nas.preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 from tests.preparation.images import contents, noise, save
 
 GRID = Grid(12, 12, (2,))

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from preparation.outputs import atomic_dir, in_processes
 
 from sr_nas.errors import UserError
-from sr_nas.preparation.outputs import atomic_dir, in_processes
+from tests.conftest import REPOSITORY
+
+TOOLS = REPOSITORY / "tools"
 
 # What workers import with their functions: nothing heavy.
 
@@ -49,12 +52,12 @@ def test_a_killed_process_leaves_a_hidden_folder_that_the_next_run_removes(tmp_p
     script = f"""if True:
         import os, signal
         from pathlib import Path
-        from sr_nas.preparation.outputs import atomic_dir
+        from preparation.outputs import atomic_dir
         with atomic_dir(Path({str(tmp_path / "out")!r})) as folder:
             (folder / "half").write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    subprocess.run([sys.executable, "-c", script], check=False)
+    subprocess.run([sys.executable, "-c", script], check=False, cwd=TOOLS)
     (name,) = contents(tmp_path)
     assert name.startswith(".out-unfinished-")
     fill(tmp_path / "out", one="1")
@@ -109,13 +112,13 @@ def test_a_worker_that_is_killed_is_explained() -> None:
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     script = """if True:
         import multiprocessing, time
-        from sr_nas.preparation.outputs import in_processes
+        from preparation.outputs import in_processes
         results = in_processes(time.sleep, [0, 0, 60, 60], 2)
         next(results)
         print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
         time.sleep(60)
     """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=TOOLS) as parent:
         assert parent.stdout is not None
         workers = [int(word) for word in parent.stdout.readline().split()]
         parent.kill()

@@ -18,11 +18,11 @@ import cv2
 import lmdb
 import numpy as np
 
+from preparation.outputs import atomic_dir, in_processes
 from sr_nas.data.layouts import by_stem, common_scale, match_names, naming_rules
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
-from sr_nas.preparation.outputs import atomic_dir, in_processes
 from sr_nas.runs.files import ABANDONED, sweep
 
 MAP_SIZE = 2**40

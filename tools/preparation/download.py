@@ -16,10 +16,10 @@ from typing import Any
 import pooch
 import requests
 
+from preparation.catalog import SETS, Archive, Part
+from preparation.outputs import atomic_dir, check_room
 from sr_nas.errors import UserError, listing
 from sr_nas.images.files import IMAGE_SUFFIXES
-from sr_nas.preparation.catalog import SETS, Archive, Part
-from sr_nas.preparation.outputs import atomic_dir, check_room
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes received so far and, where it is known, the total."""

@@ -1,4 +1,4 @@
-"""The command ``prepare_data``: call the job, show its progress, print its result."""
+"""The jobs of ``prepare_data.py``: call, show the progress, print the result."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preparation.catalog import Archive, Part
+from preparation.check import check
+from preparation.download import ARCHIVES, fetch_archive, is_there, parts_of, unpack
+from preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 from sr_nas.data.layouts import ImageSet, by_stem, find_sets, read_meta_info
 from sr_nas.errors import UserError
 from sr_nas.images.files import list_images
-from sr_nas.preparation.catalog import Archive, Part
-from sr_nas.preparation.check import check
-from sr_nas.preparation.download import ARCHIVES, fetch_archive, is_there, parts_of, unpack
-from sr_nas.preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 from sr_nas.runs.device import cores
 
 MOST_LINES = 100
 """Lines that are printed of one kind of defect."""
-
-
-def main(args: Namespace) -> int:
-    """Run ``prepare_data``; return its exit code."""
-    jobs = {"fetch": _fetch, "lr": _make_lr, "crop": _crop, "lmdb": _write_lmdb, "check": _check}
-    return jobs[args.job](args)
 
 
 def _fetch(args: Namespace) -> int:
@@ -109,3 +103,12 @@ def _progress(count: DownloadColumn | MofNCompleteColumn) -> Progress:
 def _reporter(progress: Progress, description: str) -> Callable[[int, int | None], None]:
     task = progress.add_task(description, total=None)
     return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+JOBS: dict[str, Callable[[Namespace], int]] = {
+    "fetch": _fetch,
+    "lr": _make_lr,
+    "crop": _crop,
+    "lmdb": _write_lmdb,
+    "check": _check,
+}

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from preparation.catalog import SETS, Archive
 
 from sr_nas.images.files import read_rgb
-from sr_nas.preparation.catalog import SETS, Archive
-from tests.jobs.processes import ENVIRONMENT, command, run
-from tests.preparation.images import contents, make_set5, packed, save
+from tests.jobs.processes import ENVIRONMENT, command
+from tests.preparation.images import contents, make_set5, packed, run_tool, save
 from tests.preparation.server import Site, serving
 
 
@@ -25,21 +25,21 @@ def test_sets_are_fetched_and_found_again(tmp_path: Path, monkeypatch: pytest.Mo
         checksum = f"sha256:{hashlib.sha256(site.content).hexdigest()}"
         archive = Archive("benchmark.tar", site.url, len(site.content), checksum)
         monkeypatch.setitem(SETS, "set5", tuple(replace(part, archive=archive) for part in SETS["set5"]))
-        printed = run("prepare_data", "set5", "--root", root, "--scales", "2", "4")
+        printed = run_tool("set5", "--root", root, "--scales", "2", "4")
         assert f"{root}/Set5/LR_matlab/x4: 5 images written" in printed
         assert "LR_matlab/x3" not in printed
         assert len(site.ranges_asked) == 1
-    assert f"{root}/Set5/HR: there already" in run("prepare_data", "set5", "--root", root, "--hr_only")
-    assert "nothing is wrong" in run("prepare_data", "check", root / "Set5", "--workers", "1")
+    assert f"{root}/Set5/HR: there already" in run_tool("set5", "--root", root, "--hr_only")
+    assert "nothing is wrong" in run_tool("check", root / "Set5", "--workers", "1")
     (root / "Set5/HR/baby.png").unlink()
-    assert f"{root}/Set5/HR: 1 images written, 4 kept" in run("prepare_data", "set5", "--root", root, "--hr_only")
+    assert f"{root}/Set5/HR: 1 images written, 4 kept" in run_tool("set5", "--root", root, "--hr_only")
 
 
 def test_without_a_network_it_names_address_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr("sr_nas.preparation.download.RETRIES", 0)
-    printed = run("prepare_data", "urban100", "b100", "--root", tmp_path, "--scales", "4", code=1)
+    monkeypatch.setattr("preparation.download.RETRIES", 0)
+    printed = run_tool("urban100", "b100", "--root", tmp_path, "--scales", "4", code=1)
     for words in (
         "cannot fetch benchmark.tar",
         "https://cv.snu.ac.kr/research/EDSR/benchmark.tar",
@@ -52,14 +52,14 @@ def test_from_hr_images_to_sub_images_and_lmdb(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / f"hr/{number:04}.png", 49, 75, number)
     words = ["--scales", "2", "3", "--workers", "1"]
-    assert "4 images written to" in run("prepare_data", "lr", tmp_path / "hr", "-o", tmp_path / "lr", *words)
-    assert "4 kept" in run("prepare_data", "lr", tmp_path / "hr", "-o", tmp_path / "lr", *words)
-    cut = ["prepare_data", "crop", tmp_path / "hr", "--lr", tmp_path / "lr", "-o", tmp_path / "sub", *words]
-    assert "--size 50 must be a multiple of 6" in run(*cut, "--size", "50", code=1)
-    assert "72 images written" in run(*cut, "--size", "24", "--step", "18")
-    pack = ["prepare_data", "lmdb", tmp_path / "sub/LR/X2", "-o", tmp_path / "x2.lmdb", "--workers", "1"]
-    assert "x2.lmdb: 24 images\n" in run(*pack)
-    assert "x2.lmdb exists" in run(*pack, code=1)
+    assert "4 images written to" in run_tool("lr", tmp_path / "hr", "-o", tmp_path / "lr", *words)
+    assert "4 kept" in run_tool("lr", tmp_path / "hr", "-o", tmp_path / "lr", *words)
+    cut = ["crop", tmp_path / "hr", "--lr", tmp_path / "lr", "-o", tmp_path / "sub", *words]
+    assert "--size 50 must be a multiple of 6" in run_tool(*cut, "--size", "50", code=1)
+    assert "72 images written" in run_tool(*cut, "--size", "24", "--step", "18")
+    pack = ["lmdb", tmp_path / "sub/LR/X2", "-o", tmp_path / "x2.lmdb", "--workers", "1"]
+    assert "x2.lmdb: 24 images\n" in run_tool(*pack)
+    assert "x2.lmdb exists" in run_tool(*pack, code=1)
 
 
 def test_check_prints_what_is_wrong_and_says_so_by_its_exit_code(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_check_prints_what_is_wrong_and_says_so_by_its_exit_code(tmp_path: Path)
     save(tmp_path / "lr/a.png", 12, 19)
     save(tmp_path / "lr/c.png", 12, 18)
     (tmp_path / "lr/b.png").write_bytes(b"")
-    printed = run("prepare_data", "check", tmp_path / "hr", "--lr", tmp_path / "lr", "--scale", "2", "--workers", "1", code=1)
+    printed = run_tool("check", tmp_path / "hr", "--lr", tmp_path / "lr", "--scale", "2", "--workers", "1", code=1)
     for words in (
         "hr HR: 3 images",
         "cannot be read: 1\n",
@@ -79,15 +79,15 @@ def test_check_prints_what_is_wrong_and_says_so_by_its_exit_code(tmp_path: Path)
         f"{tmp_path}/hr/b.png and {tmp_path}/hr/copy.png: every pixel",
     ):
         assert words in printed
-    assert "--lr and --scale go together" in run("prepare_data", "check", tmp_path / "hr", "--lr", tmp_path / "lr", code=1)
+    assert "--lr and --scale go together" in run_tool("check", tmp_path / "hr", "--lr", tmp_path / "lr", code=1)
 
 
 def test_lr_that_was_made_beside_hr_is_found(tmp_path: Path) -> None:
     save(tmp_path / "Set5/HR/a.png")
-    check = ["prepare_data", "check", tmp_path / "Set5", "--workers", "1"]
-    assert "Set5 HR: 1 images, no LR" in run(*check)
-    run("prepare_data", "lr", tmp_path / "Set5/HR", "-o", tmp_path / "Set5/LR_matlab", "--scales", "2", "--workers", "1")
-    assert "Set5 x2: 1 images" in run(*check)
+    check = ["check", tmp_path / "Set5", "--workers", "1"]
+    assert "Set5 HR: 1 images, no LR" in run_tool(*check)
+    run_tool("lr", tmp_path / "Set5/HR", "-o", tmp_path / "Set5/LR_matlab", "--scales", "2", "--workers", "1")
+    assert "Set5 x2: 1 images" in run_tool(*check)
 
 
 def test_killed_in_the_middle_it_leaves_whole_images_and_goes_on(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_killed_in_the_middle_it_leaves_whole_images_and_goes_on(tmp_path: Path)
     assert 0 < len(done) < 40
     for file in done:
         assert read_rgb(file).shape == (60, 80, 3)
-    printed = run("prepare_data", "lr", tmp_path / "hr", "-o", tmp_path / "lr", "--scales", "2", "--workers", "1")
+    printed = run_tool("lr", tmp_path / "hr", "-o", tmp_path / "lr", "--scales", "2", "--workers", "1")
     assert f"{40 - len(done)} images written" in printed
     assert [name for name in contents(tmp_path / "lr/X2") if name[0] != "."] == [f"{number:02}x2.png" for number in range(40)]
 
@@ -112,5 +112,5 @@ def test_killed_in_the_middle_it_leaves_whole_images_and_goes_on(tmp_path: Path)
 def test_words_that_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["set6"], ["set5", "set6"], ["lr", "x", "-o", "y", "--workers", "0"], []):
         with pytest.raises(SystemExit) as error:
-            run("prepare_data", *words)
+            run_tool(*words)
         assert error.value.code == 2

@@ -16,10 +16,10 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from preparation.outputs import in_processes
 from sr_nas.data.layouts import ImageSet, naming_rules, pair_up
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
-from sr_nas.preparation.outputs import in_processes
 
 HASH_SIZE = 16
 """Frequencies per axis of a pHash."""
