@@ -43,7 +43,9 @@ def seeds(text: str) -> list[int]:
 def _tile_size(text: str) -> int | str | None:
     if text in ("auto", "whole"):
         return None if text == "whole" else text
-    return whole_number(1)(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is neither auto nor whole nor a whole number of at least 1")
+    return int(text)
 
 
 def _option_file(parser: _ActionsContainer, example: str, required: bool = True) -> None:

@@ -94,4 +94,4 @@ def test_what_is_dropped_is_one_line_and_half_precision_is_refused_at_once(model
 def test_a_tile_is_auto_whole_or_a_number(model: Path, tmp_path: Path, tile: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["inference", "-i", str(tmp_path), "-o", str(tmp_path), "--model", str(model), f"--tile={tile}"])
-    assert "is not a whole number of at least 1" in capsys.readouterr().err
+    assert "is neither auto nor whole nor a whole number" in capsys.readouterr().err
