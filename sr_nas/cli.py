@@ -1,6 +1,7 @@
 """``sr-nas <command>`` and ``tools/<command>.py``: the arguments of every command, and their dispatch.
 
-Nothing heavy is imported here, so that --help is quick; ``sr_nas.commands.<command>``, which runs the command, imports the rest.
+Nothing heavy is imported here, so that --help is quick. Each parser names its ``module``, whose ``main(args)`` runs the command:
+``sr_nas.jobs.<command>`` unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     --model measures one model. -opt measures several models on several sets and writes a table; the same command goes on where
     it was stopped.
     """
+    parser.set_defaults(module="sr_nas.analysis.evaluate")
     add = parser.add_argument
     table = parser.add_argument_group("a table of several models")
     _option_file(table, "datasets:Set5=DIR", required=False)
@@ -120,8 +122,9 @@ def _analyze(parser: ArgumentParser) -> None:
     """
     jobs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
 
-    def job(name: str, summary: str, runs: str | None = "+") -> ArgumentParser:
+    def job(name: str, summary: str, runs: str | None = "+", module: str = "curves") -> ArgumentParser:
         sub = jobs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        sub.set_defaults(module=f"sr_nas.analysis.{module}")
         if runs:
             sub.add_argument("runs", nargs=None if runs == "1" else runs, type=Path, metavar="RUN", help="folder of a search")
         text = f"new folder to write to (default: analyses/{name}, numbered)"
@@ -136,7 +139,7 @@ def _analyze(parser: ArgumentParser) -> None:
     for sub in (gaps, curves):
         sub.add_argument("--epoch", type=int, metavar="N", help="last epoch to look at (default: the last that all seeds have)")
 
-    landscape = job("landscape", "figure 5: loss and accuracy over two random directions in alpha")
+    landscape = job("landscape", "figure 5: loss and accuracy over two random directions in alpha", module="landscape")
     landscape.add_argument("--grid", type=int, default=21, metavar="N", help="points along each direction, odd (default: 21)")
     landscape.add_argument("--radius", type=float, default=1.0, help="farthest step, in --normalise's unit (default: 1)")
     landscape.add_argument("--batches", type=int, default=4, metavar="N", help="batches of alpha's images (default: 4)")
@@ -145,7 +148,7 @@ def _analyze(parser: ArgumentParser) -> None:
     landscape.add_argument("--normalise", choices=("alpha", "unit"), default="alpha", help=text)
     _overrides(landscape, "datasets:train:dataroot=DIR")
 
-    sweep = job("sweep", "tables 5 and 8: the searches of a grid of options; the same command goes on where it was stopped", None)
+    sweep = job("sweep", "tables 5 and 8: the searches of a grid of options; started again, it goes on", None, "sweep")
     _option_file(sweep, "datasets:train:dataroot=DIR")
     text = "option and its values, e.g. search:regularizer:nu=0,0.25,1; may be given several times"
     sweep.add_argument("--over", action="append", required=True, metavar="KEY=A,B,...", help=text)
@@ -240,6 +243,7 @@ def _description(command: str) -> str:
 def parser_of(command: str) -> ArgumentParser:
     """Return the argument parser of a command."""
     parser = ArgumentParser(prog=command, description=_description(command), formatter_class=RawDescriptionHelpFormatter)
+    parser.set_defaults(module=f"sr_nas.jobs.{command}")
     COMMANDS[command](parser)
     return parser
 
@@ -272,10 +276,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.settings = others
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if command == "search" and args.seeds is not None:
+        args.module = "sr_nas.analysis.seeds"
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
         keep_freed_memory()
-    return with_errors_printed(command, lambda: importlib.import_module(f"sr_nas.commands.{command}").main(args))
+    return with_errors_printed(command, lambda: importlib.import_module(args.module).main(args))
 
 
 def with_errors_printed(command: str, run: Callable[[], int]) -> int:

@@ -23,7 +23,6 @@ FLOORS = [
     {"build"},
     {"jobs"},
     {"analysis"},
-    {"commands"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -6,6 +6,7 @@ Gaps of beta and quantities over the epochs are those of any space; replaced ope
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,10 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from sr_nas.analysis.figures import gaps_figure, method_curves, replacement_figure
-from sr_nas.analysis.history import Method, SearchRun, Trials, axis_label, closest_label, gap_labels, labels_of, top2_gaps
-from sr_nas.analysis.tables import Report, open_output, write_csv, write_numbers
+from sr_nas.analysis.history import (
+    Method,
+    SearchRun,
+    Trials,
+    axis_label,
+    closest_label,
+    gap_labels,
+    labels_of,
+    methods_of,
+    read_run,
+    top2_gaps,
+)
+from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.classification.nasbench201_table import DATA_SETS, true_accuracy
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Genotype
@@ -32,6 +45,20 @@ FIGURES: dict[str, tuple[str, int]] = {
     "loss": (r"loss_(task|train)", 2),
 }
 """Figure -> pattern of its quantities, drawn where they are known, and its number of columns."""
+
+
+def main(args: Namespace) -> int:
+    """Run ``analyze gaps``, ``curves`` or ``replace``; return the exit code."""
+    check_output(args.output)
+    match args.what:
+        case "gaps":
+            report = gaps(methods_of(args.runs, args.epoch), args.edge, args.output)
+        case "curves":
+            report = curves(methods_of(args.runs, args.epoch), args.edge, args.operation, args.output)
+        case _:
+            report = replace(read_run(args.runs), args.edge or [], args.output)
+    report.print(Console(markup=False))
+    return 0
 
 
 def gaps(methods: Sequence[Method], edge: str | None, output: Path | None) -> Report:

@@ -1,24 +1,93 @@
-"""Scores of one network on benchmark sets, beside those of bicubic upscaling."""
+"""The command ``evaluate``: PSNR and SSIM of one network on benchmark sets, beside bicubic; or a table of several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
 
+from sr_nas.analysis.model_report import explanations, tables
+from sr_nas.analysis.model_table import FROM_HR, run_benchmark
+from sr_nas.analysis.tables import Table, finite
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.pairs import Pairs
-from sr_nas.data.sources import benchmark_set, sample
+from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
+from sr_nas.export.model import load_model
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
+from sr_nas.options.benchmark import BenchmarkOptions
+from sr_nas.options.load import load_options
+from sr_nas.runs.device import pick_device
 
-SAMPLE = "sample"
-FROM_HR = "made from HR"
+OF_A_TABLE = ("force_yml", "save_images")
+OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu")
+
+
+def main(args: Namespace) -> int:
+    """Run ``evaluate``."""
+    if args.opt is None and (args.model is None or args.data is None):
+        raise UserError("name a model and its data with --model and --data, or an option file with -opt")
+    # Arguments of the other form would be ignored.
+    for name in OF_A_TABLE if args.opt is None else OF_A_MODEL:
+        if getattr(args, name) not in (None, False, []):
+            advice = "belongs to -opt" if args.opt is None else "is said by the option file; override it with --force_yml"
+            raise UserError(f"--{name} {advice}")
+    return _one_model(args) if args.opt is None else _several_models(args)
+
+
+def _several_models(args: Namespace) -> int:
+    overrides = [*(args.force_yml or ()), *(["save_images=true"] if args.save_images else ())]
+    results, code = run_benchmark(load_options(BenchmarkOptions, args.opt, overrides), Console(stderr=True))
+    _print(args, results, tables(results), explanations(results))
+    text = f"{results['folder']} holds table.md, table.csv and table.json"
+    print(text if code < 128 else f"stopped; the same command goes on. {text} of what is measured.", file=sys.stderr)
+    return code
+
+
+def _one_model(args: Namespace) -> int:
+    if args.lr is not None and len(args.data) > 1:
+        raise UserError("--lr names the LR images of one set, but --data names several.")
+    network = load_model(args.model, args.arch, args.genotype)
+    if args.scale not in (None, network.scale):
+        raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}.")
+    device = pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
+    results = evaluate(network, args.data, args.lr, device, Console(stderr=True), args.tile)
+    grids = []
+    for name, scores in results["sets"].items():
+        rows = [
+            {"image": image}
+            | {"bicubic dB": f"{row['bicubic']['psnr']:.3f}", "bicubic SSIM": f"{row['bicubic']['ssim']:.4f}"}
+            | {f"{Path(args.model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
+            for image, row in {**scores["images"], "mean": scores}.items()
+        ]
+        grids.append(Table(rows, f"{name} x{results['scale']}, LR images: {scores['lr']}"))
+    _print(args, results, grids, results["protocol"])
+    return 0
+
+
+def _print(args: Namespace, results: dict[str, Any], grids: Iterable[Table], protocol: Mapping[str, str]) -> None:
+    if args.json:
+        json.dump(finite(results), sys.stdout, indent=2, allow_nan=False)
+        print()
+        return
+    console = Console(markup=False, highlight=False)
+    for grid in grids:
+        grid.print(console)
+    console.print("Protocol", style="bold")
+    lines = RichTable.grid(padding=(0, 2))
+    for what, how in protocol.items():
+        lines.add_row(f"  {what}", how)
+    console.print(lines)
+    for problem in results.get("problems", ()):
+        console.print(f"not measured: {problem['where']}: {problem['text']}", style="bold red", soft_wrap=True)
 
 
 def evaluate(
@@ -42,14 +111,14 @@ def evaluate(
         UserError: a set is missing, cannot be read, or stands twice under one name.
     """
     scale = network.scale
-    sets = [open_set(path, scale, lr) for path in data]
+    sets = [benchmark_set(path, scale, lr) for path in data]
     names = [name for name, *_ in sets]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
     results: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        for name, pairs, origin in sets:
+        for name, pairs, lr_folder in sets:
             bar = progress.add_task(name, total=2 * len(pairs))
             scores, baseline = (
                 evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
@@ -57,18 +126,11 @@ def evaluate(
             )
             for image, score in scores["images"].items():
                 score["bicubic"] = baseline["images"][image]
-            results[name] = scores | {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}, "lr": origin}
+            results[name] = scores | {
+                "bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")},
+                "lr": str(lr_folder or FROM_HR),
+            }
     protocol = dict(PROTOCOL)
     if any(scores["lr"] != FROM_HR for scores in results.values()):
         protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"
     return {"scale": scale, "protocol": protocol, "sets": results}
-
-
-def open_set(path: Path, scale: int, lr: Path | None = None) -> tuple[str, Pairs, str]:
-    """Return a set's name, its pairs, and where its LR images come from."""
-    if str(path) == SAMPLE and not path.is_dir():
-        if lr is not None:
-            raise UserError("--lr names LR images, but those of the sample photo are made from it.")
-        return SAMPLE, sample(held_out=True, scale=scale), FROM_HR
-    name, pairs, lr_folder = benchmark_set(path, scale, lr)
-    return name, pairs, FROM_HR if lr_folder is None else str(lr_folder)

@@ -5,6 +5,7 @@ After Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018. 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -35,6 +36,13 @@ Normalise = Literal["alpha", "unit"]
 UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
 ByLabel = Mapping[str, Tensor]
 """label -> logits of its candidates."""
+
+
+def main(args: Namespace) -> int:
+    """Run ``analyze landscape``; return the exit code."""
+    console, plane = Console(markup=False), Plane(args.radius, args.grid, args.batches, args.seed, args.normalise)
+    landscapes(args.runs, plane, args.output, args.force_yml, console).print(console)
+    return 0
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sr_nas import __version__
-from sr_nas.analysis.evaluate import FROM_HR, open_set
 from sr_nas.analysis.model_report import MACS, crop_picture, csv_rows, extreme_gains, markdown
 from sr_nas.analysis.tables import write_csv, write_numbers
 from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
+from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
@@ -41,6 +41,8 @@ from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 
+FROM_HR = "made from HR"
+"""What tables say of LR images that no folder holds."""
 MEASUREMENTS = "measurements.json"
 PASSES_OF_ENSEMBLE = 8
 WARM_UP = 32
@@ -370,8 +372,8 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
 def _open(name: str, place: Path, scale: int) -> BenchmarkSet | str:
     """Return a set, or what is wrong with it."""
     try:
-        _, pairs, lr = open_set(place, scale)
+        _, pairs, lr = benchmark_set(place, scale)
         contents = [file_digest(Path(file)) for files in pairs.files for file in dict.fromkeys(files)]
     except UserError as error:
         return str(error).rstrip(".")
-    return BenchmarkSet(name, scale, pairs, lr, digest(pairs.names, contents))
+    return BenchmarkSet(name, scale, pairs, str(lr or FROM_HR), digest(pairs.names, contents))

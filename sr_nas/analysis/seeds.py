@@ -9,21 +9,25 @@ import statistics
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from sr_nas.analysis.history import SEEDS, axis_label, quantities, read_run
 from sr_nas.analysis.tables import Report
 from sr_nas.errors import UserError
+from sr_nas.options.load import load_options
 from sr_nas.report.progress import genotype_text
 from sr_nas.runs.device import cores
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_json
 from sr_nas.runs.run_dir import read_history, resumable_runs
+from sr_nas.task import search_options
 
 SUMMARY = "seeds.json"
 SUMMARISED = r"\w+_(valid|test)|params|macs_.+|gap_worst|share_.+"
@@ -56,6 +60,19 @@ class Seeds:
     def log(self, seed: int) -> Path:
         """File with what a search prints."""
         return self.folder / f"seed{seed}.txt"
+
+
+def main(args: Namespace) -> int:
+    """Run the command ``search --seeds``; return its exit code."""
+    options = load_options(search_options, args.opt, args.force_yml)
+    root = Path(options.path.experiments_root)
+    plan = Seeds(args.opt, args.force_yml, options.name, root, args.seeds, args.jobs, options.search.epochs)
+    console = Console(markup=False, highlight=False)
+    try:
+        return run_seeds(plan, lambda text: console.print(text, soft_wrap=True))
+    finally:
+        if runs := finished(plan):
+            summarise(plan, runs).print(console)
 
 
 def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:

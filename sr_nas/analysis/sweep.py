@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,17 @@ DEFAULTS = ("cifar10_test", "share_skip_connect", "gap_worst"), ("macs_lr_1280x7
 
 Axes = Mapping[str, Sequence[str]]
 """``section:...:key`` of an option -> its values, as the user wrote them in YAML."""
+
+
+def main(args: Namespace) -> int:
+    """Run ``analyze sweep``; return its exit code."""
+    check_output(args.output)
+    console, axes = Console(markup=False), read_axes(args.over)
+    cells = cells_of(args.opt, args.force_yml, axes, args.seeds)
+    report, code = run_sweep(cells, axes, args.show, args.output, console)
+    if report is not None:
+        report.print(console)
+    return code
 
 
 class Cell(NamedTuple):

@@ -220,7 +220,7 @@ def sample(held_out: bool = False, *, scale: int) -> Pairs:
 
 
 def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tuple[str, Pairs, Path | None]:
-    """Open a benchmark set in whatever layout it is kept (:func:`sr_nas.data.layouts.find_sets`).
+    """Open ``sample``, the held-out photo, or a benchmark set in any layout (:func:`sr_nas.data.layouts.find_sets`).
 
     Returns:
         ``(name, pairs, lr_folder)``; the folder is the layout's where none is passed; ``None``: LR is made from HR.
@@ -228,6 +228,10 @@ def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tupl
     Raises:
         UserError: no set is there, or several; HR and LR do not pair up.
     """
+    if str(path) == "sample" and not path.is_dir():
+        if lr_folder is not None:
+            raise UserError("--lr names LR images, but those of the sample photo are made from it.")
+        return "sample", sample(held_out=True, scale=scale), None
     first, *others = find_sets(path, {*SCALES, scale})
     if others:
         raise UserError(f"{path} holds {listing([first.name, *(other.name for other in others)])}: name the HR folder of one.")

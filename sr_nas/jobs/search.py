@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
@@ -21,23 +22,30 @@ from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.jobs.run import Run
+from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.decision import decision
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
-from sr_nas.runs.distributed import GracefulShutdown, is_first, world_size
+from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
 from sr_nas.search.searcher import Record, Searcher
-from sr_nas.task import Task, find_task
+from sr_nas.task import Task, find_task, search_options
 
 GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 # Bytes, and a factor on those of tensors, for what libraries allocate besides. Fitted to steps of IMDN and DLSR spaces of one
 # thread on one machine, the worst of which lies 18 % off. Devices that are not here allocate nothing that is known.
 LIBRARIES = {"cpu": (36e6, 1.3)}
+
+
+def main(args: Namespace) -> int:
+    """Run the command ``search``; return its exit code."""
+    with processes():
+        return run_search(load_options(search_options, args.opt, args.force_yml), Console(), args.auto_resume)[1]
 
 
 def run_search(options: AnySearch, console: Console, auto_resume: bool = False) -> tuple[Path, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,21 @@ from sr_nas.export.model import BEST, LAST
 from sr_nas.export.network_file import save_network
 from sr_nas.inference.tiles import NonFiniteOutput
 from sr_nas.jobs.run import Run
+from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnyTraining
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
 from sr_nas.runs.checkpoint import save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device, resolve_precision
-from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first
+from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first, processes
 from sr_nas.runs.run_dir import CHECKPOINT, append_history, cut_history
-from sr_nas.task import Validator, find_task
+from sr_nas.task import Validator, find_task, training_options
 from sr_nas.trainer import Diverged, Losses, Trainer
+
+
+def main(args: Namespace) -> int:
+    """Run the command ``train``; return its exit code."""
+    with processes():
+        return run_training(load_options(training_options, args.opt, args.force_yml), Console(), args.auto_resume)[1]
 
 
 def run_training(options: AnyTraining, console: Console, auto_resume: bool = False) -> tuple[Path, int]:

@@ -26,7 +26,7 @@ def counted(*words: object) -> dict[str, int]:
 def only_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out multiply-adds, which take a second."""
     monkeypatch.setattr(
-        "sr_nas.commands.complexity.complexity_of",
+        "sr_nas.jobs.complexity.complexity_of",
         lambda network: {"params": sum(parameter.numel() for parameter in network.parameters())},
     )
 
@@ -129,7 +129,7 @@ def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.M
     save_network(tmp_path / "net.safetensors", DLSR(2, 8, 2, ["conv_1x1"] * 3))
     monkeypatch.setattr("sr_nas.published.ROWS", ROWS[3:4])
     footprint = {"receptive_field": None, "peak_activation_bytes": 123_400_000}
-    monkeypatch.setattr("sr_nas.commands.complexity.footprint", lambda network: footprint)
+    monkeypatch.setattr("sr_nas.jobs.complexity.footprint", lambda network: footprint)
     monkeypatch.chdir(tmp_path)
     table = run("complexity", "--compare", "net.safetensors")
     assert "264,732" in table and "216.16 G" in table and "net.safetensors" in table
