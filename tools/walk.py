@@ -35,13 +35,13 @@ class Walk:
     """Profile function (:func:`sys.setprofile`) that notes the files of sr_nas whose functions are entered.
 
     Attributes:
-        files: of everything that ran, relative to the package.
+        files: of everything that ran, relative to the package, in the order in which they were entered.
         step_files: of the latest pair of an alpha step and a weight step, with the batches they read.
     """
 
     def __init__(self) -> None:
-        self.files: set[str] = set()
-        self.step_files: set[str] = set()
+        self.files: dict[str, None] = {}
+        self.step_files: dict[str, None] = {}
         self._in_step = 0
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
@@ -51,12 +51,12 @@ class Walk:
         file = Path(code.co_filename).relative_to(PACKAGE).as_posix()
         if file == "search/searcher.py" and code.co_name in STEP:
             if event == "call" and not self._in_step and code.co_name == STEP[0]:
-                self.step_files = set()  # the training batch comes first (sr_nas.search.searcher.Searcher.run)
+                self.step_files = {}  # the training batch comes first (sr_nas.search.searcher.Searcher.run)
             self._in_step += 1 if event == "call" else -1
         if event == "call":
-            self.files.add(file)
+            self.files[file] = None
             if self._in_step:
-                self.step_files.add(file)
+                self.step_files[file] = None
 
 
 def walk(*arguments: str) -> Walk:
@@ -85,7 +85,7 @@ def _import_everything() -> None:
             importlib.import_module(module.name)
 
 
-def walks(folder: Path) -> dict[str, set[str]]:
+def walks(folder: Path) -> dict[str, list[str]]:
     """Search, train and upscale in a folder; return the files of the package that each ``search``, ``step``, ``training`` and
     ``photo`` entered. ``step`` is one alpha step and one weight step."""
     _import_everything()
@@ -97,13 +97,14 @@ def walks(folder: Path) -> dict[str, set[str]]:
     searched = walk(*search)
     trained = walk(*train, f"network_g:genotype={folder / 'sac_imdn'}")
     upscaled = walk(*photo, "--model", str(folder / "train_imdn"))
-    return {"search": searched.files, "step": searched.step_files, "training": trained.files, "photo": upscaled.files}
+    walked = {"search": searched.files, "step": searched.step_files, "training": trained.files, "photo": upscaled.files}
+    return {name: list(files) for name, files in walked.items()}
 
 
 def print_walks(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", action="store_true", help="list the files, too")
+    parser.add_argument("--files", action="store_true", help="list the files, in the order in which they are entered")
     parsed = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         results = walks(Path(folder))
@@ -111,7 +112,7 @@ def print_walks(arguments: Sequence[str] | None = None) -> None:
         lines = sum(len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in files)
         print(f"{name:<9} {len(files):3} files, {lines:5} lines")
         if parsed.files:
-            print(*(f"          {file}" for file in sorted(files)), sep="\n")
+            print(*(f"          {file}" for file in files), sep="\n")
 
 
 if __name__ == "__main__":
