@@ -1,7 +1,6 @@
 """The walks of CONTRIBUTING.md, run from its own code blocks: the code where the page puts it, the option file, the commands."""
 
 from __future__ import annotations
-
 import __future__
 
 import importlib
