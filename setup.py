@@ -51,6 +51,7 @@ setup(
         "pooch>=1.7",  # fetches published archives and verifies their hashes
         "requests>=2.28",  # the downloads that pooch is given: continued where they broke off
         "imagehash>=4.3",  # perceptual hashes: the same picture twice in a data set
+        "kornia>=0.6.10",  # the filter of L1HFENLoss; the first whose Gaussian takes a dtype
         "psutil>=5.9",  # memory of the machine and of processes
     ],
     extras_require={

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Annotated
 
 import torch
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
@@ -111,14 +112,9 @@ def laplacian_of_gaussian(images: Tensor, kernel_size: int = 15, sigma: float = 
             f"a Laplacian of Gaussian of {kernel_size} pixels needs images larger than {radius} pixels, "
             f"and these have {height} x {width}: raise datasets.train.gt_size, or lower train.pixel_opt.kernel_size."
         )
+    gaussian = get_gaussian_kernel1d(kernel_size, sigma, device=images.device, dtype=images.dtype)
     x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    gaussian = (-(x**2) / (2 * sigma**2)).softmax(0)  # exp(-x^2 / 2 sigma^2), of sum 1
     second = (x**2 / sigma**4 - 1 / sigma**2) * gaussian
-    device, channels = images.device.type, images.shape[1]
-    padded = F.pad(images, (radius,) * 4, mode="reflect")
+    device = images.device.type
     with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
-        result = torch.zeros_like(images)
-        for rows, columns in ((gaussian, second), (second, gaussian)):
-            filtered = F.conv2d(padded, columns.expand(channels, 1, 1, -1), groups=channels)
-            result = result + F.conv2d(filtered, rows[:, None].expand(channels, 1, -1, 1), groups=channels)
-        return result
+        return filter2d_separable(images, second, gaussian) + filter2d_separable(images, gaussian, second)

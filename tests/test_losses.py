@@ -36,6 +36,7 @@ def test_the_filter_is_scipys(kernel_size: int, sigma: float, size: tuple[int, i
     expected = scipy_log(images, kernel_size, sigma)
     assert expected.abs().max() > 0.05
     assert (laplacian_of_gaussian(images, kernel_size, sigma) - expected).abs().max() < 1e-10
+    assert (laplacian_of_gaussian(images.float(), kernel_size, sigma) - expected).abs().max() < 1e-6
 
 
 def test_the_default_filter_is_the_papers_15_pixels() -> None:
