@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     if command == "search" and args.seeds is not None:
-        args.module = "sr_nas.analysis.seeds"
+        args.module = "sr_nas.analysis.sweep"
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
         keep_freed_memory()

@@ -6,6 +6,8 @@ Gaps of beta and quantities over the epochs are those of any space; replaced ope
 from __future__ import annotations
 
 import re
+import statistics
+import textwrap
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from rich.console import Console
 
-from sr_nas.analysis.figures import gaps_figure, method_curves, replacement_figure
-from sr_nas.analysis.history import (
-    Method,
-    SearchRun,
-    Trials,
-    axis_label,
-    closest_label,
-    gap_labels,
-    labels_of,
-    methods_of,
-    read_run,
-    top2_gaps,
-)
+from sr_nas.analysis.history import Method, SearchRun, Trials, axis_label, labels_of, methods_of, read_run, top2_gaps
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.classification.nasbench201_table import DATA_SETS, true_accuracy
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Genotype
-from sr_nas.report.plots import BetaCurves, beta_figure, save
+from sr_nas.report import plots
 
 FIGURES: dict[str, tuple[str, int]] = {
     "overview": (r"gap_worst|share_.+|cifar10_test|macs_lr_1280x720", 3),
@@ -70,49 +62,63 @@ def gaps(methods: Sequence[Method], edge: str | None, output: Path | None) -> Re
     Raises:
         UserError: a choice that a method does not have or that keeps more than one.
     """
-    rows = [_gap_row(method, edge) for method in methods]
+    rows, printed = zip(*(_gap_row(method, edge) for method in methods), strict=True)
     folder = open_output(output, "gaps")
-    columns = {"gap_edge": "gap there", "gap_worst": "each seed's worst", "gap_mean": "mean of edges"}
-    numbers = [
-        row
-        | {name: row[name].values[:, 0].tolist() for name in columns}
-        | {f"{name}_{part}": float(getattr(row[name], part)[0]) for name in columns for part in ("mean", "std")}
-        for row in rows
-    ]
-    write_numbers(folder / "gaps.json", numbers)
+    write_numbers(folder / "gaps.json", rows)
     by_seed = [
         {key: row[key] for key in ("method", "epoch", "edge")}
-        | {"seed": seed, "gap_edge": row["gap_edge"][place], "gap_worst": row["gap_worst"][place]}
-        | {"worst_edge": row["worst_edges"][place]}
-        for row in numbers
-        for place, seed in enumerate(row["seeds"])
+        | {"seed": seed, "gap_edge": gap, "gap_worst": worst, "worst_edge": worst_edge}
+        for row in rows
+        for seed, gap, worst, worst_edge in zip(*(row[k] for k in ("seeds", "gap_edge", "gap_worst", "worst_edges")), strict=True)
     ]
     write_csv(folder / "gaps.csv", by_seed)
-    labels = {row["method"]: f"{row['edge']}, epoch {row['epoch']}" for row in rows}
-    save(gaps_figure({row["method"]: row["gap_edge"] for row in numbers}, labels), folder / "gaps.png")
-    printed = [
-        {"method": row["method"], "seeds": str(len(row["seeds"])), "epoch": str(row["epoch"]), "edge": row["edge"]}
-        | {heading: row[name].last(form=".2g", std_form=".1g") for name, heading in columns.items()}
-        for row in rows
-    ]
+    plots.save(_gaps_figure(rows), folder / "gaps.png")
     return Report(folder, printed, [note for method in methods for note in method.note()])
 
 
-def _gap_row(method: Method, edge: str | None) -> dict[str, Any]:
-    labels = gap_labels(method.choices)
+def _gap_row(method: Method, edge: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the gaps of a method as numbers and as a row of the printed table."""
+    last = method.last()
+    runs = [top2_gaps(record["beta"], method.choices) for record in last]
+    labels = list(runs[0])
     if not labels:
         raise UserError(f"{method.name} has no choice that keeps one operation of several: there is no gap.")
     if edge is not None and edge not in labels:
         raise UserError(f"--edge: {method.name} has no '{edge}'{nearest(edge, labels)} It has: {listing(labels, 30)}.")
-    betas = [record["beta"] for record in method.last()]
-    gaps = [top2_gaps(beta, labels) for beta in betas]
-    edge = edge or closest_label(betas, labels)
-    epoch = method.last()[0]["epoch"]
-    of_runs = {"gap_edge": [run[edge] for run in gaps], "gap_worst": [min(run.values()) for run in gaps]}
-    of_runs["gap_mean"] = [sum(run.values()) / len(run) for run in gaps]
-    row = {"method": method.name, "epoch": epoch, "seeds": method.seeds, "edge": edge}
-    row |= {name: Trials([epoch], np.array(values)[:, None]) for name, values in of_runs.items()}
-    return row | {"worst_edges": [min(run, key=run.__getitem__) for run in gaps], "gaps": gaps}
+    edge = edge or min(labels, key=lambda label: statistics.fmean(run[label] for run in runs))
+    numbers = {"method": method.name, "epoch": last[0]["epoch"], "seeds": method.seeds, "edge": edge, "gaps": runs}
+    numbers["worst_edges"] = [min(run, key=run.__getitem__) for run in runs]
+    printed = {"method": method.name, "seeds": str(len(runs)), "epoch": str(last[0]["epoch"]), "edge": edge}
+    for name, heading, values in (
+        ("gap_edge", "gap there", [run[edge] for run in runs]),
+        ("gap_worst", "each seed's worst", [min(run.values()) for run in runs]),
+        ("gap_mean", "mean of edges", [statistics.fmean(run.values()) for run in runs]),
+    ):
+        trials = Trials([last[0]["epoch"]], np.array(values)[:, None])
+        numbers |= {name: values, f"{name}_mean": float(trials.mean[0]), f"{name}_std": float(trials.std[0])}
+        printed[heading] = trials.last(form=".2g", std_form=".1g")
+    return numbers, printed
+
+
+def _gaps_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw every seed's gap by method, on a logarithmic scale, with the mean as a bar; a gap of 0 is drawn at the bottom."""
+    figure = plots.new_figure(max(4.5, 1.5 * len(rows) + 1.2), 3.8)
+    axes = figure.subplots()
+    floor = 0.5 * min((gap for row in rows for gap in row["gap_edge"] if gap > 0), default=1e-3)
+    for place, row in enumerate(rows):
+        trials, mean = row["gap_edge"], row["gap_edge_mean"]
+        offsets = np.linspace(-0.15, 0.15, len(trials)) if len(trials) > 1 else np.zeros(1)
+        colour = plots.COLOURS[place % len(plots.COLOURS)]
+        axes.scatter(place + offsets, np.maximum(trials, floor), s=28, color=colour, alpha=0.8, zorder=3)
+        height = max(mean, floor)
+        axes.plot([place - 0.28, place + 0.28], [height, height], color=plots.INK, linewidth=2.0, zorder=4)
+        axes.annotate(f"{mean:.2g}", (place + 0.3, height), va="center", fontsize=9, fontweight="bold", color=plots.INK)
+    axes.set_yscale("log")
+    axes.set_xlim(-0.6, len(rows) - 0.2)
+    names = [f"{textwrap.fill(row['method'], 18)}\n{row['edge']}, epoch {row['epoch']}" for row in rows]
+    axes.set_xticks(range(len(rows)), names)
+    plots.style(axes, "top-2 gap of beta by seed, and its mean")
+    return figure
 
 
 def curves(methods: Sequence[Method], edge: str | None, operation: str, output: Path | None) -> Report:
@@ -133,9 +139,8 @@ def curves(methods: Sequence[Method], edge: str | None, operation: str, output: 
     """
     for method in methods:
         if edge is not None and edge not in method.choices:
-            raise UserError(
-                f"--edge: {method.name} has no '{edge}'{nearest(edge, method.choices)} It has: {listing(method.choices, 40)}."
-            )
+            known = listing(method.choices, 40)
+            raise UserError(f"--edge: {method.name} has no '{edge}'{nearest(edge, method.choices)} It has: {known}.")
     choices = [method.choices[label] for method in methods for label in labels_of(method.choices)]
     operations = list(dict.fromkeys(name for choice in choices for name in choice.candidates))
     if operation not in ["skip_connect", *operations]:
@@ -144,51 +149,15 @@ def curves(methods: Sequence[Method], edge: str | None, operation: str, output: 
     folder = open_output(output, "curves")
     _write(folder, methods, scalars)
     _draw(folder, methods, scalars, edge)
-    names = ("gap_worst", f"share_{operation}", "cifar10_test", "macs_lr_1280x720")
     rows: list[dict[str, str]] = []
     for method in methods:
         rows.append({"method": method.name, "seeds": str(len(method.runs)), "epoch": str(method.last()[0]["epoch"])})
-        for name in names:
+        for name in ("gap_worst", f"share_{operation}", "cifar10_test", "macs_lr_1280x720"):
             if any(name in known for known in scalars.values()):
                 title, unit = axis_label(name)
                 trials = scalars[method.name].get(name)
                 rows[-1][title] = trials.last(unit) if trials else "-"
     return Report(folder, rows, [note for method in methods for note in method.note()])
-
-
-def _draw(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mapping[str, Trials]], edge: str | None) -> None:
-    band = _band(methods)
-    names = list(dict.fromkeys(name for known in scalars.values() for name in known))
-    for figure, (pattern, columns) in FIGURES.items():
-        panels = {
-            name: {method: known[name] for method, known in scalars.items() if name in known}
-            for name in names
-            if re.fullmatch(pattern, name)
-        }
-        if panels:
-            save(method_curves(panels, min(columns, len(panels)), band), folder / f"{figure}.png")
-    compared = [(method, edge or next(iter(method.choices))) for method in methods]
-    betas = {f"{method.name}, {label}": _beta(method, label) for method, label in compared}
-    save(beta_figure(betas, band), folder / "beta.png")
-    for method in methods:
-        stem = f"beta_{re.sub(r'[^A-Za-z0-9._+-]+', '_', method.name)}"
-        for labels, ending in ((labels_of(method.choices), ""), (labels_of(method.choices, "inputs"), "_inputs")):
-            if labels:
-                panel = {label: _beta(method, label) for label in labels}
-                save(beta_figure(panel, _band([method])), folder / f"{stem}{ending}.png")
-
-
-def _beta(method: Method, label: str) -> BetaCurves:
-    names, trials = method.choices[label].candidates, method.beta(label)
-    return BetaCurves(trials.epochs, names, trials.mean, [names[int(trials.mean[-1].argmax())]], trials.std)
-
-
-def _band(methods: Sequence[Method]) -> str:
-    """Return the heading of a legend, which says what the bands are."""
-    counts = sorted({len(method.runs) for method in methods})
-    if counts == [1]:
-        return "one seed each"
-    return f"mean of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds,\nband: one standard\ndeviation"
 
 
 def _write(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mapping[str, Trials]]) -> None:
@@ -197,22 +166,20 @@ def _write(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mappin
 
     content, rows, betas = {}, [], []
     for method in methods:
-        histories = method.histories()
         content[method.name] = {
             "runs": [str(run.folder) for run in method.runs],
             "seeds": method.seeds,
-            "epochs": [record["epoch"] for record in histories[0]],
+            "epochs": [record["epoch"] for record in method.histories()[0]],
             "quantities": {name: numbers(trials) for name, trials in scalars[method.name].items()},
             "beta": {
                 label: {"candidates": list(choice.candidates)} | numbers(method.beta(label))
                 for label, choice in method.choices.items()
             },
         }
-        for run, (seed, history) in enumerate(zip(method.seeds, histories, strict=True)):
+        for run, (seed, history) in enumerate(zip(method.seeds, method.histories(), strict=True)):
             for place, record in enumerate(history):
                 epoch = {"method": method.name, "seed": seed, "epoch": record["epoch"]}
-                values = {name: float(trials.values[run, place]) for name, trials in scalars[method.name].items()}
-                rows.append(epoch | values)
+                rows.append(epoch | {name: float(trials.values[run, place]) for name, trials in scalars[method.name].items()})
                 betas += [
                     epoch | {"choice": label, "candidate": name, "alpha": alpha, "beta": beta}
                     for label, choice in method.choices.items()
@@ -223,13 +190,68 @@ def _write(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mappin
     write_csv(folder / "beta.csv", betas)
 
 
+def _draw(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mapping[str, Trials]], edge: str | None) -> None:
+    note = _note(methods)
+    names = dict.fromkeys(name for known in scalars.values() for name in known)
+    for figure, (pattern, columns) in FIGURES.items():
+        panels = {
+            name: {method: known[name] for method, known in scalars.items() if name in known}
+            for name in names
+            if re.fullmatch(pattern, name)
+        }
+        if panels:
+            plots.save(_method_curves(panels, min(columns, len(panels)), note), folder / f"{figure}.png")
+    compared = [(method, edge or next(iter(method.choices))) for method in methods]
+    betas = {f"{method.name}, {label}": _beta(method, label) for method, label in compared}
+    plots.save(plots.beta_figure(betas, note), folder / "beta.png")
+    for method in methods:
+        stem = f"beta_{re.sub(r'[^A-Za-z0-9._+-]+', '_', method.name)}"
+        for labels, ending in ((labels_of(method.choices), ""), (labels_of(method.choices, "inputs"), "_inputs")):
+            if labels:
+                panel = {label: _beta(method, label) for label in labels}
+                plots.save(plots.beta_figure(panel, _note([method])), folder / f"{stem}{ending}.png")
+
+
+def _beta(method: Method, label: str) -> plots.BetaCurves:
+    names, trials = method.choices[label].candidates, method.beta(label)
+    return plots.BetaCurves(trials.epochs, names, trials.mean, [names[int(trials.mean[-1].argmax())]], trials.std)
+
+
+def _note(methods: Sequence[Method]) -> str:
+    """Return the heading of a legend, which says what the bands are."""
+    counts = sorted({len(method.runs) for method in methods})
+    if counts == [1]:
+        return "one seed each"
+    return f"mean of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds,\nband: one standard\ndeviation"
+
+
+def _method_curves(panels: Mapping[str, Mapping[str, Trials]], columns: int, note: str) -> Figure:
+    """Draw a panel per quantity, and in each a line per method in a band of one standard deviation."""
+    styles = plots.line_styles(dict.fromkeys(name for methods in panels.values() for name in methods))
+    figure, grid = plots.panel_grid(len(panels), list(styles), note, columns)
+    for axes, (quantity, methods) in zip(grid, panels.items(), strict=True):
+        title, unit = axis_label(quantity)
+        for method, trials in methods.items():
+            marker = "o" if np.isfinite(trials.mean).sum() == 1 else None
+            axes.plot(trials.epochs, trials.mean / unit, **styles[method], linewidth=1.8, marker=marker, markersize=5)
+            low, high = trials.mean - trials.std, trials.mean + trials.std
+            # A band does not leave the range of its quantity.
+            if quantity.startswith(("gap_", "share_")):
+                low, high = low.clip(0, 1), high.clip(0, 1)
+            elif quantity.endswith(("_valid", "_test")):
+                low, high = low.clip(0, 100), high.clip(0, 100)
+            axes.fill_between(trials.epochs, low / unit, high / unit, color=styles[method]["color"], alpha=0.15, linewidth=0)
+        plots.style_epochs(axes, max((trials.epochs for trials in methods.values()), key=len), title)
+    plots.add_legend(figure, styles, note)
+    return figure
+
+
 @dataclass(frozen=True)
 class Replacement:
-    """The candidates of an edge, the largest beta first.
+    """The candidates of an edge of a searched network, the largest beta first.
 
-    Attributes:
-        betas: operation -> beta in the search's last epoch.
-        accuracies: data set -> true test accuracies of the searched network with each operation, in percent.
+    ``betas`` has the beta of every operation in the last epoch; ``accuracies`` has, by data set, the network's true test
+    accuracies with each of these operations, in percent.
     """
 
     betas: dict[str, float]
@@ -242,7 +264,7 @@ class Replacement:
 
 
 def replacement(genotype: Genotype, betas: dict[str, float], label: str) -> Replacement:
-    """Replace the operation of one edge of a searched network by each of its candidates.
+    """Replace the operation of one edge by each of its candidates.
 
     Raises:
         UserError: the network is not one of NAS-Bench-201, or has no such edge.
@@ -276,21 +298,40 @@ def replace(run: SearchRun, labels: Sequence[str], output: Path | None) -> Repor
         candidates = run.choices[label].candidates if label in run.choices else ()
         edges[label] = replacement(genotype, dict(zip(candidates, last["beta"].get(label, ()), strict=True)), label)
     folder = open_output(output, "replace")
-    content, notes = {}, []
-    rows: list[dict[str, Any]] = []
+    content, notes, rows, printed = {}, [], [], []
     for label, edge in edges.items():
         content[label] = {"operations": list(edge.betas), "beta": list(edge.betas.values()), "test": edge.accuracies}
         content[label]["pairs_in_order"] = {dataset: edge.in_order(dataset) for dataset in DATA_SETS}
         counts = ", ".join("{} {} of {}".format(dataset, *edge.in_order(dataset)) for dataset in DATA_SETS)
         notes.append(f"{label}: pairs of operations that beta and accuracy order alike: {counts}.")
         for place, (operation, beta) in enumerate(edge.betas.items()):
-            tests = {f"{dataset}_test": edge.accuracies[dataset][place] for dataset in DATA_SETS}
-            rows.append({"edge": label, "operation": operation, "beta": beta, **tests})
-    about = {"run": str(run.folder), "epoch": last["epoch"], "genotype": genotype.to_json()}
-    write_numbers(folder / "replace.json", about | {"edges": content})
+            tests = {dataset: edge.accuracies[dataset][place] for dataset in DATA_SETS}
+            about = {"edge": label, "operation": operation}
+            rows.append(about | {"beta": beta} | {f"{dataset}_test": value for dataset, value in tests.items()})
+            texts = {f"{dataset} test": f"{value:.2f}" for dataset, value in tests.items()}
+            printed.append(about | {"beta": f"{beta:.4f}"} | texts)
+    source = {"run": str(run.folder), "epoch": last["epoch"], "genotype": genotype.to_json()}
+    write_numbers(folder / "replace.json", source | {"edges": content})
     write_csv(folder / "replace.csv", rows)
-    accuracies = {label: edge.accuracies for label, edge in edges.items()}
-    save(replacement_figure({label: edge.betas for label, edge in edges.items()}, accuracies), folder / "replace.png")
-    formats = {"beta": ".4f"} | {f"{dataset}_test": ".2f" for dataset in DATA_SETS}
-    texts = [{key.replace("_", " "): format(value, formats.get(key, "")) for key, value in row.items()} for row in rows]
-    return Report(folder, texts, notes)
+    plots.save(_replacement_figure(edges), folder / "replace.png")
+    return Report(folder, printed, notes)
+
+
+def _replacement_figure(edges: Mapping[str, Replacement]) -> Figure:
+    """Draw true accuracies over an edge's operations in decreasing order of beta: a row per edge, a column per data set."""
+    figure = plots.new_figure(4.0 * len(DATA_SETS) + 0.3, 3.1 * len(edges) + 0.3)
+    grid = figure.subplots(len(edges), len(DATA_SETS), sharey="col", squeeze=False)
+    outline = [withStroke(linewidth=3, foreground="white")]
+    for row, (label, edge) in zip(grid, edges.items(), strict=True):
+        places = range(len(edge.betas))
+        ticks = [f"{operation}\n{beta:.3f}" for operation, beta in edge.betas.items()]
+        for column, (axes, name) in enumerate(zip(row, DATA_SETS, strict=True)):
+            axes.plot(places, edge.accuracies[name], color=plots.FAINT, linewidth=1.2, zorder=2)
+            axes.scatter(places, edge.accuracies[name], s=36, color=plots.COLOURS[column], zorder=3)
+            for place, value in enumerate(edge.accuracies[name]):
+                text = axes.annotate(f"{value:.2f}", (place, value), (0, 7), textcoords="offset points", ha="center", zorder=4)
+                text.set(fontsize=9, color=plots.INK, path_effects=outline)
+            axes.set_xticks(places, ticks, rotation=35, ha="right")
+            axes.margins(x=0.12, y=0.2)
+            plots.style(axes, f"{label}: {name} test, %")
+    return figure

@@ -1,7 +1,6 @@
-"""Histories of searches: their metrics, their run folders, and runs that differ in their seeds alone as one method.
+"""Histories of searches as numbers over the epochs, and searches that differ in their seeds alone as one method.
 
-A history is a list of records, one per epoch, as :meth:`sr_nas.search.searcher.Searcher.record` makes them; epoch 0 is the
-state before the first step.
+A history has a record per epoch, as :meth:`sr_nas.search.searcher.Searcher.record` makes it; epoch 0 is the initial state.
 """
 
 from __future__ import annotations
@@ -22,19 +21,14 @@ from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices, Genotype
 from sr_nas.options.load import FREE, decisive, load_options, read_options
 from sr_nas.options.sections import AnySearch
-from sr_nas.report.decision import selection_margin
 from sr_nas.report.plots import Values
 from sr_nas.runs.run_dir import OPTIONS, read_history, resumable_runs
 from sr_nas.task import find_task, search_options
 
 Record = Mapping[str, Any]
 """One epoch of a search."""
-ByLabel = Mapping[str, Sequence[float]]
-"""label -> one number per candidate, as a record holds alpha and beta."""
-
 SEEDS = "_seeds"
 """Ending of the folder that ``search --seeds`` leaves beside its runs: their output and summary."""
-
 TITLES = {
     "gap_worst": "top-2 gap, worst choice",
     "gap_mean": "top-2 gap, mean of choices",
@@ -53,14 +47,12 @@ class Trials:
     @property
     def mean(self) -> Values:
         """Mean over the runs."""
-        mean: Values = self.values.mean(axis=0)
-        return mean
+        return np.mean(self.values, axis=0)
 
     @property
     def std(self) -> Values:
         """Sample standard deviation over the runs (divided by n - 1); NaN for a single run."""
-        std: Values = self.values.std(axis=0, ddof=1) if len(self.values) > 1 else np.full_like(self.values[0], np.nan)
-        return std
+        return np.std(self.values, axis=0, ddof=1) if len(self.values) > 1 else np.full_like(self.values[0], np.nan)
 
     def last(self, unit: float = 1.0, form: str = ".4g", std_form: str = ".2g") -> str:
         """Return ``mean ± std`` of the last epoch in a unit, the mean alone of one run, or a dash where it is unknown."""
@@ -75,37 +67,22 @@ def labels_of(choices: Choices, of: Literal["operations", "inputs"] = "operation
     return [label for label, choice in choices.items() if choice.of == of]
 
 
-def gap_labels(choices: Choices) -> list[str]:
-    """Return the labels with a top-2 gap: choices of operations that keep one of several candidates."""
-    return [label for label in labels_of(choices) if choices[label].picks == 1 and len(choices[label].candidates) > 1]
+def top2_gaps(beta: Mapping[str, Sequence[float]], choices: Choices) -> dict[str, float]:
+    """Return the largest beta minus the second largest, by label (SA-DARTS, table 1).
 
-
-def top2_gaps(beta: ByLabel, labels: Sequence[str]) -> dict[str, float]:
-    """Return the largest beta minus the second largest by label; 0 where they are equal (SA-DARTS, table 1)."""
-    return {label: selection_margin(beta[label]) for label in labels}
-
-
-def closest_label(trials: Sequence[ByLabel], labels: Sequence[str]) -> str:
-    """Return the label whose top-2 gap has the smallest mean over trials, the edge of table 1; of equal ones the first."""
-    return min(labels, key=lambda label: statistics.fmean(selection_margin(beta[label]) for beta in trials))
-
-
-def share_of(operation: str, genotype: Genotype, choices: Choices) -> float:
-    """Return the share of an operation, e.g. ``"skip_connect"``, among the operations of a network, 0..1.
-
-    Selected inputs do not count, and ``skip_connect~0``, which names what the operation reads, is ``skip_connect``.
+    Only choices of operations that keep one of several candidates have a gap.
     """
-    inputs = labels_of(choices, "inputs")
-    selected = [name.partition("~")[0] for label, names in genotype.picks if label not in inputs for name in names]
-    return selected.count(operation) / len(selected)
+    labels = [label for label in labels_of(choices) if choices[label].picks == 1 and len(choices[label].candidates) > 1]
+    ranked = {label: sorted(beta[label], reverse=True) for label in labels}
+    return {label: values[0] - values[1] for label, values in ranked.items()}
 
 
 def quantities(history: Sequence[Record], choices: Choices, operation: str = "skip_connect") -> dict[str, Values]:
     """Return every scalar of a history, ``[epochs]``, NaN for epochs without it.
 
     These are ``alpha_mean``, ``alpha_median`` and ``alpha_std`` (of the population) over all logits of operations;
-    ``gap_worst`` and ``gap_mean``, the smallest and the mean top-2 gap of beta over :func:`gap_labels`; ``share_<operation>``
-    where that is a candidate; ``params`` and ``macs_...`` of the network that would be derived; its true accuracies
+    ``gap_worst`` and ``gap_mean``, the smallest and the mean of :func:`top2_gaps`; ``share_<operation>`` among the operations of
+    the network that would be derived, 0..1, where it is a candidate; that network's ``params``, ``macs_...`` and true accuracies
     (``cifar10_test``, ...); the mean losses (``loss_task`` of alpha's batches, ``loss_train`` of the weights') and ``seconds``.
     """
     epochs = [_scalars(record, choices, operation) for record in history]
@@ -117,10 +94,14 @@ def _scalars(record: Record, choices: Choices, operation: str) -> dict[str, floa
     labels = labels_of(choices)
     logits = np.concatenate([record["alpha"][label] for label in labels])
     scalars = {"alpha_mean": logits.mean(), "alpha_median": np.median(logits), "alpha_std": logits.std()}
-    if gaps := list(top2_gaps(record["beta"], gap_labels(choices)).values()):
+    if gaps := list(top2_gaps(record["beta"], choices).values()):
         scalars |= {"gap_worst": min(gaps), "gap_mean": statistics.fmean(gaps)}
     if any(operation in choices[label].candidates for label in labels):
-        scalars[f"share_{operation}"] = share_of(operation, Genotype.from_json(record["genotype"]), choices)
+        inputs = labels_of(choices, "inputs")
+        picks = [names for label, names in Genotype.from_json(record["genotype"]).picks if label not in inputs]
+        # skip_connect~0 names what the operation reads as well.
+        selected = [name.partition("~")[0] for names in picks for name in names]
+        scalars[f"share_{operation}"] = selected.count(operation) / len(selected)
     scalars |= {name: value for name, value in record.items() if name.startswith(("params", "macs_"))}
     for dataset, accuracies in record.get("true_accuracy", {}).items():
         scalars |= {f"{dataset}_{part}": value for part, value in accuracies.items()}
@@ -140,13 +121,6 @@ def axis_label(quantity: str) -> tuple[str, float]:
     return TITLES.get(quantity) or quantity.replace("share_", "share of ").replace("alpha_", "alpha, "), 1.0
 
 
-def upper_bound(quantity: str) -> float | None:
-    """Return the largest possible value of a quantity that lies between 0 and it, or ``None`` where it is unbounded."""
-    if quantity.startswith(("gap_", "share_")):
-        return 1.0
-    return 100.0 if quantity.endswith(("_valid", "_test")) else None
-
-
 @dataclass(frozen=True)
 class SearchRun:
     """A search as its folder holds it; the data that it searched on need not be there."""
@@ -159,12 +133,7 @@ class SearchRun:
 
 @dataclass(frozen=True)
 class Method:
-    """Searches that differ in their seeds alone.
-
-    Attributes:
-        name: of the runs, without ``_seed<number>``; followed by the first run's folder where two methods would share it.
-        runs: in the order of their seeds, all different.
-    """
+    """Searches that differ in their seeds alone, in the order of these."""
 
     name: str
     runs: list[SearchRun]
@@ -179,12 +148,12 @@ class Method:
         """Seeds of the runs."""
         return [run.options.manual_seed for run in self.runs]
 
-    def histories(self) -> list[list[Record]]:
+    def histories(self) -> list[list[dict[str, Any]]]:
         """Return every run's records up to the last epoch that all of them have."""
         epochs = min(len(run.history) for run in self.runs)
-        return [list(run.history[:epochs]) for run in self.runs]
+        return [run.history[:epochs] for run in self.runs]
 
-    def last(self) -> list[Record]:
+    def last(self) -> list[dict[str, Any]]:
         """Return every run's record of the last epoch that all of them have."""
         return [history[-1] for history in self.histories()]
 
@@ -209,11 +178,7 @@ class Method:
 
 
 def read_run(folder: Path) -> SearchRun:
-    """Read a search.
-
-    Raises:
-        UserError: it is no folder of a search, or has no epoch yet.
-    """
+    """Read a search; a UserError if the folder is none of a search, or has no epoch yet."""
     if not (folder / OPTIONS).is_file():
         raise UserError(f"{folder} holds no {OPTIONS}: name the folder of a search, such as experiments/sa_nasbench201.")
     if "search" not in read_options(folder / OPTIONS):
@@ -227,12 +192,8 @@ def read_run(folder: Path) -> SearchRun:
     return SearchRun(folder, options, choices, history)
 
 
-def runs_of(folder: Path) -> list[Path]:
-    """Return the runs of a folder ``<name>_seeds``, in the order of their seeds; any other folder stands for itself.
-
-    Raises:
-        UserError: a seed that was begun has no run.
-    """
+def _runs_of(folder: Path) -> list[Path]:
+    """Return the runs of a folder ``<name>_seeds``, in the order of their seeds; any other folder stands for itself."""
     seeds = sorted(int(match[1]) for log in folder.glob("seed*.txt") if (match := re.fullmatch(r"seed(\d+)", log.stem)))
     if not folder.name.endswith(SEEDS) or not seeds:
         return [folder]
@@ -249,15 +210,18 @@ def runs_of(folder: Path) -> list[Path]:
 def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method]:
     """Read searches and group them by what decides their result: name, seed, device, paths and logs do not.
 
+    A method is named as its runs are, without ``_seed<number>``; where two would share a name, the first run's folder follows.
+
     Args:
-        folders: of searches, or folders ``<name>_seeds``, which stand for their runs (see :func:`runs_of`).
+        folders: of searches, or folders ``<name>_seeds``, which stand for their runs.
         epoch: the last to look at; by default all that there are.
 
     Raises:
-        UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
+        UserError: as :func:`read_run`; a run has no such epoch; a seed that was begun has no run; or two runs are the same
+            search, which would count twice.
     """
     groups: dict[str, dict[int, SearchRun]] = {}
-    for folder in {run.resolve(): run for named in folders for run in runs_of(named)}.values():
+    for folder in {run.resolve(): run for named in folders for run in _runs_of(named)}.values():
         run = read_run(folder)
         if epoch is not None:
             if epoch not in range(len(run.history)):
@@ -270,10 +234,9 @@ def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method
                 f"{other.folder} and {folder} are the same search with the same seed, {run.options.manual_seed}: "
                 "it would count twice. Name one of them."
             )
-    names = [re.sub(r"_seed\d+$", "", next(iter(group.values())).options.name) for group in groups.values()]
-    methods = []
-    for name, group in zip(names, groups.values(), strict=True):
-        first = next(iter(group.values())).folder.name
-        runs = [run for _, run in sorted(group.items())]
-        methods.append(Method(name if names.count(name) == 1 else f"{name} ({first})", runs))
-    return methods
+    firsts = [next(iter(group.values())) for group in groups.values()]
+    names = [re.sub(r"_seed\d+$", "", first.options.name) for first in firsts]
+    return [
+        Method(name if names.count(name) == 1 else f"{name} ({first.folder.name})", [run for _, run in sorted(group.items())])
+        for name, first, group in zip(names, firsts, groups.values(), strict=True)
+    ]

@@ -14,25 +14,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.func import functional_call
 
-from sr_nas.analysis.figures import landscape_figure
 from sr_nas.analysis.history import read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.build import build_searcher
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
-from sr_nas.report.plots import Values, save
+from sr_nas.report.plots import Values, new_figure, save, style
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS
 from sr_nas.search.searcher import Searcher
 from sr_nas.task import Task, find_task, search_options
 
-Normalise = Literal["alpha", "unit"]
 UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
 ByLabel = Mapping[str, Tensor]
 """label -> logits of its candidates."""
@@ -56,11 +56,11 @@ class Plane:
         UserError: a value out of its range.
     """
 
-    radius: float = 1.0
-    grid: int = 21
-    batches: int = 4
-    seed: int = 0
-    normalise: Normalise = "alpha"
+    radius: float
+    grid: int
+    batches: int
+    seed: int
+    normalise: Literal["alpha", "unit"]
 
     def __post_init__(self) -> None:
         if self.grid < 3 or self.grid % 2 == 0:
@@ -74,7 +74,7 @@ class Plane:
         return [float(step) for step in np.linspace(-self.radius, self.radius, self.grid)]
 
 
-def random_direction(alpha: ByLabel, seed: Sequence[int], normalise: Normalise) -> dict[str, Tensor]:
+def random_direction(alpha: ByLabel, seed: Sequence[int], normalise: Literal["alpha", "unit"]) -> dict[str, Tensor]:
     """Return a Gaussian direction, normalised choice by choice as Li et al. normalise filter by filter.
 
     The mean over the logits of a choice is taken out of the direction and of alpha first: softmax does not see it, and a
@@ -89,14 +89,12 @@ def random_direction(alpha: ByLabel, seed: Sequence[int], normalise: Normalise) 
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1))
     direction = {}
     for label, logits in alpha.items():
-        part = _centred(torch.randn(logits.numel(), generator=generator, dtype=torch.float64))
-        length = _centred(logits.detach().double().cpu()).norm() if normalise == "alpha" else 1.0
+        part = torch.randn(logits.numel(), generator=generator, dtype=torch.float64)
+        part -= part.mean()
+        centre = logits.detach().double().cpu()
+        length = (centre - centre.mean()).norm() if normalise == "alpha" else 1.0
         direction[label] = (part / part.norm().clamp_min(1e-12) * length).to(logits)
     return direction
-
-
-def _centred(logits: Tensor) -> Tensor:
-    return logits - logits.mean()
 
 
 @torch.no_grad()
@@ -105,7 +103,7 @@ def over_plane(
     alpha: ByLabel,
     directions: tuple[ByLabel, ByLabel],
     steps: Sequence[float],
-    console: Console | None = None,
+    console: Console,
 ) -> dict[str, Values]:
     """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``, showing progress on the console.
 
@@ -115,12 +113,12 @@ def over_plane(
     first, second = directions
     rows = [
         [measure({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()}) for a in steps]
-        for b in track(steps, "measuring", console=console or Console(quiet=True), transient=True)
+        for b in track(steps, "measuring", console=console, transient=True)
     ]
     return {name: np.array([[point[name] for point in row] for row in rows], dtype=np.float64) for name in rows[0][0]}
 
 
-def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Console | None) -> dict[str, Values]:
+def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Console) -> dict[str, Values]:
     """Return ``loss``, and the metrics of a batch that the task has, over the plane, ``[second direction, first]``.
 
     BatchNorm normalises by the batch, as in alpha's own steps: running statistics belong to one alpha alone. Nothing in the
@@ -138,8 +136,7 @@ def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Con
     searcher.space.load_state_dict(state["space"])
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (plane.seed, number), plane.normalise) for number in (0, 1))
-    measure = _measure(searcher, plane.batches, find_task(options.task))
-    return over_plane(measure, alpha, (first, second), plane.steps, console)
+    return over_plane(_measure(searcher, plane.batches, find_task(options.task)), alpha, (first, second), plane.steps, console)
 
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
@@ -183,7 +180,26 @@ def landscapes(folders: Sequence[Path], plane: Plane, output: Path | None, overr
     content = {"steps": steps, "unit": unit, "batches": plane.batches, "seed": plane.seed, "searches": searches}
     write_numbers(folder / "landscape.json", content)
     write_csv(folder / "landscape.csv", points)
-    shared = set.intersection(*map(set, surfaces.values()))
-    drawn = {search: {name: surface[name] for name in surface if name in shared} for search, surface in surfaces.items()}
-    save(landscape_figure(drawn, steps, unit), folder / "landscape.png")
+    save(_figure(surfaces, steps, unit), folder / "landscape.png")
     return Report(folder, rows)
+
+
+def _figure(surfaces: Mapping[str, Mapping[str, Values]], steps: Sequence[float], unit: str) -> Figure:
+    """Draw a row per search and a column per quantity that all searches have, each column on one scale of colours."""
+    names = [name for name in next(iter(surfaces.values())) if all(name in surface for surface in surfaces.values())]
+    figure = new_figure(4.3 * len(names) + 0.3, 3.5 * len(surfaces) + 0.3)
+    grid = figure.subplots(len(surfaces), len(names), sharex=True, sharey=True, squeeze=False)
+    for column, name in enumerate(names):
+        values = np.concatenate([surface[name].ravel() for surface in surfaces.values()])
+        levels = MaxNLocator(15).tick_values(float(values.min()), float(values.max()))
+        for row, (search, surface) in enumerate(surfaces.items()):
+            axes = grid[row, column]
+            filled = axes.contourf(steps, steps, surface[name], levels=levels, cmap="viridis")
+            axes.contour(steps, steps, surface[name], levels=levels, colors="white", linewidths=0.4, alpha=0.6)
+            axes.plot(0, 0, marker="+", markersize=11, markeredgewidth=2, color="white")
+            x = f"first direction, {unit}" if row == len(surfaces) - 1 else ""
+            style(axes, f"{search}: {name}", x, "" if column else "second direction", boxed=True)
+            axes.set_aspect("equal")
+        bar = figure.colorbar(filled, ax=grid[:, column].tolist(), shrink=0.9 / len(surfaces) ** 0.3, format="%.4g")
+        bar.ax.tick_params(labelsize=9)
+    return figure

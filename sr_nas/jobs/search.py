@@ -24,9 +24,8 @@ from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.jobs.run import Run
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnySearch
-from sr_nas.report.decision import decision
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
-from sr_nas.report.progress import SearchView, macs, truth
+from sr_nas.report.progress import SearchView, decision, macs, truth
 from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size

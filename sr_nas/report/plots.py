@@ -184,21 +184,24 @@ def add_legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], note: st
     figure.legend(handles=handles, title=note or None, title_fontsize=8, alignment="left", **place)
 
 
-def style(axes: Axes) -> None:
-    """Give axes the common look: no box, a faint grid under the lines."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+def style(axes: Axes, title: str, x: str = "", y: str = "", boxed: bool = False) -> None:
+    """Give axes the common look, a title and labels; unless they are boxed, a faint grid under the lines and no box."""
+    if not boxed:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, colors=INK)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
 
 
 def style_epochs(axes: Axes, epochs: Sequence[int], title: str) -> None:
     """Give axes over epochs the common look, whole numbers on the x axis even for a single epoch, and a title."""
-    style(axes)
+    style(axes, title)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
 
 
 def save(figure: Figure, path: Path) -> None:

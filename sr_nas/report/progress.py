@@ -1,11 +1,13 @@
-"""Progress of a search or a training: lines, a bar on a terminal, TensorBoard scalars; and history records as text."""
+"""Progress of a search or a training: lines, a bar on a terminal, TensorBoard scalars; history records as text, and compared."""
 
 from __future__ import annotations
 
 import math
 import re
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from sr_nas.errors import UserError
-from sr_nas.genotype import JOINT
+from sr_nas.genotype import JOINT, Choices
 
 # The speed is averaged over the last 1,000 steps (all that rich keeps), however long they took: a step changes its price on
 # the way, since a warm-up trains weights only.
@@ -172,6 +174,32 @@ def duration(seconds: float | None) -> str:
 
 def _named(values: Mapping[str, float]) -> list[str]:
     return [f"{name} {number(value)}" for name, value in values.items()]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How decisive a search was.
+
+    ``initial_spread`` and ``final_spread`` are the population standard deviation of alpha within a choice, mean over the choices,
+    in epoch 0 and the last; a shift common to a choice, which softmax does not see, is not in it. By label, ``weakest`` is beta
+    of the weakest selected candidate, and ``margin`` that minus the strongest one dropped; choices that keep all are in neither.
+    """
+
+    initial_spread: float
+    final_spread: float
+    weakest: dict[str, float]
+    margin: dict[str, float]
+
+
+def decision(history: Sequence[Mapping[str, Any]], choices: Choices) -> Decision:
+    """Compare the last epoch of a search with epoch 0, the record made before any step."""
+    spreads = [statistics.fmean(map(statistics.pstdev, history[epoch]["alpha"].values())) for epoch in (0, -1)]
+    weakest, margin = {}, {}
+    for label, choice in choices.items():
+        if choice.picks < len(choice.candidates):
+            ranked = sorted(history[-1]["beta"][label], reverse=True)
+            weakest[label], margin[label] = ranked[choice.picks - 1], ranked[choice.picks - 1] - ranked[choice.picks]
+    return Decision(spreads[0], spreads[1], weakest, margin)
 
 
 def check_tensorboard() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rich.console import Console
 
 from sr_nas.analysis.landscape import over_plane, random_direction
 
@@ -36,7 +37,7 @@ def test_a_plane_is_measured_at_alpha_plus_both_steps() -> None:
     def measure(alpha: dict[str, torch.Tensor]) -> dict[str, float]:
         return {"square": float(sum(logits.square().sum() for logits in alpha.values())), "first": float(alpha["a"][0])}
 
-    result = over_plane(measure, ALPHA, (first, second), steps)
+    result = over_plane(measure, ALPHA, (first, second), steps, Console(quiet=True))
     dot = [[float(sum((x[k] * y[k]).sum() for k in ALPHA)) for y in (ALPHA, first, second)] for x in (ALPHA, first, second)]
     for row, b in enumerate(steps):
         for column, a in enumerate(steps):

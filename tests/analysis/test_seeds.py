@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sr_nas.analysis import seeds as seeds_module
+from sr_nas.analysis import sweep
 from sr_nas.analysis.history import read_run
-from sr_nas.analysis.seeds import Seeds, finished, run_seeds, summarise
+from sr_nas.analysis.sweep import Seeds, finished, run_seeds, summarise
 from sr_nas.classification.nasbench201 import EDGES
 from sr_nas.classification.nasbench201_table import table
 from sr_nas.cli import seeds
@@ -123,7 +123,7 @@ def test_a_seed_that_is_done_is_not_made_again(tmp_path: Path) -> None:
 
 
 def test_a_seed_that_fails_is_named_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds_module, "_CHILD", "import sys; print('no such data'); sys.exit(sys.argv[-2] == 'manual_seed=1')")
+    monkeypatch.setattr(sweep, "_CHILD", "import sys; print('no such data'); sys.exit(sys.argv[-2] == 'manual_seed=1')")
     lines: list[str] = []
     with pytest.raises(UserError, match="seeds 1 failed"):
         run_seeds(plan(tmp_path), lines.append)
@@ -132,7 +132,7 @@ def test_a_seed_that_fails_is_named_with_its_last_line(tmp_path: Path, monkeypat
 
 def test_a_signal_stops_all_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The running one ends by a signal of its own, and the seeds after it are not begun."""
-    monkeypatch.setattr(seeds_module, "_CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(sweep, "_CHILD", "import time; time.sleep(60)")
     lines: list[str] = []
 
     def say(text: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from sr_nas.errors import UserError
-from sr_nas.report.decision import decision
+from sr_nas.report.progress import decision
 from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
 from sr_nas.search.objective import Objective, none, sa
 from sr_nas.search.searcher import Plan, Searcher
