@@ -197,7 +197,6 @@ def _export(parser: ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
     add("--last", action="store_true", help="the last network instead of the best")
     add("--fp16", action="store_true", help="ONNX that computes in float16; input and output stay float32")
-    add("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 18)")
     add("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
     add("--license", metavar="NAME", help="license of the weights, for the model card (default: not stated)")
     add("--overwrite", action="store_true", help="replace the file and its model card if they exist")

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.export.graph_files import load_onnx, load_program
-from sr_nas.export.network_file import CLASSIFICATION, load_any, load_network, read_file, read_metadata
+from sr_nas.export.network_file import load_any, load_network, read_file, read_metadata
 from sr_nas.export.released import WRAPPERS, bare_tensors, load_released, wrapper_of
 from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import countable
@@ -39,30 +38,25 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
     """Return the trained network of a model, in eval mode, on the CPU.
 
     Args:
-        source: an exported file (``.safetensors``, ``.pth``, ``.onnx`` or ``.pt2``); the folder of a training (its best
-            network is taken); or a ``.pth`` or ``.pt`` file of released weights. ONNX Runtime runs an ``.onnx``
-            (:class:`~sr_nas.inference.optimize.RuntimeNetwork`), and a ``.pt2`` may run code of its author.
+        source: an exported file (:func:`~sr_nas.export.network_file.load_network`), the folder of a training, whose best
+            network is taken, or a ``.pth`` or ``.pt`` file of released weights.
         arch: architecture of released weights; the others name their own.
         genotype: of released weights that do not contain it: names, a genotype file or a run folder.
 
     Raises:
-        UserError: none of these, released weights without ``arch``, or a package that the file needs is missing.
+        UserError: none of these, or released weights without ``arch``.
     """
     path = Path(source)
     for option, value in (("--arch", arch), ("--genotype", genotype)):
         if value is not None and path.suffix not in RELEASED:
             raise UserError(f"{option} is for released weights (.pth, .pt); {path} describes itself.")
-    if path.is_dir():
-        return load_network(trained_file(path))
     if path.suffix in (".json", ".yml", ".yaml"):
         raise UserError(
             f"{path} describes a network but holds no weights: train it with tools/train.py, and name the run's folder."
         )
-    if path.suffix in RELEASED and arch is not None:
+    if arch is not None:
         return load_released(path, arch, read_genotype(genotype))
-    if path.suffix == ".onnx":
-        return load_onnx(path)
-    return load_program(path) if path.suffix == ".pt2" else load_network(path)
+    return load_network(trained_file(path) if path.is_dir() else path)
 
 
 def load_structure(path: Path, scale: int | None = None, num_classes: int | None = None) -> Network:
@@ -86,10 +80,8 @@ def load_structure(path: Path, scale: int | None = None, num_classes: int | None
         network = _from_option_file(path, num_classes)
     elif path.suffix in RELEASED and not read_metadata(path):
         raise UserError(f"{path} does not describe itself: first tools/export.py --model {path} --arch NAME -o FILE.safetensors")
-    elif path.suffix in (".onnx", ".pt2"):
-        network = countable(load_model(path))
     else:
-        network = load_any(trained_file(path) if path.is_dir() else path)
+        network = countable(load_any(trained_file(path) if path.is_dir() else path))
     if isinstance(network, Classifier):
         if scale is not None:
             raise UserError(f"--scale {scale}: {path} is a classifier, and has none.")
@@ -154,7 +146,7 @@ def _from_option_file(path: Path, num_classes: int | None) -> Network:
     raw = read_options(path)
     if "search" in raw or "network_g" not in raw:
         raise UserError(f"{path} is no option file of a training: a scale and a network_g are expected, and no search.")
-    if raw.get("task") == CLASSIFICATION:
+    if raw.get("task") == Classifier.task:
         classifier = check_options(_ClassifierOptions, {key: raw[key] for key in ("task", "network_g")}, path)
         built: Network = CLASSIFIERS.build(classifier.network_g)(num_classes=num_classes or DEFAULT_CLASSES)
     else:

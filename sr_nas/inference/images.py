@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
 from sr_nas.images.encode import check_format, holds_profile
 from sr_nas.images.files import read_with_metadata, to_pixels, to_tensor, write_image
@@ -112,7 +113,7 @@ def upscaler(
     Raises:
         UserError: the engine does not run this network. The function raises it for another scale than the network's.
     """
-    executed = network if engine is None else for_inference(network, engine, device, precision)[0]
+    executed = network if engine is None else for_inference(cast(SRNetwork, network), engine, device, precision)[0]
 
     def upscale_by_network(lr: np.ndarray, scale: int) -> np.ndarray:
         if scale != network.scale:

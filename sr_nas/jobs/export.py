@@ -11,11 +11,9 @@ import yaml
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
-from sr_nas.export.graph_files import save_onnx, save_program
 from sr_nas.export.model import LAST, load_model, trained_file
-from sr_nas.export.network_file import load_network, read_metadata, save_network, save_pth
+from sr_nas.export.network_file import load_network, read_metadata, save_network
 from sr_nas.genotype import read_genotype
-from sr_nas.inference.optimize import OPSET
 from sr_nas.report.model_card import model_card
 from sr_nas.runs.files import write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
@@ -72,8 +70,8 @@ def _check_output(args: Namespace) -> None:
     if output.suffix not in SUFFIXES:
         kinds = listing(f"{suffix} ({what})" for suffix, what in SUFFIXES.items())
         raise UserError(f"--output: {output} must end in one of {kinds}.")
-    if output.suffix != ".onnx" and (args.fp16 or args.opset is not None):
-        raise UserError(f"--{'fp16' if args.fp16 else 'opset'} is for ONNX, and {output} is none.")
+    if output.suffix != ".onnx" and args.fp16:
+        raise UserError(f"--fp16 is for ONNX, and {output} is none.")
     if output.exists() and not args.overwrite:
         raise UserError(f"--output: {output} exists. Choose another name, or replace it with --overwrite.")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -86,14 +84,9 @@ def _write_genotype(output: Path, genotype: Any) -> list[str]:
 
 def _write(network: SRNetwork, training: dict[str, Any], args: Namespace, options: dict[str, Any] | None) -> list[str]:
     """Write the network's file and its model card; return lines that say what was written."""
-    output, checks = args.output, []
-    if output.suffix == ".onnx":
-        checks.append(save_onnx(output, network, training, OPSET if args.opset is None else args.opset, args.fp16))
-    elif output.suffix == ".pt2":
-        checks.append(save_program(output, network, training))
-    else:
-        (save_pth if output.suffix == ".pth" else save_network)(output, network, training)
-    lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB", *checks]
+    output = args.output
+    checks = save_network(output, network, training, args.fp16)
+    lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB", *filter(None, [checks])]
     card = output.with_suffix(".md")
     if args.no_card:
         return lines

@@ -42,11 +42,11 @@ def dlsr() -> DLSR:
 def test_an_exported_file_opens_with_its_scale_and_tags(
     build: type[SRNetwork], tags: list[str], suffix: str, spandrel: ModuleType, tmp_path: Path
 ) -> None:
-    from sr_nas.export.network_file import save_network, save_pth
+    from sr_nas.export.network_file import save_network
 
     torch.manual_seed(0)
     network = build().eval()
-    (save_pth if suffix == "pth" else save_network)(tmp_path / f"net.{suffix}", network)
+    save_network(tmp_path / f"net.{suffix}", network)
     found = spandrel.ModelLoader().load_from_file(tmp_path / f"net.{suffix}")
     assert isinstance(found, spandrel.ImageModelDescriptor)
     assert (found.scale, found.tags, found.purpose) == (network.scale, tags, "SR")

@@ -48,7 +48,6 @@ def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> No
     words = ("export", "--model", model, "-o")
     assert "must end in one of .safetensors (a network), .pth" in run(*words, tmp_path / "x.bin", code=1)
     assert "--fp16 is for ONNX" in run(*words, tmp_path / "x.pt2", "--fp16", code=1)
-    assert "--opset is for ONNX" in run(*words, tmp_path / "x.pth", "--opset", "18", code=1)
     assert "a file holds one network" in run(*words, tmp_path / "x.pth", "--last", code=1)
     (tmp_path / "x.onnx").touch()
     assert "holds no weights that can be taken out" in run(
