@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 
 from sr_nas.analysis.model_report import explanations, tables
 from sr_nas.analysis.model_table import FROM_HR, run_benchmark
+from sr_nas.analysis.options import BenchmarkOptions
 from sr_nas.analysis.tables import Table, finite
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import benchmark_set
@@ -23,7 +24,6 @@ from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
-from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import load_options
 from sr_nas.runs.device import pick_device
 

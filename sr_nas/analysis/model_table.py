@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas import __version__
 from sr_nas.analysis.model_report import MACS, crop_picture, csv_rows, extreme_gains, markdown
+from sr_nas.analysis.options import BICUBIC, BenchmarkOptions, Model
 from sr_nas.analysis.tables import write_csv, write_numbers
 from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import SRNetwork
@@ -34,7 +35,6 @@ from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, means, perceptual_metrics, score
-from sr_nas.options.benchmark import BICUBIC, BenchmarkOptions, Model
 from sr_nas.options.load import dump_options
 from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
 from sr_nas.runs.distributed import GracefulShutdown

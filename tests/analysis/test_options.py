@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sr_nas.analysis.options import BenchmarkOptions
 from sr_nas.errors import UserError
-from sr_nas.options.benchmark import BenchmarkOptions
 from sr_nas.options.load import load_options
 from tests.conftest import REPOSITORY
 

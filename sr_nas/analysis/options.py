@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
@@ -10,12 +10,6 @@ from sr_nas.options.sections import OutputPath, RunName
 from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 
 BICUBIC = "bicubic"
-Scale = Literal[2, 3, 4]
-Perceptual = Literal["lpips", "dists"]
-
-
-def _nothing_is_empty(value: Any) -> Any:
-    return {} if value is None else value
 
 
 class Model(Strict):
@@ -35,8 +29,10 @@ class Model(Strict):
     """bf16 runs the network under bfloat16 autocast."""
 
 
+# A file that names no model yet has nothing under the key, which is null in YAML.
 Models = Annotated[
-    dict[RunName, Model | None], BeforeValidator(_nothing_is_empty, json_schema_input_type=dict[RunName, Model | None] | None)
+    dict[RunName, Model | None],
+    BeforeValidator(lambda value: {} if value is None else value, json_schema_input_type=dict[RunName, Model | None] | None),
 ]
 
 
@@ -51,13 +47,13 @@ class BenchmarkOptions(Strict):
     """Set -> its folder, as tools/evaluate.py --data takes it; null leaves out a set that another file names."""
     models: Models = Field(default_factory=dict)
     """Name in the table -> network, measured at its own scale; null leaves out one that another file names."""
-    bicubic: list[Scale] | None = None
+    bicubic: list[Literal[2, 3, 4]] | None = None
     """Scales at which bicubic is measured; by default those of the models, or all where there are none."""
     save_images: bool = False
     """Keep every SR image, as images/<model>/<set>_x<scale>/<image>.png in the benchmark's folder."""
     crop: PositiveInt = 96
     """Side in HR pixels of the crops in the pictures of the first model's best and worst against bicubic."""
-    perceptual: list[Perceptual] = Field(default_factory=list)
+    perceptual: list[Literal["lpips", "dists"]] = Field(default_factory=list)
     """Learned metrics beside PSNR and SSIM; they need pip install 'sr_nas[perceptual]'."""
     path: OutputPath = OutputPath()
 
