@@ -99,7 +99,7 @@ class Registry:
 RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))
 REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
 SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
-SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
+SPACES = Registry("search space", "sr_nas.networks", supplied=("scale",))
 NETWORKS = Registry("network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"})
 CLASSIFICATION_SPACES = Registry("search space of classification", "sr_nas.classification", supplied=("num_classes",))
 CLASSIFIERS = Registry("classifier", "sr_nas.classification", supplied=("num_classes",))

@@ -1,14 +1,14 @@
-"""A task is what networks are for: its options, data, loss, search space, complexity and validation.
+"""Tasks, and how the checked options of one become a searcher or a trainer.
 
-Everything else (the searcher, the trainer, the jobs) is the same for all tasks and asks a :class:`Task` for the rest.
-To add one, subclass it and enter it in :data:`sr_nas.registry.TASKS`.
+A task says what networks are for: its options, data, loss, search spaces, complexity and validation. Searcher, trainer and jobs
+are the same for all. To add one, subclass :class:`Task` and enter it in :data:`sr_nas.registry.TASKS`.
 """
 
 from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sr_nas.complexity.costs import cost_table
 from sr_nas.contracts import Network
+from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.errors import UserError, listing, nearest
+from sr_nas.export.model import load_pretrained
+from sr_nas.optim import WarmUp
 from sr_nas.options.sections import AnySearch, AnyTraining
-from sr_nas.registry import TASKS
+from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES, TASKS
+from sr_nas.runs.device import Precision
+from sr_nas.runs.distributed import rank, world_size
+from sr_nas.search.alpha import Alpha
+from sr_nas.search.objective import Objective
+from sr_nas.search.searcher import Plan, Searcher
+from sr_nas.trainer import DivergenceWatch, Trainer, check_compiler
+
+# Added to manual_seed. Every random process has its own generator, so that changing one does not change the others.
+ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED, RELAXATION_SEED = 1, 2, 3, 4
 
 Scores = Mapping[str, Any]
 """Metric -> mean over the images of a set, and whatever else a history keeps of the set."""
@@ -43,11 +56,7 @@ class Validator(ABC):
 
     @abstractmethod
     def measure(self, network: Any) -> dict[str, Any]:
-        """Return set -> scores.
-
-        Raises:
-            NonFiniteOutput: the network gives NaN or infinity.
-        """
+        """Return set -> scores; raise ``NonFiniteOutput`` where the network gives NaN or infinity."""
 
     @abstractmethod
     def format(self, scores: Scores) -> str:
@@ -73,7 +82,8 @@ class Validator(ABC):
 class Task(ABC):
     """What searches and trainings of one task do not share with those of another.
 
-    ``options`` is a model of :attr:`search_options` or :attr:`training_options`, ``images`` what :meth:`images` returned.
+    ``options`` is a model of :attr:`search_options` or :attr:`training_options`, ``images`` the result of :meth:`images`. What
+    the user can mend is raised as :class:`~sr_nas.errors.UserError`: images that cannot be read or do not fit.
     """
 
     search_options: ClassVar[type[AnySearch]]
@@ -81,11 +91,7 @@ class Task(ABC):
 
     @abstractmethod
     def images(self, options: Any) -> Any:
-        """Open the training images, an ordered collection with a length.
-
-        Raises:
-            UserError: they cannot be read.
-        """
+        """Open the training images, an ordered collection with a length."""
 
     @abstractmethod
     def samples(self, options: Any, images: Any, seed: int) -> Dataset[Any]:
@@ -116,11 +122,7 @@ class Task(ABC):
 
     @abstractmethod
     def validator(self, options: Any, network: nn.Module, images: Any, device: torch.device) -> Validator:
-        """Open the validation sets of a training.
-
-        Raises:
-            UserError: a set cannot be read or does not suit the training images.
-        """
+        """Open the validation sets of a training."""
 
     @abstractmethod
     def trainer_arguments(self, options: Any, network: Any, batches_per_epoch: int, device: torch.device) -> dict[str, Any]:
@@ -140,11 +142,7 @@ class Task(ABC):
 
 @cache
 def find_task(name: str) -> Task:
-    """Return the task of an option file's ``task``.
-
-    Raises:
-        UserError: there is no such task.
-    """
+    """Return the task that an option file names under ``task``; raise UserError where there is none."""
     if name not in TASKS:
         raise UserError(f"task: there is no '{name}' here{nearest(str(name), TASKS)} Allowed: {listing(TASKS)}.")
     task: Task = pkgutil.resolve_name(TASKS[name])()
@@ -164,3 +162,127 @@ def training_options(task: str) -> type[AnyTraining]:
 def complexity_of(network: Network) -> dict[str, Any]:
     """Return what the task of a network counts (:meth:`Task.complexity_of`)."""
     return find_task(network.task).complexity_of(network)
+
+
+def build_searcher(options: AnySearch, device: torch.device, initial_world_size: int = 1) -> Searcher:
+    """Build everything that a search needs, on ``device``.
+
+    Args:
+        options: checked options.
+        device: of this process.
+        initial_world_size: number of processes that the run was begun with; its batch is ``batch_size_per_gpu`` for each of
+            them, however many share it now.
+
+    Raises:
+        UserError: images that cannot be read or are too few to search with.
+    """
+    seed, section, task = options.manual_seed, options.search, find_task(options.task)
+    torch.manual_seed(seed)
+    images = task.images(options)
+    space = task.space(options, images).to(device)
+    parts = split_indices(len(images), seed, section.split)
+    training, validation = (
+        _stream(options, images, indices, seed + offset, initial_world_size)
+        for indices, offset in zip(parts, (TRAINING_SEED, VALIDATION_SEED), strict=True)
+    )
+    choices = space.choices()
+    generator = torch.Generator().manual_seed(seed + ALPHA_SEED)
+    alpha = Alpha(choices, section.alpha.init, section.alpha.value, section.alpha.offset, generator).to(device)
+    objective = Objective(
+        task=task.loss(options),
+        regularizer=REGULARIZERS.build(section.regularizer),
+        strength=SCHEDULES.build(section.regularizer.schedule),
+        regularized={
+            label: choice for label, choice in choices.items() if choice.of == "operations" or section.regularizer.on_inputs
+        },
+        costs={
+            name: (weight, {label: costs.to(device) for label, costs in cost_table(space, name).items()})
+            for name, weight in section.costs().items()
+        },
+    )
+    weight_optimizer = OPTIMIZERS.build(options.train.optim_g)(space.parameters())
+    return Searcher(
+        space=space,
+        alpha=alpha,
+        relaxation=RELAXATIONS.build(section.relaxation),
+        objective=objective,
+        training=training,
+        validation=validation,
+        weight_optimizer=weight_optimizer,
+        alpha_optimizer=OPTIMIZERS.build(section.alpha.optim)(alpha.parameters()),
+        scheduler=LR_SCHEDULES.build(options.train.scheduler)(weight_optimizer, total=section.epochs),
+        plan=Plan(
+            epochs=section.epochs,
+            steps_per_epoch=section.steps_per_epoch or training.batches_per_pass,
+            warmup_epochs=section.warmup_epochs,
+            second_order=section.order == "second",
+            finite_difference=section.hessian == "finite_difference",
+            xi=section.xi,
+            alpha_on_both=section.alpha_loss == "train+val",
+            grad_clip_norm=options.train.grad_clip_norm,
+            precision=options.train.precision,
+            seed=seed + RELAXATION_SEED,
+        ),
+    )
+
+
+def build_training(options: AnyTraining) -> tuple[Any, Any, list[str]]:
+    """Return the images of a training, its network on the CPU, and lines that say where its starting weights come from.
+
+    Raises:
+        UserError: images or starting weights that cannot be read or do not fit.
+    """
+    torch.manual_seed(options.manual_seed)
+    task = find_task(options.task)
+    images = task.images(options)
+    network, start = task.network(options, images), options.path.pretrain_network_g
+    if start is None:
+        return images, network, []
+    return images, network, [load_pretrained(network, Path(start), options.path.param_key_g, options.path.strict_load_g)]
+
+
+def build_trainer(
+    options: AnyTraining, images: Any, network: Network, device: torch.device, precision: Precision, initial_world_size: int = 1
+) -> Trainer:
+    """Build everything that a training needs, on ``device``, around the images and the network of :func:`build_training`.
+
+    Args:
+        options: checked options.
+        images: to learn from.
+        network: moved to the device.
+        device: of this process.
+        precision: of forward passes.
+        initial_world_size: as for :func:`build_searcher`.
+
+    Raises:
+        UserError: a teacher that cannot be read, no compiler where one is asked for, or drop-path for a network without it.
+    """
+    section, seed = options.train, options.manual_seed + TRAINING_SEED
+    if section.compile:
+        check_compiler(device)
+    network = network.to(device)
+    optimizer = OPTIMIZERS.build(section.optim_g)(network.parameters())
+    schedule = LR_SCHEDULES.build(section.scheduler)(optimizer, total=section.total_iter)
+    stream = _stream(options, images, range(len(images)), seed, initial_world_size)
+    return Trainer(
+        network=network,
+        stream=stream,
+        optimizer=optimizer,
+        scheduler=WarmUp(schedule, section.warmup_iter),
+        total=section.total_iter,
+        accumulate=section.accumulate,
+        ema_decay=section.ema_decay,
+        grad_clip_norm=section.grad_clip_norm,
+        precision=precision,
+        watch=DivergenceWatch(section.divergence_factor or None),
+        compiled=section.compile,
+        **find_task(options.task).trainer_arguments(options, network, stream.batches_per_pass, device),
+    )
+
+
+def _stream(options: Any, images: Any, indices: Sequence[int], seed: int, initial_world_size: int) -> ResumableLoader:
+    """Return this process's share of the training batches, drawn from the images of ``indices``."""
+    section = options.datasets.train
+    samples = find_task(options.task).samples(options, images, seed)
+    batch = section.batch_size_per_gpu * initial_world_size
+    return ResumableLoader(samples, list(indices), batch, seed, section.num_worker_per_gpu, rank(), world_size())

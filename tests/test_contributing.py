@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import sr_nas.registry
-from sr_nas.build import build_searcher
 from sr_nas.cli import main
 from sr_nas.complexity.costs import cost_table
 from sr_nas.contracts import reparameterized
@@ -25,6 +24,7 @@ from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import REGULARIZERS, SPACES, Registry
 from sr_nas.search.objective import ChoiceLogits
+from sr_nas.task import build_searcher
 from tests.conftest import REPOSITORY
 
 SECTIONS = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## ")

@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sr_nas"
 
 # A room may import from rooms of a lower floor only; rooms of one floor never import each other.
 FLOORS = [
-    {"errors", "published"},
+    {"errors"},
     {"registry", "genotype"},
     {"contracts", "options", "losses", "optim", "runs"},
-    {"ops", "search", "images", "complexity", "task"},
+    {"ops", "search", "images", "complexity"},
     {"networks", "data", "metrics", "inference"},
-    {"spaces", "export", "trainer", "report"},
-    {"bridge", "classification", "super_resolution"},
-    {"build"},
+    {"export", "trainer", "report"},
+    {"bridge", "task"},
+    {"classification", "super_resolution"},
     {"jobs"},
     {"analysis"},
     {"cli"},

@@ -33,7 +33,6 @@ from torch.utils import benchmark
 from torch.utils.data import Dataset
 
 from sr_nas.bridge.basicsr import import_basicsr
-from sr_nas.build import build_searcher
 from sr_nas.cli import main as sr_nas
 from sr_nas.complexity.macs import count_macs
 from sr_nas.data.loader import ResumableLoader
@@ -50,6 +49,7 @@ from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.allocator import keep_freed_memory
 from sr_nas.search.alpha import Alpha, softmax
+from sr_nas.task import build_searcher
 
 CASES = {"sac-imdn": ("IMDN", 4), "sa-imdn": ("IMDN", 1), "dlsr": ("DLSR", 1)}
 """Case -> architecture and K, the share of channels that goes through the candidates being 1/K."""

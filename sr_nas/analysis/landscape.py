@@ -23,7 +23,6 @@ from torch.func import functional_call
 
 from sr_nas.analysis.history import read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
-from sr_nas.build import build_searcher
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import Values, new_figure, save, style
@@ -31,7 +30,7 @@ from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS
 from sr_nas.search.searcher import Searcher
-from sr_nas.task import Task, find_task, search_options
+from sr_nas.task import Task, build_searcher, find_task, search_options
 
 UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
 ByLabel = Mapping[str, Tensor]

@@ -21,7 +21,7 @@ from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSI
 from sr_nas.runs.distributed import rank
 from sr_nas.task import Task, Validator
 
-DROP_PATH_SEED = 5  # added to manual_seed, as the seeds of sr_nas.build
+DROP_PATH_SEED = 5  # added to manual_seed, as the seeds of sr_nas.task
 
 
 class Classification(Task):

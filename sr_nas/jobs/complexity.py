@@ -1,10 +1,11 @@
-"""The command ``complexity``: what one network costs layer by layer, or a table of several networks."""
+"""The command ``complexity``: one network layer by layer, or a table of several beside those of the paper."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sr_nas import published
 from sr_nas.classification.nats_bench import official_accuracy
 from sr_nas.complexity.macs import complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
@@ -29,6 +29,60 @@ HR      multiply-adds for an HR output of 1280x720
 field   receptive field in LR pixels; all: the whole image. Of the paper's DLSR, which it prints without links,
         where each cell reads the two before it
 memory  peak of activations for an HR output of 1280x720, single precision"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A super-resolution row of SA-DARTS (Zhou et al., arXiv 2504.16306), tables 3 and 7, as printed.
+
+    Attributes:
+        name: as in the paper, but for "FLOPs term", which is its "w/ FLOPs constraint".
+        genotype: the operations as the text names them; for SAC-IMDN, which it does not name, those of the one row with the
+            same parameter count.
+        search: option file of the search, in ``options/`` and in ``options/paper/``; ``""`` for a network made by hand.
+        params: in thousands.
+        multi_adds: in 10^9.
+        psnr: at x2, in dB: Set5, Set14, B100, Urban100.
+    """
+
+    name: str
+    genotype: str
+    search: str
+    params: float
+    multi_adds: float
+    psnr: tuple[float, float, float, float]
+
+    @property
+    def arch(self) -> str:
+        """Registered name of the network."""
+        return "DLSR" if "DLSR" in self.name else "IMDN"
+
+    @property
+    def scale(self) -> int:
+        """Scale of the head that the paper counts, whatever the scale of the scores."""
+        return {"DLSR": 2, "IMDN": 4}[self.arch]
+
+    @property
+    def training(self) -> str:
+        """Option file of the training, in ``options/paper/``."""
+        return f"train_{self.search or 'imdn'}"
+
+
+_COMPACT = "dsconv_3x3,conv_3x3,dsconv_3x3_bn,dsconv_5x5"
+_LARGE = "conv_5x5_bn,conv_5x5,conv_5x5_bn,conv_5x5_bn"
+_TINY = "dil_dsconv_3x3,dsconv_3x3,dsconv_3x3,dil_dsconv_3x3"
+
+ROWS = (
+    Row("DLSR", "sep_conv_5x5,conv_1x1,sep_conv_7x7", "dlsr", 322.62, 363.37, (37.91, 33.56, 32.17, 32.10)),
+    Row("IMDN", "conv_3x3,conv_3x3,conv_3x3,conv_3x3", "", 715.18, 654.53, (38.00, 33.63, 32.19, 32.17)),
+    Row("DLSR + Beta-DARTS", "conv_7x7,conv_7x7,conv_7x7", "beta_dlsr", 2243.00, 2131.14, (37.88, 33.46, 32.09, 31.71)),
+    Row("SA-DLSR", "dil_conv_3x3,dil_conv_3x3,dil_conv_5x5", "sa_dlsr", 264.73, 215.90, (37.97, 33.53, 32.16, 32.02)),
+    Row("SAC-DLSR", "sep_conv_3x3,sep_conv_3x3,sep_conv_3x3", "sac_dlsr", 309.37, 350.70, (37.98, 33.58, 32.17, 32.16)),
+    Row("IMDN + Beta-DARTS", _LARGE, "beta_imdn", 1773.67, 1745.04, (38.01, 33.47, 32.11, 32.12)),
+    Row("SAC-IMDN", _COMPACT, "sac_imdn", 349.22, 317.09, (37.98, 33.65, 32.20, 32.21)),
+    Row("IMDN + Beta-DARTS, FLOPs term", _COMPACT, "beta_imdn_flops", 349.22, 431.38, (37.91, 33.27, 32.05, 31.87)),
+    Row("SAC-IMDN, FLOPs term", _TINY, "sac_imdn_flops", 200.04, 293.89, (37.92, 33.32, 32.08, 31.93)),
+)
 
 
 def main(args: Namespace) -> int:
@@ -89,7 +143,7 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
 
 
 def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:
-    networks = {row.name: build_by_name(row.arch, {"genotype": row.genotype}, row.scale) for row in published.ROWS}
+    networks = {row.name: build_by_name(row.arch, {"genotype": row.genotype}, row.scale) for row in ROWS}
     networks |= {str(path): load_structure(path, scale) for path in paths}
     upscaling = {name: network for name, network in networks.items() if isinstance(network, SRNetwork)}
     if classifiers := networks.keys() - upscaling.keys():

@@ -17,7 +17,6 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sr_nas.build import build_searcher
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, Choices, Genotype
@@ -32,7 +31,7 @@ from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
 from sr_nas.search.searcher import Record, Searcher
-from sr_nas.task import Task, find_task, search_options
+from sr_nas.task import Task, build_searcher, find_task, search_options
 
 GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."

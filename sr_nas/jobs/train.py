@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from sr_nas.build import build_trainer, build_training
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
 from sr_nas.export.network_file import save_network
@@ -22,7 +21,7 @@ from sr_nas.runs.checkpoint import save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first, processes
 from sr_nas.runs.run_dir import CHECKPOINT, append_history, cut_history
-from sr_nas.task import Validator, find_task, training_options
+from sr_nas.task import Validator, build_trainer, build_training, find_task, training_options
 from sr_nas.trainer import Diverged, Losses, Trainer
 
 

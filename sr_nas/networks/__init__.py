@@ -1,1 +1,1 @@
-"""Plain networks to train and ship, one file per family."""
+"""Networks of super-resolution and their search spaces, one file per family."""

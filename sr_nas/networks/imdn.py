@@ -1,7 +1,7 @@
-"""IMDN: Information Multi-distillation Network (Hui et al., ACM MM 2019), and the candidates that SA-DARTS searches in it.
+"""IMDN (Hui et al., ACM MM 2019): the network, the candidate operations of SA-DARTS (section 4.4.1), and the search space.
 
-A candidate of the search space is a function of its input and output channels (SA-DARTS, section 4.4.1). To add one, register a
-function here and name it under ``network_g.candidates`` in an option file.
+A candidate is a function of its input and output channels. To add one, register a function here and name it under
+``network_g.candidates`` in an option file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from torch.nn import functional as F
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_path
-from sr_nas.registry import NETWORKS, Registry
+from sr_nas.networks.space import ChoiceSpace
+from sr_nas.ops.fused import Execution
+from sr_nas.ops.mixed import PartialChannel
+from sr_nas.registry import NETWORKS, SPACES, Registry
 
 Features = Annotated[int, Ge(16), MultipleOf(4)]
 Blocks = Annotated[int, Ge(1)]
@@ -48,19 +51,12 @@ def convolution(
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
+_SHAPES: dict[str, dict[str, Any]] = {"conv": {}, "dsconv": {"separable": True}, "dil_dsconv": {"separable": True, "dilation": 2}}
 _PAPER: dict[str, Callable[[int, int], nn.Module]] = {
-    "conv_3x3": partial(convolution, kernel=3),
-    "conv_5x5": partial(convolution, kernel=5),
-    "dsconv_3x3": partial(convolution, kernel=3, separable=True),
-    "dsconv_5x5": partial(convolution, kernel=5, separable=True),
-    "dil_dsconv_3x3": partial(convolution, kernel=3, separable=True, dilation=2),
-    "dil_dsconv_5x5": partial(convolution, kernel=5, separable=True, dilation=2),
-    "conv_3x3_bn": partial(convolution, kernel=3, norm=True),
-    "conv_5x5_bn": partial(convolution, kernel=5, norm=True),
-    "dsconv_3x3_bn": partial(convolution, kernel=3, separable=True, norm=True),
-    "dsconv_5x5_bn": partial(convolution, kernel=5, separable=True, norm=True),
-    "dil_dsconv_3x3_bn": partial(convolution, kernel=3, separable=True, dilation=2, norm=True),
-    "dil_dsconv_5x5_bn": partial(convolution, kernel=5, separable=True, dilation=2, norm=True),
+    f"{shape}_{kernel}x{kernel}{suffix}": partial(convolution, kernel=kernel, norm=suffix == "_bn", **arguments)
+    for suffix in ("", "_bn")
+    for shape, arguments in _SHAPES.items()
+    for kernel in (3, 5)
 }
 for _name, _build in _PAPER.items():
     IMDN_CANDIDATES.register(_name)(_build)
@@ -76,12 +72,7 @@ def conv_channels(nf: int) -> tuple[tuple[int, int], ...]:
 
 
 class ContrastAwareChannelAttention(nn.Module):
-    """Scale every channel by a gate computed from its standard deviation plus its mean over the whole image (IMDN, section 3.3).
-
-    Args:
-        channels: channels of the input and output.
-        reduction: the gate's hidden layer has ``channels // reduction`` channels.
-    """
+    """Scale every channel by a gate of its standard deviation plus its mean over the whole image (IMDN, section 3.3)."""
 
     pools_globally = True
 
@@ -105,12 +96,7 @@ class ContrastAwareChannelAttention(nn.Module):
 
 
 class IMDBlock(nn.Module):
-    """Information multi-distillation block: three splits, four convolutions, attention, fusion, residual.
-
-    Args:
-        convs: four modules with the channels of :func:`conv_channels`.
-        nf: channels of the input and output.
-    """
+    """Block of four convolutions with the channels of :func:`conv_channels`: three splits, attention, fusion, residual."""
 
     def __init__(self, convs: Iterable[nn.Module], nf: int) -> None:
         super().__init__()
@@ -129,7 +115,7 @@ class IMDBlock(nn.Module):
         return self.run(x, self.convs)
 
     def run(self, x: Tensor, ops: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
-        """Run the block with the given four functions as its convolutions."""
+        """Run the block with other functions as its four convolutions."""
         *splitting, last = ops
         distilled, remaining = [], x
         for conv in splitting:
@@ -143,11 +129,7 @@ class IMDBlock(nn.Module):
 class IMDNFrame(nn.Module):
     """IMDN without its searched convolutions: what the network and the supernet share.
 
-    Args:
-        scale: upscaling factor.
-        nf: feature channels.
-        num_blocks: number of blocks.
-        build_op: (label, input channels, output channels) -> the module of that position.
+    ``build_op`` maps (label, input channels, output channels) to the module of that position.
     """
 
     def __init__(self, scale: int, nf: int, num_blocks: int, build_op: Callable[[str, int, int], nn.Module]) -> None:
@@ -216,3 +198,43 @@ class IMDN(IMDNFrame, SRNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``[N, 3, H, W]`` RGB in 0..1 to ``[N, 3, scale*H, scale*W]``."""
         return self.reconstruct(x, self.blocks)
+
+
+@SPACES.register("IMDN")
+class IMDNSpace(ChoiceSpace, IMDNFrame):
+    """IMDN supernet: four labelled choices, shared by all blocks; with the paper's twelve candidates 12^4 = 20,736 networks.
+
+    Args:
+        scale: upscaling factor.
+        nf: feature channels.
+        num_blocks: number of blocks.
+        candidates: names to choose from at every position; ``None`` for the paper's twelve.
+        partial_channel: K of the mixed operation: a share of 1/K of the channels goes through it; must divide nf/4.
+        checkpointing: compute blocks again in the backward pass, which takes longer and less memory.
+        execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
+
+    Raises:
+        ValueError: an unknown candidate, fewer than two, or a K that does not divide nf/4.
+    """
+
+    network, registry, operations, labels = IMDN, IMDN_CANDIDATES, IMDN_OPERATIONS, LABELS
+
+    def __init__(
+        self,
+        scale: int = 4,
+        nf: Features = 64,
+        num_blocks: Blocks = 6,
+        candidates: list[str] | None = None,
+        partial_channel: PartialChannel = 1,
+        checkpointing: bool = False,
+        execution: Execution = "fused",
+    ) -> None:
+        self.check(candidates, nf, partial_channel)
+        build = self.mixed_operations(candidates, partial_channel, checkpointing, execution)
+        super().__init__(scale, nf, num_blocks, build)
+
+    @classmethod
+    def check(cls, candidates: list[str] | None = None, nf: int = 64, partial_channel: int = 1, **_: Any) -> None:
+        super().check(candidates)
+        if (nf // 4) % partial_channel:
+            raise ValueError(f"partial_channel {partial_channel} must divide nf/4 = {nf // 4}, the channels that a block distils")

@@ -16,14 +16,13 @@ import torch
 from sr_nas.analysis.curves import replacement
 from sr_nas.analysis.history import methods_of
 from sr_nas.analysis.sweep import read_axes, short_keys
-from sr_nas.build import build_searcher
 from sr_nas.classification.nasbench201 import EDGES, read_genotype
 from sr_nas.classification.nasbench201_table import OPERATIONS
 from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.run_dir import append_history, read_history
-from sr_nas.task import search_options
+from sr_nas.task import build_searcher, search_options
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 

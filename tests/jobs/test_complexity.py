@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from sr_nas.export.network_file import save_network
+from sr_nas.jobs.complexity import ROWS
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
-from sr_nas.published import ROWS
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 
@@ -127,7 +127,7 @@ def test_option_files_are_read_as_by_a_training(text: str, message: str | None, 
 
 def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_network(tmp_path / "net.safetensors", DLSR(2, 8, 2, ["conv_1x1"] * 3))
-    monkeypatch.setattr("sr_nas.published.ROWS", ROWS[3:4])
+    monkeypatch.setattr("sr_nas.jobs.complexity.ROWS", ROWS[3:4])
     footprint = {"receptive_field": None, "peak_activation_bytes": 123_400_000}
     monkeypatch.setattr("sr_nas.jobs.complexity.footprint", lambda network: footprint)
     monkeypatch.chdir(tmp_path)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from sr_nas.build import build_searcher
 from sr_nas.complexity.memory import StorageTracker
 from sr_nas.errors import UserError
 from sr_nas.jobs import search
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
-from sr_nas.task import find_task
+from sr_nas.task import build_searcher, find_task
 from tests.conftest import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -26,7 +25,7 @@ DATA = ("datasets:train:gt_size=48", "datasets:train:batch_size_per_gpu=3")
 
 MEASURE = """
 import json, torch
-from sr_nas.build import build_searcher
+from sr_nas.task import build_searcher
 from sr_nas.jobs.search import needed_memory
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr_nas.build import build_searcher
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.search.searcher import Searcher
+from sr_nas.task import build_searcher
 from tests.conftest import REPOSITORY
 
 TINY = REPOSITORY / "tests" / "jobs" / "tiny.yml"

@@ -1,11 +1,11 @@
-"""Base class of the search spaces of super-resolution: blocks that share the same labelled mixed operations."""
+"""Base class of the search spaces of super-resolution: supernets whose blocks share labelled mixed operations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, ClassVar
+from itertools import cycle, islice
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -20,8 +20,8 @@ class ChoiceSpace(nn.Module):
     """Supernet whose blocks each run the same mixed operations in order; all blocks share one alpha per label.
 
     A subclass also inherits the frame of its network, a module with ``blocks``, each with ``ops`` and ``run(x, ops)``,
-    ``frame_settings()`` and ``reconstruct(x, blocks)``. It passes what :meth:`mixed_operations` returns to the frame, which
-    builds its operations with it, and sets the attributes below.
+    ``frame_settings()`` and ``reconstruct(x, blocks)``. It passes the builder of :meth:`mixed_operations` to the frame, which
+    builds its operations with it, and sets the class attributes.
 
     Attributes:
         network: the derived network, built from ``frame_settings()`` and a genotype.
@@ -83,8 +83,7 @@ class ChoiceSpace(nn.Module):
 
     def _recompute(self, block: Any, weights: Sequence[Tensor], x: Tensor) -> Tensor:
         def run(block: Any, x: Tensor, *weights: Tensor) -> Tensor:
-            result: Tensor = block.run(x, self.mixed_op.bind(list(block.ops), weights))
-            return result
+            return cast(Tensor, block.run(x, self.mixed_op.bind(list(block.ops), weights)))
 
         return checkpointed(block, run, x, *weights)
 
@@ -94,8 +93,7 @@ class ChoiceSpace(nn.Module):
 
     def derive(self, genotype: Genotype) -> SRNetwork:
         """Build the plain network of a genotype."""
-        network: SRNetwork = self.network(**self.frame_settings(), genotype=genotype)
-        return network
+        return cast(SRNetwork, self.network(**self.frame_settings(), genotype=genotype))
 
     def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
         """Return the tensors that keep their shape in the derived network; with K > 1 the candidates' do not."""
@@ -108,17 +106,18 @@ class ChoiceSpace(nn.Module):
         Labels with the same channels share a site, so that its candidates are measured once.
         """
         sites: dict[tuple[int, int], CostSite] = {}
-        for _, _, op in islice(self._places(), len(self.labels)):
+        result: dict[str, tuple[CostSite, ...]] = {}
+        for _, label, op in islice(self._places(), len(self.labels)):
             channels = op.in_channels, op.out_channels
-            sites.setdefault(channels, CostSite(partial(self._candidate, *channels), op.in_channels, count=len(self.blocks)))
-        return {label: (sites[op.in_channels, op.out_channels],) for _, label, op in self._places()}
+            site = CostSite(partial(self._candidate, *channels), op.in_channels, count=len(self.blocks))
+            result[label] = (sites.setdefault(channels, site),)
+        return result
 
     def _candidate(self, in_channels: int, out_channels: int, name: str) -> nn.Module:
-        module: nn.Module = self.registry.get(name)(in_channels, out_channels)
-        return module
+        return cast(nn.Module, self.registry.get(name)(in_channels, out_channels))
 
     def _places(self) -> Iterator[tuple[str, str, MixedOp]]:
         """Path, label and module of every mixed operation, block by block."""
-        ops = [(path, module) for path, module in self.named_modules() if isinstance(module, MixedOp)]
-        for (path, op), label in zip(ops, self.labels * len(self.blocks), strict=True):
+        ops = ((path, module) for path, module in self.named_modules() if isinstance(module, MixedOp))
+        for (path, op), label in zip(ops, cycle(self.labels), strict=False):
             yield path, label, op

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sr_nas.complexity.macs import complexity, count_params
+from sr_nas.jobs.complexity import ROWS, Row
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions, TrainOptions
-from sr_nas.published import ROWS, Row
 from sr_nas.registry import NETWORKS
 from tests.conftest import REPOSITORY
 

@@ -1,1 +1,0 @@
-"""Search spaces: supernets with labelled choices, one file per space."""
