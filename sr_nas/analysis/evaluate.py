@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from sr_nas.analysis.model_report import explanations, tables
-from sr_nas.analysis.model_table import FROM_HR, run_benchmark
+from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark
 from sr_nas.analysis.options import BenchmarkOptions
-from sr_nas.analysis.tables import Table, finite
+from sr_nas.analysis.tables import Table, finite, write_csv, write_numbers
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
@@ -26,13 +25,16 @@ from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
 from sr_nas.options.load import load_options
 from sr_nas.runs.device import pick_device
+from sr_nas.runs.distributed import GracefulShutdown
+from sr_nas.runs.files import write_text
 
 OF_A_TABLE = ("force_yml", "save_images")
 OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu")
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
 
 def main(args: Namespace) -> int:
-    """Run ``evaluate``."""
+    """Run ``evaluate``; return the exit code: 1 where something of a table could not be measured."""
     if args.opt is None and (args.model is None or args.data is None):
         raise UserError("name a model and its data with --model and --data, or an option file with -opt")
     # Arguments of the other form would be ignored.
@@ -44,12 +46,21 @@ def main(args: Namespace) -> int:
 
 
 def _several_models(args: Namespace) -> int:
-    overrides = [*(args.force_yml or ()), *(["save_images=true"] if args.save_images else ())]
-    results, code = run_benchmark(load_options(BenchmarkOptions, args.opt, overrides), Console(stderr=True))
-    _print(args, results, tables(results), explanations(results))
+    """Measure what has not been measured yet; write ``table.json``, ``table.md``, ``table.csv`` and the crops."""
+    overrides = [*args.force_yml, *(["save_images=true"] if args.save_images else ())]
+    benchmark = Benchmark(load_options(BenchmarkOptions, args.opt, overrides))
+    with GracefulShutdown() as stop:
+        problems = benchmark.measure_all(Console(stderr=True), stop)
+        if not stop():
+            benchmark.draw_crops()
+        results = benchmark.results(problems) | {"complete": not stop() and not problems}
+        write_numbers(benchmark.folder / "table.json", results)
+        write_text(benchmark.folder / "table.md", markdown(results))
+        write_csv(benchmark.folder / "table.csv", csv_rows(results))
+    _print(args.json, results, list(tables(results)), explanations(results))
     text = f"{results['folder']} holds table.md, table.csv and table.json"
-    print(text if code < 128 else f"stopped; the same command goes on. {text} of what is measured.", file=sys.stderr)
-    return code
+    print(f"stopped; the same command goes on. {text} of what is measured." if stop() else text, file=sys.stderr)
+    return stop.exit_code or int(bool(problems))
 
 
 def _one_model(args: Namespace) -> int:
@@ -69,12 +80,12 @@ def _one_model(args: Namespace) -> int:
             for image, row in {**scores["images"], "mean": scores}.items()
         ]
         grids.append(Table(rows, f"{name} x{results['scale']}, LR images: {scores['lr']}"))
-    _print(args, results, grids, results["protocol"])
+    _print(args.json, results, grids, results["protocol"])
     return 0
 
 
-def _print(args: Namespace, results: dict[str, Any], grids: Iterable[Table], protocol: Mapping[str, str]) -> None:
-    if args.json:
+def _print(as_json: bool, results: dict[str, Any], grids: Sequence[Table], protocol: Mapping[str, str]) -> None:
+    if as_json:
         json.dump(finite(results), sys.stdout, indent=2, allow_nan=False)
         print()
         return
@@ -93,7 +104,7 @@ def _print(args: Namespace, results: dict[str, Any], grids: Iterable[Table], pro
 def evaluate(
     network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console, tile: int | None = None
 ) -> dict[str, Any]:
-    """Score a network by PSNR in dB and SSIM, beside bicubic.
+    """Score a network on sets by PSNR in dB and SSIM, beside bicubic.
 
     Args:
         network: to score.
@@ -126,11 +137,75 @@ def evaluate(
             )
             for image, score in scores["images"].items():
                 score["bicubic"] = baseline["images"][image]
-            results[name] = scores | {
-                "bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")},
-                "lr": str(lr_folder or FROM_HR),
-            }
+            results[name] = scores | {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}}
+            results[name]["lr"] = str(lr_folder or FROM_HR)
     protocol = dict(PROTOCOL)
     if any(scores["lr"] != FROM_HR for scores in results.values()):
         protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"
     return {"scale": scale, "protocol": protocol, "sets": results}
+
+
+def tables(results: dict[str, Any]) -> Iterator[Table]:
+    """Yield the tables of a benchmark's results: the scores at every scale, the networks' size, then time and memory."""
+    sets, models, metrics = results["sets"], results["models"], results["metrics"]
+    if not sets:
+        return
+    for scale in sorted({row["scale"] for row in models}):
+        rows = [row for row in models if row["scale"] == scale]
+        cells = [{"model": row["name"]} | {name: _scores(row["sets"].get(name), metrics) for name in sets} for row in rows]
+        yield Table(cells, f"x{scale}, {' / '.join(NAMES[name] for name in metrics)}")
+    sizes = [
+        {"model": row["name"], "scale": f"x{row['scale']}", "parameters": f"{row['params']:,}"}
+        | {f"MACs, {name[5:7].upper()}": f"{row[name] / 1e9:.2f} G" for name in MACS}
+        for row in models
+        if "params" in row
+    ]
+    if sizes:
+        yield Table(sizes, "size")
+    running = []
+    for row in models:
+        seconds = {name: f"{row['sets'][name]['seconds']:.3f}" if name in row["sets"] else "-" for name in sets}
+        memory = max((numbers["memory_bytes"] or 0 for numbers in row["sets"].values()), default=0)
+        texts = {"model": row["name"], "scale": f"x{row['scale']}", **seconds}
+        running.append(texts | {"memory": f"{memory / 1e6:.0f} MB" if memory else "-"})
+    yield Table(running, "seconds per image, and memory")
+
+
+def _scores(numbers: dict[str, Any] | None, metrics: Sequence[str]) -> str:
+    """Return e.g. ``32.21 / .8948``."""
+    if numbers is None:
+        return "-"
+    texts = (f"{numbers[name]:.2f}" if name == "psnr" else f"{numbers[name]:.4f}" for name in metrics)
+    return " / ".join(text.removeprefix("0") if text.startswith("0.") else text for text in texts)
+
+
+def explanations(results: dict[str, Any]) -> dict[str, str]:
+    """Return what the figures of the tables mean."""
+    return {
+        "MACs, LR": "multiply-adds (fvcore) for an LR input of 1280x720; with ensemble, of its eight passes",
+        "MACs, HR": "the same for an HR output of 1280x720",
+        "device": results["device"],
+        "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+        **results["protocol"],
+    }
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the tables, their explanations and the problems in Markdown."""
+    parts = [f"# {results['name']}", *(f"## {table.title}\n\n{table.markdown()}" for table in tables(results))]
+    parts += ["## Protocol", "\n".join(f"- {what}: {how}" for what, how in explanations(results).items())]
+    if results["problems"]:
+        parts += ["## Not measured", "\n".join(f"- {problem['where']}: {problem['text']}" for problem in results["problems"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for every model and set, with unrounded numbers."""
+    scores, columns = [*results["metrics"], "seconds", "memory_bytes"], ("params", *MACS, "ensemble", "tile", "precision")
+    return [
+        {"model": row["name"], "scale": row["scale"], "set": name, "images": len(numbers["images"])}
+        | {key: numbers[key] for key in scores}
+        | {key: row.get(key) for key in columns}
+        for row in results["models"]
+        for name, numbers in row["sets"].items()
+    ]

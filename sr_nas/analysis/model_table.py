@@ -1,4 +1,4 @@
-"""The model table: scores, size, time and memory of several models on several benchmark sets, beside bicubic.
+"""Measurements of several models on several benchmark sets, beside bicubic: scores, size, time, memory, best and worst crops.
 
 Every measurement of an image is kept in the folder of the table, so that the same command goes on where it was stopped and
 measures again only what has changed: a model, how it runs, an image, the machine, or the versions.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,9 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sr_nas import __version__
-from sr_nas.analysis.model_report import MACS, crop_picture, csv_rows, extreme_gains, markdown
 from sr_nas.analysis.options import BICUBIC, BenchmarkOptions, Model
-from sr_nas.analysis.tables import write_csv, write_numbers
 from sr_nas.complexity.macs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
@@ -34,19 +33,23 @@ from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
-from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, means, perceptual_metrics, score
+from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
+from sr_nas.report.picture import Box, Image, comparison_figure, window_sums
+from sr_nas.report.plots import Values, save
 from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
-from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 
+MACS = ("macs_lr_1280x720", "macs_hr_1280x720")
 FROM_HR = "made from HR"
 """What tables say of LR images that no folder holds."""
 MEASUREMENTS = "measurements.json"
 PASSES_OF_ENSEMBLE = 8
 WARM_UP = 32
 """Side in LR pixels of an image that goes first, untimed: libraries prepare themselves at their first call."""
+NO_ERROR = 0.01
+"""Mean squared errors below this, which is 68 dB, count as this."""
 MEMORY = {
     "cuda": "largest memory that PyTorch allocated on the GPU while one image was upscaled, weights included",
     "reset": "largest resident memory of the whole process while one image was upscaled: Python, PyTorch and the images included",
@@ -62,9 +65,9 @@ Problem = dict[str, str]
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the table: a network and how it runs, or bicubic, where both are ``None``.
+    """A row of the table: a network, measured at its own scale, and how it runs; both are ``None`` for bicubic.
 
-    ``identity`` is a digest of everything that decides its output. It is measured at its own ``scale`` alone.
+    ``identity`` is a digest of everything that decides its output.
     """
 
     name: str
@@ -103,37 +106,11 @@ def digest(*parts: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Return the SHA-256 of a file's content; a UserError if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def run_benchmark(options: BenchmarkOptions, console: Console) -> tuple[dict[str, Any], int]:
-    """Measure what has not been measured yet; write ``table.json``, ``table.md``, ``table.csv`` and the crops.
-
-    Returns:
-        The results as ``table.json`` holds them, and the exit code: 0; 1 where something of the table could not be measured,
-        which ``problems`` names; 128 plus the signal that stopped it.
-
-    Raises:
-        UserError: a model cannot be loaded, or the folder is that of another run.
-    """
-    benchmark = Benchmark(options)
-    with GracefulShutdown() as stop:
-        problems = benchmark.measure_all(console, stop)
-        if not stop():
-            benchmark.draw_crops()
-        results = benchmark.results(problems) | {"complete": not stop() and not problems}
-        write_numbers(benchmark.folder / "table.json", results)
-        write_text(benchmark.folder / "table.md", markdown(results))
-        write_csv(benchmark.folder / "table.csv", csv_rows(results))
-    return results, stop.exit_code or int(bool(problems))
 
 
 class Benchmark:
@@ -217,7 +194,7 @@ class Benchmark:
         for other in self.entries:
             if other is not entry:
                 other.release()
-        crop = self.options.crop if entry is self._first_model(entry.scale) else None
+        crop = self.options.crop if [entry] == self._models(entry.scale)[:1] else None
         key = digest(entry.identity, one.scale, one.contents, self.about(), sorted(self._perceptual), crop)
         records: list[Record] = self.cache.setdefault(key, [])
         for index, name in enumerate(one.pairs.names):
@@ -233,12 +210,8 @@ class Benchmark:
     def measure(self, entry: Entry, one: BenchmarkSet, index: int, crop: int | None, file: Path | None) -> Record:
         """Upscale an image and score it.
 
-        Args:
-            entry: a model or bicubic.
-            one: the set.
-            index: of the image.
-            crop: side in HR pixels of the squares of its best and worst against bicubic, which ``crops`` holds.
-            file: where to write the SR image.
+        ``crop`` is the side in HR pixels of the squares of :func:`extreme_gains`, if any are needed; ``file`` is where to write
+        the SR image, if anywhere.
         """
         hr, lr, upscale = one.pairs.hr(index), one.pairs.lr(index), entry.upscale(self.device)
         if entry not in self._warm:
@@ -260,20 +233,17 @@ class Benchmark:
             record["file"] = file_digest(file)
         return record
 
-    def _first_model(self, scale: int) -> Entry | None:
-        """Return the model whose best and worst crops are shown."""
-        return next((entry for entry in self.entries if entry.network is not None and entry.scale == scale), None)
+    def _models(self, scale: int) -> list[Entry]:
+        """Return the models of a scale. The best and worst crops are those of the first."""
+        return [entry for entry in self.entries if entry.network is not None and entry.scale == scale]
 
     def draw_crops(self) -> None:
         """Write ``crops/<set>_x<scale>_best.png`` and ``_worst.png`` of every set, unless they are there and up to date."""
         for one in self.sets:
-            models = [
-                entry for entry in self.entries if entry.network and entry.scale == one.scale and one.name in self.measured[entry]
-            ]
-            first = self._first_model(one.scale)
-            if first is None or first not in models:
+            models = [entry for entry in self._models(one.scale) if one.name in self.measured[entry]]
+            if models[:1] != self._models(one.scale)[:1] or not models:
                 continue
-            crops = [record["crops"] for record in self.measured[first][one.name]]
+            crops = [record["crops"] for record in self.measured[models[0]][one.name]]
             for which, choose in (("best", max), ("worst", min)):
                 index = choose(range(len(crops)), key=lambda number: crops[number][which][0])
                 box, name = crops[index][which][1], one.pairs.names[index]
@@ -323,18 +293,20 @@ class Benchmark:
 
 
 def load_entries(options: BenchmarkOptions) -> list[Entry]:
-    """Load everything that is to be measured: bicubic by scale, then the models in their order.
-
-    Raises:
-        UserError: a model cannot be loaded; the text names all of these.
-    """
+    """Load everything that is to be measured; a UserError names all models that cannot be loaded."""
     networks, problems = [], []
     for name, model in options.models.items():
         if model is not None:
+            path = Path(model.path)
             try:
-                networks.append(_load(name, model))
+                network = load_model(path, model.arch, model.genotype)
+                parts = [file_digest(trained_file(path) if path.is_dir() else path), network.arch, network.settings()]
             except UserError as error:
                 problems.append(f"models.{name}: {error}")
+                continue
+            runtime = network.runtime if isinstance(network, RuntimeNetwork) else None
+            identity = digest(*parts, model.ensemble, model.tile, model.precision, runtime)
+            networks.append(Entry(name, network.scale, identity, network, model))
     if problems:
         raise UserError("\n".join(problems))
     scales: Sequence[int] | None = options.bicubic
@@ -343,37 +315,65 @@ def load_entries(options: BenchmarkOptions) -> list[Entry]:
     return [*(Entry(BICUBIC, scale, digest(BICUBIC)) for scale in dict.fromkeys(scales)), *networks]
 
 
-def _load(name: str, model: Model) -> Entry:
-    path = Path(model.path)
-    network = load_model(path, model.arch, model.genotype)
-    file = trained_file(path) if path.is_dir() else path
-    how = [model.ensemble, model.tile, model.precision, network.runtime if isinstance(network, RuntimeNetwork) else None]
-    return Entry(name, network.scale, digest(file_digest(file), network.arch, network.settings(), *how), network, model)
-
-
 def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[BenchmarkSet], list[Problem]]:
     """Return the sets that are there, and what is wrong with the others."""
     sets: list[BenchmarkSet] = []
     problems: list[Problem] = []
     places = {name: Path(place).expanduser() for name, place in options.datasets.items() if place is not None}
     for (name, place), scale in product(places.items(), scales):
-        one = _open(name, place, scale)
-        if isinstance(one, BenchmarkSet):
-            sets.append(one)
-            continue
-        if not place.exists():
-            fetch = "tools/prepare_data.py fetches published sets, or put its HR images into"
-            one += f". {fetch} {place}/HR (see datasets/README.md)"
-        advice = f"Name another folder with --force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null."
-        problems.append({"where": f"{name} x{scale}", "text": f"{one}. {advice}"})
+        where = f"{name} x{scale}"
+        try:
+            _, pairs, lr = benchmark_set(place, scale)
+            contents = digest(pairs.names, [file_digest(Path(file)) for files in pairs.files for file in dict.fromkeys(files)])
+            sets.append(BenchmarkSet(name, scale, pairs, str(lr or FROM_HR), contents))
+        except UserError as error:
+            text = str(error).rstrip(".")
+            if not place.exists():
+                fetch = "tools/prepare_data.py fetches published sets, or put its HR images into"
+                text += f". {fetch} {place}/HR (see datasets/README.md)"
+            advice = f"Name another folder with --force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null."
+            problems.append({"where": where, "text": f"{text}. {advice}"})
     return sets, problems
 
 
-def _open(name: str, place: Path, scale: int) -> BenchmarkSet | str:
-    """Return a set, or what is wrong with it."""
-    try:
-        _, pairs, lr = benchmark_set(place, scale)
-        contents = [file_digest(Path(file)) for files in pairs.files for file in dict.fromkeys(files)]
-    except UserError as error:
-        return str(error).rstrip(".")
-    return BenchmarkSet(name, scale, pairs, str(lr or FROM_HR), digest(pairs.names, contents))
+def extreme_gains(sr: Image, baseline: Image, hr: Image, shave: int, side: int) -> dict[str, tuple[float, Box]]:
+    """Return ``{"best": (gain, box), "worst": (gain, box)}`` of one image, by the errors of Y in every square.
+
+    The best square is where the baseline's mean squared error exceeds that of ``sr`` most; its gain is the difference. A ratio
+    would not tell a square full of detail from one that is half empty. The worst is where ``sr`` has the least PSNR over the
+    baseline; its gain is in dB, negative where the baseline is nearer to HR. It is looked for where the baseline errs at least
+    as much as in the mean over all squares: in the sky, for example, there is nothing to gain. Of equal squares the first in
+    reading order is taken.
+
+    Args:
+        sr: the result, uint8 [H, W, 3], RGB; so are ``baseline``, which it is compared with, and ``hr``, the original.
+        shave: pixels at each border that no square reaches into.
+        side: of the squares in pixels; less where the shaved image is smaller.
+    """
+    inner = (slice(shave, hr.shape[0] - shave), slice(shave, hr.shape[1] - shave))
+    errors = [squared_error(image, hr)[inner] for image in (baseline, sr)]
+    side = min(side, *errors[0].shape)
+    before, after = (window_sums(error, side) / side**2 for error in errors)
+    removed = before - after
+    decibels = 10 * np.log10(before.clip(NO_ERROR) / after.clip(NO_ERROR))
+    decibels[before < min(before.mean(), before.max())] = np.inf
+    extremes = {}
+    for which, gains, position in (("best", removed, removed.argmax()), ("worst", decibels, decibels.argmin())):
+        top, left = (int(index) for index in np.unravel_index(position, gains.shape))
+        extremes[which] = (float(gains[top, left]), (left + shave, top + shave, left + shave + side, top + shave + side))
+    return extremes
+
+
+def squared_error(image: Image, hr: Image) -> Values:
+    """Return the squared difference of Y, [H, W]."""
+    return (luma(image) - luma(hr)) ** 2
+
+
+def crop_picture(path: Path, name: str, hr: Image, results: Sequence[tuple[str, Image]], box: Box) -> None:
+    """Write the crop of HR and of each (title, image of the size of HR) side by side as PNG, with the PSNR of the crops."""
+    left, top, right, bottom = box
+    columns = [(f"{name}, HR", hr)]
+    for title, image in results:
+        decibels = psnr(image[top:bottom, left:right], hr[top:bottom, left:right], 0)
+        columns.append((f"{title}, equal" if math.isinf(decibels) else f"{title}, {decibels:.2f} dB", image))
+    save(comparison_figure(columns, box), path)

@@ -1,4 +1,4 @@
-"""Result files and tables of analyses: JSON, CSV, Markdown, the terminal, and the folder that they lie in."""
+"""Tables and result files of analyses: the terminal, Markdown, CSV, JSON, and the folder that they lie in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from sr_nas.errors import UserError
 from sr_nas.runs.files import write_json, write_text
 from sr_nas.runs.run_dir import new_run
 
-ROOT = Path("analyses")
 Row = Mapping[str, str]
 """heading -> text; all rows of a table have the same headings."""
 
@@ -52,7 +51,7 @@ class Report:
 
     folder: Path
     rows: Sequence[Row]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     def print(self, console: Console) -> None:
         """Show it in the terminal."""
@@ -68,14 +67,10 @@ def check_output(folder: Path | None) -> None:
 
 
 def open_output(folder: Path | None, name: str) -> Path:
-    """Make and return the folder that the user named, or ``analyses/<name>``, numbered where that exists.
-
-    Raises:
-        UserError: as :func:`check_output`.
-    """
+    """Make and return the folder that the user named (see :func:`check_output`), or ``analyses/<name>``, numbered."""
     check_output(folder)
     if folder is None:
-        return new_run(ROOT, name)
+        return new_run(Path("analyses"), name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
