@@ -43,7 +43,8 @@ from sr_nas.export.model import load_model
 from sr_nas.export.network_file import save_network
 from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
-from sr_nas.inference.images import upscaler
+from sr_nas.inference.images import upscale_image
+from sr_nas.inference.optimize import for_inference
 from sr_nas.options.load import check_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS, SPACES
@@ -186,8 +187,8 @@ def inferring(file: str, engine: Any, size: tuple[int, int], device: torch.devic
     network = load_model(file).eval().to(device)
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     if engine != "plain":
-        run = upscaler(network, device=device, engine=engine)
-        return lambda: run(pixels, network.scale)
+        executed, _ = for_inference(network, engine, device)
+        return lambda: upscale_image(executed, pixels, device=device)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
 
     def plain() -> torch.Tensor:

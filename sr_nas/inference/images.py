@@ -6,19 +6,18 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
 from sr_nas.images.encode import check_format, holds_profile
 from sr_nas.images.files import read_with_metadata, to_pixels, to_tensor, write_image
 from sr_nas.images.resize import imresize
-from sr_nas.inference.optimize import Engine, for_inference
 from sr_nas.inference.tiles import SMALLEST_TILE, fitting_tile, tile_count, upscale_tiles
 from sr_nas.runs.device import Precision, check_precision, is_out_of_memory
 from sr_nas.runs.files import ABANDONED, sweep
@@ -26,7 +25,6 @@ from sr_nas.runs.files import ABANDONED, sweep
 Tile = int | Literal["auto"] | None
 """Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: the whole image where the memory suffices,
 else tiles as large as fit."""
-Status = Literal["written", "kept", "failed", "left out"]
 
 
 def upscale_image(
@@ -101,24 +99,17 @@ def upscaler(
     device: torch.device | str,
     precision: Precision = "fp32",
     ensemble: bool = False,
-    engine: Engine | None = None,
 ) -> Callable[[np.ndarray, int], np.ndarray]:
     """Return the network as a function (LR HxWxC, scale) -> SR (s H)x(s W)xC, which :func:`~sr_nas.metrics.evaluate_set` scores.
 
-    Args:
-        network: see :func:`~sr_nas.inference.tiles.upscale_tiles`; so are ``tile``, ``device``, ``precision``, ``ensemble``.
-        engine: see :func:`~sr_nas.inference.optimize.for_inference`, which then copies the network; ``None`` runs the network
-            itself, with the weights it has at each call.
-
-    Raises:
-        UserError: the engine does not run this network. The function raises it for another scale than the network's.
+    It runs with the weights that the network has at each call. Arguments are those of
+    :func:`~sr_nas.inference.tiles.upscale_tiles`. The function raises UserError for another scale than the network's.
     """
-    executed = network if engine is None else for_inference(cast(SRNetwork, network), engine, device, precision)[0]
 
     def upscale_by_network(lr: np.ndarray, scale: int) -> np.ndarray:
         if scale != network.scale:
             raise UserError(f"the network upscales by {network.scale}, not by {scale}.")
-        return upscale_image(executed, lr, tile=tile, device=device, precision=precision, ensemble=ensemble)
+        return upscale_image(network, lr, tile=tile, device=device, precision=precision, ensemble=ensemble)
 
     return upscale_by_network
 
@@ -138,7 +129,7 @@ class Outcome:
 
     source: Path
     output: Path
-    status: Status
+    status: Literal["written", "kept", "failed", "left out"]
     message: str = ""
     tiles: int = 1
     dropped: tuple[str, ...] = ()
@@ -147,29 +138,24 @@ class Outcome:
 def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Sequence[Path] | None = None) -> list[Path]:
     """Return the output file of each input: ``<stem><suffix><extension>`` in the folder ``output``.
 
-    Args:
-        inputs: image files.
-        output: folder.
-        suffix: put between stem and extension.
-        roots: a folder around each input; the folders between the two are repeated below ``output``.
+    With ``roots``, a folder around each input, the folders between the two are repeated below ``output``.
 
     Raises:
         UserError: two inputs would be written to one file, or an input into itself.
     """
     if "/" in suffix or os.sep in suffix:
         raise UserError(f"the suffix '{suffix}' is to be a part of file names and cannot hold a path.")
-    roots = roots or [source.parent for source in inputs]
-    outputs: dict[str, Path] = {}
-    sources: dict[str, Path] = {}
-    for source, root in zip(inputs, roots, strict=True):
+    outputs: dict[str, tuple[Path, Path]] = {}
+    for source, root in zip(inputs, roots or [source.parent for source in inputs], strict=True):
         target = output / source.parent.relative_to(root) / f"{source.stem}{suffix}{source.suffix}"
         identity = _identity(target)
         if identity == _identity(source):
             raise _overwritten(source)
-        if identity in sources:
-            raise UserError(f"{sources[identity]} and {source} would both become {target}: upscale them into different folders.")
-        outputs[identity], sources[identity] = target, source
-    return list(outputs.values())
+        if identity in outputs:
+            other = outputs[identity][0]
+            raise UserError(f"{other} and {source} would both become {target}: upscale them into different folders.")
+        outputs[identity] = source, target
+    return [target for _, target in outputs.values()]
 
 
 def _identity(path: Path) -> str:
@@ -202,14 +188,11 @@ def upscale_files(
 
     Args:
         network: see :func:`upscale_image`; so are ``device``, ``precision``, ``ensemble``, ``outscale`` and ``progress``.
-        inputs: image files.
+        inputs: image files; outcomes come in their order.
         output: folder for the upscaled images, created if missing.
         tile: see :data:`Tile`.
         suffix: see :func:`output_paths`; so are ``roots``.
         overwrite: upscale again what exists already.
-
-    Returns:
-        An outcome per input, in their order.
 
     Raises:
         UserError: at once, before anything is written: :func:`output_paths`, with ``overwrite`` an input that is the output
@@ -221,70 +204,73 @@ def upscale_files(
     if overwrite and any(is_output):
         raise _overwritten(inputs[is_output.index(True)])
     check_precision(torch.device(device), precision)
-    if outscale is not None:
-        output_size((1, 1), outscale)
+    scale = cast(int, network.scale) if outscale is None else outscale
+    output_size((1, 1), scale)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder {output}: {error.strerror}") from error
     for folder in {target.parent for target in targets}:
         sweep(folder, ABANDONED)
-    settings = {"device": device, "precision": precision, "ensemble": ensemble, "outscale": outscale, "progress": progress}
-    batch = _Batch(network, tile, overwrite, settings)
-    return (
-        Outcome(source, target, "left out") if leave else batch.upscale_file(source, target)
-        for source, target, leave in zip(inputs, targets, is_output, strict=True)
+    run = partial(
+        upscale_image, network, device=device, precision=precision, ensemble=ensemble, outscale=outscale, progress=progress
     )
+    in_tiles = _Tiles(network, run, tile, device)
 
-
-class _Batch:
-    """Upscales files, and remembers from one to the next which tiles fitted in memory."""
-
-    def __init__(self, network: nn.Module, tile: Tile, overwrite: bool, settings: dict[str, Any]) -> None:
-        self.network, self.tile, self.overwrite, self.settings = network, tile, overwrite, settings
-        self.largest: int | None = None  # larger tiles have exceeded the memory
-
-    def upscale_file(self, source: Path, target: Path) -> Outcome:
+    def upscale_file(source: Path, target: Path) -> Outcome:
         try:
-            if not self.overwrite and _exists(target):
+            if not overwrite and target.exists():
                 return Outcome(source, target, "kept")
             pixels, metadata = read_with_metadata(source)
-            self._check_format(pixels, target)
-            upscaled, tiles, message = self._upscale(pixels)
+            _check_format(pixels, target, scale)
+            upscaled, tiles, message = in_tiles.upscale(pixels)
             profile, dropped = metadata.icc_profile, metadata.others
-            channels, bits = upscaled.shape[2], upscaled.dtype.itemsize * 8
-            if profile is not None and not holds_profile(target.suffix, channels, bits, profile):
+            if profile and not holds_profile(target.suffix, upscaled.shape[2], 8 * upscaled.dtype.itemsize, profile):
                 profile, dropped = None, (*dropped, "colour profile")
             write_image(target, upscaled, icc_profile=profile)
         except UserError as error:
             return Outcome(source, target, "failed", str(error))
+        except OSError as error:
+            return Outcome(source, target, "failed", f"{target} cannot be written: {error.strerror}.")
         except MemoryError:
             return Outcome(source, target, "failed", f"the memory does not suffice to read, resize or write {source}.")
         return Outcome(source, target, "written", message, tiles, dropped)
 
-    def _check_format(self, pixels: np.ndarray, target: Path) -> None:
-        """Raise before the network runs, perhaps for hours, the error that :func:`write_image` would raise after it."""
-        scale = self.settings["outscale"] or cast(int, self.network.scale)
-        height, width = output_size((pixels.shape[0], pixels.shape[1]), scale)
-        try:
-            check_format(target.suffix, height, width, pixels.shape[2], 8 * pixels.dtype.itemsize)
-        except UserError as error:
-            raise UserError(
-                f"{target} cannot be written: {error} Rename the input to end in .png, and so will the output."
-            ) from error
+    return (
+        Outcome(source, target, "left out") if leave else upscale_file(source, target)
+        for source, target, leave in zip(inputs, targets, is_output, strict=True)
+    )
 
-    def _upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
+
+def _check_format(pixels: np.ndarray, target: Path, scale: float) -> None:
+    """Raise before the network runs, perhaps for hours, the error that :func:`write_image` would raise after it."""
+    height, width, channels = pixels.shape
+    try:
+        check_format(target.suffix, *output_size((height, width), scale), channels, 8 * pixels.dtype.itemsize)
+    except UserError as error:
+        raise UserError(
+            f"{target} cannot be written: {error} Rename the input to end in .png, and so will the output."
+        ) from error
+
+
+class _Tiles:
+    """Upscales images, and remembers from one to the next which tiles fitted in memory."""
+
+    def __init__(self, network: nn.Module, run: Callable[..., np.ndarray], tile: Tile, device: torch.device | str) -> None:
+        self.network, self.run, self.tile, self.device = network, run, tile, device
+        self.largest: int | None = None  # larger tiles have exceeded the memory
+
+    def upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
         """Return the upscaled image, the number of its tiles, and a remark."""
         height, width = size = pixels.shape[0], pixels.shape[1]
-        image, device = f"{width}x{height} pixels", self.settings["device"]
-        tile: int | None = None
+        image, tile = f"{width}x{height} pixels", None
         failed = remark = ""
         while True:
             try:
                 if not failed:
-                    tile = fitting_tile(self.network, size, device) if self.tile == "auto" else self.tile
+                    tile = fitting_tile(self.network, size, self.device) if self.tile == "auto" else self.tile
                     tile = self.largest if tile is None else min(tile, self.largest or tile)
-                return upscale_image(self.network, pixels, tile=tile, **self.settings), tile_count(size, tile), remark
+                return self.run(pixels, tile=tile), tile_count(size, tile), remark
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise UserError(f"the network does not run on {image}: {error}") from error
@@ -292,15 +278,8 @@ class _Batch:
                 if self.tile is None or side <= SMALLEST_TILE:
                     tried = "" if tile is None else f", even in tiles of {tile}"
                     advice = " at once: use --tile auto or --tile 256" if self.tile is None else ""
-                    raise UserError(f"the memory of {device} does not suffice for {image}{tried}{advice}.") from error
+                    raise UserError(f"the memory of {self.device} does not suffice for {image}{tried}{advice}.") from error
             # Outside of the handler, which would keep the failed attempt's tensors alive.
             failed = failed or (image if tile is None else f"tiles of {tile} pixels")
             tile = self.largest = max(side // 2, SMALLEST_TILE)
             remark = f"the memory did not suffice for {failed}: going on with tiles of {tile} pixels"
-
-
-def _exists(target: Path) -> bool:
-    try:
-        return target.exists()
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}.") from error

@@ -33,12 +33,12 @@ class NonFiniteOutput(UserError):
 def tile_overlap(network: nn.Module) -> int:
     """Return how many LR pixels around a tile its output may depend on: an upper bound.
 
-    It is the sum over all convolutions of dilation * (kernel - 1) / 2, rounded up: exact for a chain of convolutions of stride 1,
-    too large for parallel branches. It misses layers that are no ``nn.Conv2d``, and a module that runs several times counts once;
-    such a network states its overlap in an attribute ``tile_overlap``.
+    It is the sum over all convolutions of dilation * (kernel - 1) / 2, rounded up: exact for a chain of stride 1, too large for
+    parallel branches. A network with layers that are no ``nn.Conv2d``, or that run several times, states its overlap in an
+    attribute ``tile_overlap``.
     """
-    # Not complexity.receptive_field, which is exact: it rightly answers "the whole image" for networks with attention, such as
-    # IMDN and DLSR, while their tiles need the reach of the convolutions alone.
+    # Not the exact receptive field: with attention, as in IMDN and DLSR, that is the whole image, while tiles need the reach of
+    # the convolutions alone.
     stated = getattr(network, "tile_overlap", None)
     if isinstance(stated, int):
         return stated
@@ -79,10 +79,8 @@ def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device
     # A network that another runtime executes states how much more memory than PyTorch's it takes.
     activations = peak_activation_bytes(network, (probe, probe)) * getattr(network, "memory_factor", 1)
     pixels = ACTIVATION_BYTES * probe**2 // activations
-    if height * width <= pixels:
-        return None
     side = max(SMALLEST_TILE, math.isqrt(pixels) - 2 * tile_overlap(network))
-    return side if side < max(size) else None
+    return side if height * width > pixels and side < max(size) else None
 
 
 def tile_count(size: tuple[int, int], tile: int | None) -> int:

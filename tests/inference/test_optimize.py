@@ -12,7 +12,7 @@ from torch import nn
 
 from sr_nas.errors import UserError
 from sr_nas.inference import optimize
-from sr_nas.inference.images import upscale_image, upscaler
+from sr_nas.inference.images import upscale_image
 from sr_nas.inference.optimize import RuntimeNetwork, folded, for_inference
 from sr_nas.networks.imdn import IMDN
 from tests.export.networks import tiny_imdn, with_statistics
@@ -72,7 +72,7 @@ def test_onnx_runtime_gives_what_pytorch_gives_within_a_level(tile: int | None) 
     network, lr = tiny_imdn(), np.random.default_rng(0).integers(0, 256, (37, 29, 3), np.uint8)
     exact = upscale_image(network, lr, tile=tile, device="cpu").astype(int)
     for engine in ("onnxruntime", "torch"):
-        found = upscaler(network, tile=tile, device="cpu", engine=engine)(lr, 2)
+        found = upscale_image(for_inference(network, engine, "cpu")[0], lr, tile=tile, device="cpu")
         assert np.abs(found.astype(int) - exact).max() <= 1
     assert "channels_last" not in str(network.head.weight.stride()) and network.head.weight.is_contiguous(), "left as it was"
 
