@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sr_nas.errors import UserError, nearest
-from sr_nas.runs.allocator import keep_freed_memory
+from sr_nas.runs.files import keep_freed_memory
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sr_nas.complexity.macs import complexity
+from sr_nas.complexity.costs import complexity
 from sr_nas.complexity.memory import PROBE
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs, PatchDataset
@@ -21,8 +21,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, evaluate_set, psnr
 from sr_nas.options.sections import Distill, SearchOptions, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
-from sr_nas.report.picture import comparison_figure
-from sr_nas.report.plots import save
+from sr_nas.report.plots import comparison_figure, save
 from sr_nas.runs.distributed import from_first
 from sr_nas.task import Scores, Task, Validator
 from sr_nas.trainer import Distillation

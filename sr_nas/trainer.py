@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sr_nas.contracts import Network, Stream
 from sr_nas.errors import UserError
 from sr_nas.optim import WarmUp
-from sr_nas.runs.checkpoint import first_non_finite
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import gradient_sync, largest, mean, replicate
+from sr_nas.runs.run_dir import first_non_finite
 
 Losses = dict[str, float]
 """``loss``, the task loss; with a teacher also ``distill``. The weights descend on their sum."""

@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 
 from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.cli import main as sr_nas
-from sr_nas.complexity.macs import count_macs
+from sr_nas.complexity.costs import count_macs
 from sr_nas.data.loader import ResumableLoader
 from sr_nas.data.pairs import PatchDataset
 from sr_nas.data.sources import folder, lmdb_pairs, sample
@@ -48,7 +48,7 @@ from sr_nas.inference.optimize import for_inference
 from sr_nas.options.load import check_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS, SPACES
-from sr_nas.runs.allocator import keep_freed_memory
+from sr_nas.runs.files import keep_freed_memory
 from sr_nas.search.alpha import Alpha, softmax
 from sr_nas.task import build_searcher
 

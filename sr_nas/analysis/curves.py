@@ -228,7 +228,7 @@ def _note(methods: Sequence[Method]) -> str:
 def _method_curves(panels: Mapping[str, Mapping[str, Trials]], columns: int, note: str) -> Figure:
     """Draw a panel per quantity, and in each a line per method in a band of one standard deviation."""
     styles = plots.line_styles(dict.fromkeys(name for methods in panels.values() for name in methods))
-    figure, grid = plots.panel_grid(len(panels), list(styles), note, columns)
+    figure, grid = plots.panel_grid(len(panels), [*styles, *note.splitlines()], columns)
     for axes, (quantity, methods) in zip(grid, panels.items(), strict=True):
         title, unit = axis_label(quantity)
         for method, trials in methods.items():
@@ -241,7 +241,7 @@ def _method_curves(panels: Mapping[str, Mapping[str, Trials]], columns: int, not
             elif quantity.endswith(("_valid", "_test")):
                 low, high = low.clip(0, 100), high.clip(0, 100)
             axes.fill_between(trials.epochs, low / unit, high / unit, color=styles[method]["color"], alpha=0.15, linewidth=0)
-        plots.style_epochs(axes, max((trials.epochs for trials in methods.values()), key=len), title)
+        plots.style_epochs(axes, title)
     plots.add_legend(figure, styles, note)
     return figure
 

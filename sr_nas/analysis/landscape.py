@@ -26,9 +26,8 @@ from sr_nas.analysis.tables import Report, check_output, open_output, write_csv,
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import Values, new_figure, save, style
-from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.device import pick_device
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors
 from sr_nas.search.searcher import Searcher
 from sr_nas.task import Task, build_searcher, find_task, search_options
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas import __version__
 from sr_nas.analysis.options import BICUBIC, BenchmarkOptions, Model
-from sr_nas.complexity.macs import complexity
+from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
 from sr_nas.data.sources import benchmark_set
@@ -35,8 +35,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
-from sr_nas.report.picture import Box, Image, comparison_figure, window_sums
-from sr_nas.report.plots import Values, save
+from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
 from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS

@@ -15,7 +15,7 @@ from sr_nas.classification.nasbench201_table import true_accuracy
 from sr_nas.classification.options import ClassificationSearchOptions, ClassifierTrainOptions
 from sr_nas.classification.training import DropPathSchedule, with_auxiliary
 from sr_nas.classification.validation import ClassificationValidator
-from sr_nas.complexity.macs import classifier_complexity
+from sr_nas.complexity.costs import classifier_complexity
 from sr_nas.contracts import Classifier
 from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
 from sr_nas.runs.distributed import rank

@@ -16,13 +16,12 @@ from torch.utils._pytree import tree_leaves
 def peak_activation_bytes(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:
     """Return the most bytes of activations that are alive at once while the network runs on one image.
 
-    These are the tensors of PyTorch in inference: single precision, batch 1, eval mode, no gradients, input and output
-    included, parameters and buffers not. A view shares memory and an in-place operation takes none. Allocators round up, and
-    convolution libraries need workspaces on top. The network runs on PyTorch's meta device, which has shapes but no values;
-    there a BatchNorm returns statistics of 8 bytes per channel that real devices leave out.
+    Single precision, batch 1, eval mode, no gradients; input and output included, parameters and buffers not, nor what
+    allocators and convolution libraries need on top. A copy of the network runs on PyTorch's meta device, which has shapes but
+    no values; there a BatchNorm returns statistics of 8 bytes per channel that real devices leave out.
 
     Args:
-        network: takes ``[1, channels, H, W]``; left as it is.
+        network: takes ``[1, channels, H, W]``.
         size: (height, width) of the input in pixels.
         channels: input channels.
     """
@@ -47,10 +46,10 @@ def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Ten
     """Run a step on one image of :data:`PROBE` pixels and return the peak bytes of tensors that it would have on more pixels.
 
     A tensor whose size is a multiple of the pixels of the probe grows with them; others, such as gradients of weights, do
-    not. Maps of layers with strides count as the latter; they are small.
+    not, nor do the small maps of layers with strides.
 
     Args:
-        run: the step; its result is ignored.
+        run: the step.
         pixels: of all images of a batch together, in the size that corresponds to the probe.
         ignored: existing tensors that do not count.
         inputs: existing tensors that count.

@@ -22,20 +22,18 @@ def receptive_field(network: nn.Module, channels: int = 3) -> int | None:
     The larger of the two counts, and the s x s output pixels of an LR pixel are taken together.
 
     NaN spreads along every dependency whatever the weights (0 * NaN is NaN; ReLU, maximum and clamping keep it). Both ends of
-    a long image are NaN, and outputs that are NaN depend on an end: how far past it they lie is the reach to that side. A
-    tap counts even where its weight is 0.
+    a long image are NaN, and how far past an end outputs are NaN is the reach to that side.
 
-    The result is exact for networks without strides. Others have another field at every place, and one with RFDN's Enhanced
-    Spatial Attention also at every image size, since it resamples: there the result is good to one step of the coarsest
-    grid, for every such layer in a row.
+    The result is exact for networks without strides. Others have another field at every place, and one that resamples, as
+    RFDN's Enhanced Spatial Attention, at every image size: there it is good to one step of the coarsest grid per such layer.
 
     Args:
         network: maps ``[N, channels, H, W]`` to ``[N, any, s*H, s*W]`` with a whole s; left as it is.
         channels: input channels.
 
     Returns:
-        Pixels, 0 where the output does not depend on the input; ``None`` where it depends on the whole image, as it does
-        behind a global pooling. A field of 1248 pixels or more counts as that.
+        Pixels, 0 where the output does not depend on the input; ``None`` where it depends on the whole image, as behind a
+        global pooling, or on 1248 pixels or more.
 
     Raises:
         ValueError: an output that is no whole multiple of the input's size, or NaN without a NaN in the input.

@@ -18,8 +18,7 @@ from sr_nas.options.load import check_options, read_options
 from sr_nas.options.sections import NetworkOptions
 from sr_nas.options.strict import Component, Of, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
-from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.run_dir import NETWORK_BLOCK
+from sr_nas.runs.run_dir import NETWORK_BLOCK, load_tensors
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = (".pth", ".pt")

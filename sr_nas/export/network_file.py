@@ -23,8 +23,8 @@ from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.inference.optimize import OPSET, OnnxSession, Program, RuntimeNetwork, check_same, export_onnx, traced
 from sr_nas.registry import CLASSIFIERS, NETWORKS
-from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.files import replacing
+from sr_nas.runs.run_dir import load_tensors
 
 SETTINGS = "sr_nas.settings"
 """Name of the tensor, uint8, of JSON in UTF-8: ``{"architecture": name, "settings": arguments}``. No network of ours has a

@@ -16,7 +16,7 @@ from sr_nas.genotype import Genotype, genotype_from
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, PUBLISHED, input_choices
 from sr_nas.networks.imdn import IMDN
 from sr_nas.networks.imdn import PUBLISHED as IMDN_PUBLISHED
-from sr_nas.runs.checkpoint import load_tensors
+from sr_nas.runs.run_dir import load_tensors
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 """Keys under which training codes put the tensors of a network, the preferred one first."""

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from sr_nas.classification.nats_bench import official_accuracy
-from sr_nas.complexity.macs import complexity, footprint, per_layer
+from sr_nas.complexity.costs import complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError
 from sr_nas.export.model import build_by_name, load_structure

@@ -14,10 +14,9 @@ from sr_nas.errors import UserError, listing
 from sr_nas.options.load import decisive, differences, dump_options
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
-from sr_nas.runs.checkpoint import load_checkpoint
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, sweep, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, new_run, provenance, resumable_runs
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, resumable_runs
 
 PROVENANCE, LOG = "run.json", "log.txt"
 

@@ -25,11 +25,18 @@ from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, decision, macs, truth
-from sr_nas.runs.checkpoint import refuse_non_finite, save_checkpoint
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
 from sr_nas.runs.files import replacing, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, NETWORK_BLOCK, append_history, cut_history, read_history
+from sr_nas.runs.run_dir import (
+    CHECKPOINT,
+    NETWORK_BLOCK,
+    append_history,
+    cut_history,
+    read_history,
+    refuse_non_finite,
+    save_checkpoint,
+)
 from sr_nas.search.searcher import Record, Searcher
 from sr_nas.task import Task, build_searcher, find_task, search_options
 

@@ -17,10 +17,9 @@ from sr_nas.jobs.run import Run
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnyTraining
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
-from sr_nas.runs.checkpoint import save_checkpoint
 from sr_nas.runs.device import peak_memory, pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first, processes
-from sr_nas.runs.run_dir import CHECKPOINT, append_history, cut_history
+from sr_nas.runs.run_dir import CHECKPOINT, append_history, cut_history, save_checkpoint
 from sr_nas.task import Validator, build_trainer, build_training, find_task, training_options
 from sr_nas.trainer import Diverged, Losses, Trainer
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sr_nas.complexity.macs import complexity
+from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.metrics import PROTOCOL
 

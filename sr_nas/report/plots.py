@@ -1,4 +1,4 @@
-"""Figures of a search (matplotlib): beta and alpha over the epochs, and the style that all figures share."""
+"""Figures (matplotlib): beta and alpha of a search over the epochs, crops of images side by side, and their common style."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ Candidates = Mapping[str, Sequence[str]]
 STATISTICS: dict[str, Callable[..., Values]] = {"mean": np.mean, "median": np.median, "standard deviation": np.std}
 """Statistics of the alphas of one choice in one epoch; the deviation is that of the population (divided by N)."""
 
+Image = npt.NDArray[np.uint8]
+"""RGB, shape [H, W, 3], 0 to 255."""
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels, right and bottom excluded."""
+
+DETAIL = 128
+"""Side in pixels of the square that is chosen where no crop is given."""
+COLUMN = 480
+"""Crops are enlarged by the largest whole number that keeps their longer side within this many pixels of the figure."""
+MARGIN, TITLE_HEIGHT, TITLE_SIZE, FOOTER_SIZE = 16, 34, 9.5, 7.0
+PICTURE_DPI = 128
+"""A power of two: sizes in pixels survive their division into inches exactly."""
+
 
 @dataclass(frozen=True)
 class BetaCurves:
@@ -68,24 +81,31 @@ def beta_curves(history: Sequence[Mapping[str, Any]], choices: Candidates) -> di
 def beta_figure(panels: Mapping[str, BetaCurves], note: str = "") -> Figure:
     """Return a figure with one panel per choice (or per method): figures 2 and 4 of SA-DARTS.
 
-    Each panel has one line per candidate, in order, and a dotted one at 1/N, near which all of them start.
-
-    Args:
-        panels: title -> curves.
-        note: written above the legend, e.g. what the bands are.
+    Each panel has one line per candidate, in order, and a dotted one at 1/N, near which all of them start. ``note`` is
+    written above the legend, e.g. what the bands are.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves.names))
-    figure, grid = panel_grid(len(panels), names, note, sharey=True)
+    figure, grid = panel_grid(len(panels), [*names, *note.splitlines()], sharey=True)
     styles = line_styles(names)
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for index, name in enumerate(curves.names):
-            _beta_line(axes, curves, index, styles[name], name in curves.selected)
-        _write_values(axes, curves.epochs[-1], [float(curves.mean[-1, list(curves.names).index(n)]) for n in curves.selected])
+            bold, mean = name in curves.selected, curves.mean[:, index]
+            look: dict[str, Any] = (
+                {"linewidth": 3.0, "zorder": 3, "markersize": 7} if bold else {"linewidth": 1.2, "alpha": 0.8, "markersize": 4}
+            )
+            axes.plot(curves.epochs, mean, **look, **styles[name], marker="o", markevery=[-1])
+            if curves.std is not None:
+                low, high = ((mean + sign * curves.std[:, index]).clip(0, 1) for sign in (-1, 1))
+                axes.fill_between(curves.epochs, low, high, color=styles[name]["color"], alpha=0.15, linewidth=0)
         axes.axhline(1 / len(curves.names), color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
-        style_epochs(axes, curves.epochs, title)
+        style_epochs(axes, title)
         selected = " + ".join(curves.selected)
-        size = 9 * min(1.0, TITLE_LETTERS / (len(title) + len(selected)))
-        axes.set_title(selected, loc="right", fontsize=size, color=INK)
+        axes.set_title(selected, loc="right", fontsize=9 * min(1.0, TITLE_LETTERS / len(title + selected)), color=INK)
+        # The last values of the selected candidates stand right of their lines.
+        last = [float(curves.mean[-1, curves.names.index(name)]) for name in curves.selected]
+        text = "\n".join(f"{value:.3f}" for value in sorted(last, reverse=True))
+        place = (curves.epochs[-1], float(np.mean(last)))
+        axes.annotate(text, place, (7, 0), textcoords="offset points", va="center", fontsize=9, fontweight="bold", color=INK)
     add_legend(figure, styles | {"1/N, uniform": {"color": FAINT, "linestyle": ":"}}, note)
     figure.supylabel("weight beta of a candidate", fontsize=10, color=INK)
     return figure
@@ -101,11 +121,11 @@ def alpha_figure(history: Sequence[Mapping[str, Any]], choices: Candidates) -> F
     styles = line_styles(choices) | {"all choices": {"color": "#B5B5B5", "linewidth": 5.0, "markersize": 10, "zorder": 1}}
     figure, grid = panel_grid(len(STATISTICS), list(styles))
     everything = np.concatenate(list(alpha.values()), axis=1)
-    marker = {"marker": "o"} if len(epochs) == 1 else {}
     for axes, (name, statistic) in zip(grid, STATISTICS.items(), strict=True):
         for (label, look), values in zip(styles.items(), [*alpha.values(), everything], strict=True):
-            axes.plot(epochs, statistic(values, axis=1), label=label, **({"linewidth": 1.6, "markersize": 5} | look | marker))
-        style_epochs(axes, epochs, f"{name} of alpha")
+            drawing = {"linewidth": 1.6, "markersize": 5} | look
+            axes.plot(epochs, statistic(values, axis=1), label=label, **drawing, marker="o", markevery=[-1])
+        style_epochs(axes, f"{name} of alpha")
     add_legend(figure, styles)
     return figure
 
@@ -132,9 +152,7 @@ def series(history: Sequence[Mapping[str, Any]], choices: Candidates, key: str) 
 
 def winners(record: Mapping[str, Any], label: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return the candidates that the genotype selects at ``label``; where it has no such label, the one of largest beta."""
-    selected = record["genotype"]["genotype"].get(label)
-    if selected is None:
-        return (names[int(np.argmax(record["beta"][label]))],)
+    selected = record["genotype"]["genotype"].get(label, names[int(np.argmax(record["beta"][label]))])
     return (selected,) if isinstance(selected, str) else tuple(selected)
 
 
@@ -147,9 +165,7 @@ def line_styles(names: Collection[str]) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for name in names:
         rounds, position = divmod(stems.index(name.removesuffix("_bn")), len(COLOURS))
-        is_variant = name.endswith("_bn")
-        dashes = BN_DASHES if is_variant else PLAIN_DASHES
-        filling = "white" if is_variant else COLOURS[position]
+        dashes, filling = (BN_DASHES, "white") if name.endswith("_bn") else (PLAIN_DASHES, COLOURS[position])
         styles[name] = {"color": COLOURS[position], "linestyle": dashes[rounds % len(dashes)], "markerfacecolor": filling}
     return styles
 
@@ -160,14 +176,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def panel_grid(
-    count: int, names: Collection[str], note: str = "", columns: int | None = None, sharey: bool = False
+    count: int, legend: Collection[str], columns: int | None = None, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a grid of ``count`` panels over common epochs, and room for a legend of ``names`` and ``note``."""
+    """Return a figure with a grid of ``count`` panels over common epochs, and room for a legend of these lines of text."""
     columns = columns or (count if count <= 3 else math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)
-    legend = max(2.3, 0.8 + LETTER * max(map(len, [*names, *note.split("\n")])))
-    height = max(2.3 * rows + 0.7, 0.21 * (len(names) + note.count("\n") + bool(note)) + 1.0)
-    figure = new_figure(3.2 * columns + legend, height)
+    width = 3.2 * columns + max(2.3, 0.8 + LETTER * max(map(len, legend)))
+    figure = new_figure(width, max(2.3 * rows + 0.7, 0.21 * len(legend) + 1.0))
     grid = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
         axes.remove()
@@ -196,12 +211,10 @@ def style(axes: Axes, title: str, x: str = "", y: str = "", boxed: bool = False)
     axes.set_ylabel(y, fontsize=9, color=INK)
 
 
-def style_epochs(axes: Axes, epochs: Sequence[int], title: str) -> None:
-    """Give axes over epochs the common look, whole numbers on the x axis even for a single epoch, and a title."""
+def style_epochs(axes: Axes, title: str) -> None:
+    """Give axes over epochs the common look, a title, and whole numbers on the x axis, even for a single epoch."""
     style(axes, title)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    if len(epochs) == 1:
-        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -212,22 +225,68 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=figure.dpi)
 
 
-def _beta_line(axes: Axes, curves: BetaCurves, index: int, look: Mapping[str, Any], bold: bool) -> None:
-    mean = curves.mean[:, index]
-    marker = "o" if bold or np.isfinite(mean).sum() == 1 else None
-    width, opacity, order, size = (3.0, 1.0, 3, 7) if bold else (1.2, 0.8, 2, 5)
-    drawing: dict[str, Any] = {"linewidth": width, "alpha": opacity, "zorder": order, "marker": marker, "markersize": size}
-    axes.plot(curves.epochs, mean, **look, **drawing, markevery=[int(np.flatnonzero(np.isfinite(mean)).max(initial=0))])
-    if curves.std is not None:
-        low, high = (np.clip(mean + sign * curves.std[:, index], 0, 1) for sign in (-1, 1))
-        axes.fill_between(curves.epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> Figure:
+    """Return a figure of the same crop of every image side by side; its ``images`` are the enlarged crops, in order.
+
+    Every image pixel becomes a square of whole figure pixels (nearest neighbour): nothing is resampled.
+
+    Args:
+        columns: (title, image), e.g. bicubic, network and HR; images of one size.
+        crop: the region; by default the most detailed square of the last image.
+
+    Raises:
+        UserError: images of different sizes, or a crop that does not lie inside them.
+    """
+    sizes = {title: f"{image.shape[1]}x{image.shape[0]}" for title, image in columns}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"'{title}' is {size}" for title, size in sizes.items())
+        raise UserError(f"only images of one size can be compared, but {listed}. Crop HR to a multiple of the scale first.")
+    height, width = columns[-1][1].shape[:2]
+    left, top, right, bottom = crop or most_detailed(columns[-1][1], min(DETAIL, height, width))
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise UserError(
+            f"the crop (left {left}, top {top}, right {right}, bottom {bottom}) does not lie inside the images, "
+            f"which are {width} wide and {height} high."
+        )
+    zoom = max(1, COLUMN // max(right - left, bottom - top))
+    crop_width, crop_height = (right - left) * zoom, (bottom - top) * zoom
+    footer = f"{right - left}x{bottom - top} pixels at ({left}, {top}), each drawn as {zoom}x{zoom}"
+    column = max(crop_width, *(_text_width(title, TITLE_SIZE) for title, _ in columns))
+    figure_width = MARGIN + max(len(columns) * (column + MARGIN), _text_width(footer, FOOTER_SIZE) + MARGIN)
+    figure_height = TITLE_HEIGHT + crop_height + TITLE_HEIGHT
+    figure = Figure(figsize=(figure_width / PICTURE_DPI, figure_height / PICTURE_DPI), dpi=PICTURE_DPI)
+    look: dict[str, Any] = {"color": INK, "ha": "center", "va": "center", "parse_math": False}
+    for position, (title, image) in enumerate(columns):
+        x = MARGIN + position * (column + MARGIN) + (column - crop_width) // 2
+        enlarged = image[top:bottom, left:right].repeat(zoom, axis=0).repeat(zoom, axis=1)
+        figure.figimage(enlarged, xo=x, yo=TITLE_HEIGHT, origin="upper")
+        centre = (x + crop_width / 2) / figure_width
+        figure.text(centre, 1 - TITLE_HEIGHT / 2 / figure_height, title, fontsize=TITLE_SIZE, **look)
+    figure.text(0.5, TITLE_HEIGHT / 2 / figure_height, footer, fontsize=FOOTER_SIZE, **look)
+    return figure
 
 
-def _write_values(axes: Axes, epoch: int, values: list[float]) -> None:
-    """Write numbers right of their lines; of several, the highest sits above its line and the lowest below."""
-    for value in values:
-        alignment = "center_baseline"
-        if len(values) > 1 and value in (max(values), min(values)):
-            alignment = "bottom" if value == max(values) else "top"
-        offset: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": alignment}
-        axes.annotate(f"{value:.3f}", (epoch, value), **offset, fontsize=9, fontweight="bold", color=INK)
+def most_detailed(image: Image, side: int) -> Box:
+    """Return the square of ``side`` pixels with the highest gradient energy; of equal ones the first in reading order.
+
+    The energy of a pixel is the sum of its squared differences to the pixel right of it and to the one below, of R + G + B.
+    """
+    grey = image.sum(axis=2, dtype=np.int64)
+    energy = np.zeros_like(grey)
+    energy[:, :-1] += np.diff(grey, axis=1) ** 2
+    energy[:-1] += np.diff(grey, axis=0) ** 2
+    sums = window_sums(energy, side)
+    top, left = (int(index) for index in np.unravel_index(sums.argmax(), sums.shape))
+    return left, top, left + side, top + side
+
+
+def window_sums(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Return the sum over every square of ``side`` pixels, by its top left pixel: [H, W] -> [H - side + 1, W - side + 1]."""
+    integral = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    return integral[side:, side:] - integral[:-side, side:] - integral[side:, :-side] + integral[:-side, :-side]
+
+
+def _text_width(text: str, size: float) -> int:
+    """Return the width of a line of text in figure pixels, rounded up."""
+    artist = Figure(dpi=PICTURE_DPI).text(0, 0, text, fontsize=size, parse_math=False)
+    return int(np.ceil(artist.get_window_extent().width))

@@ -1,4 +1,4 @@
-"""Progress of a search or a training: lines, a bar on a terminal, TensorBoard scalars; history records as text, and compared."""
+"""Progress of a search or a training (lines, a bar on a terminal, TensorBoard), and what history records say."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RunView:
 
 
 class SearchView(RunView):
-    """Progress of a search: a line per epoch, and every ``print_freq`` steps within one. Arguments as in the base class."""
+    """Progress of a search: a line per epoch, and every ``print_freq`` steps within one."""
 
     def step(self, step: int, losses: Mapping[str, float]) -> None:
         """Report a finished step; steps count from 1 over the whole search."""
@@ -111,8 +111,7 @@ class SearchView(RunView):
         """Report a finished epoch by its history record."""
         self.message(
             f"epoch {record['epoch']}/{self.epochs}",
-            *_named(record["loss"]),
-            f"lambda {number(record['lambda'])}",
+            *_named({**record["loss"], "lambda": record["lambda"]}),
             genotype_text(record),
             f"parameters {record['params']:,}",
             *(f"{name} {value}" for name, value in (macs(record) | truth(record)).items()),
@@ -122,7 +121,7 @@ class SearchView(RunView):
 
 
 class TrainView(RunView):
-    """Progress of a training: a line every ``print_freq`` iterations, and one per validation. Arguments as in the base class."""
+    """Progress of a training: a line every ``print_freq`` iterations, and one per validation."""
 
     def step(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None:
         """Report a finished iteration; they count from 1."""
@@ -146,9 +145,9 @@ def genotype_text(record: Mapping[str, Any]) -> str:
 
 
 def macs(record: Mapping[str, Any], decimals: int = 1) -> dict[str, str]:
-    """Return every ``macs_[lr_|hr_]<width>x<height>`` of a record as text, by the full name of its convention."""
+    """Return every ``macs_[lr_|hr_]<width>x<height>`` of a record in G or M, by the full name of its convention."""
     matches = {key: re.fullmatch(r"macs_(?:(lr|hr)_)?(\d+x\d+)", key) for key in record}
-    return {f"MACs, {MACS_INPUTS[match[1]]} {match[2]}": giga(record[key], decimals) for key, match in matches.items() if match}
+    return {f"MACs, {MACS_INPUTS[match[1]]} {match[2]}": _giga(record[key], decimals) for key, match in matches.items() if match}
 
 
 def truth(record: Mapping[str, Any]) -> dict[str, str]:
@@ -157,23 +156,17 @@ def truth(record: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"valid {parts['valid']:.2f} test {parts['test']:.2f}" for name, parts in accuracies.items()}
 
 
-def giga(count: float, decimals: int = 1) -> str:
-    """Return a count in units of 10^9 (G), or of 10^6 (M) below that."""
-    return f"{count / 1e9:.{decimals}f} G" if count >= 1e9 else f"{count / 1e6:.{decimals}f} M"
-
-
-def number(value: float) -> str:
-    """Return a loss, rate or strength with six significant digits, trailing zeros dropped."""
-    return f"{value:.6g}"
-
-
 def duration(seconds: float | None) -> str:
     """Return e.g. ``1:23:45`` or ``2 days, 3:04:05``; ``None`` is ``unknown``."""
     return "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
+def _giga(count: float, decimals: int) -> str:
+    return f"{count / 1e9:.{decimals}f} G" if count >= 1e9 else f"{count / 1e6:.{decimals}f} M"
+
+
 def _named(values: Mapping[str, float]) -> list[str]:
-    return [f"{name} {number(value)}" for name, value in values.items()]
+    return [f"{name} {value:.6g}" for name, value in values.items()]
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ def pick_device(num_gpu: int | str) -> torch.device:
     Raises:
         UserError: PyTorch finds no accelerator for ``1``, or fewer GPUs than torchrun has started processes.
     """
+    if num_gpu == 0:
+        return torch.device("cpu")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if num_gpu != 0 and launched():
+    if launched():
         if local_rank() < gpus:
             torch.cuda.set_device(local_rank())
             return torch.device("cuda", local_rank())
@@ -43,9 +45,10 @@ def pick_device(num_gpu: int | str) -> torch.device:
                 f"torchrun has started more processes than the {gpus} CUDA devices that PyTorch finds here. "
                 "Start one for each with --nproc_per_node, or set num_gpu to 0."
             )
-    elif num_gpu != 0 and (gpus or torch.backends.mps.is_available()):
+        return torch.device("cpu")
+    if gpus or torch.backends.mps.is_available():
         return torch.device("cuda" if gpus else "mps")
-    elif num_gpu == 1:
+    if num_gpu == 1:
         raise UserError("num_gpu: 1 was asked for, but PyTorch finds neither a CUDA nor an MPS device. Set num_gpu to auto or 0.")
     return torch.device("cpu")
 
@@ -69,7 +72,7 @@ def check_precision(device: torch.device, precision: Precision) -> None:
         raise UserError("precision fp16: the CPU computes in bf16 or fp32; fp16 is for a GPU.")
     lacks_bf16 = device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported()
     if lacks_bf16 or not _computes(device, HALVES[precision]):
-        others = " or ".join(name for name in ("fp32", *HALVES) if name != precision and (device.type, name) != ("cpu", "fp16"))
+        others = "fp32" if device.type == "cpu" else "fp32 or fp16" if precision == "bf16" else "fp32 or bf16"
         raise UserError(f"precision {precision}: {device.type} does not compute in it here; use {others}.")
 
 

@@ -62,16 +62,18 @@ def processes(init_method: str = "env://") -> Iterator[None]:
     An error that several processes raise alike, such as a missing file, is raised by one of them only, so that it is printed
     once; the others exit with code 1. gloo notices at once where a process has ended; with NCCL torchrun ends the others.
 
-    Args:
-        init_method: rendezvous URL as in ``torch.distributed.init_process_group``; torchrun provides it in the environment.
-
     Raises:
         UserError: the processes do not find each other, or another one has ended.
     """
     if not launched():
         yield
         return
-    store = _join(init_method)
+    try:
+        store, number, size = next(rendezvous(init_method, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
+    except RuntimeError as error:
+        raise UserError(f"the processes of this job do not find each other: {str(error).splitlines()[0]}") from error
     try:
         yield
         largest(0)  # a barrier
@@ -96,16 +98,6 @@ def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def _join(init_method: str) -> Any:
-    try:
-        store, number, size = next(rendezvous(init_method, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
-    except RuntimeError as error:
-        raise UserError(f"the processes of this job do not find each other: {str(error).splitlines()[0]}") from error
-    return store
-
-
 def _is_first_report(text: str, store: Any) -> bool:
     try:
         return store.add("reported " + hashlib.sha256(text.encode()).hexdigest(), 1) == 1
@@ -116,9 +108,8 @@ def _is_first_report(text: str, store: Any) -> bool:
 def replicate(module: nn.Module) -> nn.Module:
     """Return a module to call in place of ``module``, whose backward pass averages the gradients over the processes.
 
-    It shares the parameters and buffers. The first process broadcasts them, parameters now and buffers before every forward
-    pass: BatchNorm normalises each slice by its own statistics, and keeps the running averages of the first process. A single
-    process gets ``module`` itself.
+    It shares parameters and buffers, which are those of the first process: parameters from now on, buffers from the start of
+    every forward pass (BatchNorm normalises each slice by its own statistics). A single process gets ``module`` itself.
     """
     return DistributedDataParallel(module) if world_size() > 1 else module
 
@@ -136,10 +127,7 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
 
 
 def mean(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the means of tensors over the processes, in one message; differentiable any number of times.
-
-    The derivative is that of the mean over the processes of their losses.
-    """
+    """Return the means of tensors over the processes, differentiable any number of times, as the mean of the losses is."""
     if world_size() == 1:
         return list(tensors)
     flat = _Mean.apply(torch.cat([tensor.flatten() for tensor in tensors]))

@@ -1,23 +1,27 @@
-"""Run folders ``experiments/<name>``: never overwritten, with the history of the run and a record of how it was made."""
+"""Run folders ``experiments/<name>``, which are never overwritten: checkpoints, history, and a record of how the run was made."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
 import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import sr_nas
 from sr_nas.errors import UserError
 from sr_nas.runs.distributed import world_size
-from sr_nas.runs.files import write_text
+from sr_nas.runs.files import replacing, write_text
 
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
@@ -31,14 +35,12 @@ PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-pyth
 def new_run(root: Path, name: str) -> Path:
     """Create and return ``root/name``, or ``root/name_2``, ``root/name_3`` ... where that exists already."""
     root.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = root / (name if number == 1 else f"{name}_{number}")
-        try:
+        with suppress(FileExistsError):
             folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
+            break
+    return folder
 
 
 def resumable_runs(root: Path, name: str) -> list[Path]:
@@ -53,17 +55,12 @@ def resumable_runs(root: Path, name: str) -> list[Path]:
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:
-    """Append one record to the history."""
     with (folder / HISTORY).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's history, in order. A last line cut off by a kill is left out.
-
-    Raises:
-        UserError: there is no history, or a line inside it is damaged.
-    """
+    """Return the records of a run's history, without a last line cut off by a kill; a UserError if it is missing or damaged."""
     file = folder / HISTORY
     if not file.is_file():
         raise UserError(f"{folder} holds no {HISTORY}: is it the folder of a run?")
@@ -117,3 +114,60 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` together with the states of this process's random generators (CPU, and CUDA where there is one)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    with replacing(path) as temporary:
+        torch.save({**state, "random": {"cpu": torch.get_rng_state(), "cuda": cuda}}, temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint to ``device`` and restore the states of the random generators; a UserError if it is none."""
+    state = load_tensors(path, device)
+    random = state.pop("random", None)
+    if random is None:
+        raise UserError(f"{path} is no checkpoint of a run: it holds {', '.join(map(str, list(state)[:8]))}.")
+    torch.set_rng_state(random["cpu"].cpu())
+    if torch.cuda.is_available() and random["cuda"]:
+        torch.cuda.set_rng_state_all([state.cpu() for state in random["cuda"][: torch.cuda.device_count()]])
+    return state
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a mapping of names to tensors with ``weights_only=True``: a file that would need to run code is refused.
+
+    Raises:
+        UserError: the file is missing, damaged, refused, or holds no mapping.
+    """
+    try:
+        loaded = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} was refused: it holds more than tensors and plain values, or is no PyTorch file. Only files that load "
+            f"with weights_only=True are read. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as a PyTorch file: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors.")
+    return loaded
+
+
+def first_non_finite(module: nn.Module) -> str | None:
+    """Return the name of a parameter or buffer that is not finite, or ``None`` where all are."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return name
+    return None
+
+
+def refuse_non_finite(module: nn.Module, advice: str) -> None:
+    """Raise UserError with advice where a tensor of the module is not finite, before it replaces a good one on disk."""
+    name = first_non_finite(module)
+    if name is not None:
+        raise UserError(f"{name} is no longer finite: the run has diverged. {advice} The last checkpoint is from before.")

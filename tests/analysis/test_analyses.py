@@ -20,8 +20,7 @@ from sr_nas.classification.nasbench201 import EDGES, read_genotype
 from sr_nas.classification.nasbench201_table import OPERATIONS
 from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
-from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.run_dir import append_history, read_history
+from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from sr_nas.task import build_searcher, search_options
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run

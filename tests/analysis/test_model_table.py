@@ -29,7 +29,7 @@ from sr_nas.analysis.model_table import (
     file_digest,
     squared_error,
 )
-from sr_nas.complexity.macs import complexity
+from sr_nas.complexity.costs import complexity
 from sr_nas.data.sources import folder
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import load_network, save_network

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.macs import footprint
+from sr_nas.complexity.costs import footprint
 from sr_nas.complexity.memory import PROBE, StorageTracker, extrapolated_peak, peak_activation_bytes, tracked_peak
 from sr_nas.networks.imdn import IMDN
 

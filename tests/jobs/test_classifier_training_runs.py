@@ -12,9 +12,8 @@ import torch
 
 from sr_nas.classification.darts import DARTS
 from sr_nas.export.network_file import load_any, read_metadata
-from sr_nas.runs.checkpoint import load_tensors
 from sr_nas.runs.distributed import GracefulShutdown
-from sr_nas.runs.run_dir import read_history
+from sr_nas.runs.run_dir import load_tensors, read_history
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 from tests.jobs.test_search_runs import assert_equal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sr_nas.complexity.macs import complexity, count_params
+from sr_nas.complexity.costs import complexity, count_params
 from sr_nas.jobs.complexity import ROWS, Row
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions, TrainOptions

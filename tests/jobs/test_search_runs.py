@@ -16,8 +16,7 @@ from sr_nas.genotype import genotype_from
 from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
-from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.run_dir import read_history
+from sr_nas.runs.run_dir import load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.

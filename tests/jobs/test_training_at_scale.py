@@ -14,8 +14,7 @@ import sr_nas
 from sr_nas.data.sources import folder as images_of
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import evaluate_set
-from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.run_dir import read_history
+from sr_nas.runs.run_dir import load_tensors, read_history
 from sr_nas.trainer import Losses, Trainer
 from tests.jobs.processes import TINY_TRAINING, run
 from tests.jobs.test_search_runs import assert_equal

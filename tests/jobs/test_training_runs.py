@@ -15,8 +15,7 @@ from sr_nas.data.sources import sample
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import evaluate_set
 from sr_nas.networks.imdn import IMDN
-from sr_nas.runs.checkpoint import load_tensors
-from sr_nas.runs.run_dir import read_history
+from sr_nas.runs.run_dir import load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 from tests.jobs.test_search_runs import assert_equal
 

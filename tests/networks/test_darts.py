@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sr_nas.classification.darts import DARTS, PUBLISHED, DARTSCell, DARTSFrame, read_cells
 from sr_nas.classification.darts_operations import AuxiliaryHead
-from sr_nas.complexity.macs import count_params
+from sr_nas.complexity.costs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError, genotype_from, is_genotype_path
 from sr_nas.options.strict import Component, section_model

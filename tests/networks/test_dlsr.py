@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.macs import count_params
+from sr_nas.complexity.costs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError
 from sr_nas.networks.dlsr import DLSR

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.macs import complexity, count_params
+from sr_nas.complexity.costs import complexity, count_params
 from sr_nas.networks.imdn import IMDN
 
 

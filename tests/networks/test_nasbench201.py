@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from sr_nas.classification.nasbench201 import NASBench201, architecture_string, read_genotype
-from sr_nas.complexity.macs import classifier_complexity, count_params
+from sr_nas.complexity.costs import classifier_complexity, count_params
 from sr_nas.genotype import GenotypeError
 
 MIXED = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sr_nas.classification.darts_operations import DARTS_CANDIDATES, DARTS_OPERATIONS, FactorizedReduce, SeparableConv
-from sr_nas.complexity.macs import count_params
+from sr_nas.complexity.costs import count_params
 
 
 def built(name: str, channels: int, stride: int, affine: bool = True) -> nn.Module:

@@ -18,7 +18,6 @@ from sr_nas.report.progress import (
     check_tensorboard,
     duration,
     genotype_text,
-    giga,
     macs,
 )
 
@@ -131,8 +130,7 @@ def test_genotypes_and_macs_of_records() -> None:
     }
 
 
-def test_numbers_with_units() -> None:
-    assert [giga(count) for count in (317_100_000_000, 10**9, 999_900_000)] == ["317.1 G", "1.0 G", "999.9 M"]
+def test_durations() -> None:
     assert [duration(seconds) for seconds in (0.4, 5025, 183_845, None)] == ["0:00:00", "1:23:45", "2 days, 3:04:05", "unknown"]
 
 

@@ -1,9 +1,11 @@
-"""Atomic writes leave the old file or the new one."""
+"""Atomic writes leave the old file or the new one; freed memory that glibc keeps costs no page faults when it is taken again."""
 
 from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,3 +62,41 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path) -> None:
             temporary.touch()
         assert [path.name for path in tmp_path.iterdir()] == [name]
         (tmp_path / name).unlink()
+
+
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+
+CODE = """
+import resource
+import numpy as np
+from sr_nas.runs.files import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        np.ones(2**24, np.uint8).fill(1)  # 16 MiB are 4,096 pages
+        np.ones(2**26, np.uint8).fill(1)  # 64 MiB are 16,384
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+by_default = faults()
+print(keep_freed_memory())
+faults()
+print(by_default, faults())
+"""
+
+
+def allocations(**environment: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.split()
+
+
+@needs_linux
+def test_kept_memory_costs_no_page_faults() -> None:
+    changed, before, after = allocations()
+    if changed == "False":
+        pytest.skip("this system's C library is not glibc")
+    assert int(after) < 1000 < int(before)
+
+
+@needs_linux
+def test_settings_in_the_environment_are_left_alone() -> None:
+    assert allocations(MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"

@@ -1,4 +1,4 @@
-"""Run folders and their histories."""
+"""Run folders, their histories and checkpoints; damaged files are named."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sr_nas.errors import UserError
-from sr_nas.runs.run_dir import append_history, cut_history, new_run, read_history, resumable_runs
+from sr_nas.runs.run_dir import (
+    append_history,
+    cut_history,
+    load_checkpoint,
+    load_tensors,
+    new_run,
+    read_history,
+    resumable_runs,
+    save_checkpoint,
+)
 
 
 def test_run_names(tmp_path: Path) -> None:
@@ -31,3 +41,24 @@ def test_history(tmp_path: Path) -> None:
     assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == [{"step": 1}, {"step": 2}]
     with pytest.raises(UserError, match="is it the folder of a run"):
         read_history(tmp_path / "gone")
+
+
+def test_checkpoints_bring_back_the_random_state(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    save_checkpoint(tmp_path / "c.pt", {"step": 5})
+    expected = torch.rand(3)
+    assert load_checkpoint(tmp_path / "c.pt", torch.device("cpu")) == {"step": 5}
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not torch at all"])
+def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"c\.pt"):
+        load_tensors(tmp_path / "c.pt")
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"params": {}}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="is no checkpoint of a run: it holds params"):
+        load_checkpoint(tmp_path / "c.pt", torch.device("cpu"))
