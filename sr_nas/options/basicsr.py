@@ -17,16 +17,9 @@ _SCHEDULES = {"MultiStepLR": "MultiStepRestartLR", "TrueCosineAnnealingLR": "Cos
 
 
 def from_basicsr(raw: dict[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
-    """Translate the options of a training in BasicSR into ours.
+    """Translate the options of a training in BasicSR into ours; return them, and notes on what is different here.
 
-    Keys that both use pass through, and so do unknown ones: the result is checked later.
-
-    Args:
-        raw: as read from the file.
-        path: the file, for messages.
-
-    Returns:
-        The options, and notes on what is different here.
+    Keys that both use pass through, and so do unknown ones: the result is checked later. ``path`` is for messages.
 
     Raises:
         UserError: something that has no equivalent here, such as a GAN.
@@ -68,9 +61,8 @@ def _translate(raw: dict[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _section(options: dict[str, Any], key: str) -> dict[str, Any]:
-    """A section, or an empty one where something else stands, which the check of the options refuses later."""
-    section = options.get(key)
-    return section if isinstance(section, dict) else {}
+    # What else may stand there is refused later, when the options are checked.
+    return section if isinstance(section := options.get(key), dict) else {}
 
 
 def _without(section: dict[str, Any], *keys: str) -> dict[str, Any]:

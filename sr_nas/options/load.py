@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,6 @@ from sr_nas.errors import UserError, listing, nearest
 from sr_nas.options.basicsr import MARK, from_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
-SUPER_RESOLUTION = "super-resolution"
 # Options that may change without changing what a run computes: at the top, in train, in every data set.
 FREE = ("logger", "num_gpu", "path")
 FREE_OF_TRAINING = ("divergence_factor",)
@@ -53,16 +53,11 @@ OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, Opt
 
 
 def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = None) -> Any:
-    """Lay ``over`` over ``under``: mappings are merged key by key; of everything else ``over`` alone remains.
+    """Lay an overriding value over an inherited one: mappings are merged key by key, anything else is replaced.
 
-    A mapping over one of another ``type`` replaces it as a whole, since the keys of one type mean nothing to another. A name
-    over or under a mapping with a type is short for ``{type: name}``.
-
-    Args:
-        under: inherited value.
-        over: overriding value.
-        address: keys that lead to both, joined by dots.
-        dropped: receives a line for each mapping that is replaced by one of another type.
+    A mapping of another ``type`` replaces the inherited one as a whole, since the keys of one type mean nothing to another;
+    ``dropped`` receives a line on each. A name over or under a mapping with a type is short for ``{type: name}``. ``address`` is
+    the keys that lead to both, joined by dots.
     """
     if isinstance(over, str) and isinstance(under, dict) and "type" in under:
         over = {"type": over}
@@ -85,11 +80,7 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
     """Read an option file with everything it inherits, then apply overrides (:func:`merge`); nothing is checked yet.
 
     ``_base_`` names one file or a list of files, relative to the file that names them. Later bases win over earlier ones, the
-    file over its bases, and overrides over the file.
-
-    Args:
-        path: the option file.
-        overrides: ``section:key=value`` texts, in any order; the value is read as YAML.
+    file over its bases, and over the file ``section:key=value`` texts, in any order, whose value is read as YAML.
 
     Raises:
         UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form.
@@ -134,7 +125,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Return ``section:key=value`` texts as one mapping."""
     parsed = []
     for text in texts:
         address, equals, value = text.partition("=")
@@ -147,10 +137,7 @@ def _overrides(texts: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--force_yml '{text}': the value is no YAML.") from error
     merged: dict[str, Any] = {}
     for keys, value in sorted(parsed, key=lambda override: len(override[0])):  # a whole section before single keys of it
-        section: Any = value
-        for key in reversed(keys):
-            section = {key: section}
-        merged = merge(merged, section)
+        merged = merge(merged, reduce(lambda section, key: {key: section}, reversed(keys), value))
     return merged
 
 
@@ -165,7 +152,7 @@ def load_options(
     Args:
         model: such as :class:`~sr_nas.options.sections.SearchOptions`; or a function from the file's ``task`` to its model.
         path: the option file.
-        overrides: ``section:key=value`` texts, applied last.
+        overrides: as for :func:`read_options`.
         check_files: whether files and folders that the options name must exist.
 
     Raises:
@@ -178,7 +165,7 @@ def load_options(
             _LOGGER.warning("%s, an option file of BasicSR: %s", path, note)
     if not isinstance(model, type):
         try:
-            model = model(str(raw.get("task", SUPER_RESOLUTION)))
+            model = model(str(raw.get("task", "super-resolution")))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     return check_options(model, raw, path, check_files)
@@ -211,12 +198,7 @@ def dump_options(options: BaseModel) -> str:
 
 
 def decisive(options: Mapping[str, Any], free: Iterable[str] = FREE) -> dict[str, Any]:
-    """Return dumped options without those that may change without changing what a run computes.
-
-    Args:
-        options: as ``model_dump(mode="json")`` returns them.
-        free: keys at the top to leave out.
-    """
+    """Return dumped options without ``free`` keys at the top and others that may change without changing what a run computes."""
     result = {key: value for key, value in options.items() if key not in free}
     result["train"] = _without(options.get("train"), FREE_OF_TRAINING)
     result["datasets"] = {name: _without(data, FREE_OF_A_DATASET) for name, data in options.get("datasets", {}).items()}

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema
+from typing_extensions import Self
 
 from sr_nas.options.strict import Component, ExistingFile, ExistingPath, Of, Strict
 from sr_nas.registry import COSTS, LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
@@ -98,25 +99,26 @@ class AnyRun(Strict):
     task: str
 
 
-class Run(AnyRun):
+class SuperResolutionRun(Strict):
     """Keys of every search and training of super-resolution."""
 
+    task: Literal["super-resolution"] = "super-resolution"
+    """What the network is for; another task has other options."""
     scale: Literal[2, 3, 4]
     """Upscaling factor."""
+    datasets: Any
+    train: WeightTraining
 
-
-def check_patch_size(dataset: TrainDataset, scale: int, *losses: Component) -> None:
-    """Check that HR patches are ``scale`` times LR patches, and large enough for the losses.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if dataset.gt_size % scale:
-        raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not a multiple of the scale {scale}")
-    for loss in losses:
-        needs_above = getattr(LOSSES.get(loss.type), "needs_above", None)
-        if needs_above is not None and dataset.gt_size <= (limit := needs_above(**loss.arguments())):
-            raise ValueError(f"datasets.train.gt_size {dataset.gt_size} is not above {limit}, as {loss.type} needs it")
+    @model_validator(mode="after")
+    def _check_patch_size(self) -> Self:
+        size: int = self.datasets.train.gt_size
+        if size % self.scale:
+            raise ValueError(f"datasets.train.gt_size {size} is not a multiple of the scale {self.scale}")
+        for loss in filter(None, (self.train.pixel_opt, getattr(self.train, "distill_opt", None))):
+            needs_above = getattr(LOSSES.get(loss.type), "needs_above", None)
+            if needs_above and size <= (limit := needs_above(**loss.arguments())):
+                raise ValueError(f"datasets.train.gt_size {size} is not above {limit}, as {loss.type} needs it")
+        return self
 
 
 TrainSource = Annotated[TrainDataset, Of(PAIRS)]
@@ -214,20 +216,13 @@ class AnySearch(AnyRun):
     """How alpha is searched."""
 
 
-class SearchOptions(AnySearch, Run):
+class SearchOptions(SuperResolutionRun, AnySearch):
     """An option file of ``tools/search.py``."""
 
-    task: Literal["super-resolution"] = "super-resolution"
-    """What the network is for; another task has other options."""
     datasets: SearchDatasets
     network_g: Annotated[Component, Of(SPACES)]
     """The supernet."""
     train: WeightTraining = Field(default={}, validate_default=True)
-
-    @model_validator(mode="after")
-    def _check_patch_size(self) -> SearchOptions:
-        check_patch_size(self.datasets.train, self.scale, self.train.pixel_opt)
-        return self
 
 
 def _zero_or_above_one(value: float) -> float:
@@ -365,18 +360,10 @@ class AnyTraining(AnyRun):
     val: Validation = Validation()
 
 
-class TrainOptions(AnyTraining, Run):
+class TrainOptions(SuperResolutionRun, AnyTraining):
     """An option file of ``tools/train.py``."""
 
-    task: Literal["super-resolution"] = "super-resolution"
-    """What the network is for; another task has other options."""
     datasets: TrainDatasets
     network_g: Annotated[Component, Of(NETWORKS)]
     """The network."""
     train: TrainSection
-
-    @model_validator(mode="after")
-    def _check_patch_size(self) -> TrainOptions:
-        distillation = [] if self.train.distill_opt is None else [self.train.distill_opt]
-        check_patch_size(self.datasets.train, self.scale, self.train.pixel_opt, *distillation)
-        return self

@@ -39,12 +39,7 @@ from sr_nas.registry import Registry
 
 
 def describe_missing(path: Path, kind: str) -> str:
-    """Return a message that ``path`` does not exist: its first missing part, a similar name beside that, what fetches it.
-
-    Args:
-        path: a path that does not exist.
-        kind: what was expected there, ``"file"`` or ``"folder"``.
-    """
+    """Return a message that a file or folder (``kind``) is missing: its first missing part, a similar name, what fetches it."""
     missing = path
     while not missing.parent.exists():
         missing = missing.parent
@@ -55,7 +50,7 @@ def describe_missing(path: Path, kind: str) -> str:
 
 
 def _must_exist(expected: str) -> AfterValidator:
-    """Return a validator that expands ``~`` and checks existence unless the validation context has ``check_files=False``."""
+    """Return a validator that expands ``~`` and checks existence, but for the validation context ``check_files=False``."""
 
     def check(value: str, info: ValidationInfo) -> str:
         path = Path(value).expanduser()
@@ -150,8 +145,8 @@ GenotypeSource = Annotated[Any, BeforeValidator(_resolve), WithJsonSchema(_GENOT
 def section_model(registry: Registry, name: str, base: type[BaseModel]) -> type[BaseModel]:
     """Return the typed model of the options of an entry: the fields of ``base`` plus the entry's own keyword arguments.
 
-    Types, bounds (``annotated_types``) and defaults come from the signature, descriptions from the docstring's ``Args``. A
-    static method ``check(**options)`` of the entry may raise :class:`ValueError` for combinations that its types cannot exclude.
+    Types, bounds and defaults come from the signature, descriptions from the docstring's ``Args``. A static method
+    ``check(**options)`` of the entry may raise :class:`ValueError` for combinations that its types cannot exclude.
 
     Raises:
         UserError: the registry has no such entry.
@@ -204,8 +199,7 @@ class Component(Strict):
 class Of:
     """Annotation ``Annotated[Base, Of(registry)]``: a :class:`Component` whose type is an entry of ``registry``.
 
-    The entry's arguments become keys beside those of ``Base``. The registry is first asked when an option file is
-    checked, so declaring such a field imports nothing.
+    The registry is first asked when an option file is checked, so declaring such a field imports nothing.
     """
 
     registry: Registry
@@ -224,7 +218,9 @@ class Of:
 
         return core_schema.with_info_plain_validator_function(
             validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda section, info: section.model_dump(mode=info.mode, exclude_none=info.exclude_none), info_arg=True
+            ),
             metadata={"base": source},
         )
 
@@ -235,7 +231,3 @@ class Of:
             for prefix in self.registry.guests
         ]
         return {"anyOf": [*(handler(model.__pydantic_core_schema__) for model in models), *guests]}
-
-
-def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
-    return value.model_dump(mode=info.mode, exclude_none=info.exclude_none)
