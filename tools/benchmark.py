@@ -39,7 +39,7 @@ from sr_nas.data.loader import ResumableLoader
 from sr_nas.data.pairs import PatchDataset
 from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
-from sr_nas.export.model import load_model
+from sr_nas.export.model import build_by_name, load_model
 from sr_nas.export.network_file import save_network
 from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
@@ -202,7 +202,8 @@ def inference(parsed: argparse.Namespace) -> dict[str, Any]:
     """A network on one LR image: plain PyTorch, PyTorch as ``inference`` prepares it, and ONNX Runtime."""
     device = torch.device(parsed.device)
     height, width = parsed.size
-    network = load_model(parsed.model) if parsed.model else NETWORKS.get(parsed.arch)(scale=2)
+    settings = {} if parsed.genotype is None else {"genotype": parsed.genotype}
+    network = load_model(parsed.model) if parsed.model else build_by_name(parsed.arch, settings, scale=2)
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/network.safetensors"
         save_network(Path(file), network)
@@ -322,6 +323,7 @@ def parser() -> argparse.ArgumentParser:
     add("search-step", search, passes).add_argument("--order", nargs="+", choices=("first", "second"), default=["first"])
     one = add("inference", inference)
     one.add_argument("--arch", default="IMDN", help="architecture with fresh weights (default: IMDN)")
+    one.add_argument("--genotype", metavar="A,B,...", help="its genotype (default: the published)")
     one.add_argument("--model", help="run folder or network file instead")
     one.add_argument("--size", type=_size, default=(180, 320), metavar="WxH", help="of the LR image (default: 320x180)")
     one.add_argument("--megapixels", type=float, metavar="M", help="upscale one photo of this size instead: time, peak memory")
