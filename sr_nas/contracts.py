@@ -1,7 +1,4 @@
-"""Interfaces between rooms: networks, search spaces, batch streams, and what is done with any of them.
-
-A space is a module with labelled choices; alpha lives outside it. A label used in several places is a shared alpha.
-"""
+"""Interfaces between rooms: networks, search spaces, batch streams."""
 
 from __future__ import annotations
 
@@ -42,7 +39,6 @@ class Stream(Protocol):
 
     def next(self) -> tuple[Tensor, ...]:
         """Return the next batch, (input, target)."""
-        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -68,11 +64,7 @@ class Network(nn.Module):
 
 
 class SRNetwork(Network):
-    """A network that upscales: RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``.
-
-    Attributes:
-        scale: upscaling factor.
-    """
+    """A network that upscales by ``scale``: RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``."""
 
     task: ClassVar[str] = "super-resolution"
     scale: int
@@ -84,7 +76,6 @@ class Classifier(Network):
     In training mode it may return ``(logits, logits of an auxiliary head)``.
 
     Attributes:
-        num_classes: number of classes.
         input_size: side in pixels of the images it is made for.
         drop_path: probability of leaving out an operation in training mode, for a trainer to set; ``None`` where it never does.
     """
@@ -96,33 +87,30 @@ class Classifier(Network):
 
 
 class SearchSpace(Protocol):
-    """A supernet as the searcher sees it. Implementations are :class:`torch.nn.Module`."""
+    """A supernet as the searcher sees it: a module with labelled choices, whose alpha lives outside of it.
+
+    A label used in several places is a shared alpha.
+    """
 
     arch: str
 
     def choices(self) -> dict[str, Choice]:
         """Every label with its candidates, in a fixed order."""
-        ...
 
     def __call__(self, x: Tensor, weights: Weights) -> Tensor:
-        """Run the supernet on a batch, with the given weight of every candidate."""
-        ...
+        """Run the supernet on a batch, with these weights of the candidates."""
 
     def decode(self, weights: Weights) -> Genotype:
         """Return the genotype that these weights prefer."""
-        ...
 
     def derive(self, genotype: Genotype) -> Network:
         """Build the plain network of a genotype, freshly initialised."""
-        ...
 
     def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
         """Return those of the supernet's tensors that fit the derived network, under the derived network's names."""
-        ...
 
     def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
         """Positions of each label's candidate in the derived network; labels without a cost of their own are absent."""
-        ...
 
 
 def reparameterized(network: Module) -> Module:

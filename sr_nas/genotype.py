@@ -40,12 +40,7 @@ class GenotypeError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Genotype:
-    """Result of a search.
-
-    Attributes:
-        arch: registered name of the network it belongs to, e.g. ``"IMDN"``.
-        picks: ``(label, selected names)`` for every choice, in the order of the space's labels.
-    """
+    """Result of a search: the network's registered name, and (label, selected names) in the order of the space's labels."""
 
     arch: str
     picks: tuple[tuple[str, tuple[str, ...]], ...]
@@ -85,7 +80,7 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
             string of such names separated by commas; or what :meth:`Genotype.to_json` returned. Several names of one
             label are a list, or a string such as ``"cell2+cell1"``; their order is kept.
         arch: registered name of the network.
-        choices: label -> choice.
+        choices: those of the network.
 
     Raises:
         GenotypeError: another architecture, a missing or unknown label, a name that is not allowed there, or another
@@ -141,9 +136,7 @@ def is_genotype_path(source: Any) -> bool:
 
 
 def read_genotype(source: Any) -> Any:
-    """Resolve a genotype given by a path: a run folder, or a ``.json`` file written by a search or an export.
-
-    Anything else is returned unchanged.
+    """Read a genotype given by a path: a run folder, or a ``.json`` file. Anything else is returned unchanged.
 
     Raises:
         UserError: the path does not exist or holds no genotype.

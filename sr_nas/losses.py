@@ -72,9 +72,6 @@ def l1_hfen(
         hfen_weight: factor of HFEN.
         kernel_size: side of the filter in pixels; 15 is the paper's.
         sigma: standard deviation of its Gaussian in pixels; 1.5 is the paper's.
-
-    Raises:
-        UserError: images that are no larger than half the filter.
     """
     difference = output - target
     # LoG is linear: the difference of the two filtered images is the filtered difference.
@@ -93,17 +90,9 @@ def laplacian_of_gaussian(images: Tensor, kernel_size: int = 15, sigma: float = 
     G(x)``, the filter is ``G''(x) G(y) + G(x) G''(y)``: what SciPy's ``gaussian_laplace`` computes. Its sum is not forced to
     0, and is -9e-6 for 15 samples and sigma 1.5; a filter cut off nearer than about 4 sigma responds to flat areas too.
 
-    Args:
-        images: ``[N, C, H, W]``, floating; mirrored at the border about the outermost pixel, which is not repeated.
-        kernel_size: odd side of the filter in pixels.
-        sigma: in pixels.
-
-    Returns:
-        The same shape; the images' value range per square pixel. Under autocast it is computed in the images' own type,
-        since a filter whose weights cancel loses too much to bfloat16.
-
-    Raises:
-        UserError: height or width is not above ``kernel_size // 2``, so that the border cannot be mirrored.
+    Images are ``[N, C, H, W]``, mirrored at the border about the outermost pixel, which is not repeated; height and width must
+    be above ``kernel_size // 2``, or :class:`UserError` is raised. Under autocast it is computed in the images' own type, since a
+    filter whose weights cancel loses too much to bfloat16. The result has the images' value range per square pixel.
     """
     height, width = images.shape[-2:]
     radius = kernel_size // 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import torch
@@ -16,53 +16,43 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_nas.errors import UserError
 from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS
 
+Parameters = Iterable[nn.Parameter]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _fused(optimizer: Callable[..., Optimizer], parameters: Parameters, **options: Any) -> Optimizer:
+    """Build an optimizer with one kernel for all weights where there is one; its state keeps that, so a resumed run does too."""
+    weights = list(parameters)
+    fused = all(weight.device.type in ("cpu", "cuda") for weight in weights) or None  # None: PyTorch chooses
+    return optimizer(weights, fused=fused, **options)
+
+
 @OPTIMIZERS.register("Adam")
 def adam(
-    parameters: Iterable[nn.Parameter], *, lr: Rate = 5e-4, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
+    parameters: Parameters, *, lr: Rate = 5e-4, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
     """Adam; ``weight_decay`` adds ``weight_decay * parameter`` to the gradient."""
-    return torch.optim.Adam(weights := list(parameters), lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(weights))
+    return _fused(torch.optim.Adam, parameters, lr=lr, weight_decay=weight_decay, betas=betas)
 
 
 @OPTIMIZERS.register("AdamW")
 def adamw(
-    parameters: Iterable[nn.Parameter], *, lr: Rate = 5e-4, weight_decay: Decay = 1e-2, betas: tuple[Beta, Beta] = (0.9, 0.999)
+    parameters: Parameters, *, lr: Rate = 5e-4, weight_decay: Decay = 1e-2, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
     """Adam with weight decay apart from the gradient."""
-    return torch.optim.AdamW(weights := list(parameters), lr=lr, weight_decay=weight_decay, betas=betas, fused=_fused(weights))
+    return _fused(torch.optim.AdamW, parameters, lr=lr, weight_decay=weight_decay, betas=betas)
 
 
 @OPTIMIZERS.register("SGD")
 def sgd(
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: Rate = 0.025,
-    weight_decay: Decay = 0.0,
-    momentum: Beta = 0.0,
-    nesterov: bool = False,
+    parameters: Parameters, *, lr: Rate = 0.025, weight_decay: Decay = 0.0, momentum: Beta = 0.0, nesterov: bool = False
 ) -> Optimizer:
-    """Stochastic gradient descent; with ``nesterov`` a step is the gradient plus the momentum after it (Sutskever et al. 2013).
-
-    Raises:
-        UserError: ``nesterov`` without momentum.
-    """
+    """Stochastic gradient descent; with ``nesterov`` a step is the gradient plus the momentum after it (Sutskever, 2013)."""
     if nesterov and not momentum:
         raise UserError("SGD: nesterov needs a momentum, such as momentum: 0.9.")
-    weights = list(parameters)
-    return torch.optim.SGD(weights, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=_fused(weights))
-
-
-def _fused(weights: Sequence[nn.Parameter]) -> bool | None:
-    """Whether one kernel moves all weights; ``None`` leaves the choice to PyTorch.
-
-    The optimizer's state keeps the choice, so that a resumed run goes on as it was begun.
-    """
-    return True if all(weight.device.type in ("cpu", "cuda") for weight in weights) else None
+    return _fused(torch.optim.SGD, parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
 
 
 @LR_SCHEDULES.register("ConstantLR")
@@ -94,8 +84,6 @@ class MultiStepRestartLR(LRScheduler):
     """MultiStepLR that begins anew at every restart, with the optimizer's learning rate times that restart's weight.
 
     Args:
-        optimizer: has the learning rate to start from.
-        total: length of the run.
         milestones: iterations at which the rate is multiplied by ``gamma``; one that is a restart too does not count.
         gamma: factor of a milestone.
         restarts: iterations, ascending; before the first one the weight is 1.
@@ -118,14 +106,12 @@ class MultiStepRestartLR(LRScheduler):
 
     @staticmethod
     def check(restarts: tuple[int, ...], restart_weights: tuple[float, ...], **_: Any) -> None:
-        """Check that restarts ascend and have a weight each."""
         if list(restarts) != sorted(set(restarts)):
             raise ValueError(f"restarts must ascend, and {list(restarts)} do not")
         if len(restarts) != len(restart_weights):
             raise ValueError(f"restart_weights: {len(restart_weights)} for {len(restarts)} restarts")
 
     def get_lr(self) -> list[Any]:
-        """Return the rates of iteration ``last_epoch``, counted from 0."""
         start, weight = [restart for restart in self.starts if restart[0] <= self.last_epoch][-1]
         passed = sum(start < milestone <= self.last_epoch for milestone in self.milestones)
         return [base * weight * self.gamma**passed for base in self.base_lrs]
@@ -139,14 +125,9 @@ class CosineAnnealingRestartLR(LRScheduler):
     the period that it ends.
 
     Args:
-        optimizer: has the learning rate to start from.
-        total: length of the run, which the periods must cover.
-        periods: lengths in iterations.
+        periods: lengths in iterations, which must cover the run.
         restart_weights: one for each period.
         eta_min: lowest rate.
-
-    Raises:
-        UserError: the periods end before the run.
     """
 
     def __init__(
@@ -165,12 +146,10 @@ class CosineAnnealingRestartLR(LRScheduler):
 
     @staticmethod
     def check(periods: tuple[int, ...], restart_weights: tuple[float, ...], **_: Any) -> None:
-        """Check that every period has a weight."""
         if len(periods) != len(restart_weights):
             raise ValueError(f"restart_weights: {len(restart_weights)} for {len(periods)} periods")
 
     def get_lr(self) -> list[Any]:
-        """Return the rates of iteration ``last_epoch``, counted from 0."""
         ends = list(itertools.accumulate(self.periods))
         current = next((place for place, end in enumerate(ends) if self.last_epoch <= end), len(ends) - 1)
         period, weight = self.periods[current], self.restart_weights[current]
@@ -179,12 +158,7 @@ class CosineAnnealingRestartLR(LRScheduler):
 
 
 class WarmUp:
-    """Linear warm-up under any schedule: iteration t = 1, 2, ... has the schedule's rate times ``min(1, t / iterations)``.
-
-    Args:
-        schedule: stepped as if there were no warm-up.
-        iterations: length of the warm-up; 0 or less for none.
-    """
+    """Linear warm-up under any schedule: iteration t = 1, 2, ... has the schedule's rate times ``min(1, t / iterations)``."""
 
     def __init__(self, schedule: LRScheduler, iterations: int) -> None:
         self.schedule, self.iterations, self.done = schedule, iterations, 0
@@ -210,6 +184,5 @@ class WarmUp:
         return {"schedule": self.schedule.state_dict(), "done": self.done, "rates": self.rates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state_dict` was taken."""
         self.schedule.load_state_dict(state["schedule"])
         self.done, self.rates = state["done"], state["rates"]

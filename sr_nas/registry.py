@@ -1,8 +1,7 @@
 """Registries: named functions and classes that an option file selects by ``type``.
 
-A :class:`Registry` imports every module of one package when it is first asked, so adding an entry means adding one decorated
-function or class to one file. The entry's keyword arguments *are* its options: :mod:`sr_nas.options.strict` reads their
-types, defaults and bounds off its signature.
+A registry imports every module of one package when it is first asked, so adding an entry means adding one decorated function or
+class. Its keyword arguments *are* its options: :mod:`sr_nas.options.strict` reads types, defaults and bounds off its signature.
 """
 
 from __future__ import annotations
@@ -19,16 +18,12 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class Section(Protocol):
-    """A checked section of an option file that selects an entry."""
+    """A checked section of an option file: the name of an entry, and its keyword arguments."""
 
     @property
-    def type(self) -> str:
-        """Name of the entry."""
-        ...
+    def type(self) -> str: ...
 
-    def arguments(self) -> dict[str, Any]:
-        """The entry's keyword arguments."""
-        ...
+    def arguments(self) -> dict[str, Any]: ...
 
 
 class Registry:

@@ -73,11 +73,7 @@ class SuperResolution(Task):
 
 
 def read_teacher(section: Distill, scale: int, device: torch.device) -> Distillation:
-    """Read the teacher of a knowledge distillation.
-
-    Raises:
-        UserError: it cannot be read, or has another scale.
-    """
+    """Read the teacher of a distillation; raise UserError where it cannot be read or has another scale."""
     where = "train.distill_opt.teacher"
     if section.teacher.endswith((".pth", ".pt")):
         raise UserError(f"{where}: export {section.teacher} to a .safetensors file first, with tools/export.py --model.")
@@ -88,15 +84,7 @@ def read_teacher(section: Distill, scale: int, device: torch.device) -> Distilla
 
 
 class SRValidator(Validator):
-    """PSNR in dB and SSIM by the field's protocol (:mod:`sr_nas.metrics`), beside those of bicubic upscaling.
-
-    Args:
-        options: of the training.
-        device: where the network is.
-
-    Raises:
-        UserError: a set cannot be read.
-    """
+    """PSNR in dB and SSIM by the field's protocol (:mod:`sr_nas.metrics`), beside those of bicubic upscaling."""
 
     metrics, heading, unit = ("psnr", "ssim"), "PSNR / SSIM", " dB"
 

@@ -28,17 +28,15 @@ class Diverged(UserError):
 
 
 class DivergenceWatch:
-    """Compares the mean of the last losses with the lowest such mean of the run.
+    """Compares the mean of the last ``window`` losses with the lowest such mean of the run.
 
-    Args:
-        factor: the loss has diverged where the mean is above this many times the lowest one; ``None`` for never.
-        window: losses in a mean; before there are so many, no loss has diverged.
+    The loss has diverged where the mean is above ``factor`` times the lowest one; ``None`` for never.
     """
 
-    # 100 losses: so many that a hard batch or a restart of the learning rate is no divergence.
-    WINDOW, RECENT = 100, 10
+    RECENT = 10
 
-    def __init__(self, factor: float | None, window: int = WINDOW) -> None:
+    # 100 losses: so many that a hard batch or a restart of the learning rate is no divergence.
+    def __init__(self, factor: float | None, window: int = 100) -> None:
         self.factor, self.window = factor, window
         self.losses: deque[float] = deque(maxlen=window)
         self.lowest: float | None = None
@@ -75,21 +73,14 @@ class DivergenceWatch:
         return sum(last) / max(len(last), 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses in the window and the lowest mean."""
         return {"losses": list(self.losses), "lowest": self.lowest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state_dict` was taken."""
         self.losses, self.lowest = deque(state["losses"], maxlen=self.window), state["lowest"]
 
 
 class Distillation:
-    """The loss between a student's output and its teacher's (Hinton et al. 2015, arXiv 1503.02531, on images).
-
-    Args:
-        teacher: of the student's scale and on its device; put in eval mode, its weights are never moved.
-        loss: (student's output, teacher's output) -> scalar.
-    """
+    """Loss between a student's output and that of a frozen teacher of the same scale (Hinton et al. 2015, on images)."""
 
     def __init__(self, teacher: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.teacher, self.loss = teacher.eval().requires_grad_(False), loss
@@ -105,8 +96,7 @@ class Trainer:
     """One training; its :meth:`state_dict` is all that is needed to resume it.
 
     Several processes may train together (:mod:`sr_nas.runs.distributed`), each on its slice of every batch: gradients and
-    losses are averaged, so that all have the weights of one process with the whole batches. BatchNorm alone sees slices, as in
-    DistributedDataParallel.
+    losses are averaged, so that all have the weights of one process with the whole batches. BatchNorm alone sees slices.
 
     Args:
         network: on its device.
@@ -120,8 +110,7 @@ class Trainer:
         accumulate: batches of an iteration, which descends on the mean of their losses.
         ema_decay: decay of the moving average of the weights (its buffers are the latest); 0 for no average.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
-        precision: of forward passes. In fp16 the loss is scaled, so that small gradients are not lost, and an iteration whose
-            gradient is not finite moves no weights and lowers the scale.
+        precision: of forward passes. In fp16 the loss is scaled, and an iteration whose gradient is not finite moves no weights.
         watch: detects a diverging loss.
         before_step: called before every iteration with the number of those that are done.
     """
@@ -170,11 +159,7 @@ class Trainer:
         return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
 
     def steps(self) -> Iterator[Losses]:
-        """Train from the current iteration to the last one; yield the losses after each, when :meth:`state_dict` is complete.
-
-        Raises:
-            Diverged: the loss is not finite, or far above what it was.
-        """
+        """Train to the last iteration; yield the losses after each, when :meth:`state_dict` is complete, or raise Diverged."""
         while self.iteration < self.total:
             losses = self.step()
             loss = sum(losses.values())

@@ -28,11 +28,7 @@ class MixedOp(nn.Module):
     channel-shuffled, so that the next mixed operation sees other channels. The paper does not say what happens where
     C_in differs from C_out; the 1x1 convolution is this project's answer. K = 1 is the plain mixed operation, to the bit.
 
-    Args:
-        builders: candidate name -> function of (input channels, output channels).
-        in_channels: channels of ``x``.
-        out_channels: channels of the result.
-        partial_channel: K; must divide both channel counts.
+    ``builders`` maps candidate names to functions of (input channels, output channels). K must divide both channel counts.
     """
 
     def __init__(self, builders: Mapping[str, Builder], in_channels: int, out_channels: int, partial_channel: int = 1) -> None:
@@ -49,11 +45,9 @@ class MixedOp(nn.Module):
 
     @classmethod
     def bind(cls, ops: Sequence[MixedOp], weights: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
-        """Return the operations as functions of their input alone, for one pass; a subclass may share work between them.
+        """Return operations of this class as functions of their input alone, for one pass with these weights of candidates.
 
-        Args:
-            ops: all of this class.
-            weights: of the candidates of each operation.
+        A subclass may share work between them.
         """
         return [partial(op, weights=weight) for op, weight in zip(ops, weights, strict=True)]
 
@@ -87,11 +81,8 @@ def check_candidates(registry: Registry, candidates: list[str] | None) -> None:
 def inherited_tensors(supernet: nn.Module, derived: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the supernet's tensors that keep their shape in a derived network, under the names they have there.
 
-    Args:
-        supernet: with mixed operations.
-        derived: the plain network.
-        names: part of a tensor's name in the supernet -> the part in the derived network, for every selected candidate, such
-            as ``"convs.0.candidates.conv_3x3."`` -> ``"convs.0."``.
+    ``names`` maps parts of names in the supernet to those in the derived network, for every selected candidate, such as
+    ``"convs.0.candidates.conv_3x3."`` to ``"convs.0."``.
     """
     expected, tensors = derived.state_dict(), {}
     for name, tensor in supernet.state_dict().items():
@@ -106,12 +97,8 @@ def checkpointed(part: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -
     """Return ``run(part, *inputs)`` with all but the inputs computed again in the backward pass (Chen et al. 2016).
 
     The second run uses the parameters of the first, even those that :func:`torch.func.functional_call` had swapped in for the
-    first only, and leaves the buffers as they are: BatchNorm statistics are updated once.
-
-    Args:
-        part: a module.
-        run: function of the module and the inputs; every other tensor that it reads and that needs a gradient is among these.
-        inputs: tensors.
+    first only, and leaves the buffers as they are: BatchNorm statistics are updated once. Every tensor that ``run`` reads and
+    that needs a gradient must be a parameter of ``part`` or an input.
     """
     if not torch.is_grad_enabled():
         return run(part, *inputs)

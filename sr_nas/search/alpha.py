@@ -1,7 +1,7 @@
 """Architecture parameters alpha, and the relaxations that turn them into the weights beta of mixed operations.
 
-To add a relaxation, register a function here and select it by ``search.relaxation.type`` in an option file. One that samples has
-a second parameter ``draw``: a :class:`Draw` in every pass, ``None`` where no pass is made (records and genotypes).
+To add a relaxation, register a function here. One that samples has a second parameter ``draw``: a :class:`Draw` in every pass,
+``None`` for records and genotypes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -30,11 +30,9 @@ class Alpha(nn.Module):
         choices: label -> choice.
         init: ``"normal"``: ``value * N(0, 1)`` (the paper: 1e-3); ``"constant"``: ``value`` everywhere.
         value: see ``init``.
-        offset: candidate name -> number added to its logit in every choice (SA-DARTS, section 3.2, gives skip 0.1).
+        offset: candidate name -> number added to its logit in every choice (SA-DARTS, section 3.2, gives skip 0.1); a name
+            that no choice has raises :class:`UserError`.
         generator: source of the noise.
-
-    Raises:
-        UserError: an offset for a candidate that no choice has.
     """
 
     def __init__(
@@ -69,13 +67,10 @@ class Alpha(nn.Module):
 
 
 class Draw:
-    """Random numbers of one pass over the supernet: a pure function of (seed, step, pass), as from a counter-based generator.
+    """Random numbers of one pass over the supernet: a pure function of ``address``, which is (seed, step, pass).
 
-    So a resumed search draws what an uninterrupted one does, and all processes of a job draw the same.
-
-    Args:
-        address: seed, step and pass.
-        progress: share of the epochs that is done, 0 in the first.
+    So a resumed search draws what an uninterrupted one does, and all processes of a job draw the same. ``progress`` is the share
+    of the epochs that is done, 0 in the first.
     """
 
     def __init__(self, address: tuple[int, ...], progress: float) -> None:
@@ -91,8 +86,7 @@ def in_pass(relaxation: Callable[..., Tensor], address: tuple[int, ...], progres
     """Return the relaxation of one pass; it differs from pass to pass only for a relaxation that samples."""
     if "draw" not in inspect.signature(relaxation).parameters:
         return relaxation
-    options: dict[str, Any] = {"draw": Draw(address, progress)}
-    return partial(relaxation, **options)
+    return partial(relaxation, draw=Draw(address, progress))
 
 
 @RELAXATIONS.register()

@@ -27,15 +27,12 @@ class StepContext:
     """Everything that the gradient of alpha of one step is computed from.
 
     Attributes:
-        space: the supernet.
-        alpha: architecture parameters.
         relaxation: logits -> weights, in this pass.
-        objective: task, regulariser and cost.
         epoch: counted from 1, for lambda_e.
-        validation: batch that alpha is judged on.
+        validation: batch that alpha is evaluated on.
         training: batch of the look-ahead step.
         xi: learning rate of the look-ahead step; 0 is first order.
-        on_both: judge alpha on the training batch too, by the sum of the two task losses.
+        on_both: evaluate alpha on the training batch too, by the sum of the two task losses.
         autocast: context of forward passes and task losses.
         average: mean over the processes that each hold a slice of the batches, differentiable; ``list`` for one process.
     """
@@ -59,7 +56,7 @@ class StepContext:
             output = functional_call(self.space, {**buffers, **parameters}, (batch[0], weights))
             return self.objective.task(output, batch[1])
 
-    def judge(self, parameters: Mapping[str, Tensor], weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
+    def evaluate(self, parameters: Mapping[str, Tensor], weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the objective of alpha and its parts, with the given parameters of the supernet."""
         task = self.task(parameters, self.validation, weights)
         if self.on_both:
@@ -76,10 +73,10 @@ class StepContext:
 
 
 def alpha_gradient(step: StepContext) -> dict[str, Tensor]:
-    """Add ``d objective(w - xi * dL_train/dw, alpha) / d alpha`` to the ``grad`` of alpha.
+    """Add ``d objective(w - xi * dL_train/dw, alpha) / d alpha`` to the ``grad`` of alpha; leave the supernet as it is.
 
-    With xi = 0 this is first order. Second order differentiates through the look-ahead step exactly, not by finite differences.
-    Neither changes the supernet. With several processes, the gradient is that of one process with the whole batches.
+    With xi = 0 this is first order. Second order differentiates through the look-ahead step exactly. With several processes, the
+    gradient is that of one process with the whole batches.
 
     Returns:
         The detached parts of the objective, means over the processes.
@@ -95,12 +92,12 @@ def alpha_gradient(step: StepContext) -> dict[str, Tensor]:
         parameters = {
             name: value - step.xi * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
         }
-    total, parts = step.judge(parameters, weights)
+    total, parts = step.evaluate(parameters, weights)
     return step.add_gradient(torch.autograd.grad(total, list(step.alpha.parameters())), parts)
 
 
 def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> dict[str, Tensor]:
-    """Do what :func:`alpha_gradient` does in second order, with the finite differences of DARTS (eq. 7 and 8).
+    """Second order of :func:`alpha_gradient` by the finite differences of DARTS (eq. 7 and 8), with the same result.
 
     With ``w' = w - xi * dL_train/dw`` and ``d = d objective/dw'``, the mixed second derivative of the training loss times d is
     taken for ``(dL_train(w + eps d)/d alpha - dL_train(w - eps d)/d alpha) / (2 eps)``, ``eps = radius / |d|``. Two more passes
@@ -108,9 +105,6 @@ def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> 
 
     Where the network is smooth, the error falls with the square of the radius. Rectifiers have kinks, which differences see and
     a derivative at one point does not: with many of them the two differ by a tenth or two of what second order adds.
-
-    Returns:
-        The detached parts of the objective, means over the processes.
     """
     relaxed = step.alpha.relax(step.relaxation)
     # Gradients stop at the relaxed weights, so that every pass frees its memory before the next.
@@ -123,7 +117,7 @@ def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> 
         for (name, value), gradient in zip(parameters.items(), descent, strict=True)
     }
 
-    total, parts = step.judge(ahead, weights)
+    total, parts = step.evaluate(ahead, weights)
     inputs = [*step.alpha.parameters(), *weights.values(), *ahead.values()]
     gradients, count = torch.autograd.grad(total, inputs, materialize_grads=True), len(weights)
     of_alpha, of_weights, direction = gradients[:count], gradients[count : 2 * count], step.average(gradients[2 * count :])

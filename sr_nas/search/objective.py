@@ -1,7 +1,7 @@
 """What alpha minimises: task loss, regulariser with its strength per epoch, and expected cost.
 
-To add a regulariser, register a function here and select it by ``search.regularizer.type`` in an option file. It takes the
-regularised choices, label -> :class:`ChoiceLogits`, and returns a scalar without the strength lambda_e.
+To add a regulariser, register a function here: label -> :class:`ChoiceLogits` of the regularised choices, to a scalar without
+the strength lambda_e.
 """
 
 from __future__ import annotations
@@ -26,12 +26,7 @@ WarmUp = Annotated[int, Ge(0)]
 
 @dataclass(frozen=True)
 class ChoiceLogits:
-    """alpha of one choice.
-
-    Attributes:
-        candidates: names; position i belongs to ``logits[i]``.
-        logits: shape ``[number of candidates]``.
-    """
+    """alpha of one choice: ``logits[i]``, of shape ``[number of candidates]``, is of the candidate named ``candidates[i]``."""
 
     candidates: tuple[str, ...]
     logits: Tensor
@@ -102,10 +97,10 @@ class Objective:
 
     Attributes:
         task: (output, target) -> scalar loss.
-        regularizer: label -> logits of the regularised choices -> scalar (``L_SA`` of eq. 7 without lambda_e).
-        strength: epoch, counted from 1 -> lambda_e. It is applied once, here.
+        regularizer: one of this module.
+        strength: epoch, counted from 1 -> lambda_e, which is applied here and nowhere else.
         regularized: the choices that the regulariser sees; with none of them it is 0.
-        costs: name -> (weight, table), e.g. ``{"flops": (0.1, table)}``; costs of weight 0 may be left out.
+        costs: name -> (weight, table), e.g. ``{"flops": (0.1, table)}``.
     """
 
     task: Callable[[Tensor, Tensor], Tensor]
@@ -117,13 +112,9 @@ class Objective:
     def __call__(
         self, task: Tensor, alpha: Mapping[str, Tensor], weights: Weights, epoch: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and its weighted parts ``task``, ``regularizer``, ``cost``, ``total``, all scalars.
+        """Return the total of a task loss, and its weighted parts ``task``, ``regularizer``, ``cost``, ``total``, all scalars.
 
-        Args:
-            task: task loss.
-            alpha: label -> logits.
-            weights: label -> relaxed weights.
-            epoch: counted from 1.
+        ``alpha`` is label -> logits, ``weights`` label -> relaxed weights, and ``epoch`` counts from 1.
         """
         regularizer = cost = task.new_zeros(())
         if self.regularized:

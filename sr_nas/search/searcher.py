@@ -29,18 +29,17 @@ _ADVICE = "Lower train.optim_g.lr, search.alpha.optim.lr or the weights of regul
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in which manner to search.
+    """Length and method of a search.
 
     Attributes:
-        epochs: passes of ``steps_per_epoch`` steps; lambda_e and the schedulers count in them.
+        epochs: lambda_e and the schedulers count in them.
         steps_per_epoch: pairs of an alpha step and a weight step.
         warmup_epochs: epochs at the start in which only weights are trained.
         second_order: differentiate alpha through a look-ahead step of the weights.
-        finite_difference: take the derivative through the look-ahead by finite differences (DARTS, eq. 8), not exactly.
+        finite_difference: differentiate through the look-ahead by finite differences (DARTS, eq. 8), not exactly.
         xi: learning rate of the look-ahead; ``None`` for the weights' current one.
         alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
-        precision: of forward passes.
         seed: of a relaxation that samples.
     """
 
@@ -61,22 +60,17 @@ class Searcher:
     """One search; :meth:`state_dict` holds everything that resuming needs.
 
     Several processes may search together (:mod:`sr_nas.runs.distributed`), each with its slice of every batch: gradients
-    and losses are means over them, so that all hold the same weights and the same alpha, those of one process with the
-    whole batches. Only BatchNorm sees slices: each process normalises by its own, as in DistributedDataParallel, and the
-    running statistics are the first process's.
+    and losses are means over them, so that all hold the weights and the alpha of one process with the whole batches. Only
+    BatchNorm sees slices, as in DistributedDataParallel, and its running statistics are the first process's.
 
     Attributes:
         space: supernet (:class:`sr_nas.contracts.SearchSpace`), on its device.
         alpha: architecture parameters, on the same device.
-        relaxation: logits -> weights; one that samples (:mod:`sr_nas.search.alpha`) draws anew in every pass, and not at all
-            for records and genotypes.
-        objective: what alpha minimises; its task loss is also what the weights minimise.
+        relaxation: logits -> weights.
+        objective: loss of alpha; its task loss is also that of the weights.
         training: batches for the weights.
         validation: batches for alpha, of other images.
-        weight_optimizer: over the supernet's parameters.
-        alpha_optimizer: over alpha's.
         scheduler: of the weights' learning rate, stepped once per epoch.
-        plan: length and manner.
     """
 
     space: Any
@@ -120,20 +114,15 @@ class Searcher:
         on_epoch: Callable[[Record], None],
         between_steps: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Search on from the current step.
+        """Search on from the current step; return whether the search is finished.
 
         Args:
-            on_step: called after every step with its losses, scalars on the device: looking at their values waits for it.
+            on_step: called after every step with its losses, scalars on the device: reading their values synchronises it.
             on_epoch: called after every epoch with its record (see :meth:`record`).
-            between_steps: called last after every step, when :meth:`state_dict` is complete; when it returns true, the
-                search returns.
-
-        Returns:
-            Whether the search is finished.
+            between_steps: called last after every step, when :meth:`state_dict` is complete; true ends the call.
 
         Raises:
-            UserError: a loss is no longer finite; noticed up to ``read_every`` steps later, and before the end of an epoch and
-                :meth:`state_dict`.
+            UserError: a loss is no longer finite; noticed up to ``read_every`` steps later, and before an epoch ends.
         """
         self.space.train()
         while self.step < self.steps:
@@ -223,11 +212,7 @@ class Searcher:
         return self.space.decode(self.alpha.relax(self.relaxation))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the search depends on; tensors and plain Python values only.
-
-        Raises:
-            UserError: a loss is no longer finite.
-        """
+        """Everything that the rest of the search depends on; tensors and plain values only. Raises as :meth:`read_losses`."""
         self.read_losses()
         state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {"step": self.step, "sums": dict(self.sums), "seconds": self.seconds, **state}
@@ -240,11 +225,7 @@ class Searcher:
             getattr(self, name).load_state_dict(state[name])
 
     def read_losses(self) -> None:
-        """Add the losses of the steps since the last call to the sums of the epoch.
-
-        Raises:
-            UserError: one is no longer finite.
-        """
+        """Add the losses since the last call to the sums of the epoch; raise UserError where one is no longer finite."""
         unread, self._unread = self._unread, []
         for step, losses in unread:
             for name, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
