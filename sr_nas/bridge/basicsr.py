@@ -1,4 +1,4 @@
-"""BasicSR's own networks in our tools: ``network_g: {type: basicsr.EDSR, ...}``, with the options of its class."""
+"""Networks shared with BasicSR: its own in our tools, as ``network_g: {type: basicsr.EDSR, ...}``, and ours in its registry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Genotype
+from sr_nas.registry import NETWORKS
 
 PREFIX = "basicsr."
 # name -> (module, its parameter for the scale, scales): networks that map RGB in 0..1 of any size to RGB ``scale`` times larger.
@@ -41,7 +42,7 @@ def import_basicsr() -> ModuleType:
             raise UserError(
                 "basicsr and torchvision are not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older)."
             ) from error
-        # The one function that basicsr takes from there lives on elsewhere.
+        # The one function that basicsr takes from there has moved.
         alias = ModuleType(REMOVED)
         alias.rgb_to_grayscale = importlib.import_module("torchvision.transforms.functional").rgb_to_grayscale  # type: ignore[attr-defined]
         sys.modules[REMOVED] = alias
@@ -51,6 +52,21 @@ def import_basicsr() -> ModuleType:
         if error.name != "basicsr":
             raise
         raise UserError("basicsr is not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older).") from error
+
+
+def register_networks() -> None:
+    """Enter every network of ours in basicsr's ``ARCH_REGISTRY``, so that a stock BasicSR option file can name it::
+
+        network_g: {type: IMDN, scale: 2, nf: 64, num_blocks: 6, genotype: [dsconv_3x3, conv_3x3, dsconv_3x3_bn, dsconv_5x5]}
+
+    Raises:
+        UserError: basicsr is not installed.
+    """
+    import_basicsr()
+    registry = importlib.import_module("basicsr.utils.registry").ARCH_REGISTRY
+    for name in NETWORKS.names():
+        if name not in registry:
+            registry.register(NETWORKS.get(name))
 
 
 def entry(name: str) -> Any:
@@ -70,12 +86,12 @@ def entry(name: str) -> Any:
     import_basicsr()
     module, scale_parameter, scales = NETWORKS_THERE[class_name]
     original = getattr(importlib.import_module(f"basicsr.archs.{module}"), class_name)
-    methods = {
+    members = {
         "settings": lambda self: {"scale": self.scale, **self.options},
         "arch": name,
         "genotype": Genotype(name, ()),
     }
-    adapted = type(class_name, (original, SRNetwork), methods)
+    adapted = type(class_name, (original, SRNetwork), members)
 
     def build(*, scale: int, **options: Any) -> SRNetwork:
         if scale not in scales:

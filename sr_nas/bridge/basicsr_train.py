@@ -6,22 +6,22 @@ trains on the CPU.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
+from sr_nas.bridge.basicsr import register_networks
 from sr_nas.errors import UserError
 
 
 def main() -> int:
     """Run BasicSR's training pipeline on the arguments of the command line; return the exit code."""
     try:
-        import sr_nas.bridge.basicsr_archs  # noqa: F401 - registers our networks
+        register_networks()
     except UserError as error:
         print(f"basicsr_train: {error}", file=sys.stderr)
         return 1
-    from basicsr.train import train_pipeline
-
-    train_pipeline(str(Path.cwd()))
+    importlib.import_module("basicsr.train").train_pipeline(str(Path.cwd()))
     return 0
 
 

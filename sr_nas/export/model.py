@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.network_file import load_any, load_network, read_file, read_metadata
-from sr_nas.export.released import WRAPPERS, bare_tensors, load_released, wrapper_of
+from sr_nas.export.released import WRAPPERS, bare_tensors, load_released
 from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import countable
 from sr_nas.options.load import check_options, read_options
@@ -185,7 +185,7 @@ def load_pretrained(network: Network, path: Path, key: str | None = None, strict
         tensors = read_file(path)[1]
     elif path.suffix in RELEASED:
         content = load_tensors(path)
-        tensors, wrapper = bare_tensors(content, path, key), key or wrapper_of(content)
+        tensors, wrapper = bare_tensors(content, path, key)
         others = [name for name in WRAPPERS if name != wrapper and isinstance(content.get(name), Mapping)]
         remark = f" ({wrapper} of it; it also has {listing(others)})" if wrapper and others else ""
     else:

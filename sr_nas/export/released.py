@@ -80,22 +80,23 @@ def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwor
             f"no released weights of '{arch}' are known{nearest(arch, known.values())} Known: {listing(known.values())}."
         )
     path, arch = Path(path), known[arch.lower()]
-    tensors = bare_tensors(load_tensors(path), path)
+    tensors, _ = bare_tensors(load_tensors(path), path)
     from_authors = "head.weight" not in tensors
-    ours = rename(tensors, DLSR_NAMES if arch == DLSR.arch else IMDN_NAMES) if from_authors else tensors
-    parts = {match[1] for name in ours if (match := re.match(r"(?:blocks|cells)\.(\d+)\.", name))}
-    if not parts or any(name not in ours or ours[name].ndim != 4 for name in ("head.weight", "tail.weight")):
+    if from_authors:
+        rules = DLSR_NAMES if arch == DLSR.arch else IMDN_NAMES
+        tensors = {_renamed(name, rules): tensor for name, tensor in tensors.items()}
+    parts = {match[1] for name in tensors if (match := re.match(r"(?:blocks|cells)\.(\d+)\.", name))}
+    if not parts or any(name not in tensors or tensors[name].ndim != 4 for name in ("head.weight", "tail.weight")):
         raise UserError(
             f"{path} holds no {arch}: tensors by its authors' names (fea_conv, IMDB1 or B1, upsampler.0) or by ours (head, "
             f"blocks or cells, tail) are expected, found {listing(tensors, 8)}."
         )
-    scale, nf = round((ours["tail.weight"].shape[0] / 3) ** 0.5), ours["head.weight"].shape[0]
+    scale, nf = round((tensors["tail.weight"].shape[0] / 3) ** 0.5), tensors["head.weight"].shape[0]
     if arch == IMDN.arch:
         if from_authors and genotype is not None:
             raise UserError("--genotype: released IMDN weights are of the published network, so they take no genotype.")
-        return load_state(IMDN(scale, nf, len(parts), IMDN_PUBLISHED if genotype is None else genotype), ours, path)
-    network = DLSR(scale, nf, len(parts), _dlsr_genotype(ours, len(parts), genotype, path))
-    load_state(network, ours, path)
+        return load_state(IMDN(scale, nf, len(parts), IMDN_PUBLISHED if genotype is None else genotype), tensors, path)
+    network = load_state(DLSR(scale, nf, len(parts), _dlsr_genotype(tensors, len(parts), genotype, path)), tensors, path)
     if from_authors:
         # Only these two layers see pixels: what lies between stays in the range that it was trained in.
         network.head.weight.data *= DLSR_PEAK
@@ -104,9 +105,13 @@ def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwor
     return network
 
 
-def _dlsr_genotype(ours: Mapping[str, Tensor], cells: int, genotype: Any, path: Path) -> Genotype:
+def _renamed(name: str, rules: Rules) -> str:
+    return next((ours for pattern, replacement in rules if (ours := re.sub(pattern, replacement, name)) != name), name)
+
+
+def _dlsr_genotype(tensors: Mapping[str, Tensor], cells: int, genotype: Any, path: Path) -> Genotype:
     """Return the operations that the tensors have, and the inputs of cells of ``genotype``; both must agree on the operations."""
-    operations = tuple(_dlsr_operation(ours, index, path) for index in range(len(OPERATIONS)))
+    operations = tuple(_dlsr_operation(tensors, index, path) for index in range(len(OPERATIONS)))
     if genotype is None and input_choices(cells):
         raise UserError(
             f"{path} holds the operations {listing(operations)}, but not which cells feed cells 3 to {cells}: tensors of any "
@@ -120,54 +125,34 @@ def _dlsr_genotype(ours: Mapping[str, Tensor], cells: int, genotype: Any, path: 
     return decided
 
 
-def _dlsr_operation(ours: Mapping[str, Tensor], index: int, path: Path) -> str:
+def _dlsr_operation(tensors: Mapping[str, Tensor], index: int, path: Path) -> str:
     """Return the name of the operation whose tensors have the shapes of the first cell's."""
     prefix = f"cells.0.ops.{index}."
-    shapes = {name.removeprefix(prefix): tuple(ours[name].shape) for name in ours if name.startswith(prefix)}
-    kinds = {
-        ("weight",): "conv",
-        ("1.weight", "2.weight"): "dil_conv",
-        ("1.weight", "2.weight", "4.weight", "5.weight"): "sep_conv",
-    }
-    kind = kinds.get(tuple(sorted(shapes)))
-    if kind is None:
+    shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in tensors.items() if name.startswith(prefix)}
+    kinds = {1: "conv", 2: "dil_conv", 4: "sep_conv"}  # by their number of convolutions
+    if len(shapes) not in kinds:
         raise UserError(f"{path}: operation {index + 1} of cell 1 is none of DLSR's; it has the tensors {listing(shapes)}.")
     kernel = max(shape[-1] for shape in shapes.values())
-    return f"{kind}_{kernel}x{kernel}"
+    return f"{kinds[len(shapes)]}_{kernel}x{kernel}"
 
 
-def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """Return a state dict under the names that the rules make of its names."""
-    return {_rename(name, rules): tensor for name, tensor in tensors.items()}
-
-
-def _rename(name: str, rules: Rules) -> str:
-    for pattern, replacement in rules:
-        changed, count = re.subn(pattern, replacement, name)
-        if count:
-            return changed
-    return name
-
-
-def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Take the tensors out of the wrappers that training codes put around them.
+def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None) -> tuple[dict[str, Tensor], str | None]:
+    """Take the tensors out of the wrapper that a training code put around them.
 
     Args:
         content: of the file.
         path: the file, for messages.
         key: of the wrapper; by default the first of :data:`WRAPPERS` that the file has, or none.
 
+    Returns:
+        The tensors, and the key under which they lay, if any.
+
     Raises:
         UserError: no wrapper is known and something in the file is no tensor; the message lists what there is.
     """
-    wrapper = wrapper_of(content) if key is None else key
+    wrapper = key or next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
     tensors = content if wrapper is None else content.get(wrapper)
     if not tensors or not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
         raise UserError(f"{path}: tensors are expected, {expected}; found {listing(content, 10)}.")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def wrapper_of(content: Mapping[str, Any]) -> str | None:
-    """Return the key under which a file's tensors lie, or ``None`` where they lie bare."""
-    return next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}, wrapper

@@ -26,8 +26,9 @@ def test_basicsr_imports(basicsr: ModuleType) -> None:
 def test_a_stock_basicsr_model_trains_our_network(network: dict[str, object], basicsr: ModuleType, tmp_path: Path) -> None:
     from basicsr.models import build_model
 
-    import sr_nas.bridge.basicsr_archs  # noqa: F401 - it registers
+    from sr_nas.bridge.basicsr import register_networks
 
+    register_networks()
     options = {
         "model_type": "SRModel",
         "scale": 2,
