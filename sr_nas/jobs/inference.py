@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections import Counter
 from contextlib import suppress
@@ -44,33 +45,31 @@ def main(args: Namespace) -> int:
     warned = not pools_globally(network)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(inputs))
-        outcomes = upscale_files(
-            executed,
-            inputs,
-            args.output,
-            tile=args.tile,
-            suffix=args.suffix,
-            roots=roots,
-            overwrite=args.overwrite,
-            device=device,
-            precision=args.precision,
-            ensemble=args.ensemble,
-            outscale=args.outscale,
-            progress=lambda share: bar.update(task, completed=counts["written"] + counts["failed"] + share),
-        )
-        for outcome in outcomes:
+
+        def show(share: float = 0) -> None:
+            # Files that are skipped take no time, and would spoil the estimate of the time left.
+            total = len(inputs) - counts["kept"] - counts["left out"]
+            bar.update(task, completed=counts["written"] + counts["failed"] + share, total=total)
+
+        options = {name: getattr(args, name) for name in ("tile", "suffix", "overwrite", "precision", "ensemble", "outscale")}
+        for outcome in upscale_files(executed, inputs, args.output, roots=roots, device=device, progress=show, **options):
             counts[outcome.status] += 1
             dropped.update(outcome.dropped)
-            # Files that are skipped take no time, and would spoil the estimate of the time left.
-            bar.update(
-                task, completed=counts["written"] + counts["failed"], total=len(inputs) - counts["kept"] - counts["left out"]
-            )
+            show()
             if outcome.message:
                 console.print(f"{outcome.source}: {outcome.message}", markup=False, soft_wrap=True)
             if outcome.tiles > 1 and not warned:
                 warned = True
                 console.print(TILE_NOTE, soft_wrap=True)
-    _print_summary(args.output, counts, dropped, f"{engine} on {device}")
+    remarks = {
+        "written": f"written to {args.output} by {engine} on {device}",
+        "kept": "kept as they were there (--overwrite replaces them)",
+        "left out": "left out as outputs of others",
+        "failed": "failed",
+    }
+    print(", ".join(f"{counts[status]} {remark}" for status, remark in remarks.items() if counts[status] or status == "written"))
+    if dropped:
+        print("not in the output: " + ", ".join(f"{name} of {count}" for name, count in dropped.items()))
     return 1 if counts["failed"] or problems else 0
 
 
@@ -80,12 +79,11 @@ def _inputs(args: Namespace) -> tuple[list[Path], list[Path], list[str]]:
     Raises:
         UserError: the only argument is wrong.
     """
-    inputs: list[Path] = []
-    roots: list[Path] = []
+    images: list[tuple[Path, Path]] = []
     problems: list[str] = []
     for path in args.input:
         if not path.is_dir():
-            inputs, roots = [*inputs, path], [*roots, path.parent]
+            images.append((path, path.parent))
             continue
         try:
             files = find_images(path, args.output) if args.recursive else sorted(list_images(path), key=natural_order)
@@ -94,27 +92,15 @@ def _inputs(args: Namespace) -> tuple[list[Path], list[Path], list[str]]:
                 raise
             problems.append(str(error))
         else:
-            inputs, roots = [*inputs, *files], [*roots, *[path] * len(files)]
-    return inputs, roots, problems
+            images += [(file, path) for file in files]
+    return [file for file, _ in images], [root for _, root in images], problems
 
 
 def _pixels_to_upscale(inputs: list[Path], outputs: list[Path], args: Namespace) -> int:
     """Return the LR pixels of the images that are not upscaled yet, from the heads of their files; 8 times for an ensemble."""
     pixels = 0
     for source, target in zip(inputs, outputs, strict=True):
-        # What is wrong with a file is reported when its turn comes.
-        with suppress(UserError, OSError):
+        with suppress(UserError, OSError):  # what is wrong with a file is reported when its turn comes
             if args.overwrite or not target.exists():
-                height, width = image_size(source)
-                pixels += height * width
+                pixels += math.prod(image_size(source))
     return pixels * (8 if args.ensemble else 1)
-
-
-def _print_summary(output: Path, counts: Counter[str], dropped: Counter[str], engine: str) -> None:
-    parts = [f"{counts['written']} written to {output} by {engine}"]
-    parts += [f"{counts['kept']} kept as they were there (--overwrite replaces them)"] if counts["kept"] else []
-    parts += [f"{counts['left out']} left out as outputs of others"] if counts["left out"] else []
-    parts += [f"{counts['failed']} failed"] if counts["failed"] else []
-    print(", ".join(parts))
-    if dropped:
-        print("not in the output: " + ", ".join(f"{name} of {count}" for name, count in dropped.items()))
