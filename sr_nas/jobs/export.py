@@ -12,7 +12,7 @@ import yaml
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.export.model import LAST, load_model, trained_file
-from sr_nas.export.network_file import load_network, read_metadata, save_network
+from sr_nas.export.network_file import read_metadata, save_network
 from sr_nas.genotype import read_genotype
 from sr_nas.report.model_card import model_card
 from sr_nas.runs.files import write_json, write_text
@@ -33,40 +33,19 @@ def main(args: Namespace) -> int:
         raise UserError("--last is for --run: a file holds one network.")
     if args.run is not None and (args.arch is not None or args.genotype is not None):
         raise UserError("--arch and --genotype are for --model: a run knows its own.")
-    lines = _export_run(args) if args.run is not None else _export_model(args)
-    print("\n".join(lines))
+    if args.run is not None and not args.run.is_dir():
+        raise UserError(f"--run: the folder {args.run} does not exist.")
+    if args.model is not None and args.model.suffix not in (".pth", ".pt", ".safetensors"):
+        raise UserError(
+            f"--model: {args.model} holds no weights to take out (.safetensors, .pth, .pt); a run is exported with --run."
+        )
+    _check_output(args.output, args)
+    for line in _write_genotype(args.output, args) if args.output.suffix == ".json" else _write_network(args.output, args):
+        print(line)
     return 0
 
 
-def _export_run(args: Namespace) -> list[str]:
-    run, output = args.run, args.output
-    if not run.is_dir():
-        raise UserError(f"--run: the folder {run} does not exist.")
-    _check_output(args)
-    if output.suffix == ".json":
-        searched = (run / "genotype.json").is_file()
-        return _write_genotype(output, read_genotype(run) if searched else load_network(trained_file(run)).genotype.to_json())
-    source = run / LAST if args.last else trained_file(run)
-    training = json.loads(read_metadata(source)["training"])
-    return [*_write(load_network(source), training, args, _options(run)), f"trained: {json.dumps(training)}"]
-
-
-def _export_model(args: Namespace) -> list[str]:
-    source = args.model
-    if source.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UserError(
-            f"--model: {source} holds no weights that can be taken out (.safetensors, .pth, .pt); a run is exported with --run."
-        )
-    _check_output(args)
-    network = load_model(source, args.arch, args.genotype)
-    if args.output.suffix == ".json":
-        return _write_genotype(args.output, network.genotype.to_json())
-    metadata = read_metadata(source)
-    return _write(network, json.loads(metadata["training"]) if metadata else {"released": source.name}, args, None)
-
-
-def _check_output(args: Namespace) -> None:
-    output = args.output
+def _check_output(output: Path, args: Namespace) -> None:
     if output.suffix not in SUFFIXES:
         kinds = listing(f"{suffix} ({what})" for suffix, what in SUFFIXES.items())
         raise UserError(f"--output: {output} must end in one of {kinds}.")
@@ -77,23 +56,35 @@ def _check_output(args: Namespace) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _write_genotype(output: Path, genotype: Any) -> list[str]:
+def _network(args: Namespace) -> tuple[SRNetwork, dict[str, Any]]:
+    """Return the network to export and the summary of its training."""
+    source = args.model or (args.run / LAST if args.last else trained_file(args.run))
+    network, metadata = load_model(source, args.arch, args.genotype), read_metadata(source)
+    return network, json.loads(metadata["training"]) if metadata else {"released": source.name}
+
+
+def _write_genotype(output: Path, args: Namespace) -> list[str]:
+    searched = args.run is not None and (args.run / "genotype.json").is_file()
+    genotype = read_genotype(args.run) if searched else _network(args)[0].genotype.to_json()
     write_json(output, genotype)
     return [f"{output}: {json.dumps(genotype)}"]
 
 
-def _write(network: SRNetwork, training: dict[str, Any], args: Namespace, options: dict[str, Any] | None) -> list[str]:
+def _write_network(output: Path, args: Namespace) -> list[str]:
     """Write the network's file and its model card; return lines that say what was written."""
-    output = args.output
-    checks = save_network(output, network, training, args.fp16)
-    lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB", *filter(None, [checks])]
+    network, training = _network(args)
+    verified = save_network(output, network, training, args.fp16)
+    lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB"]
+    lines += [verified] if verified else []
+    lines += [f"trained: {json.dumps(training)}"] if args.run is not None else []
     card = output.with_suffix(".md")
-    if args.no_card:
-        return lines
-    if card.exists() and not args.overwrite:
-        return [*lines, f"{card} was there already and is kept; --overwrite replaces it"]
-    write_text(card, model_card(output.name, network, training, options, args.license))
-    return [*lines, f"{card}: its model card"]
+    if not args.no_card and card.exists() and not args.overwrite:
+        lines.append(f"{card} was there already and is kept; --overwrite replaces it")
+    elif not args.no_card:
+        options = None if args.run is None else _options(args.run)
+        write_text(card, model_card(output.name, network, training, options, args.license))
+        lines.append(f"{card}: its model card")
+    return lines
 
 
 def _options(run: Path) -> dict[str, Any] | None:
