@@ -17,15 +17,11 @@ from sr_nas.errors import UserError, nearest
 from sr_nas.runs.files import keep_freed_memory
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return an argparse type: whole numbers of at least ``least``."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
-        return int(text)
-
-    return number
+def whole_number(text: str) -> int:
+    """Argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
 
 
 def seeds(text: str) -> list[int]:
@@ -50,7 +46,7 @@ def _tile_size(text: str) -> int | str | None:
 
 
 def _option_file(parser: _ActionsContainer, example: str, required: bool = True) -> None:
-    """Add ``-opt`` and ``--force_yml``, in BasicSR's spelling."""
+    # The spelling is BasicSR's.
     parser.add_argument("-opt", "--opt", required=required, metavar="FILE", help="option file (YAML)")
     _overrides(parser, example)
 
@@ -84,7 +80,7 @@ def _search(parser: ArgumentParser) -> None:
     text = "one search per seed, such as 0-9 or 0,3,5, and a summary of all; they resume"
     parser.add_argument("--seeds", type=seeds, metavar="0-9", help=text)
     text = "with --seeds, searches at a time (default: one per GPU, else per core)"
-    parser.add_argument("--jobs", type=whole_number(1), metavar="N", help=text)
+    parser.add_argument("--jobs", type=whole_number, metavar="N", help=text)
 
 
 def _train(parser: ArgumentParser) -> None:

@@ -59,7 +59,7 @@ def make_parser() -> ArgumentParser:
     check.add_argument("--meta_info", type=Path, metavar="FILE", help="BasicSR's list of what the sets should hold")
     check.add_argument("--no_duplicates", action="store_true", help="do not look for copies of a picture")
     for sub in (lr, crop, lmdb, check):
-        sub.add_argument("--workers", type=whole_number(1), metavar="N", help="processes (default: one per core)")
+        sub.add_argument("--workers", type=whole_number, metavar="N", help="processes (default: one per core)")
     return parser
 
 

@@ -14,7 +14,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     create_model,
     model_validator,
 )
@@ -24,7 +23,7 @@ from typing_extensions import Self
 from sr_nas.options.strict import Component, ExistingFile, ExistingPath, Of, Strict
 from sr_nas.registry import COSTS, LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
-RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Optimizer = Annotated[Component, Of(OPTIMIZERS)]
 
 
