@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from sr_nas.analysis.options import BenchmarkOptions
+from sr_nas.analysis.model_table import BenchmarkOptions
 from sr_nas.options.strict import Strict
 from sr_nas.registry import TASKS
 from sr_nas.task import search_options, training_options

@@ -73,28 +73,27 @@ def gaps(methods: Sequence[Method], edge: str | None, output: Path | None) -> Re
     ]
     write_csv(folder / "gaps.csv", by_seed)
     plots.save(_gaps_figure(rows), folder / "gaps.png")
-    return Report(folder, printed, [note for method in methods for note in method.note()])
+    return Report(folder, printed, [method.note for method in methods if method.note])
 
 
 def _gap_row(method: Method, edge: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the gaps of a method as numbers and as a row of the printed table."""
-    last = method.last()
-    runs = [top2_gaps(record["beta"], method.choices) for record in last]
+    epoch, runs = method.epochs[-1], [top2_gaps(run.history[-1]["beta"], method.choices) for run in method.runs]
     labels = list(runs[0])
     if not labels:
         raise UserError(f"{method.name} has no choice that keeps one operation of several: there is no gap.")
     if edge is not None and edge not in labels:
         raise UserError(f"--edge: {method.name} has no '{edge}'{nearest(edge, labels)} It has: {listing(labels, 30)}.")
     edge = edge or min(labels, key=lambda label: statistics.fmean(run[label] for run in runs))
-    numbers = {"method": method.name, "epoch": last[0]["epoch"], "seeds": method.seeds, "edge": edge, "gaps": runs}
+    numbers = {"method": method.name, "epoch": epoch, "seeds": method.seeds, "edge": edge, "gaps": runs}
     numbers["worst_edges"] = [min(run, key=run.__getitem__) for run in runs]
-    printed = {"method": method.name, "seeds": str(len(runs)), "epoch": str(last[0]["epoch"]), "edge": edge}
+    printed = {"method": method.name, "seeds": str(len(runs)), "epoch": str(epoch), "edge": edge}
     for name, heading, values in (
         ("gap_edge", "gap there", [run[edge] for run in runs]),
         ("gap_worst", "each seed's worst", [min(run.values()) for run in runs]),
         ("gap_mean", "mean of edges", [statistics.fmean(run.values()) for run in runs]),
     ):
-        trials = Trials([last[0]["epoch"]], np.array(values)[:, None])
+        trials = Trials([epoch], np.array(values)[:, None])
         numbers |= {name: values, f"{name}_mean": float(trials.mean[0]), f"{name}_std": float(trials.std[0])}
         printed[heading] = trials.last(form=".2g", std_form=".1g")
     return numbers, printed
@@ -151,13 +150,13 @@ def curves(methods: Sequence[Method], edge: str | None, operation: str, output: 
     _draw(folder, methods, scalars, edge)
     rows: list[dict[str, str]] = []
     for method in methods:
-        rows.append({"method": method.name, "seeds": str(len(method.runs)), "epoch": str(method.last()[0]["epoch"])})
+        rows.append({"method": method.name, "seeds": str(len(method.runs)), "epoch": str(method.epochs[-1])})
         for name in ("gap_worst", f"share_{operation}", "cifar10_test", "macs_lr_1280x720"):
             if any(name in known for known in scalars.values()):
                 title, unit = axis_label(name)
                 trials = scalars[method.name].get(name)
                 rows[-1][title] = trials.last(unit) if trials else "-"
-    return Report(folder, rows, [note for method in methods for note in method.note()])
+    return Report(folder, rows, [method.note for method in methods if method.note])
 
 
 def _write(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mapping[str, Trials]]) -> None:
@@ -169,17 +168,18 @@ def _write(folder: Path, methods: Sequence[Method], scalars: Mapping[str, Mappin
         content[method.name] = {
             "runs": [str(run.folder) for run in method.runs],
             "seeds": method.seeds,
-            "epochs": [record["epoch"] for record in method.histories()[0]],
+            "epochs": method.epochs,
             "quantities": {name: numbers(trials) for name, trials in scalars[method.name].items()},
             "beta": {
                 label: {"candidates": list(choice.candidates)} | numbers(method.beta(label))
                 for label, choice in method.choices.items()
             },
         }
-        for run, (seed, history) in enumerate(zip(method.seeds, method.histories(), strict=True)):
-            for place, record in enumerate(history):
-                epoch = {"method": method.name, "seed": seed, "epoch": record["epoch"]}
-                rows.append(epoch | {name: float(trials.values[run, place]) for name, trials in scalars[method.name].items()})
+        for number, run in enumerate(method.runs):
+            for place, record in enumerate(run.history):
+                epoch = {"method": method.name, "seed": run.options.manual_seed, "epoch": record["epoch"]}
+                values = {name: float(trials.values[number, place]) for name, trials in scalars[method.name].items()}
+                rows.append(epoch | values)
                 betas += [
                     epoch | {"choice": label, "candidate": name, "alpha": alpha, "beta": beta}
                     for label, choice in method.choices.items()

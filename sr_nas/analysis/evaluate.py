@@ -9,15 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table as RichTable
 
-from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark
-from sr_nas.analysis.options import BenchmarkOptions
+from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptions
 from sr_nas.analysis.tables import Table, finite, write_csv, write_numbers
-from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
@@ -65,23 +62,39 @@ def _several_models(args: Namespace) -> int:
 
 
 def _one_model(args: Namespace) -> int:
+    """Print the scores of a network and of bicubic, by set and image."""
     if args.lr is not None and len(args.data) > 1:
         raise UserError("--lr names the LR images of one set, but --data names several.")
     network = load_model(args.model, args.arch, args.genotype)
-    if args.scale not in (None, network.scale):
-        raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}.")
-    device = pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
-    results = evaluate(network, args.data, args.lr, device, Console(stderr=True), args.tile)
-    grids = []
-    for name, scores in results["sets"].items():
-        rows = [
-            {"image": image}
-            | {"bicubic dB": f"{row['bicubic']['psnr']:.3f}", "bicubic SSIM": f"{row['bicubic']['ssim']:.4f}"}
-            | {f"{Path(args.model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
-            for image, row in {**scores["images"], "mean": scores}.items()
-        ]
-        grids.append(Table(rows, f"{name} x{results['scale']}, LR images: {scores['lr']}"))
-    _print(args.json, results, grids, results["protocol"])
+    scale, device = network.scale, pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
+    if args.scale not in (None, scale):
+        raise UserError(f"--scale {args.scale}: {args.model} upscales by {scale}.")
+    opened = [benchmark_set(path, scale, args.lr) for path in args.data]
+    names = [name for name, *_ in opened]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
+    executed, _ = for_inference(network, "auto", device, pixels=0)  # folded; exporting would be for long work
+    sets, grids, protocol = {}, [], dict(PROTOCOL)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for name, pairs, lr_folder in opened:
+            bar = progress.add_task(name, total=2 * len(pairs))
+            scores, baseline = (
+                evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
+                for upscale in (upscaler(executed, tile=args.tile, device=device), bicubic)
+            )
+            scores |= {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}, "lr": str(lr_folder or FROM_HR)}
+            for image, row in scores["images"].items():
+                row["bicubic"] = baseline["images"][image]
+            rows = []
+            for image, row in {**scores["images"], "mean": scores}.items():
+                texts = {"bicubic dB": f"{row['bicubic']['psnr']:.3f}", "bicubic SSIM": f"{row['bicubic']['ssim']:.4f}"}
+                texts |= {f"{Path(args.model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
+                rows.append({"image": image} | texts)
+            grids.append(Table(rows, f"{name} x{scale}, LR images: {scores['lr']}"))
+            sets[name] = scores
+    if any(scores["lr"] != FROM_HR for scores in sets.values()):
+        protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"
+    _print(args.json, {"scale": scale, "protocol": protocol, "sets": sets}, grids, protocol)
     return 0
 
 
@@ -100,51 +113,6 @@ def _print(as_json: bool, results: dict[str, Any], grids: Sequence[Table], proto
     console.print(lines)
     for problem in results.get("problems", ()):
         console.print(f"not measured: {problem['where']}: {problem['text']}", style="bold red", soft_wrap=True)
-
-
-def evaluate(
-    network: SRNetwork, data: Sequence[Path], lr: Path | None, device: torch.device, console: Console, tile: int | None = None
-) -> dict[str, Any]:
-    """Score a network on sets by PSNR in dB and SSIM, beside bicubic.
-
-    Args:
-        network: to score.
-        data: folders of sets (see :func:`sr_nas.data.layouts.find_sets`); ``sample`` is the held-out sample photo.
-        lr: folder of the LR images, for a single set.
-        device: where the network runs.
-        console: where progress is shown.
-        tile: side of the tiles in LR pixels; ``None`` runs the network on whole images.
-
-    Returns:
-        ``{"scale", "protocol", "sets": {name: {"psnr", "ssim", "lr", "bicubic": {"psnr", "ssim"}, "images": {image: ...}}}}``,
-        where each image has ``psnr``, ``ssim`` and ``bicubic`` too.
-
-    Raises:
-        UserError: a set is missing, cannot be read, or stands twice under one name.
-    """
-    scale = network.scale
-    sets = [benchmark_set(path, scale, lr) for path in data]
-    names = [name for name, *_ in sets]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
-    executed, _ = for_inference(network, "auto", device, pixels=0)  # folded; exporting would be for long work
-    results: dict[str, Any] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        for name, pairs, lr_folder in sets:
-            bar = progress.add_task(name, total=2 * len(pairs))
-            scores, baseline = (
-                evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
-                for upscale in (upscaler(executed, tile=tile, device=device), bicubic)
-            )
-            for image, score in scores["images"].items():
-                score["bicubic"] = baseline["images"][image]
-            results[name] = scores | {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}}
-            results[name]["lr"] = str(lr_folder or FROM_HR)
-    protocol = dict(PROTOCOL)
-    if any(scores["lr"] != FROM_HR for scores in results.values()):
-        protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"
-    return {"scale": scale, "protocol": protocol, "sets": results}
 
 
 def tables(results: dict[str, Any]) -> Iterator[Table]:

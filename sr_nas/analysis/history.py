@@ -133,10 +133,11 @@ class SearchRun:
 
 @dataclass(frozen=True)
 class Method:
-    """Searches that differ in their seeds alone, in the order of these."""
+    """Searches that differ in their seeds alone, in the order of these, all of them up to the same epoch."""
 
     name: str
     runs: list[SearchRun]
+    note: str = ""
 
     @property
     def choices(self) -> Choices:
@@ -148,33 +149,20 @@ class Method:
         """Seeds of the runs."""
         return [run.options.manual_seed for run in self.runs]
 
-    def histories(self) -> list[list[dict[str, Any]]]:
-        """Return every run's records up to the last epoch that all of them have."""
-        epochs = min(len(run.history) for run in self.runs)
-        return [run.history[:epochs] for run in self.runs]
-
-    def last(self) -> list[dict[str, Any]]:
-        """Return every run's record of the last epoch that all of them have."""
-        return [history[-1] for history in self.histories()]
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs of the records."""
+        return [record["epoch"] for record in self.runs[0].history]
 
     def quantities(self, operation: str = "skip_connect") -> dict[str, Trials]:
         """Return the quantities that all runs have, ``[runs, epochs]`` (see :func:`quantities`)."""
-        runs = [quantities(history, self.choices, operation) for history in self.histories()]
-        return {name: self._trials([run[name] for run in runs]) for name in runs[0] if all(name in run for run in runs)}
+        runs = [quantities(run.history, self.choices, operation) for run in self.runs]
+        names = [name for name in runs[0] if all(name in run for run in runs)]
+        return {name: Trials(self.epochs, np.array([run[name] for run in runs])) for name in names}
 
     def beta(self, label: str) -> Trials:
         """Return beta of a choice, ``[runs, epochs, candidates]``."""
-        return self._trials([[record["beta"][label] for record in history] for history in self.histories()])
-
-    def _trials(self, values: Sequence[Any]) -> Trials:
-        return Trials([record["epoch"] for record in self.histories()[0]], np.array(values, dtype=np.float64))
-
-    def note(self) -> list[str]:
-        """Return a remark where some runs have more epochs than others, which are not looked at."""
-        epochs = [len(run.history) - 1 for run in self.runs]
-        if min(epochs) == max(epochs):
-            return []
-        return [f"{self.name}: its runs have come to epochs {listing(epochs)}; all are looked at up to epoch {min(epochs)}."]
+        return Trials(self.epochs, np.array([[record["beta"][label] for record in run.history] for run in self.runs]))
 
 
 def read_run(folder: Path) -> SearchRun:
@@ -236,7 +224,13 @@ def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method
             )
     firsts = [next(iter(group.values())) for group in groups.values()]
     names = [re.sub(r"_seed\d+$", "", first.options.name) for first in firsts]
-    return [
-        Method(name if names.count(name) == 1 else f"{name} ({first.folder.name})", [run for _, run in sorted(group.items())])
-        for name, first, group in zip(names, firsts, groups.values(), strict=True)
-    ]
+    methods = []
+    for name, first, group in zip(names, firsts, groups.values(), strict=True):
+        unique = name if names.count(name) == 1 else f"{name} ({first.folder.name})"
+        lengths = [len(run.history) for _, run in sorted(group.items())]
+        runs = [replace(run, history=run.history[: min(lengths)]) for _, run in sorted(group.items())]
+        note = (
+            f"{unique}: its runs have come to epochs {listing(length - 1 for length in lengths)}; all are looked at up to epoch"
+        )
+        methods.append(Method(unique, runs, f"{note} {min(lengths) - 1}." if min(lengths) < max(lengths) else ""))
+    return methods

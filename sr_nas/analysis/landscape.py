@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -34,42 +33,6 @@ from sr_nas.task import Task, build_searcher, find_task, search_options
 UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
 ByLabel = Mapping[str, Tensor]
 """label -> logits of its candidates."""
-
-
-def main(args: Namespace) -> int:
-    """Run ``analyze landscape``; return the exit code."""
-    console, plane = Console(markup=False), Plane(args.radius, args.grid, args.batches, args.seed, args.normalise)
-    landscapes(args.runs, plane, args.output, args.force_yml, console).print(console)
-    return 0
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The points that are measured: ``grid`` steps (odd) up to ``radius`` along each of two random directions.
-
-    Every point is measured on the first ``batches`` of alpha's half of the images. ``seed`` draws the directions, which all
-    searches of one space share up to their norms; for ``normalise`` see :func:`random_direction`.
-
-    Raises:
-        UserError: a value out of its range.
-    """
-
-    radius: float
-    grid: int
-    batches: int
-    seed: int
-    normalise: Literal["alpha", "unit"]
-
-    def __post_init__(self) -> None:
-        if self.grid < 3 or self.grid % 2 == 0:
-            raise UserError(f"--grid {self.grid}: an odd number of at least 3, so that alpha itself is among the points.")
-        if self.batches < 1 or not 0 < self.radius < float("inf") or self.seed < 0:
-            raise UserError("--batches is at least 1, --radius above 0 and --seed at least 0.")
-
-    @property
-    def steps(self) -> list[float]:
-        """Steps along each direction, from ``-radius`` to ``radius``."""
-        return [float(step) for step in np.linspace(-self.radius, self.radius, self.grid)]
 
 
 def random_direction(alpha: ByLabel, seed: Sequence[int], normalise: Literal["alpha", "unit"]) -> dict[str, Tensor]:
@@ -116,25 +79,22 @@ def over_plane(
     return {name: np.array([[point[name] for point in row] for row in rows], dtype=np.float64) for name in rows[0][0]}
 
 
-def landscape(folder: Path, plane: Plane, overrides: Sequence[str], console: Console) -> dict[str, Values]:
+def landscape(folder: Path, args: Namespace, steps: Sequence[float], console: Console) -> dict[str, Values]:
     """Return ``loss``, and the metrics of a batch that the task has, over the plane, ``[second direction, first]``.
 
-    BatchNorm normalises by the batch, as in alpha's own steps: running statistics belong to one alpha alone. Nothing in the
-    folder is changed.
-
-    Raises:
-        UserError: it is no folder of a search, or its data or checkpoint cannot be read.
+    Every point is measured on the first batches of alpha's images. BatchNorm normalises by the batch, as in alpha's own steps:
+    running statistics belong to one alpha alone. Nothing in the folder is changed.
     """
     read_run(folder)
-    options = load_options(search_options, folder / OPTIONS, overrides)
+    options = load_options(search_options, folder / OPTIONS, args.force_yml)
     device = pick_device(options.num_gpu)
     state = load_tensors(folder / CHECKPOINT, device)
     searcher = build_searcher(options, device)
     searcher.alpha.load_state_dict(state["alpha"])
     searcher.space.load_state_dict(state["space"])
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
-    first, second = (random_direction(alpha, (plane.seed, number), plane.normalise) for number in (0, 1))
-    return over_plane(_measure(searcher, plane.batches, find_task(options.task)), alpha, (first, second), plane.steps, console)
+    first, second = (random_direction(alpha, (args.seed, number), args.normalise) for number in (0, 1))
+    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps, console)
 
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
@@ -154,32 +114,42 @@ def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, 
     return measure
 
 
-def landscapes(folders: Sequence[Path], plane: Plane, output: Path | None, overrides: Sequence[str], console: Console) -> Report:
-    """Measure the landscapes of searches and write ``landscape.json``, ``landscape.csv`` and ``landscape.png``."""
-    check_output(output)
+def main(args: Namespace) -> int:
+    """Run ``analyze landscape``: write ``landscape.json``, ``landscape.csv`` and ``landscape.png``; return the exit code.
+
+    The points are ``args.grid`` steps up to ``args.radius`` along each direction. All searches of one space share the
+    directions up to their norms.
+    """
+    if args.grid < 3 or args.grid % 2 == 0:
+        raise UserError(f"--grid {args.grid}: an odd number of at least 3, so that alpha itself is among the points.")
+    if args.batches < 1 or not 0 < args.radius < float("inf") or args.seed < 0:
+        raise UserError("--batches is at least 1, --radius above 0 and --seed at least 0.")
+    check_output(args.output)
+    console, steps = Console(markup=False), np.linspace(-args.radius, args.radius, args.grid).tolist()
     surfaces: dict[str, dict[str, Values]] = {}
-    for run in folders:
+    for run in args.runs:
         name = run.resolve().name
-        surfaces[name if name not in surfaces else str(run)] = landscape(run, plane, overrides, console)
-    folder, steps, unit, centre = open_output(output, "landscape"), plane.steps, UNITS[plane.normalise], plane.grid // 2
+        surfaces[name if name not in surfaces else str(run)] = landscape(run, args, steps, console)
     searches: dict[str, dict[str, Any]] = {}
     points: list[dict[str, Any]] = []
     rows: list[dict[str, str]] = []
     for search, surface in surfaces.items():
         searches[search] = {name: values.tolist() for name, values in surface.items()} | {"summary": {}}
         for name, values in surface.items():
-            summary = {"at_alpha": values[centre, centre], "mean": values.mean(), "std": values.std()}
+            summary = {"at_alpha": values[args.grid // 2, args.grid // 2], "mean": values.mean(), "std": values.std()}
             summary |= {"min": values.min(), "max": values.max()}
             searches[search]["summary"][name] = summary
             rows.append({"search": search, "quantity": name} | {key: f"{value:.4f}" for key, value in summary.items()})
         for (row, second), (column, first) in product(enumerate(steps), enumerate(steps)):
             point = {"search": search, "first": first, "second": second}
             points.append(point | {name: values[row, column] for name, values in surface.items()})
-    content = {"steps": steps, "unit": unit, "batches": plane.batches, "seed": plane.seed, "searches": searches}
+    folder, unit = open_output(args.output, "landscape"), UNITS[args.normalise]
+    content = {"steps": steps, "unit": unit, "batches": args.batches, "seed": args.seed, "searches": searches}
     write_numbers(folder / "landscape.json", content)
     write_csv(folder / "landscape.csv", points)
     save(_figure(surfaces, steps, unit), folder / "landscape.png")
-    return Report(folder, rows)
+    Report(folder, rows).print(console)
+    return 0
 
 
 def _figure(surfaces: Mapping[str, Mapping[str, Values]], steps: Sequence[float], unit: str) -> Figure:

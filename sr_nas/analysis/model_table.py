@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from sr_nas import __version__
-from sr_nas.analysis.options import BICUBIC, BenchmarkOptions, Model
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.pairs import Pairs
@@ -35,11 +35,14 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
+from sr_nas.options.sections import OutputPath, RunName
+from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
 from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 
+BICUBIC = "bicubic"
 MACS = ("macs_lr_1280x720", "macs_hr_1280x720")
 FROM_HR = "made from HR"
 """What tables say of LR images that no folder holds."""
@@ -60,6 +63,65 @@ Record = dict[str, Any]
 """A measurement of one image: scores, ``seconds``, ``memory_bytes``, and ``crops`` of the first model of a scale."""
 Problem = dict[str, str]
 """``where`` and ``text``: what is missing from the table, and why."""
+
+
+class Model(Strict):
+    """A network to measure, and how it runs."""
+
+    path: ExistingPath
+    """Exported file, folder of a training, or released weights (.pth, .pt) with arch."""
+    arch: str | None = None
+    """Architecture of released weights, e.g. imdn or dlsr."""
+    genotype: GenotypeSource | None = None
+    """Genotype of released weights that do not tell it."""
+    ensemble: bool = False
+    """x8 self-ensemble: the mean over the flips and turns of the image."""
+    tile: PositiveInt | None = None
+    """Side of the tiles in LR pixels; by default the network sees whole images."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the network under bfloat16 autocast."""
+
+
+# A file that names no model yet has nothing under the key, which is null in YAML.
+Models = Annotated[
+    dict[RunName, Model | None],
+    BeforeValidator(lambda value: {} if value is None else value, json_schema_input_type=dict[RunName, Model | None] | None),
+]
+
+
+class BenchmarkOptions(Strict):
+    """An option file of ``tools/evaluate.py``."""
+
+    name: RunName
+    """Name of the benchmark and of its folder, in which it goes on with what it has measured."""
+    num_gpu: Literal["auto", 0, 1] = "auto"
+    """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""
+    datasets: Annotated[dict[RunName, str | None], Field(min_length=1)]
+    """Set -> its folder, as tools/evaluate.py --data takes it; null leaves out a set that another file names."""
+    models: Models = Field(default_factory=dict)
+    """Name in the table -> network, measured at its own scale; null leaves out one that another file names."""
+    bicubic: list[Literal[2, 3, 4]] | None = None
+    """Scales at which bicubic is measured; by default those of the models, or all where there are none."""
+    save_images: bool = False
+    """Keep every SR image, as images/<model>/<set>_x<scale>/<image>.png in the benchmark's folder."""
+    crop: PositiveInt = 96
+    """Side in HR pixels of the crops in the pictures of the first model's best and worst against bicubic."""
+    perceptual: list[Literal["lpips", "dists"]] = Field(default_factory=list)
+    """Learned metrics beside PSNR and SSIM; they need pip install 'sr_nas[perceptual]'."""
+    path: OutputPath = OutputPath()
+
+    @model_validator(mode="after")
+    def _possible(self) -> BenchmarkOptions:
+        if BICUBIC in (name.lower() for name in self.models):
+            raise ValueError("models: 'bicubic' is the name of the baseline; give this model another")
+        for names, kind in ((self.models, "models"), (self.datasets, "datasets")):
+            if len({name.lower() for name in names}) < len(names):
+                raise ValueError(f"{kind}: two names differ only in capital letters, which some file systems do not tell apart")
+        if not any(self.datasets.values()):
+            raise ValueError("datasets: there is no set to measure on")
+        if self.bicubic == [] and not any(self.models.values()):
+            raise ValueError("models: there is nothing to measure, neither a model nor bicubic")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +221,8 @@ class Benchmark:
     def measure_all(self, console: Console, stop: Callable[[], bool]) -> list[Problem]:
         """Fill :attr:`measured` until a signal asks to stop; return what could not be measured."""
         problems = list(self._missing)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         rounds = [(entry, one) for entry in self.entries for one in self.sets if one.scale == entry.scale]
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(console=console, transient=True) as progress:
             task = progress.add_task("measuring", total=sum(len(one.pairs) for _, one in rounds))
             for entry, one in rounds:
                 where = f"{entry.name} on {one.name} x{one.scale}"
@@ -174,19 +235,16 @@ class Benchmark:
                         if stop():
                             return problems
                     self.measured[entry][one.name] = records
-                except (UserError, RuntimeError, MemoryError) as error:
-                    problems.append({"where": where, "text": self._explain(error, entry)})
+                except UserError as error:
+                    problems.append({"where": where, "text": str(error)})
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    torch.cuda.empty_cache()
+                    tiles = f" Tiles take less: set models.{entry.name}.tile, to 256 for example." if entry.network else ""
+                    text = f"the memory does not suffice to read, upscale and score an image.{tiles}"
+                    problems.append({"where": where, "text": text})
         return problems
-
-    def _explain(self, error: Exception, entry: Entry) -> str:
-        if isinstance(error, UserError):
-            return str(error)
-        if not is_out_of_memory(error):
-            raise error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        tiles = f" Tiles take less: set models.{entry.name}.tile, to 256 for example." if entry.network else ""
-        return f"the memory does not suffice to read, upscale and score an image.{tiles}"
 
     def _records(self, entry: Entry, one: BenchmarkSet) -> Iterator[Record]:
         """Yield the records of a set's images, measuring those that have none; only one network is on the device."""

@@ -47,20 +47,11 @@ _CHILD = "import sys; from sr_nas.cli import main; sys.exit(main(sys.argv[1:]))"
 
 def main(args: Namespace) -> int:
     """Run ``analyze sweep`` or ``search --seeds``; return the exit code."""
-    return _sweep(args) if "over" in args else _search_seeds(args)
+    return sweep(args) if "over" in args else search_seeds(args)
 
 
-def _sweep(args: Namespace) -> int:
-    check_output(args.output)
-    console, axes = Console(markup=False), read_axes(args.over)
-    cells = cells_of(args.opt, args.force_yml, axes, args.seeds)
-    report, code = run_sweep(cells, axes, args.show, args.output, console)
-    if report is not None:
-        report.print(console)
-    return code
-
-
-def _search_seeds(args: Namespace) -> int:
+def search_seeds(args: Namespace) -> int:
+    """Search from every seed and print the summary of those that are done; return the exit code."""
     options = load_options(search_options, args.opt, args.force_yml)
     root = Path(options.path.experiments_root)
     plan = Seeds(args.opt, args.force_yml, options.name, root, args.seeds, args.jobs, options.search.epochs)
@@ -252,39 +243,33 @@ def cells_of(path: str, overrides: Sequence[str], axes: Axes, seeds: Sequence[in
     return cells
 
 
-def run_sweep(
-    cells: Sequence[Cell], axes: Axes, show: Sequence[str], output: Path | None, console: Console
-) -> tuple[Report | None, int]:
+def sweep(args: Namespace) -> int:
     """Search every cell of a grid, resuming those that were begun; write ``sweep.json``, ``sweep.csv`` and ``sweep.png``.
 
-    Args:
-        cells: from :func:`cells_of`.
-        axes: of the grid.
-        show: quantities to draw, e.g. ``["cifar10_test"]``; by default those of :data:`DEFAULTS` that are known.
-        output: folder, by default a new one.
-        console: for the searches.
-
-    Returns:
-        The report and 0; or ``None`` and the exit code of a search that was stopped by a signal.
+    ``args.show`` are the quantities to draw, by default those of :data:`DEFAULTS` that are known. Returns the exit code: that of
+    a search that was stopped by a signal, else 0.
     """
+    check_output(args.output)
+    console, axes = Console(markup=False), read_axes(args.over)
+    cells = cells_of(args.opt, args.force_yml, axes, args.seeds)
     methods: list[Method] = []
     for cell in cells:
         runs = []
         for options in cell.searches:
             folder, code = run_search(options, console, auto_resume=True)
             if code:
-                return None, code
+                return code
             runs.append(read_run(folder))
         methods.append(Method(", ".join(cell.values), runs))
-        drawn = _drawn(show, methods)  # after the first cell already: a wrong name is refused before days of searching
+        drawn = _drawn(args.show, methods)  # after the first cell already: a wrong name is refused before days of searching
     results = [method.quantities() for method in methods]
     content, trials, rows = [], [], []
     for cell, method, result in zip(cells, methods, results, strict=True):
         point = dict(zip(axes, cell.values, strict=True))
         last = {name: values.values[:, -1].tolist() for name, values in result.items()}
         numbers = {
-            name: {"mean": float(result[name].mean[-1]), "std": float(result[name].std[-1]), "trials": last[name]}
-            for name in last
+            name: {"mean": float(result[name].mean[-1]), "std": float(result[name].std[-1]), "trials": values}
+            for name, values in last.items()
         }
         about = {"seeds": method.seeds, "runs": [str(run.folder) for run in method.runs]}
         content.append({**point, **about, "quantities": numbers})
@@ -292,11 +277,12 @@ def run_sweep(
             trials.append({**point, "seed": seed} | {name: values[place] for name, values in last.items()})
         row = dict(zip(short_keys(axes), cell.values, strict=True)) | {"seeds": str(len(method.seeds))}
         rows.append(row | {axis_label(name)[0]: result[name].last(axis_label(name)[1]) for name in drawn})
-    written = open_output(output, "sweep")
+    written = open_output(args.output, "sweep")
     write_numbers(written / "sweep.json", content)
     write_csv(written / "sweep.csv", trials)
     save(sweep_figure({name: [result[name] for result in results] for name in drawn}, axes), written / "sweep.png")
-    return Report(written, rows), 0
+    Report(written, rows).print(console)
+    return 0
 
 
 def _drawn(names: Sequence[str], methods: Sequence[Method]) -> list[str]:

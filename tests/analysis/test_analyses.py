@@ -73,8 +73,8 @@ def test_gaps_are_compared_on_each_methods_closest_edge(runs: list[Path], tmp_pa
 def test_nothing_after_the_epoch_that_is_asked_for_is_looked_at(runs: list[Path], tmp_path: Path) -> None:
     """Searches that have come to different epochs are compared at one that all have."""
     both = [runs[0], made_up(tmp_path, "beta", 0, (0.1, 0.1), epochs=2)]
-    assert [method.last()[0]["epoch"] for method in methods_of(both)] == [2, 1]
-    assert [method.last()[0]["epoch"] for method in methods_of(both, 1)] == [1, 1]
+    assert [method.epochs[-1] for method in methods_of(both)] == [2, 1]
+    assert [method.epochs[-1] for method in methods_of(both, 1)] == [1, 1]
     run("analyze", "gaps", *both, "-o", tmp_path / "out", "--epoch", "1")
     assert [row["epoch"] for row in json.loads((tmp_path / "out" / "gaps.json").read_text())] == [1, 1]
     for verb in ("gaps", "curves"):

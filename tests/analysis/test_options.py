@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_nas.analysis.options import BenchmarkOptions
+from sr_nas.analysis.model_table import BenchmarkOptions
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from tests.conftest import REPOSITORY

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from option_schema import schema_text
 
-from sr_nas.analysis.options import BenchmarkOptions
+from sr_nas.analysis.model_table import BenchmarkOptions
 from sr_nas.cli import main
 from sr_nas.errors import UserError
 from sr_nas.options.load import OptionLoader, differences, dump_options, load_options, read_options
