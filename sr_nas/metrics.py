@@ -42,7 +42,7 @@ Metric = Callable[[Image, Image], float]
 
 
 class ImagePairs(Protocol):
-    """The part of :class:`sr_nas.data.pairs.Pairs` that is needed here."""
+    """The part of :class:`sr_nas.data.sources.Pairs` that is needed here."""
 
     @property
     def names(self) -> Sequence[str]: ...

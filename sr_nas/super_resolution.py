@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from sr_nas.complexity.costs import complexity
 from sr_nas.complexity.memory import PROBE
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.pairs import Pairs, PatchDataset
+from sr_nas.data.loader import PatchDataset
+from sr_nas.data.sources import Pairs
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, load_model
 from sr_nas.export.network_file import load_network

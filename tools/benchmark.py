@@ -35,8 +35,7 @@ from torch.utils.data import Dataset
 from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.cli import main as sr_nas
 from sr_nas.complexity.costs import count_macs
-from sr_nas.data.loader import ResumableLoader
-from sr_nas.data.pairs import PatchDataset
+from sr_nas.data.loader import PatchDataset, ResumableLoader
 from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
 from sr_nas.export.model import build_by_name, load_model

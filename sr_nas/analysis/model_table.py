@@ -26,8 +26,7 @@ from rich.progress import Progress
 from sr_nas import __version__
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.pairs import Pairs
-from sr_nas.data.sources import benchmark_set
+from sr_nas.data.sources import Pairs, benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image

@@ -1,4 +1,4 @@
-"""Batches for searches and trainings: endless, seeded, resumable, over disjoint parts of a data set."""
+"""Random aligned patches of image pairs, and batches: endless, seeded, resumable, over disjoint parts of a data set."""
 
 from __future__ import annotations
 
@@ -13,18 +13,101 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from sr_nas.data.sources import Image, Pairs, pixels
 from sr_nas.errors import UserError
 
 
-def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int], list[int]]:
-    """Split ``0 .. count - 1`` at random into two disjoint, ascending lists, neither of them empty.
+class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Random training patches, addressed by ``(index, draw)``: which pair, and the running number of the sample.
+
+    Crop and flips come from a generator seeded by ``(seed, draw)`` alone, so that a sample depends neither on the number of
+    workers nor on what was read before.
 
     Args:
-        count: number of images (at least 2, or a UserError is raised), not of patches: no image is in both parts.
-        seed: the same seed gives the same split.
-        share: part of the images in the first list, between 0 and 1.
+        pairs: the images.
+        gt_size: height and width of the HR patch in pixels, a multiple of the scale.
+        use_hflip: mirror left to right, half of the time.
+        use_rot: mirror top to bottom and transpose, each half of the time; with ``use_hflip`` all eight orientations
+            of the square are equally likely (BasicSR's option of that name).
+        seed: of crops and flips.
+        memory_budget: bytes of decoded pairs to keep, first come, first served, shared by the workers of a loader.
+    """
+
+    def __init__(
+        self, pairs: Pairs, gt_size: int, use_hflip: bool = True, use_rot: bool = True, seed: int = 0, memory_budget: int = 2**30
+    ) -> None:
+        if gt_size < 1 or gt_size % pairs.scale:
+            raise ValueError(f"gt_size {gt_size} must be a positive multiple of the scale {pairs.scale}")
+        self.pairs = pairs
+        self.gt_size = gt_size
+        self.use_hflip = use_hflip
+        self.use_rot = use_rot
+        self.seed = seed
+        self.memory_budget = memory_budget
+        self._memory: dict[int, tuple[Image, Image]] = {}
+        self._memory_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of pairs; each has any number of draws."""
+        return len(self.pairs)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return ``(lr, hr)``, float32 in 0..1, [3, gt_size / scale, gt_size / scale] and [3, gt_size, gt_size].
+
+        Raises:
+            UserError: the pair cannot be read, does not fit together, or is smaller than ``gt_size``.
+        """
+        index, draw = address
+        lr, hr = self._pair(index)
+        scale, lr_size = self.pairs.scale, self.gt_size // self.pairs.scale
+        random = np.random.default_rng([self.seed, draw])
+        top = int(random.integers(lr.shape[0] - lr_size + 1))
+        left = int(random.integers(lr.shape[1] - lr_size + 1))
+        # Drawn whether used or not: switching an option leaves the crops as they were.
+        hflip, vflip, transpose = random.random(3) < 0.5
+        orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
+        lr = lr[top : top + lr_size, left : left + lr_size]
+        hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
+        return _planes(orient(lr, *orientation)), _planes(orient(hr, *orientation))
+
+    def _pair(self, index: int) -> tuple[Image, Image]:
+        if index in self._memory:
+            return self._memory[index]
+        hr = self.pairs.hr(index)
+        if min(hr.shape[:2]) < self.gt_size:
+            raise UserError(
+                f"{self.pairs.labels(index)[0]} has {pixels(hr.shape)}, too few for patches of gt_size {self.gt_size}. "
+                f"Lower gt_size to {min(hr.shape[:2])} or less, or take the image out."
+            )
+        pair = (self.pairs.lr(index), hr)
+        worker = get_worker_info()
+        size, budget = sum(image.nbytes for image in pair), self.memory_budget // (worker.num_workers if worker else 1)
+        if not self.pairs.mapped and self._memory_bytes + size <= budget:
+            self._memory[index] = pair
+            self._memory_bytes += size
+        return pair
+
+
+def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
+    """Mirror an image [H, W, C] left to right, then top to bottom, then swap its height and width, each if asked to."""
+    if hflip:
+        image = image[:, ::-1]
+    if vflip:
+        image = image[::-1]
+    return image.swapaxes(0, 1) if transpose else image
+
+
+def _planes(image: Image) -> Tensor:
+    """uint8 [H, W, C] to float32 [C, H, W] in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)).div_(255)
+
+
+def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int], list[int]]:
+    """Split the images ``0 .. count - 1`` at random into two disjoint, ascending lists, neither of them empty.
+
+    ``share`` of them, between 0 and 1, are in the first. A UserError if there are fewer than 2.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, not {share}")
@@ -44,15 +127,14 @@ class ResumableLoader:
     passes, so that every batch is full. The state is the number of batches consumed, whatever workers have prefetched.
 
     Args:
-        dataset: maps ``(index, running number of the sample)`` to a tuple of tensors, see
-            :class:`sr_nas.data.pairs.PatchDataset`.
+        dataset: maps ``(index, running number of the sample)`` to a tuple of tensors, see :class:`PatchDataset`.
         indices: the part of the data set to read; not empty.
         batch_size: samples per batch, of all processes together; may exceed the number of indices.
         seed: of the order.
         num_workers: processes that read ahead; 0 reads in this one. The batches are the same.
         rank: number of this process among those that share the batches.
-        world_size: number of these processes. Each gets its slice of every batch: joined in the order of ranks, the
-            slices are the batch of a single process, so that a state holds for any number of processes.
+        world_size: number of these processes. Each gets its slice of every batch: in the order of ranks, the slices make
+            the batch of a single process, so that a state holds for any number of them.
     """
 
     def __init__(
@@ -96,7 +178,6 @@ class ResumableLoader:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of batches consumed."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -115,10 +196,7 @@ class ResumableLoader:
 
 
 def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: int = 0) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the first ``count`` items of a data set once, in their order, in batches of which the last may be smaller.
-
-    Arguments are those of :class:`ResumableLoader`; an item's running number is its index.
-    """
+    """Yield the first ``count`` items of a data set once, in order, the last batch perhaps smaller; numbered by their index."""
     addresses = [(index, index) for index in range(count)]
     batches = [addresses[start : start + batch_size] for start in range(0, count, batch_size)]
     return _load(dataset, batches, num_workers)

@@ -1,37 +1,171 @@
-"""Where image pairs come from: folders of files, LMDB, the sample photos, benchmark sets."""
+"""Where image pairs come from: folders of files, LMDB, the sample photos, benchmark sets; and the cache of decoded pixels."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import lmdb
+import numpy as np
 import skimage
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sr_nas.data.cache import CachedImages, CacheOption, Source, open_cache
 from sr_nas.data.layouts import SCALES, by_stem, check_template, find_sets, match_names, naming_rules, read_meta_info
-from sr_nas.data.pairs import Image, Pairs
 from sr_nas.errors import UserError, listing
 from sr_nas.images.files import as_rgb, decode, list_images, read_rgb
-from sr_nas.images.resize import downscale
+from sr_nas.images.resize import downscale, modcrop
 from sr_nas.options.strict import ExistingFolder
 from sr_nas.registry import PAIRS
+from sr_nas.runs.files import ABANDONED, cache_folder, replacing, sweep
 
+Image = NDArray[np.uint8]
+CacheOption = bool | Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+"""Option: whether decoded images are cached on disk; a path is the folder of the cache."""
+Source = tuple[Path, str]
+"""An image file and ``""``; or the ``data.mdb`` of an LMDB and the key of an image in it."""
 RESIZING = "bicubic-1"
 """Part of the names of cached LR images: a new number when :func:`sr_nas.images.resize.downscale` changes a pixel."""
 # Colour photos of scikit-image's wheel with detail in most of their area. The others are grey or drawn, mostly black or blurred
 # (hubble_deep_field, retina), or show the same scene twice (motorcycle_right would leak one half of a split into the other).
 PHOTOS = ("astronaut.png", "coffee.png", "ihc.png", "motorcycle_left.png", "rocket.jpg")
 HELD_OUT = ("chelsea.png",)
-
+_ADVICE = "Free space, set SR_NAS_CACHE or cache: FOLDER to a folder on another disk, or decode each time (cache: false)."
 
 _environments: dict[str, tuple[int, Any]] = {}
 """Real path of an LMDB -> process that opened it, and its environment."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """An ordered set of image pairs, read when asked for. It can be pickled if its readers can.
+
+    Attributes:
+        names: one per pair, without folder and extension.
+        scale: HR pixels per LR pixel and side.
+        read_hr: index -> HR image as stored, uint8 [H, W, 3], RGB.
+        read_lr: index -> LR image, uint8 [H // scale, W // scale, 3], RGB; ``None`` makes LR from HR.
+        files: ``(HR, LR)`` of every pair as error messages name them; by default its name for both.
+        mapped: the readers map files into memory, so that keeping images wins nothing.
+    """
+
+    names: list[str]
+    scale: int
+    read_hr: Callable[[int], Image]
+    read_lr: Callable[[int], Image] | None = None
+    files: Sequence[tuple[str, str]] = ()
+    mapped: bool = False
+    _hr_sizes: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def hr(self, index: int) -> Image:
+        """HR image cropped to a multiple of the scale, uint8 [H, W, 3] RGB; a UserError if it is unreadable or too small."""
+        image = self.read_hr(index)
+        if min(image.shape[:2]) < self.scale:
+            raise UserError(f"{self.labels(index)[0]} has {pixels(image.shape)}: too small for scale {self.scale}.")
+        image = modcrop(image, self.scale)
+        self._hr_sizes[index] = (image.shape[0], image.shape[1])
+        return image
+
+    def lr(self, index: int) -> Image:
+        """LR image, uint8 [H / scale, W / scale, 3] RGB; a UserError if it is unreadable or not of this size."""
+        if self.read_lr is None:
+            return downscale(self.hr(index), self.scale)
+        image = self.read_lr(index)
+        # HR is decoded for its size alone only if nobody asked for it before.
+        height, width = self._hr_sizes[index] if index in self._hr_sizes else self.hr(index).shape[:2]
+        expected = (height // self.scale, width // self.scale)
+        if image.shape[:2] != expected:
+            hr_label, lr_label = self.labels(index)
+            raise UserError(
+                f"LR {lr_label} has {pixels(image.shape)}, HR {hr_label} has {pixels((height, width))} "
+                f"after cropping to a multiple of the scale: at scale {self.scale} LR must have {pixels(expected)}. "
+                "Check the scale, and that HR and LR are of the same set."
+            )
+        return image
+
+    def labels(self, index: int) -> tuple[str, str]:
+        """Return the names of the HR and LR image in messages."""
+        return self.files[index] if self.files else (self.names[index], self.names[index])
+
+
+def pixels(shape: Sequence[int]) -> str:
+    """Return ``"WIDTHxHEIGHT pixels"`` for an array shape that begins with height and width."""
+    return f"{shape[1]}x{shape[0]} pixels"
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """Reads images through ``.npy`` files that are mapped into memory: a patch reads only the rows it lies on.
+
+    An entry is named after its source file, and after that file's size and modification time: pixels of a file that has
+    changed since are never returned, and are deleted when new ones are written. Processes may share a cache.
+
+    Attributes:
+        folder: of the cache.
+        sources: where each image comes from.
+        variant: what is made of a source, such as ``"hr"`` or ``"x2"``; a part of file names.
+        read: index -> uint8 [H, W, 3]; called where the cache has no entry, or a damaged one.
+        mapped: return a view of the file instead of a copy in memory.
+    """
+
+    folder: Path
+    sources: Sequence[Source]
+    variant: str
+    read: Callable[[int], Image]
+    mapped: bool = True
+
+    def __call__(self, index: int) -> Image:
+        """Return an image, read-only where it is mapped; a UserError if its source is gone or cannot be read."""
+        entry = self._entry(index)
+        try:
+            return np.asarray(np.load(entry, mmap_mode="r" if self.mapped else None, allow_pickle=False))
+        except (OSError, ValueError, EOFError):  # not there, or not whole
+            image = self.read(index)
+        self._write(entry, image)
+        return image
+
+    def _entry(self, index: int) -> Path:
+        source = self.sources[index][0]
+        try:
+            state = source.stat()
+        except OSError as error:
+            raise UserError(f"{source} cannot be read any more: {error.strerror}.") from error
+        return self.folder / _digest(self.sources[index]) / f"{self.variant}-{state.st_size}-{state.st_mtime_ns}.npy"
+
+    def _write(self, entry: Path, image: Image) -> None:
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            sweep(entry.parent, ABANDONED)
+            with suppress(FileNotFoundError), replacing(entry) as temporary:  # the cache may be deleted at any time, also now
+                np.save(temporary, image)
+            for outdated in entry.parent.glob(f"{self.variant}-*.npy"):
+                if outdated != entry:
+                    outdated.unlink(missing_ok=True)
+        except OSError as error:
+            _warn(self.folder, error.strerror or str(error))
+
+
+@functools.lru_cache(maxsize=2**17)  # a fifth of the time of a patch
+def _digest(source: Source) -> str:
+    path, key = source
+    return hashlib.sha256(f"{path.resolve()}\n{key}".encode(errors="surrogateescape")).hexdigest()[:40]
+
+
+@functools.cache  # once in each process, not for every image
+def _warn(folder: Path, reason: str) -> None:
+    warnings.warn(f"pixels cannot be kept in {folder} ({reason}): images are decoded each time. {_ADVICE}", stacklevel=4)
 
 
 def make_pairs(
@@ -40,12 +174,9 @@ def make_pairs(
     """Return pairs of images in files or LMDBs, in the order of ``names``.
 
     Without ``lr``, LR images are made from HR by :func:`sr_nas.images.resize.downscale`, and always cached. ``cache`` says
-    whether, or in what folder, the decoded pixels of HR and LR files are cached too.
-
-    Raises:
-        UserError: the cache cannot be used.
+    whether, or in what folder, the decoded pixels of HR and LR files are cached too; a UserError if they cannot be.
     """
-    folder = open_cache(cache or True) if cache or lr is None else None
+    folder = _open_cache(cache) if cache or lr is None else None
     read_hr: Callable[[int], Image] = partial(_read, hr)
     read_lr: Callable[[int], Image] = partial(_read, lr or ())
     if folder and cache:
@@ -56,6 +187,15 @@ def make_pairs(
         read_lr = CachedImages(folder, lr, "lr", read_lr)
     files = [(_label(one), _label(other)) for one, other in zip(hr, lr or hr, strict=True)]
     return Pairs(names, scale, read_hr, read_lr, files, mapped=bool(cache))
+
+
+def _open_cache(option: bool | str) -> Path:
+    try:
+        folder = cache_folder("pixels") if isinstance(option, bool) else Path(option)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"pixels cannot be kept in the cache: {error}. {_ADVICE}") from error
+    return folder
 
 
 def _label(source: Source) -> str:
@@ -175,10 +315,8 @@ def lmdb_pairs(
 
     Args:
         dataroot_gt: LMDB folder of the HR images.
-        dataroot_lq: LMDB folder of the LR images, with the same keys or with ``x<scale>`` behind them. Without it LR is
-            made from HR as MATLAB's bicubic ``imresize`` does, and kept in the disk cache.
-        cache: keep the decoded pixels of both, as ``cache`` of ``type: folder`` does: LMDB saves opening files, but the
-            images in it are PNG, of which no part can be decoded alone.
+        dataroot_lq: LMDB folder of the LR images, with the same keys or with ``x<scale>`` behind them; else as in a folder.
+        cache: as in a folder: LMDB saves opening files, but no part of the PNG images in it can be decoded alone.
         scale: HR pixels per LR pixel and side.
 
     Raises:

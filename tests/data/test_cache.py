@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_nas.data.cache import CachedImages, _warn
-from sr_nas.data.loader import ResumableLoader
-from sr_nas.data.pairs import PatchDataset
-from sr_nas.data.sources import _environments, folder, lmdb_pairs
+from sr_nas.data.loader import PatchDataset, ResumableLoader
+from sr_nas.data.sources import CachedImages, _environments, _warn, folder, lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb
 from sr_nas.images.resize import downscale

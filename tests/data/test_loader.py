@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr_nas.data.loader import ResumableLoader, in_order, split_indices
-from sr_nas.data.pairs import Pairs, PatchDataset
+from sr_nas.data.loader import PatchDataset, ResumableLoader, in_order, split_indices
+from sr_nas.data.sources import Pairs
 from sr_nas.errors import UserError
 
 

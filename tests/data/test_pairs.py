@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sr_nas.data.layouts import by_stem, check_template, match_names, naming_rules
-from sr_nas.data.pairs import Pairs
+from sr_nas.data.sources import Pairs
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.data.pairs import Pairs, PatchDataset, orient
+from sr_nas.data.loader import PatchDataset, orient
+from sr_nas.data.sources import Pairs
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
 
@@ -116,7 +117,7 @@ def test_pairs_are_kept_up_to_the_budget_and_read_anew_beyond_it() -> None:
 
 def test_workers_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    monkeypatch.setattr("sr_nas.data.pairs.get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    monkeypatch.setattr("sr_nas.data.loader.get_worker_info", lambda: SimpleNamespace(num_workers=2))
     patches = PatchDataset(counting_pairs(2, read), 8, memory_budget=2 * (16 * 16 * 3 + 8 * 8 * 3))
     for draw in range(3):
         for index in range(2):

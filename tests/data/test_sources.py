@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sr_nas.data.loader import ResumableLoader
-from sr_nas.data.pairs import Pairs, PatchDataset
-from sr_nas.data.sources import folder, lmdb_pairs, open_lmdb, sample
+from sr_nas.data.loader import PatchDataset, ResumableLoader
+from sr_nas.data.sources import Pairs, folder, lmdb_pairs, open_lmdb, sample
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
 from sr_nas.options.strict import section_model

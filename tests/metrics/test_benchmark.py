@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_nas.data.pairs import Pairs
-from sr_nas.data.sources import folder
+from sr_nas.data.sources import Pairs, folder
 from sr_nas.errors import UserError
 from sr_nas.metrics import bicubic, evaluate_set, psnr, ssim
 
