@@ -42,6 +42,7 @@ setup(
         "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",  # the last release
         "scikit-image>=0.22",  # the sample photos, and SSIM
+        "torchvision>=0.19",  # crops and colours of labelled images, as ImageNet is trained; of the release of PyTorch 2.4
         "pillow>=10.0",  # reads and writes images of 8 bits
         # 16-bit RGB, which Pillow cuts to 8 bits. The headless build, since the other one needs libGL, which servers lack.
         "opencv-python-headless>=4.8",
@@ -58,8 +59,7 @@ setup(
         "onnx": ONNX,
         "spandrel": [SPANDREL],
         "basicsr": [BASICSR],
-        # LPIPS and DISTS; 1.7 is the first with DISTS. Both take their backbones from torchvision.
-        "perceptual": ["torchmetrics>=1.7", "torchvision>=0.19"],
+        "perceptual": ["torchmetrics>=1.7"],  # LPIPS and DISTS; 1.7 is the first with DISTS
         "nasbench": NASBENCH,  # tools/complexity.py --official
         "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
         "test": [

@@ -102,7 +102,7 @@ COSTS = Registry("cost", "sr_nas.complexity.costs")
 OPTIMIZERS = Registry("optimizer", "sr_nas.optim", supplied=("parameters",))
 LR_SCHEDULES = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "total"))
 LOSSES = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
-CLASSIFICATION_LOSSES = Registry("classification loss", "sr_nas.classification.training", supplied=("output", "target"))
+CLASSIFICATION_LOSSES = Registry("classification loss", "sr_nas.classification.task", supplied=("output", "target"))
 LABELLED = Registry("set of labelled images", "sr_nas.classification.datasets", supplied=("part",))
 PAIRS = Registry("data set", "sr_nas.data.sources", supplied=("scale",))
 

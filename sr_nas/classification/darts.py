@@ -1,194 +1,77 @@
-"""Genotypes of the DARTS space: two cells, whose nodes read two earlier ones each through an operation.
+"""The DARTS space (Liu et al. 2019): networks for CIFAR and ImageNet, and the supernet, whose every edge chooses an operation.
 
-A node's picks are written ``sep_conv_3x3~0+skip_connect~1``, after the string form of NAS-Bench-201: operation, then what it
-reads. 0 and 1 are the outputs of the cell before last and of the last cell, 2 and on the nodes of the cell itself.
+The reduced spaces S1 to S4 (Zela et al. 2020) are lists of candidates, of all edges or of each. A label such as ``normal2<-0``
+means: node 2 of a normal cell reads the cell before last. Which two edges a node keeps, :meth:`DARTSSpace.decode` decides.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.classification.darts_operations import DARTS_CANDIDATES, AuxiliaryHead, FactorizedReduce, drop_path, relu_conv_bn
-from sr_nas.contracts import Classifier
-from sr_nas.genotype import Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
-from sr_nas.registry import CLASSIFIERS
+from sr_nas.classification.darts_operations import (
+    ARCH,
+    DARTS_CANDIDATES,
+    DARTS_OPERATIONS,
+    FIRST_NODE,
+    KINDS,
+    READS,
+    FactorizedReduce,
+    drop_path,
+    edges,
+    node_choices,
+    node_range,
+    operation_and_source,
+    pick,
+    read_cells,
+    relu_conv_bn,
+)
+from sr_nas.classification.mixed import CellMixedOp
+from sr_nas.contracts import Classifier, CostSite, Weights
+from sr_nas.errors import listing, nearest
+from sr_nas.genotype import Choice, Genotype, GenotypeLike, is_genotype_path
+from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
+from sr_nas.registry import CLASSIFICATION_SPACES, CLASSIFIERS
 
-ARCH = "DARTS"
-KINDS = ("normal", "reduce")
-FIRST_NODE = 2
-READS = 2
-"""How many earlier nodes a node reads."""
-
-PUBLIC_FORM = "Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
-
-PUBLISHED = {
-    # Liu et al. 2019, first and second order.
-    "DARTS_V1": "sep_conv_3x3~1+sep_conv_3x3~0, skip_connect~0+sep_conv_3x3~1, skip_connect~0+sep_conv_3x3~1,"
-    "sep_conv_3x3~0+skip_connect~2, max_pool_3x3~0+max_pool_3x3~1, skip_connect~2+max_pool_3x3~0,"
-    "max_pool_3x3~0+skip_connect~2, skip_connect~2+avg_pool_3x3~0",
-    "DARTS_V2": "sep_conv_3x3~0+sep_conv_3x3~1, sep_conv_3x3~0+sep_conv_3x3~1, sep_conv_3x3~1+skip_connect~0,"
-    "skip_connect~0+dil_conv_3x3~2, max_pool_3x3~0+max_pool_3x3~1, skip_connect~2+max_pool_3x3~1,"
-    "max_pool_3x3~0+skip_connect~2, skip_connect~2+max_pool_3x3~1",
-    # Xie et al. 2019.
-    "SNAS": "sep_conv_3x3~0+sep_conv_3x3~1, skip_connect~0+dil_conv_3x3~1, skip_connect~1+skip_connect~0,"
-    "skip_connect~0+sep_conv_3x3~1, max_pool_3x3~0+max_pool_3x3~1, max_pool_3x3~1+skip_connect~2,"
-    "skip_connect~2+max_pool_3x3~1, max_pool_3x3~0+dil_conv_5x5~2",
-    # Chen et al. 2019.
-    "PDARTS": "skip_connect~0+dil_conv_3x3~1, skip_connect~0+sep_conv_3x3~1, sep_conv_3x3~1+sep_conv_3x3~3,"
-    "sep_conv_3x3~0+dil_conv_5x5~4, avg_pool_3x3~0+sep_conv_5x5~1, sep_conv_3x3~0+dil_conv_5x5~2,"
-    "max_pool_3x3~0+dil_conv_3x3~1, dil_conv_3x3~1+dil_conv_5x5~3",
-    # Xu et al. 2020, searched on CIFAR-10 and on ImageNet.
-    "PC_DARTS_cifar": "sep_conv_3x3~1+skip_connect~0, sep_conv_3x3~0+dil_conv_3x3~1, sep_conv_5x5~0+sep_conv_3x3~1,"
-    "avg_pool_3x3~0+dil_conv_3x3~1, sep_conv_5x5~1+max_pool_3x3~0, sep_conv_5x5~1+sep_conv_5x5~2,"
-    "sep_conv_3x3~0+sep_conv_3x3~3, sep_conv_3x3~1+sep_conv_3x3~2",
-    "PC_DARTS_image": "skip_connect~1+sep_conv_3x3~0, sep_conv_3x3~0+skip_connect~1, sep_conv_3x3~1+sep_conv_3x3~3,"
-    "sep_conv_3x3~1+dil_conv_5x5~4, sep_conv_3x3~0+skip_connect~1, dil_conv_5x5~2+max_pool_3x3~1,"
-    "sep_conv_3x3~2+sep_conv_3x3~1, sep_conv_5x5~0+sep_conv_3x3~3",
-}
-"""Cells of papers, by the names that public code gives them."""
-
-
-def edges(nodes: int) -> list[tuple[int, int]]:
-    """(node, what it reads) of every edge of a cell: 14 for four nodes."""
-    return [(node, source) for node in range(FIRST_NODE, FIRST_NODE + nodes) for source in range(node)]
-
-
-def pick(operation: str, source: int) -> str:
-    """The name of an edge that is kept."""
-    return f"{operation}~{source}"
-
-
-def operation_and_source(name: str) -> tuple[str, int]:
-    """Take apart what :func:`pick` made."""
-    operation, _, source = name.rpartition("~")
-    return operation, int(source)
-
-
-def node_choices(nodes: int) -> dict[str, Choice]:
-    """``normal2``, ``normal3``, ..., ``reduce2``, ...: two of the earlier nodes, each through any operation but none."""
-    operations = [name for name in DARTS_CANDIDATES.names() if name != "none"]
-    return {
-        f"{kind}{node}": Choice(tuple(pick(operation, source) for source in range(node) for operation in operations), READS)
-        for kind in KINDS
-        for node in range(FIRST_NODE, FIRST_NODE + nodes)
-    }
-
-
-def read_cells(source: Any, nodes: int, multiplier: int) -> Genotype:
-    """Return the genotype that ``source`` states.
-
-    Args:
-        source: what :func:`sr_nas.genotype.genotype_from` takes; a name of :data:`PUBLISHED`; or the form of public code, as a
-            text such as ``"Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)"`` or as a
-            mapping with its keys. A text is parsed and never run.
-        nodes: nodes of a cell.
-        multiplier: how many of them, the last, are a cell's output.
-
-    Raises:
-        GenotypeError: it is none of these, or does not fit such a cell; or a node reads one earlier node twice.
-    """
-    if isinstance(source, str):
-        source = PUBLISHED.get(source.strip(), source)
-        if "(" in source:
-            source = _parsed(source)
-    if isinstance(source, Mapping) and set(KINDS) <= set(source):
-        source = _from_public(source, nodes, multiplier)
-    genotype = genotype_from(source, ARCH, node_choices(nodes))
-    for label, names in genotype.picks:
-        if len({operation_and_source(name)[1] for name in names}) < READS:
-            raise GenotypeError(f"{ARCH}.{label} reads {READS} different nodes; given: {' and '.join(names)}.")
-    return genotype
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        (statement,) = ast.parse(text.strip()).body
-        call = statement.value if isinstance(statement, (ast.Expr, ast.Assign)) else None
-        if not isinstance(call, ast.Call) or call.args or not ast.unparse(call.func).endswith("Genotype"):
-            raise ValueError("a call of Genotype with named fields is expected")
-        return {str(field.arg): _value(field.value) for field in call.keywords}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise GenotypeError(f"this is not of the form {PUBLIC_FORM}: {error}") from error
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "range":
-        return range(*(ast.literal_eval(argument) for argument in node.args))
-    return ast.literal_eval(node)
-
-
-def _from_public(fields: Mapping[str, Any], nodes: int, multiplier: int) -> dict[str, list[str]]:
-    picked, outputs = {}, range(FIRST_NODE + nodes - multiplier, FIRST_NODE + nodes)
-    for kind in KINDS:
-        concat = fields.get(f"{kind}_concat", outputs)
-        if not isinstance(concat, (range, Sequence)) or len(concat) != len(outputs) or list(concat) != list(outputs):
-            raise GenotypeError(f"{kind}_concat is {concat!r}, and the output of this network's cells is {list(outputs)}.")
-        reads = [_edge(kind, found) for found in (fields[kind] if isinstance(fields[kind], Iterable) else ())]
-        if len(reads) != READS * nodes:
-            raise GenotypeError(f"{kind} has {len(reads)} edges; with {nodes} nodes a cell keeps {READS * nodes}.")
-        for place in range(nodes):
-            picked[f"{kind}{FIRST_NODE + place}"] = reads[READS * place : READS * (place + 1)]
-    return picked
-
-
-def _edge(kind: str, found: Any) -> str:
-    if not isinstance(found, Sequence) or len(found) != 2 or not isinstance(found[0], str) or not isinstance(found[1], int):
-        raise GenotypeError(f"an edge of {kind} is a pair such as ('sep_conv_3x3', 0), not {found!r}.")
-    return pick(found[0], found[1])
-
-
-# MERGED sr_nas.classification.darts: The cell of the DARTS space (Liu et al. 2019), whatever its edges compute.
-
-
-BuildEdge = Callable[[str, int, int, int, int], nn.Module | None]
-"""(kind of cell, node, what it reads, channels, stride) -> the module on that edge; ``None`` for no edge."""
+Stem = Literal["cifar", "imagenet"]
+AtLeast1 = Annotated[int, Ge(1)]
+AtLeast2 = Annotated[int, Ge(2)]
+AtLeast3 = Annotated[int, Ge(3)]
+Candidates = list[str] | dict[str, list[str]] | None
 
 RunEdge = Callable[[str, int, int, nn.Module, Tensor], Tensor]
-"""(kind of cell, node, what it reads, module, its input) -> what the node adds up."""
+"""(kind of cell, node, node that it reads, module, its input) -> the edge's output."""
 
 
 class DARTSCell(nn.Module):
     """A cell: two inputs brought to its channels, nodes that add up edges from all before them, the last ones joined.
 
     Args:
+        frame: the network, which builds the edges.
         kind: ``"normal"``, or ``"reduce"`` where edges from the cell's inputs have stride 2.
-        reads: channels of the outputs of the cell before last and of the last cell.
+        inputs: channels of the outputs of the cell before last and of the last cell.
         channels: of every node.
-        after_reduction: the first input is twice as large, a side, as the second.
-        nodes: number of nodes.
-        multiplier: how many nodes are joined.
-        affine: whether BatchNorms have a scale and a shift.
-        build_edge: what is on an edge.
+        after_reduction: the first input has twice the height and width of the second.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        reads: tuple[int, int],
-        channels: int,
-        after_reduction: bool,
-        nodes: int,
-        multiplier: int,
-        affine: bool,
-        build_edge: BuildEdge,
-    ) -> None:
+    def __init__(self, frame: DARTSFrame, kind: str, inputs: tuple[int, int], channels: int, after_reduction: bool) -> None:
         super().__init__()
-        self.kind, self.channels, self.nodes, self.multiplier = kind, channels, nodes, multiplier
+        self.kind, self.channels, self.nodes, self.multiplier = kind, channels, frame.nodes, frame.multiplier
         first = FactorizedReduce if after_reduction else relu_conv_bn
-        self.preprocess0 = first(reads[0], channels, affine=affine)
-        self.preprocess1 = relu_conv_bn(reads[1], channels, affine=affine)
+        self.preprocess0 = first(inputs[0], channels, affine=frame.affine)
+        self.preprocess1 = relu_conv_bn(inputs[1], channels, affine=frame.affine)
         self.edges = nn.ModuleDict()
-        for node, source in edges(nodes):
-            built = build_edge(kind, node, source, channels, self.stride(source))
-            if built is not None:
-                self.edges[edge_key(node, source)] = built
+        for node, source in edges(self.nodes):
+            module = frame.build_edge(kind, node, source, channels, self.stride(source))
+            if module is not None:
+                self.edges[f"{node}_{source}"] = module
 
     def stride(self, source: int) -> int:
         """Stride of an edge from ``source``."""
@@ -197,39 +80,14 @@ class DARTSCell(nn.Module):
     def run(self, before: Tensor, last: Tensor, run_edge: RunEdge) -> Tensor:
         """Map the outputs of the cell before last and of the last cell to ``[N, multiplier * channels, H', W']``."""
         states = [self.preprocess0(before), self.preprocess1(last)]
-        for node in range(FIRST_NODE, FIRST_NODE + self.nodes):
+        for node in node_range(self.nodes):
             first, *rest = (
-                run_edge(self.kind, node, source, self.edges[edge_key(node, source)], state)
+                run_edge(self.kind, node, source, self.edges[f"{node}_{source}"], state)
                 for source, state in enumerate(states)
-                if edge_key(node, source) in self.edges
+                if f"{node}_{source}" in self.edges
             )
-            for term in rest:
-                first = first + term
-            states.append(first)
+            states.append(sum(rest, first))
         return torch.cat(states[-self.multiplier :], dim=1)
-
-
-def edge_key(node: int, source: int) -> str:
-    """Name of an edge's module in :attr:`DARTSCell.edges`."""
-    return f"{node}_{source}"
-
-
-# MERGED sr_nas.classification.darts: The chain of cells that DARTS networks and their supernet share (Liu et
-# al. 2019).
-
-
-Stem = Annotated[
-    Literal["cifar", "imagenet"],
-    Field(description="what stands in front of the cells: one convolution, or three of stride 2 (images an eighth as large)"),
-]
-Channels = Annotated[
-    int, Field(ge=2, description="C, channels of the first cells: 16 in a search, then 36 (CIFAR), 48 (ImageNet)")
-]
-Cells = Annotated[int, Field(ge=3, description="cells, two of which reduce: 8 in a search, then 20 (CIFAR), 14 (ImageNet)")]
-Classes = Annotated[int, Field(ge=2, description="classes of the data set")]
-Nodes = Annotated[int, Field(ge=1, description="nodes of a cell; 4 in the paper")]
-Multiplier = Annotated[int, Field(ge=1, description="how many nodes, the last, are joined as the output; 4 in the paper")]
-StemMultiplier = Annotated[int, Field(ge=1, description="channels of the CIFAR stem, in C; 3 in the paper")]
 
 
 def check_multiplier(nodes: int, multiplier: int) -> None:
@@ -238,103 +96,91 @@ def check_multiplier(nodes: int, multiplier: int) -> None:
         raise ValueError(f"multiplier {multiplier} joins more than the {nodes} nodes of a cell")
 
 
-def _stem(stem: str, channels: int, stem_multiplier: int) -> tuple[nn.Module, nn.Module, int]:
-    """What makes the first and the second input of the first cell, and their channels."""
-    if stem == "cifar":
-        width = stem_multiplier * channels
-        return nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)), nn.Identity(), width
-    first = nn.Sequential(*_halving(3, channels // 2), nn.ReLU(), *_halving(channels // 2, channels))
-    return first, nn.Sequential(nn.ReLU(), *_halving(channels, channels)), channels
-
-
 def _halving(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
     return nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(out_channels)
 
 
 class DARTSFrame(nn.Module):
-    """Everything of a DARTS network but its edges: stem, cells of which those at 1/3 and 2/3 reduce, classifier.
+    """What networks and supernet share: stem, cells of which those at 1/3 and 2/3 reduce, classifier.
 
-    Args:
-        stem: ``"cifar"`` or ``"imagenet"``.
-        channels: C, of the first cells; a reduction doubles them.
-        num_cells: number of cells.
-        num_classes: number of logits.
-        nodes: nodes of a cell.
-        multiplier: how many nodes, the last, are a cell's output.
-        stem_multiplier: channels of the CIFAR stem, in C.
-        affine: whether the cells' BatchNorms have a scale and a shift; the stem's have.
-        build_edge: what is on an edge.
-
-    Raises:
-        ValueError: more nodes joined than there are.
+    The arguments are those of :class:`DARTS`. A subclass sets ``affine``, whether the cells' BatchNorms have a scale and a shift,
+    and defines :meth:`build_edge`, which is called while the frame is built.
     """
 
+    affine: ClassVar[bool]
+
     def __init__(
-        self,
-        stem: str,
-        channels: int,
-        num_cells: int,
-        num_classes: int,
-        nodes: int,
-        multiplier: int,
-        stem_multiplier: int,
-        affine: bool,
-        build_edge: BuildEdge,
+        self, stem: str, channels: int, num_cells: int, num_classes: int, nodes: int, multiplier: int, stem_multiplier: int
     ) -> None:
         super().__init__()
         check_multiplier(nodes, multiplier)
         self.stem_type, self.channels, self.num_cells, self.num_classes = stem, channels, num_cells, num_classes
         self.nodes, self.multiplier, self.stem_multiplier = nodes, multiplier, stem_multiplier
-        self.stem, self.second_stem, width = _stem(stem, channels, stem_multiplier)
-        reads, after_reduction = (width, width), stem == "imagenet"
+        if stem == "cifar":
+            width = stem_multiplier * channels
+            self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+            self.second_stem: nn.Module = nn.Identity()
+        else:
+            width = channels
+            self.stem = nn.Sequential(*_halving(3, channels // 2), nn.ReLU(), *_halving(channels // 2, channels))
+            self.second_stem = nn.Sequential(nn.ReLU(), *_halving(channels, channels))
+        inputs, after_reduction = (width, width), stem == "imagenet"
+        self.reductions = (num_cells // 3, 2 * num_cells // 3)
         self.cells = nn.ModuleList()
-        for kind in self.kinds():
+        for index in range(num_cells):
+            kind = KINDS[index in self.reductions]
             channels *= 2 if kind == "reduce" else 1
-            self.cells.append(DARTSCell(kind, reads, channels, after_reduction, nodes, multiplier, affine, build_edge))
-            reads, after_reduction = (reads[1], multiplier * channels), kind == "reduce"
-        self.classifier = nn.Linear(reads[1], num_classes)
+            self.cells.append(DARTSCell(self, kind, inputs, channels, after_reduction))
+            inputs, after_reduction = (inputs[1], multiplier * channels), kind == "reduce"
+        self.classifier = nn.Linear(inputs[1], num_classes)
 
-    def kinds(self) -> Iterator[str]:
-        """The kind of every cell, first to last."""
-        reductions = (self.num_cells // 3, 2 * self.num_cells // 3)
-        return (KINDS[index in reductions] for index in range(self.num_cells))
+    def build_edge(self, kind: str, node: int, source: int, channels: int, stride: int) -> nn.Module | None:
+        """Return the module on the edge from ``source`` to ``node``; ``None`` for no edge."""
+        raise NotImplementedError
 
-    def frame_settings(self) -> dict[str, str | int]:
+    def frame_settings(self) -> dict[str, Any]:
         """The arguments that the network and its supernet have in common."""
         names = ("channels", "num_cells", "num_classes", "nodes", "multiplier", "stem_multiplier")
         return {"stem": self.stem_type} | {name: getattr(self, name) for name in names}
 
     def classify(self, x: Tensor, run_edge: RunEdge) -> tuple[Tensor, Tensor]:
-        """Run the network with the given function for its edges.
-
-        Args:
-            x: ``[N, 3, H, W]``.
-            run_edge: what an edge gives to its node.
+        """Run the network on ``[N, 3, H, W]`` with the given function for its edges.
 
         Returns:
-            The logits ``[N, num_classes]``, and the output of the second reduction cell, at which an auxiliary head looks.
+            The logits ``[N, num_classes]``, and the output of the second reduction cell, which an auxiliary head reads.
         """
         before = self.stem(x)
-        last = tapped = self.second_stem(before)
-        for index, cell in enumerate(self._cells()):
-            before, last = last, cell.run(before, last, run_edge)
-            if index == 2 * self.num_cells // 3:
-                tapped = last
-        return self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), tapped
-
-    def _cells(self) -> Iterable[DARTSCell]:
-        return self.cells  # type: ignore[return-value]
+        last = features = self.second_stem(before)
+        for index, cell in enumerate(self.cells):
+            before, last = last, cell.run(before, last, run_edge)  # type: ignore[operator]
+            if index == self.reductions[1]:
+                features = last
+        return self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), features
 
 
-# MERGED sr_nas.classification.darts: The networks of the DARTS space (Liu et al. 2019) for CIFAR and ImageNet, with
-# any genotype.
+class AuxiliaryHead(nn.Module):
+    """ReLU, average pooling, two convolutions, classifier (Liu et al. 2019, after Inception): a second loss for training.
 
+    Features are 8x8 behind the stem for CIFAR, 7x7 behind that for ImageNet, whose published networks lack the last BatchNorm.
+    """
 
-DARTS_PUBLISHED = "DARTS_V2"
+    def __init__(self, channels: int, num_classes: int, stem: str) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.ReLU(),
+            nn.AvgPool2d(5, 3 if stem == "cifar" else 2, count_include_pad=False),
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            *([nn.BatchNorm2d(768)] if stem == "cifar" else []),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, num_classes)
 
-Auxiliary = Annotated[
-    bool, Field(description="a second classifier at the second reduction, for training; published counts leave it out")
-]
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features ``[N, channels, H, W]`` to logits; features larger than 8x8 (7x7) are averaged at the end."""
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
 @CLASSIFIERS.register()
@@ -344,79 +190,63 @@ class DARTS(DARTSFrame, Classifier):
     In training mode with an auxiliary head it returns ``(logits, auxiliary logits)``, else the logits.
 
     Args:
-        stem: ``"cifar"``, or ``"imagenet"``, which the published networks have with C 48, 14 cells and 1000 classes.
-        channels: C, of the first cells.
-        num_cells: number of cells.
-        num_classes: number of logits.
-        genotype: cells, in any form that :func:`sr_nas.classification.darts.read_cells` takes: the name of a published one,
-            the text of public code, or two picks for each node of a normal and a reduction cell.
-        auxiliary: whether it has an auxiliary head.
-        nodes: nodes of a cell.
-        multiplier: how many nodes, the last, are a cell's output.
-        stem_multiplier: channels of the CIFAR stem, in C.
+        stem: what stands in front of the cells: one convolution (``cifar``), or three of stride 2 (``imagenet``).
+        channels: C, channels of the first cells; published networks have 36 on CIFAR, 48 on ImageNet.
+        num_cells: number of cells, two of which reduce; published networks have 20 on CIFAR, 14 on ImageNet.
+        num_classes: number of classes.
+        genotype: the name of a published one, such as ``DARTS_V2``, the text ``Genotype(normal=[...], ...)`` of public code, or
+            two picks for each node of a normal and a reduction cell.
+        auxiliary: a second classifier at the second reduction, for training; published counts leave it out.
+        nodes: nodes of a cell; 4 in the paper.
+        multiplier: how many nodes, the last, are joined as a cell's output; 4 in the paper.
+        stem_multiplier: channels of the CIFAR stem, in C; 3 in the paper.
 
     Attributes:
-        drop_path: probability that an operation, other than an identity, is left out for a sample in training mode. A trainer
-            sets it, as an epoch begins; 0 at first.
-
-    Raises:
-        GenotypeError: a genotype that this network does not have.
-        ValueError: more nodes joined than there are.
+        drop_path: probability that an operation other than an identity is left out for a sample in training mode; a trainer
+            sets it as an epoch begins.
     """
 
     arch = ARCH
+    affine = True
 
     def __init__(
         self,
         stem: Stem = "cifar",
-        channels: Channels = 36,
-        num_cells: Cells = 20,
-        num_classes: Classes = 10,
-        genotype: GenotypeLike = DARTS_PUBLISHED,
-        auxiliary: Auxiliary = False,
-        nodes: Nodes = 4,
-        multiplier: Multiplier = 4,
-        stem_multiplier: StemMultiplier = 3,
+        channels: AtLeast2 = 36,
+        num_cells: AtLeast3 = 20,
+        num_classes: AtLeast2 = 10,
+        genotype: GenotypeLike = "DARTS_V2",
+        auxiliary: bool = False,
+        nodes: AtLeast1 = 4,
+        multiplier: AtLeast1 = 4,
+        stem_multiplier: AtLeast1 = 3,
     ) -> None:
-        picked = read_cells(genotype, nodes, multiplier)
-        kept = {
-            (label, source): operation
-            for label, names in picked.picks
-            for operation, source in (operation_and_source(name) for name in names)
-        }
-
-        def build_edge(kind: str, node: int, source: int, width: int, stride: int) -> nn.Module | None:
-            operation = kept.get((f"{kind}{node}", source))
-            return None if operation is None else DARTS_CANDIDATES.get(operation)(width, stride, True)
-
-        super().__init__(stem, channels, num_cells, num_classes, nodes, multiplier, stem_multiplier, True, build_edge)
-        self.genotype = picked
+        self.genotype = read_cells(genotype, nodes, multiplier)
+        super().__init__(stem, channels, num_cells, num_classes, nodes, multiplier, stem_multiplier)
         self.input_size = 32 if stem == "cifar" else 224
         self.drop_path: float = 0.0
-        self.auxiliary: AuxiliaryHead | None = None
-        if auxiliary:
-            # After two reductions; the ImageNet network was trained with 7x7 there, and without the last BatchNorm.
-            on_cifar, width = stem == "cifar", multiplier * 4 * channels
-            self.auxiliary = AuxiliaryHead(width, num_classes, stride=3 if on_cifar else 2, last_norm=on_cifar)
+        # After two reductions.
+        self.auxiliary = AuxiliaryHead(multiplier * 4 * channels, num_classes, stem) if auxiliary else None
+
+    def build_edge(self, kind: str, node: int, source: int, channels: int, stride: int) -> nn.Module | None:
+        for operation, read in map(operation_and_source, self.genotype[f"{kind}{node}"]):
+            if read == source:
+                return DARTS_CANDIDATES.get(operation)(channels, stride, True)
+        return None
+
+    choices = staticmethod(node_choices)
 
     @staticmethod
-    def choices(nodes: int = 4) -> dict[str, Choice]:
-        """``normal2`` and on, ``reduce2`` and on: two reads each, such as ``sep_conv_3x3~0``."""
-        return node_choices(nodes)
-
-    @staticmethod
-    def check(genotype: Any = DARTS_PUBLISHED, nodes: int = 4, multiplier: int = 4, **_: Any) -> None:
-        """Refuse other genotypes than :func:`read_cells` takes; a path is left for when files are looked at."""
+    def check(genotype: Any = "DARTS_V2", nodes: int = 4, multiplier: int = 4, **_: Any) -> None:
+        """Raise ValueError for options that no type excludes; a genotype's path is checked when it is read."""
         check_multiplier(nodes, multiplier)
         if not is_genotype_path(genotype):
             read_cells(genotype, nodes, multiplier)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, JSON-ready."""
-        return self.frame_settings() | {
-            "auxiliary": self.auxiliary is not None,
-            "genotype": self.genotype.to_json()["genotype"],
-        }
+        genotype = self.genotype.to_json()["genotype"]
+        return self.frame_settings() | {"auxiliary": self.auxiliary is not None, "genotype": genotype}
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Map ``[N, 3, H, W]`` to logits ``[N, num_classes]``; with those of the auxiliary head in training mode."""
@@ -429,3 +259,169 @@ class DARTS(DARTSFrame, Classifier):
         if not self.training or isinstance(module, nn.Identity):
             return module(x)
         return drop_path(module(x), self.drop_path)
+
+
+def edge_label(kind: str, node: int, source: int) -> str:
+    """Label of the choice of an operation."""
+    return f"{kind}{node}<-{source}"
+
+
+def inputs_label(kind: str, node: int) -> str:
+    """Label of the choice of a node's edges, where there is edge normalisation."""
+    return f"{kind}{node}_edges"
+
+
+def edge_choices(candidates: Candidates, nodes: int) -> dict[str, Choice]:
+    """Return label -> choice of an operation; arguments and errors are those of :class:`DARTSSpace`."""
+    labels = [edge_label(kind, *edge) for kind in KINDS for edge in edges(nodes)]
+    if not isinstance(candidates, dict):
+        check_candidates(DARTS_CANDIDATES, candidates)
+        return dict.fromkeys(labels, Choice(tuple(candidates or DARTS_OPERATIONS)))
+    for label, names in candidates.items():
+        if label not in labels:
+            raise ValueError(f"candidates: there is no edge '{label}'{nearest(label, labels)} Known: {listing(labels)}.")
+        check_candidates(DARTS_CANDIDATES, names)
+    if missing := [label for label in labels if label not in candidates]:
+        raise ValueError(f"candidates names no operations for {listing(missing)}")
+    return {label: Choice(tuple(candidates[label])) for label in labels}
+
+
+@CLASSIFICATION_SPACES.register("DARTS")
+class DARTSSpace(DARTSFrame):
+    """DARTS supernet. With the eight operations it holds about 10^18 networks.
+
+    Args:
+        stem: what stands in front of the cells: one convolution (``cifar``), or three of stride 2 (``imagenet``).
+        channels: C, channels of the first cells; 16 in the paper.
+        num_cells: number of cells, two of which reduce; 8 in the paper. All of one kind share their alpha.
+        num_classes: number of classes.
+        candidates: operations of all edges; or label -> operations, for every edge; ``None`` for the eight of the paper.
+        partial_channel: K of the mixed operation; must divide ``channels``.
+        edge_normalization: edges into a node have weights of their own (PC-DARTS), which decide with beta which edges are kept.
+        nodes: nodes of a cell; 4 in the paper.
+        multiplier: how many nodes, the last, are joined as a cell's output; 4 in the paper.
+        stem_multiplier: channels of the CIFAR stem, in C; 3 in the paper.
+    """
+
+    arch = ARCH
+    affine = False
+
+    def __init__(
+        self,
+        stem: Stem = "cifar",
+        channels: AtLeast2 = 16,
+        num_cells: AtLeast3 = 8,
+        num_classes: AtLeast2 = 10,
+        candidates: Candidates = None,
+        partial_channel: PartialChannel = 1,
+        edge_normalization: bool = False,
+        nodes: AtLeast1 = 4,
+        multiplier: AtLeast1 = 4,
+        stem_multiplier: AtLeast1 = 3,
+    ) -> None:
+        self.check(channels, candidates, partial_channel, nodes, multiplier)
+        self.edge_normalization, self.partial_channel = edge_normalization, partial_channel
+        self.operations = edge_choices(candidates, nodes)
+        super().__init__(stem, channels, num_cells, num_classes, nodes, multiplier, stem_multiplier)
+
+    def build_edge(self, kind: str, node: int, source: int, channels: int, stride: int) -> nn.Module:
+        names = self.operations[edge_label(kind, node, source)].candidates
+        return CellMixedOp({name: DARTS_CANDIDATES.get(name) for name in names}, channels, stride, self.partial_channel)
+
+    @staticmethod
+    def check(
+        channels: int, candidates: Candidates, partial_channel: int, nodes: int = 4, multiplier: int = 4, **_: object
+    ) -> None:
+        """Raise ValueError for options that no type excludes."""
+        check_multiplier(nodes, multiplier)
+        if channels % partial_channel:
+            raise ValueError(f"partial_channel {partial_channel} must divide channels = {channels}")
+        edge_choices(candidates, nodes)
+
+    def choices(self) -> dict[str, Choice]:
+        """``normal2<-0`` and on: one operation each; with edge normalisation ``normal2_edges`` and on: two inputs each."""
+        if not self.edge_normalization:
+            return self.operations
+        return self.operations | {
+            inputs_label(kind, node): Choice(tuple(map(str, range(node))), READS, "inputs")
+            for kind in KINDS
+            for node in node_range(self.nodes)
+        }
+
+    def forward(self, x: Tensor, weights: Weights) -> Tensor:
+        """Map ``[N, 3, H, W]`` to logits ``[N, num_classes]`` with the given candidate weights per label."""
+        return self.classify(x, partial(self._run_edge, weights))[0]
+
+    def _run_edge(self, weights: Weights, kind: str, node: int, source: int, module: nn.Module, x: Tensor) -> Tensor:
+        mixed = module(x, weights[edge_label(kind, node, source)])
+        return weights[inputs_label(kind, node)][source] * mixed if self.edge_normalization else mixed
+
+    def decode(self, weights: Weights) -> Genotype:
+        """Keep the two edges of every node whose strongest operation other than none is heaviest, with that operation.
+
+        An operation weighs its weight, times that of its edge where there is edge normalisation (DARTS, section 2.4;
+        PC-DARTS, section 3.3). Ties go to the first.
+        """
+        picks = []
+        for kind in KINDS:
+            for node in node_range(self.nodes):
+                strongest = [self._strongest(weights, kind, node, source) for source in range(node)]
+                heaviest = sorted(strongest, key=lambda pair: -pair[0])[:READS]
+                picks.append((f"{kind}{node}", tuple(name for _, name in heaviest)))
+        return Genotype(self.arch, tuple(picks))
+
+    def _strongest(self, weights: Weights, kind: str, node: int, source: int) -> tuple[float, str]:
+        """Weight and pick of an edge's heaviest operation."""
+        label = edge_label(kind, node, source)
+        values = weights[label].detach()
+        if self.edge_normalization:
+            values = values * weights[inputs_label(kind, node)].detach()[source]
+        pairs = zip(values.tolist(), self.operations[label].candidates, strict=True)
+        weight, operation = max((pair for pair in pairs if pair[1] != "none"), key=lambda pair: pair[0])
+        return weight, pick(operation, source)
+
+    def derive(self, genotype: Genotype) -> DARTS:
+        """Build the plain network of a genotype, in the supernet's size and without an auxiliary head."""
+        return DARTS(**self.frame_settings(), genotype=genotype)
+
+    def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
+        """Return the tensors that keep their shape in the derived network; with K > 1 the candidates' do not.
+
+        Scales and shifts of the cells' BatchNorms, which the supernet lacks, are absent: their initial 1 and 0 give what the
+        supernet computes. Poolings lose their BatchNorm.
+        """
+        names = {}
+        for index, cell in enumerate(self.cells):
+            for node in node_range(self.nodes):
+                for operation, source in map(operation_and_source, genotype[f"{cell.kind}{node}"]):
+                    edge = f"cells.{index}.edges.{node}_{source}."
+                    names[f"{edge}candidates.{operation}."] = edge
+        return inherited_tensors(self, self.derive(genotype), names)
+
+    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
+        """Each edge's operation, in every cell of its kind; inputs, and edges whose operations have no parameters, are absent."""
+        # Edges of one stride get the same objects, so that each cost is measured once.
+        sites_of, sites = cache(self._sites), {}
+        for kind in KINDS:
+            for node, source in edges(self.nodes):
+                label, places = edge_label(kind, node, source), sites_of(kind, min(source, FIRST_NODE))
+                if any(list(places[0].build(name).parameters()) for name in self.operations[label].candidates):
+                    sites[label] = places
+        return sites
+
+    def _sites(self, kind: str, source: int) -> tuple[CostSite, ...]:
+        downscale, counts = 8 if self.stem_type == "imagenet" else 1, Counter[tuple[int, int, int]]()
+        for cell in self.cells:
+            stride = cell.stride(source)  # type: ignore[operator]
+            downscale *= 2 if cell.kind == "reduce" else 1
+            if cell.kind == kind:
+                counts[cell.channels, stride, downscale // stride] += 1  # type: ignore[index]
+        return tuple(
+            CostSite(partial(_candidate, width, stride), width, smaller, count)
+            for (width, stride, smaller), count in counts.items()
+        )
+
+
+def _candidate(width: int, stride: int, name: str) -> nn.Module:
+    module: nn.Module = DARTS_CANDIDATES.get(name)(width, stride, True)
+    return module

@@ -1,85 +1,76 @@
-"""Drop-path: an operation's whole output is left out for some samples (Larsson et al. 2017)."""
+"""The operations and genotypes of the DARTS space (Liu et al. 2019), with the noise of its reduced space S4 (Zela et al. 2020).
+
+A candidate is a function of its channels, its stride (1, or 2 to halve height and width, rounded up) and whether its BatchNorm is
+affine. To add one, register a function here and name it under ``network_g.candidates`` in an option file.
+
+A genotype names two edges for each node, written ``sep_conv_3x3~0+skip_connect~1`` as in the strings of NAS-Bench-201: operation,
+then the node that it reads. 0 and 1 are the outputs of the cell before last and of the last cell, 2 and on the cell's own nodes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import ast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from
 from sr_nas.ops.fused_forms import depthwise
 from sr_nas.registry import Registry
 
-
-def drop_path(x: Tensor, probability: float) -> Tensor:
-    """Set whole samples to zero and scale the others so that the expectation stays.
-
-    Args:
-        x: ``[N, C, H, W]``.
-        probability: of a sample to be dropped, in [0, 1).
-
-    Returns:
-        ``x * mask / (1 - probability)`` with one Bernoulli draw of torch's generator per sample; ``x`` itself at 0.
-    """
-    if not probability:
-        return x
-    kept = 1 - probability
-    # Not bernoulli_, which takes no number that changes in a compiled network: that would be compiled anew every epoch.
-    return x * ((torch.rand(x.shape[0], 1, 1, 1, device=x.device) < kept).to(x.dtype) / kept)
-
-
-# MERGED sr_nas.classification.darts_operations: The auxiliary classifier that helps a DARTS network train; it is no part of
-# what the network computes afterwards.
-
-
-class AuxiliaryHead(nn.Module):
-    """ReLU, average pooling, two convolutions, classifier (Liu et al. 2019, after Inception).
-
-    Args:
-        channels: of the features.
-        num_classes: number of logits.
-        stride: of the pooling: 3 for features of 8x8 (CIFAR), 2 for 7x7 (ImageNet).
-        last_norm: whether a BatchNorm follows the second convolution. The published ImageNet networks were trained without.
-    """
-
-    def __init__(self, channels: int, num_classes: int, stride: int, last_norm: bool) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.ReLU(),
-            nn.AvgPool2d(5, stride, count_include_pad=False),
-            nn.Conv2d(channels, 128, 1, bias=False),
-            nn.BatchNorm2d(128),
-            nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            *([nn.BatchNorm2d(768)] if last_norm else []),
-            nn.ReLU(),
-        )
-        self.classifier = nn.Linear(768, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map features ``[N, channels, H, W]`` to logits; what is larger than 8x8 (7x7) is averaged at the end."""
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
-
-
-# MERGED sr_nas.classification.darts_operations: The candidates of the DARTS space (Liu et al. 2019), and the
-# noise of its reduced space S4 (Zela et al. 2020).
-#
-# A candidate is a function of its channels, its stride (1, or 2 to halve height and width, rounded up) and
-# whether its BatchNorm
-# is affine. To add one, register a function here and name it under ``network_g.candidates`` in an option file.
-
-
 CellBuilder = Callable[[int, int, bool], nn.Module]
+"""(channels, stride, affine) -> candidate."""
 
 DARTS_CANDIDATES = Registry("DARTS candidate", "sr_nas.classification.darts_operations")
 
-DARTS_OPERATIONS = (
-    *("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect"),
-    *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
-)
-"""The eight operations of the DARTS paper, in the order of its tables."""
+ARCH = "DARTS"
+KINDS = ("normal", "reduce")
+FIRST_NODE = 2
+READS = 2
+"""How many earlier nodes a node of a derived network reads."""
+
+PUBLIC_FORM = "Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
+
+PUBLISHED = {
+    # Liu et al. 2019, first and second order.
+    "DARTS_V1": "sep_conv_3x3~1+sep_conv_3x3~0, skip_connect~0+sep_conv_3x3~1, skip_connect~0+sep_conv_3x3~1,"
+    "sep_conv_3x3~0+skip_connect~2, max_pool_3x3~0+max_pool_3x3~1, skip_connect~2+max_pool_3x3~0,"
+    "max_pool_3x3~0+skip_connect~2, skip_connect~2+avg_pool_3x3~0",
+    "DARTS_V2": "sep_conv_3x3~0+sep_conv_3x3~1, sep_conv_3x3~0+sep_conv_3x3~1, sep_conv_3x3~1+skip_connect~0,"
+    "skip_connect~0+dil_conv_3x3~2, max_pool_3x3~0+max_pool_3x3~1, skip_connect~2+max_pool_3x3~1,"
+    "max_pool_3x3~0+skip_connect~2, skip_connect~2+max_pool_3x3~1",
+    # Xie et al. 2019.
+    "SNAS": "sep_conv_3x3~0+sep_conv_3x3~1, skip_connect~0+dil_conv_3x3~1, skip_connect~1+skip_connect~0,"
+    "skip_connect~0+sep_conv_3x3~1, max_pool_3x3~0+max_pool_3x3~1, max_pool_3x3~1+skip_connect~2,"
+    "skip_connect~2+max_pool_3x3~1, max_pool_3x3~0+dil_conv_5x5~2",
+    # Chen et al. 2019.
+    "PDARTS": "skip_connect~0+dil_conv_3x3~1, skip_connect~0+sep_conv_3x3~1, sep_conv_3x3~1+sep_conv_3x3~3,"
+    "sep_conv_3x3~0+dil_conv_5x5~4, avg_pool_3x3~0+sep_conv_5x5~1, sep_conv_3x3~0+dil_conv_5x5~2,"
+    "max_pool_3x3~0+dil_conv_3x3~1, dil_conv_3x3~1+dil_conv_5x5~3",
+    # Xu et al. 2020, searched on CIFAR-10 and on ImageNet.
+    "PC_DARTS_cifar": "sep_conv_3x3~1+skip_connect~0, sep_conv_3x3~0+dil_conv_3x3~1, sep_conv_5x5~0+sep_conv_3x3~1,"
+    "avg_pool_3x3~0+dil_conv_3x3~1, sep_conv_5x5~1+max_pool_3x3~0, sep_conv_5x5~1+sep_conv_5x5~2,"
+    "sep_conv_3x3~0+sep_conv_3x3~3, sep_conv_3x3~1+sep_conv_3x3~2",
+    "PC_DARTS_image": "skip_connect~1+sep_conv_3x3~0, sep_conv_3x3~0+skip_connect~1, sep_conv_3x3~1+sep_conv_3x3~3,"
+    "sep_conv_3x3~1+dil_conv_5x5~4, sep_conv_3x3~0+skip_connect~1, dil_conv_5x5~2+max_pool_3x3~1,"
+    "sep_conv_3x3~2+sep_conv_3x3~1, sep_conv_5x5~0+sep_conv_3x3~3",
+}
+"""Cells of papers, by the names that public code gives them."""
+
+
+def drop_path(x: Tensor, probability: float) -> Tensor:
+    """Set whole samples to zero and scale the others so that the expectation stays (Larsson et al. 2017).
+
+    ``x * mask / (1 - probability)`` for ``[N, C, H, W]``, with one draw of torch's generator per sample; ``x`` itself at 0.
+    """
+    if not probability:
+        return x
+    keep = 1 - probability
+    # bernoulli_ would take the changing probability as a constant, for which a compiled network is compiled anew every epoch.
+    return x * ((torch.rand(x.shape[0], 1, 1, 1, device=x.device) < keep).to(x.dtype) / keep)
 
 
 def relu_conv_bn(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, affine: bool = True) -> nn.Sequential:
@@ -92,14 +83,9 @@ def relu_conv_bn(in_channels: int, out_channels: int, kernel: int = 1, stride: i
 
 
 class FactorizedReduce(nn.Module):
-    """ReLU, two pointwise convolutions of stride 2, one of them a pixel further down and right, joined, BatchNorm.
+    """ReLU, two pointwise convolutions of stride 2, one of them shifted by a pixel down and right, joined, BatchNorm.
 
-    It halves height and width, rounded up, and drops no pixel of an even size.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the result, two or more.
-        affine: whether the BatchNorm has a scale and a shift.
+    It halves height and width, rounded up, and reads every diagonal of an even size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, affine: bool) -> None:
@@ -112,21 +98,13 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, ceil(H/2), ceil(W/2)]``."""
         x = F.relu(x)
-        # The line and column of zeros are read where a side is odd; an even side never reaches them.
-        further = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))
-        return self.norm(torch.cat((self.even(x), self.odd(further)), dim=1))
+        # The row and column of zeros are read where a side is odd; an even side never reaches them.
+        shifted = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))
+        return self.norm(torch.cat((self.even(x), self.odd(shifted)), dim=1))
 
 
 class SeparableConv(nn.Sequential):
-    """ReLU, depthwise convolution, pointwise convolution, both without bias, BatchNorm.
-
-    Args:
-        channels: of the input and the result.
-        kernel: side of the depthwise kernel, odd.
-        stride: 1, or 2 to halve height and width, rounded up.
-        dilation: distance of the kernel's taps.
-        affine: whether the BatchNorm has a scale and a shift.
-    """
+    """ReLU, depthwise convolution with an odd kernel, pointwise convolution, both without bias, BatchNorm."""
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> None:
         padding = dilation * (kernel // 2)
@@ -141,7 +119,7 @@ class SeparableConv(nn.Sequential):
         """Map ``[N, channels, H, W]`` to ``[N, channels, ceil(H/stride), ceil(W/stride)]``."""
         relu, depth, pointwise, norm = self
         x, first = relu(x), cast(nn.Conv2d, depth)
-        # Gradients that are faster on a CPU; in eval mode it is PyTorch's own, which counters and exporters know.
+        # Gradients that are faster on a CPU; in eval mode it is PyTorch's own convolution, which counters and exporters know.
         fast = self.training and first.stride == (1, 1)
         x = depthwise(x, first.weight, first.bias, first.dilation[0]) if fast else first(x)
         return norm(pointwise(x))
@@ -155,7 +133,7 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, C, H, W]`` to zeros."""
+        """Map ``[N, C, H, W]`` to zeros, ``[N, C, ceil(H/stride), ceil(W/stride)]``."""
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
@@ -167,7 +145,7 @@ class Noise(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, C, H, W]`` to noise."""
+        """Map ``[N, C, H, W]`` to noise, ``[N, C, ceil(H/stride), ceil(W/stride)]``."""
         return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
 
 
@@ -175,46 +153,115 @@ def _twice_separable(channels: int, kernel: int, stride: int, affine: bool) -> n
     return nn.Sequential(SeparableConv(channels, kernel, stride, 1, affine), SeparableConv(channels, kernel, 1, 1, affine))
 
 
-@DARTS_CANDIDATES.register()
-def none(channels: int, stride: int, affine: bool) -> nn.Module:
-    return Zero(stride)
+_PAPER: dict[str, CellBuilder] = {
+    "none": lambda channels, stride, affine: Zero(stride),
+    "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, padding=1),
+    "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
+    "skip_connect": lambda channels, stride, affine: (
+        nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+    ),
+    "sep_conv_3x3": lambda channels, stride, affine: _twice_separable(channels, 3, stride, affine),
+    "sep_conv_5x5": lambda channels, stride, affine: _twice_separable(channels, 5, stride, affine),
+    "dil_conv_3x3": lambda channels, stride, affine: SeparableConv(channels, 3, stride, 2, affine),
+    "dil_conv_5x5": lambda channels, stride, affine: SeparableConv(channels, 5, stride, 2, affine),
+}
+for _name, _build in _PAPER.items():
+    DARTS_CANDIDATES.register(_name)(_build)
+DARTS_CANDIDATES.register("noise")(lambda channels, stride, affine: Noise(stride))
+
+DARTS_OPERATIONS = tuple(_PAPER)
+"""The eight operations of the DARTS paper, in the order of its tables. Registering another one does not change them."""
 
 
-@DARTS_CANDIDATES.register()
-def max_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.MaxPool2d(3, stride, padding=1)
+def node_range(nodes: int) -> range:
+    """Numbers of the nodes of a cell."""
+    return range(FIRST_NODE, FIRST_NODE + nodes)
 
 
-@DARTS_CANDIDATES.register()
-def avg_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+def edges(nodes: int) -> list[tuple[int, int]]:
+    """(node, node that it reads) of every edge of a cell: 14 for four nodes."""
+    return [(node, source) for node in node_range(nodes) for source in range(node)]
 
 
-@DARTS_CANDIDATES.register()
-def skip_connect(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+def pick(operation: str, source: int) -> str:
+    """Name of a selected edge, such as ``sep_conv_3x3~0``."""
+    return f"{operation}~{source}"
 
 
-@DARTS_CANDIDATES.register()
-def sep_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return _twice_separable(channels, 3, stride, affine)
+def operation_and_source(name: str) -> tuple[str, int]:
+    """Take apart what :func:`pick` made."""
+    operation, _, source = name.rpartition("~")
+    return operation, int(source)
 
 
-@DARTS_CANDIDATES.register()
-def sep_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
-    return _twice_separable(channels, 5, stride, affine)
+def node_choices(nodes: int = 4) -> dict[str, Choice]:
+    """``normal2``, ``normal3``, ..., ``reduce2``, ...: two of the earlier nodes, each through any operation but none."""
+    operations = [name for name in DARTS_CANDIDATES.names() if name != "none"]
+    return {
+        f"{kind}{node}": Choice(tuple(pick(operation, source) for source in range(node) for operation in operations), READS)
+        for kind in KINDS
+        for node in node_range(nodes)
+    }
 
 
-@DARTS_CANDIDATES.register()
-def dil_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return SeparableConv(channels, 3, stride, 2, affine)
+def read_cells(source: Any, nodes: int, multiplier: int) -> Genotype:
+    """Read a genotype of two cells.
+
+    Args:
+        source: what :func:`sr_nas.genotype.genotype_from` takes; a name of :data:`PUBLISHED`; or the form of public code, as a
+            text such as ``"Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., ...)"`` or as a
+            mapping with its keys. A text is parsed and never run.
+        nodes: nodes of a cell.
+        multiplier: how many of them, the last, are a cell's output.
+
+    Raises:
+        GenotypeError: it has none of these forms, does not fit such a cell, or a node reads one earlier node twice.
+    """
+    if isinstance(source, str):
+        source = PUBLISHED.get(source.strip(), source)
+        if "(" in source:
+            source = _parse(source)
+    if isinstance(source, Mapping) and set(KINDS) <= set(source):
+        source = _from_public(source, nodes, multiplier)
+    genotype = genotype_from(source, ARCH, node_choices(nodes))
+    for label, names in genotype.picks:
+        if len({operation_and_source(name)[1] for name in names}) < READS:
+            raise GenotypeError(f"{ARCH}.{label} reads {READS} different nodes; given: {' and '.join(names)}.")
+    return genotype
 
 
-@DARTS_CANDIDATES.register()
-def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
-    return SeparableConv(channels, 5, stride, 2, affine)
+def _parse(text: str) -> dict[str, Any]:
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "range":
+            return range(*(ast.literal_eval(argument) for argument in node.args))
+        return ast.literal_eval(node)
+
+    try:
+        (statement,) = ast.parse(text.strip()).body
+        call = statement.value if isinstance(statement, (ast.Expr, ast.Assign)) else None
+        if not isinstance(call, ast.Call) or call.args or not ast.unparse(call.func).endswith("Genotype"):
+            raise ValueError("a call of Genotype with named fields is expected")
+        return {str(field.arg): value(field.value) for field in call.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise GenotypeError(f"this is not of the form {PUBLIC_FORM}: {error}") from error
 
 
-@DARTS_CANDIDATES.register()
-def noise(channels: int, stride: int, affine: bool) -> nn.Module:
-    return Noise(stride)
+def _from_public(fields: Mapping[str, Any], nodes: int, multiplier: int) -> dict[str, list[str]]:
+    picks: dict[str, list[str]] = {}
+    outputs = node_range(nodes)[-multiplier:]
+    for kind in KINDS:
+        concat = fields.get(f"{kind}_concat", outputs)
+        # The length first: a text may hold a range that no list has room for.
+        if not isinstance(concat, (range, Sequence)) or len(concat) != len(outputs) or list(concat) != list(outputs):
+            raise GenotypeError(f"{kind}_concat is {concat!r}, and the output of this network's cells is {list(outputs)}.")
+        names = []
+        for edge in fields[kind] if isinstance(fields[kind], Iterable) else ():
+            match edge:
+                case [str(operation), int(source)]:
+                    names.append(pick(operation, source))
+                case _:
+                    raise GenotypeError(f"an edge of {kind} is a pair such as ('sep_conv_3x3', 0), not {edge!r}.")
+        if len(names) != READS * nodes:
+            raise GenotypeError(f"{kind} has {len(names)} edges; with {nodes} nodes a cell keeps {READS * nodes}.")
+        picks |= {f"{kind}{FIRST_NODE + place}": names[READS * place : READS * (place + 1)] for place in range(nodes)}
+    return picks

@@ -1,268 +1,301 @@
-"""Pickles of arrays, as CIFAR and Downsampled ImageNet are published, read without running what else a pickle may hold."""
+"""Labelled images: readers of the data sets, and the training samples that are drawn from them.
+
+To add a data set, register a function of ``part`` (``"train"`` or ``"test"``) and its options that returns :class:`Labelled`.
+Readers raise UserError for files that are missing, damaged or of another form.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import Field
+import torch
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import make_dataset
+from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
 
-from sr_nas.classification.labelled import EvaluationView, Image, Labelled, Statistics, TrainingView, statistics
 from sr_nas.errors import UserError, listing
 from sr_nas.images.files import IMAGE_SUFFIXES, read_rgb
 from sr_nas.options.strict import ExistingFile, ExistingFolder
 from sr_nas.registry import LABELLED
 
+Part = Literal["train", "test"]
+Pixels = NDArray[np.uint8]
+Statistics = tuple[float, float, float]
 
-def read_arrays(file: Path, key: str, of: str) -> dict[str, Any]:
-    """Return the mapping of names to arrays, lists and texts that a pickle of Python 2 or 3 holds.
+# Mean and standard deviation of the training images per channel; those of ImageNet16 are the benchmark's own.
+CIFAR10_STATISTICS: tuple[Statistics, Statistics] = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR100_STATISTICS: tuple[Statistics, Statistics] = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+IMAGENET_STATISTICS: tuple[Statistics, Statistics] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET16_STATISTICS: tuple[Statistics, Statistics] = (
+    (122.68 / 255, 116.66 / 255, 104.01 / 255),
+    (63.22 / 255, 61.26 / 255, 65.09 / 255),
+)
+ARCHIVE_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An ordered set of images with one class each, read when asked for. Worker processes get it pickled.
+
+    Attributes:
+        labels: class number of every image.
+        classes: names of the classes.
+        read: index -> image as stored, uint8 [H, W, 3], RGB.
+        mean, std: of the training images, per channel, in 0..1.
+        transform: torchvision transform that gives all images one size, at random for training; ``None`` where they have one.
+    """
+
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+    read: Callable[[int], Pixels]
+    mean: Statistics
+    std: Statistics
+    transform: Callable[[Image.Image], Image.Image] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int | None) -> Labelled:
+        """Return the set with its first ``count`` images only; ``None`` for all."""
+        return self if count is None else replace(self, labels=self.labels[:count])
+
+
+class LabelledDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Training samples, addressed by ``(index, draw)``: the image, and the running number of the sample.
+
+    Every random number of a sample depends on ``(seed, draw)`` alone, so that worker processes and resuming change nothing.
 
     Args:
-        file: the pickle.
-        key: a name that it must have.
-        of: what the file is a part of, for the message.
-
-    Raises:
-        UserError: it is missing or damaged, asks for anything but arrays, or is another one.
+        images: all of one size, or with a transform that makes them so.
+        crop_padding: pixels of zeros around an image, of which a window of the old size is cropped at random. Not for images
+            with a transform.
+        use_hflip: mirror left to right, half of the time.
+        cutout: side of a square that is set to the mean, its centre anywhere in the image (DeVries & Taylor, arXiv 1708.04552);
+            0 for none.
+        seed: of the augmentations.
     """
-    try:
-        found = _OnlyArrays(io.BytesIO(file.read_bytes()), encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist: is {file.parent} the unpacked archive of {of}?") from error
-    except (pickle.UnpicklingError, EOFError, OSError, ValueError, AttributeError, ImportError, IndexError) as error:
-        raise UserError(f"{file} is damaged or no part of {of} ({error}). Fetch it again.") from error
-    if not isinstance(found, dict) or key not in found:
-        raise UserError(f"{file} holds no '{key}': it is no part of {of} in its form for Python.")
-    return found
+
+    def __init__(self, images: Labelled, crop_padding: int = 0, use_hflip: bool = False, cutout: int = 0, seed: int = 0) -> None:
+        self.images, self.crop_padding = images, 0 if images.transform else crop_padding
+        self.use_hflip, self.cutout, self.seed = use_hflip, cutout, seed
+        self._mean, self._std = np.array(images.mean, np.float32), np.array(images.std, np.float32)
+
+    def __len__(self) -> int:
+        """The number of images; each has any number of draws."""
+        return len(self.images)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return ``(image, class number)``: float32 [3, H, W], normalised to mean 0 and deviation 1, and int64 []."""
+        index, draw = address
+        pixels = self.images.read(index)
+        generator = np.random.default_rng([self.seed, draw])
+        # All are drawn whether used or not, so that switching an option leaves the other augmentations as they were.
+        down, right, flip, row, column = generator.random(5)
+        if self.images.transform:
+            with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from PyTorch's global generator
+                torch.manual_seed(int(generator.integers(2**63)))
+                pixels = np.asarray(self.images.transform(Image.fromarray(pixels)))
+        height, width = pixels.shape[:2]
+        if self.use_hflip and flip < 0.5:
+            pixels = pixels[:, ::-1]
+        if margin := self.crop_padding:
+            # Black pixels, as the field pads, not zeros after normalisation.
+            padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)))
+            top, left = int(down * (2 * margin + 1)), int(right * (2 * margin + 1))
+            pixels = padded[top : top + height, left : left + width]
+        values = (pixels.astype(np.float32) / 255 - self._mean) / self._std
+        if self.cutout:
+            top, left = int(row * height) - self.cutout // 2, int(column * width) - self.cutout // 2
+            values[max(top, 0) : max(top + self.cutout, 0), max(left, 0) : max(left + self.cutout, 0)] = 0
+        image = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        return image, torch.tensor(self.images.labels[index], dtype=torch.int64)
 
 
-class _OnlyArrays(pickle.Unpickler):
-    """A pickle may run anything; one of arrays needs these alone."""
+def statistics(images: Pixels) -> tuple[Statistics, Statistics]:
+    """Return mean and standard deviation per channel, in 0..1, of uint8 images [N, H, W, 3], without a copy as floats."""
+    values, levels = images.reshape(-1, 3), np.arange(256) / 255
+    counts = np.stack([np.bincount(values[:, channel], minlength=256) for channel in range(3)])
+    means = counts @ levels / len(values)
+    deviations = np.sqrt(counts @ levels**2 / len(values) - means**2)
+    return tuple(map(float, means)), tuple(map(float, deviations))  # type: ignore[return-value]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Loads arrays, lists and texts, and refuses anything else: a pickle may run any code, those of arrays need only these."""
 
     _ALLOWED = frozenset({("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")})
     # NumPy has had them in several modules.
-    _MAKERS = frozenset({("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer")})
+    _CONSTRUCTORS = frozenset({("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer")})
 
     def find_class(self, module: str, name: str) -> Any:
         package, _, inner = module.rpartition(".")
-        if (module, name) in self._ALLOWED or (package in ("numpy.core", "numpy._core") and (inner, name) in self._MAKERS):
+        if (module, name) in self._ALLOWED or (package in ("numpy.core", "numpy._core") and (inner, name) in self._CONSTRUCTORS):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-# MERGED sr_nas.classification.datasets: CIFAR-10 and CIFAR-100 (Krizhevsky 2009), as unpacked from their official
-# archives of Python pickles.
+def read_arrays(file: Path, key: str, source: str) -> dict[str, Any]:
+    """Read a pickled mapping of names to arrays, lists and texts, of Python 2 or 3.
+
+    Raises:
+        UserError: the file is missing or damaged, holds anything but arrays, or lacks ``key``: it is no part of ``source``.
+    """
+    try:
+        content = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist: is {file.parent} the unpacked archive of {source}?") from error
+    except (pickle.UnpicklingError, EOFError, OSError, ValueError, AttributeError, ImportError, IndexError) as error:
+        raise UserError(f"{file} is damaged or no part of {source} ({error}). Fetch it again.") from error
+    if not isinstance(content, dict) or key not in content:
+        raise UserError(f"{file} holds no '{key}': it is no part of {source} in its form for Python.")
+    return content
 
 
-Part = Literal["train", "test"]
-SOURCE = "CIFAR, which tools/prepare_data.py fetches"
-
-CIFAR10_STATISTICS: tuple[Statistics, Statistics] = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-CIFAR100_STATISTICS: tuple[Statistics, Statistics] = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+def _images_of_planes(planes: list[Pixels], side: int) -> Callable[[int], Pixels]:
+    """Reader of images that are stored as rows of all red, then all green, then all blue values."""
+    images = np.concatenate(planes).reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images).__getitem__
 
 
 @LABELLED.register()
 def cifar10(part: Part, *, dataroot: ExistingFolder) -> Labelled:
-    """Read ``data_batch_1`` to ``data_batch_5`` or ``test_batch``, of 10,000 images each, from ``cifar-10-batches-py``.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    folder = _folder(Path(dataroot), "cifar-10-batches-py")
-    names = [f"data_batch_{number}" for number in range(1, 6)] if part == "train" else ["test_batch"]
-    batches = [read_arrays(folder / name, "labels", SOURCE) for name in names]
-    classes = read_arrays(folder / "batches.meta", "label_names", SOURCE)["label_names"]
-    return _labelled(batches, "labels", classes, CIFAR10_STATISTICS)
+    """CIFAR-10 (Krizhevsky 2009), the files of ``cifar-10-batches-py``."""
+    files = [f"data_batch_{number}" for number in range(1, 6)] if part == "train" else ["test_batch"]
+    return _cifar(Path(dataroot), "cifar-10-batches-py", files, ("batches.meta", "label_names"), "labels", CIFAR10_STATISTICS)
 
 
 @LABELLED.register()
 def cifar100(part: Part, *, dataroot: ExistingFolder) -> Labelled:
-    """Read ``train`` or ``test`` from ``cifar-100-python``, with the 100 fine labels.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    folder = _folder(Path(dataroot), "cifar-100-python")
-    classes = read_arrays(folder / "meta", "fine_label_names", SOURCE)["fine_label_names"]
-    return _labelled([read_arrays(folder / part, "fine_labels", SOURCE)], "fine_labels", classes, CIFAR100_STATISTICS)
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels, the files of ``cifar-100-python``."""
+    return _cifar(Path(dataroot), "cifar-100-python", [part], ("meta", "fine_label_names"), "fine_labels", CIFAR100_STATISTICS)
 
 
-def _folder(root: Path, inside: str) -> Path:
-    return root / inside if (root / inside).is_dir() else root
-
-
-def _labelled(batches: list[dict[str, Any]], key: str, classes: list[str], known: tuple[Statistics, Statistics]) -> Labelled:
-    pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+def _cifar(
+    root: Path, inside: str, files: list[str], meta: tuple[str, str], key: str, known: tuple[Statistics, Statistics]
+) -> Labelled:
+    folder, source = root / inside if (root / inside).is_dir() else root, "CIFAR, which tools/prepare_data.py fetches"
+    batches = [read_arrays(folder / name, key, source) for name in files]
+    classes = read_arrays(folder / meta[0], meta[1], source)[meta[1]]
     labels = [int(label) for batch in batches for label in batch[key]]
-    return Labelled(labels, tuple(classes), np.ascontiguousarray(pixels).__getitem__, *known)
-
-
-# MERGED sr_nas.classification.datasets: ImageNet16-120 of NAS-Bench-201: the first 120 classes of ImageNet at
-# 16x16 pixels (Chrabaszcz et al., arXiv 1707.08819).
-
-
-IMAGENET16_SOURCE = "ImageNet16, the 16x16 form of Downsampled ImageNet"
-BATCHES = {"train": tuple(f"train_data_batch_{number}" for number in range(1, 11)), "test": ("val_data",)}
-SIDE = 16
-
-# Those by which the benchmark's networks were trained.
-STATISTICS: tuple[Statistics, Statistics] = (
-    (122.68 / 255, 116.66 / 255, 104.01 / 255),
-    (63.22 / 255, 61.26 / 255, 65.09 / 255),
-)
+    return Labelled(labels, tuple(classes), _images_of_planes([batch["data"] for batch in batches], 32), *known)
 
 
 @LABELLED.register()
-def imagenet16(
-    part: Literal["train", "test"], *, dataroot: ExistingFolder, num_classes: Annotated[int, Field(ge=2, le=1000)] = 120
-) -> Labelled:
-    """Read the first classes from ``train_data_batch_1`` to ``train_data_batch_10`` or ``val_data``; they are named by number.
+def imagenet16(part: Part, *, dataroot: ExistingFolder, num_classes: Annotated[int, Ge(2), Le(1000)] = 120) -> Labelled:
+    """ImageNet16-120 of NAS-Bench-201: the first classes of ImageNet at 16x16 pixels (Chrabaszcz et al., arXiv 1707.08819).
 
-    Raises:
-        UserError: a file is missing or damaged, or holds images of another size.
+    Args:
+        part: ``"train"`` for ``train_data_batch_1`` to ``train_data_batch_10``, ``"test"`` for ``val_data``.
+        dataroot: the folder of these files.
+        num_classes: how many classes to keep, named by their number.
     """
-    pixels, labels = [], []
-    for name in BATCHES[part]:
+    files = [f"train_data_batch_{number}" for number in range(1, 11)] if part == "train" else ["val_data"]
+    planes, labels, width = [], [], 3 * 16 * 16
+    for name in files:
         file = Path(dataroot) / name
-        batch = read_arrays(file, "labels", IMAGENET16_SOURCE)
+        batch = read_arrays(file, "labels", "ImageNet16, the 16x16 form of Downsampled ImageNet")
         data, numbers = np.asarray(batch.get("data")), np.asarray(batch["labels"])
-        if data.dtype != np.uint8 or data.shape != (len(numbers), 3 * SIDE**2):
+        if data.dtype != np.uint8 or data.shape != (len(numbers), width):
             raise UserError(
-                f"{file} must hold {len(numbers)} images of {SIDE}x{SIDE} pixels, uint8 [{len(numbers)}, {3 * SIDE**2}], "
+                f"{file} must hold {len(numbers)} images of 16x16 pixels, uint8 [{len(numbers)}, {width}], "
                 f"not {data.dtype} {list(data.shape)}."
             )
-        # Numbered from 1.
-        kept = numbers <= num_classes
-        pixels.append(data[kept])
-        labels += (numbers[kept] - 1).tolist()
-    images = np.concatenate(pixels).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+        selected = numbers <= num_classes
+        planes.append(data[selected])
+        labels += (numbers[selected] - 1).tolist()  # the files count from 1
     classes = tuple(str(number) for number in range(1, num_classes + 1))
-    return Labelled(labels, classes, np.ascontiguousarray(images).__getitem__, *STATISTICS)
-
-
-# MERGED sr_nas.classification.datasets: A NumPy archive of images that all have one size.
-
-
-KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+    return Labelled(labels, classes, _images_of_planes(planes, 16), *IMAGENET16_STATISTICS)
 
 
 @LABELLED.register()
-def npz(part: Literal["train", "test"], *, dataroot: ExistingFile) -> Labelled:
-    """Read an ``.npz`` with ``x_train`` and ``x_test``, uint8 [N, H, W, 3], ``y_train`` and ``y_test``, [N], and ``classes``.
-
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
+def npz(part: Part, *, dataroot: ExistingFile) -> Labelled:
+    """An ``.npz`` with ``x_train`` and ``x_test``, uint8 [N, H, W, 3], ``y_train`` and ``y_test``, [N], and ``classes``."""
     path = Path(dataroot)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found = {key: stored[key] for key in KEYS if key in stored}
+            arrays = {key: stored[key] for key in ARCHIVE_KEYS if key in stored}
     except (OSError, ValueError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read as .npz ({error}).") from error
-    if missing := [key for key in KEYS if key not in found]:
-        raise UserError(f"{path} lacks {listing(missing)}; an archive of labelled images holds {listing(KEYS)}.")
-    classes = tuple(map(str, found["classes"].tolist()))
+    if missing := [key for key in ARCHIVE_KEYS if key not in arrays]:
+        raise UserError(f"{path} lacks {listing(missing)}; an archive of labelled images holds {listing(ARCHIVE_KEYS)}.")
+    classes = tuple(map(str, arrays["classes"].tolist()))
     for name in ("train", "test"):
-        images, labels = found[f"x_{name}"], found[f"y_{name}"]
+        images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UserError(f"{path}: x_{name} must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}.")
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise UserError(f"{path}: y_{name} must be {len(images)} integers, not {labels.dtype} {list(labels.shape)}.")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             raise UserError(f"{path}: y_{name} names classes {labels.min()} to {labels.max()}, and there are {len(classes)}.")
-    return Labelled(found[f"y_{part}"].tolist(), classes, found[f"x_{part}"].__getitem__, *statistics(found["x_train"]))
-
-
-# MERGED sr_nas.classification.datasets: Image files in a folder for each class, as ImageNet is kept.
-
-
-FOLDERS = {"train": ("train",), "test": ("val", "test")}
-IMAGENET_STATISTICS: tuple[Statistics, Statistics] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return Labelled(arrays[f"y_{part}"].tolist(), classes, arrays[f"x_{part}"].__getitem__, *statistics(arrays["x_train"]))
 
 
 @LABELLED.register()
 def image_folder(
-    part: Literal["train", "test"],
-    *,
-    dataroot: ExistingFolder,
-    size: Annotated[int, Field(ge=8)] = 224,
-    colour_jitter: bool = True,
+    part: Part, *, dataroot: ExistingFolder, size: Annotated[int, Ge(8)] = 224, colour_jitter: bool = True
 ) -> Labelled:
-    """Read ``train/CLASS/*`` or ``val/CLASS/*`` (or ``test/CLASS/*``), images of any size, decoded one by one.
+    """Image files of any size in a folder for each class, as ImageNet is laid out.
 
-    Classes are numbered by name, those of ``train`` where there is one. The order goes round the classes, so that the first so
-    many images hold all of them.
+    Classes are numbered by name, those of ``train`` where there is one. The order alternates between the classes, so that the
+    first images hold all of them.
 
     Args:
-        part: which images; of training are seen through :class:`~sr_nas.classification.labelled.TrainingView`, others through
-            :class:`~sr_nas.classification.labelled.EvaluationView`.
+        part: ``"train"`` reads ``train/CLASS/*``: boxes of 8 to 100 % of the image (Szegedy et al., arXiv 1409.4842), in the
+            changed colours of DARTS's training. ``"test"`` reads ``val/CLASS/*`` or ``test/CLASS/*``: the middle, 224 pixels of
+            256 along the shorter side.
         dataroot: the folder that holds the parts.
         size: side in pixels of what is cut out of an image.
         colour_jitter: whether training changes colours.
-
-    Raises:
-        UserError: a folder is missing or holds no image, or a class was not among those of training.
     """
-    folders = {name: _first(Path(dataroot), name) for name in FOLDERS}
-    folder = folders[part]
+    root, insides = Path(dataroot), ("train",) if part == "train" else ("val", "test")
+    folder = next((root / inside for inside in insides if (root / inside).is_dir()), None)
     if folder is None:
-        raise UserError(
-            f"{dataroot} has no folder {listing(FOLDERS[part])}: there is one expected, with a folder for each class."
-        )
-    classes = _class_names(folders["train"] or folder)
-    names = _class_names(folder)
+        raise UserError(f"{root} has no folder {listing(insides)}: there is one expected, with a folder for each class.")
+    train = root / "train" if (root / "train").is_dir() else folder
+    classes, names = _class_names(train), _class_names(folder)
     if unknown := sorted(set(names) - set(classes)):
-        raise UserError(f"{folder} has classes that {folders['train']} has not: {listing(unknown, 5)}.")
-    number_of = {name: number for number, name in enumerate(classes)}
-    rounds = zip_longest(*([(file, number_of[name]) for file in _images(folder / name)] for name in names))
-    found = [pair for each in rounds for pair in each if pair is not None]
-    view = TrainingView(size, colour_jitter) if part == "train" else EvaluationView(size)
-    return Labelled(
-        [number for _, number in found], tuple(classes), _Files(tuple(file for file, _ in found)), *IMAGENET_STATISTICS, view
-    )
+        raise UserError(f"{folder} has classes that {train} has not: {listing(unknown, 5)}.")
+    files = make_dataset(folder, {name: classes.index(name) for name in names}, is_valid_file=_is_image, allow_empty=True)
+    by_class = {number: list(pairs) for number, pairs in groupby(files, key=lambda pair: pair[1])}
+    if empty := [name for name in names if classes.index(name) not in by_class]:
+        raise UserError(f"no image in {folder / empty[0]}: looked for {listing(IMAGE_SUFFIXES)}.")
+    ordered = [pair for pairs in zip_longest(*by_class.values()) for pair in pairs if pair is not None]
+    if part == "train":
+        steps = [RandomResizedCrop(size), *([ColorJitter(0.4, 0.4, 0.4, 0.2)] if colour_jitter else [])]
+    else:
+        steps = [Resize(round(size * 8 / 7)), CenterCrop(size)]
+    reader = partial(_read_file, [path for path, _ in ordered])
+    return Labelled([number for _, number in ordered], tuple(classes), reader, *IMAGENET_STATISTICS, Compose(steps))
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Reads an image by its number."""
-
-    files: Sequence[str]
-
-    def __call__(self, index: int) -> Image:
-        return read_rgb(Path(self.files[index]))
+def _read_file(files: Sequence[str], index: int) -> Pixels:
+    return read_rgb(Path(files[index]))
 
 
-def _first(root: Path, part: str) -> Path | None:
-    return next((root / name for name in FOLDERS[part] if (root / name).is_dir()), None)
+def _is_image(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _class_names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UserError(
             f"{folder} holds no folders: the images of each class are expected in a folder of its name. ImageNet's own archive "
             "of validation images has none; sort them by the classes that its development kit gives."
         )
     return names
-
-
-def _images(folder: Path) -> list[str]:
-    """Paths as text: a million of them are kept."""
-    found = [
-        os.path.join(place, name)
-        for place, _, files in os.walk(folder)
-        for name in files
-        if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-    ]
-    if not found:
-        raise UserError(f"no image in {folder}: looked for {listing(IMAGE_SUFFIXES)}.")
-    return sorted(found)

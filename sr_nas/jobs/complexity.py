@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sr_nas.classification.nats_bench import official_accuracy
+from sr_nas.classification.nasbench201_table import official_accuracy
 from sr_nas.complexity.costs import complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError

@@ -16,8 +16,7 @@ import torch
 from sr_nas.analysis.curves import replacement
 from sr_nas.analysis.history import methods_of
 from sr_nas.analysis.sweep import read_axes, short_keys
-from sr_nas.classification.nasbench201 import EDGES, read_genotype
-from sr_nas.classification.nasbench201_table import OPERATIONS
+from sr_nas.classification.nasbench201 import EDGES, NASBENCH201_OPERATIONS, read_genotype
 from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.run_dir import append_history, load_tensors, read_history
@@ -146,7 +145,7 @@ def test_curves_are_means_and_deviations_over_seeds(runs: list[Path], tmp_path: 
 
 
 def test_replacing_the_first_edge_gives_the_accuracies_of_the_table() -> None:
-    betas = dict(zip(OPERATIONS, [0.1, 0.2, 0.25, 0.3, 0.15], strict=True))
+    betas = dict(zip(NASBENCH201_OPERATIONS, [0.1, 0.2, 0.25, 0.3, 0.15], strict=True))
     result = replacement(read_genotype(SA_DARTS), betas, "1<-0")
     assert list(result.betas.values()) == [0.3, 0.25, 0.2, 0.15, 0.1]
     assert list(result.betas) == ["nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"]

@@ -1,3 +1,5 @@
+"""The mixed operation of cells, against its formula."""
+
 from __future__ import annotations
 
 import pytest
@@ -34,21 +36,24 @@ def test_weighted_sum_of_all_candidates(stride: int) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("size", [(6, 6), (7, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_partial_channel_is_sample_bypass_shuffle(stride: int) -> None:
+def test_partial_channel_is_sample_bypass_shuffle(stride: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     builders = {name: BUILDERS[name] for name in ("skip_connect", "dil_conv_5x5")}
     op = CellMixedOp(builders, 12, stride, partial_channel=3).double()
-    x, weights = torch.randn(2, 12, 6, 6, dtype=torch.float64), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    x, weights = torch.randn(2, 12, *size, dtype=torch.float64), torch.tensor([0.3, 0.7], dtype=torch.float64)
     first, second = op.candidates.values()
-    joined = torch.cat((0.3 * first(x[:, :4]) + 0.7 * second(x[:, :4]), x[:, 4:, ::1] if stride == 1 else halves(x[:, 4:])), 1)
+    bypassed = x[:, 4:] if stride == 1 else largest_of_2x2(x[:, 4:])
+    joined = torch.cat((0.3 * first(x[:, :4]) + 0.7 * second(x[:, :4]), bypassed), 1)
     # Channel 4 g + i of the joined ones goes to place 3 i + g.
     order = [4 * (place % 3) + place // 3 for place in range(12)]
     torch.testing.assert_close(op(x, weights), joined[:, order], rtol=0, atol=1e-12)
 
 
-def halves(x: torch.Tensor) -> torch.Tensor:
-    """The largest of every two by two pixels."""
+def largest_of_2x2(x: torch.Tensor) -> torch.Tensor:
+    """The largest of every two by two pixels; the last row and column of an odd size are their own."""
+    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), value=-torch.inf)
     return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax((3, 5))
 
 

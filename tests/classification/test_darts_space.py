@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from sr_nas.classification.darts import DARTS, KINDS, operation_and_source, pick, read_cells
-from sr_nas.classification.darts_operations import DARTS_CANDIDATES, DARTS_OPERATIONS
-from sr_nas.classification.darts_space import DARTSSpace
+from sr_nas.classification.darts import DARTS, DARTSSpace
+from sr_nas.classification.darts_operations import (
+    DARTS_CANDIDATES,
+    DARTS_OPERATIONS,
+    KINDS,
+    operation_and_source,
+    pick,
+    read_cells,
+)
 from sr_nas.complexity.costs import cost_table, count_params
 from sr_nas.genotype import Genotype
 from sr_nas.options.strict import Component, section_model

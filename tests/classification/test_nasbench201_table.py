@@ -1,9 +1,13 @@
-"""Official files of NATS-Bench and NAS-Bench-201: small ones made and read by their own packages, and a stand-in."""
+"""The bundled accuracies of NAS-Bench-201, against published rows and the table they were made of."""
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
+import re
 import sys
+from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,12 +16,75 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.classification.nasbench201 import read_genotype
-from sr_nas.classification.nasbench201_table import true_accuracy
-from sr_nas.classification.nats_bench import official_accuracy, open_official
+from sr_nas.classification import nasbench201_table
+from sr_nas.classification.nasbench201 import EDGES, NASBENCH201_OPERATIONS, architecture_string, read_genotype
+from sr_nas.classification.nasbench201_table import official_accuracy, open_official, place, table, true_accuracy
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from tests.jobs.processes import run
+
+FILE = Path(nasbench201_table.__file__).with_name("nasbench201.npz")
+# Index, CIFAR-10 valid and test, CIFAR-100 test, ImageNet16-120 test: table 6 of SA-DARTS names both.
+KNOWN = {
+    "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|": (
+        1835, 39.77, 54.30, 15.61, 16.32
+    ),
+    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|": (
+        9930, 91.55, 94.36, 73.51, 46.34
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_published_rows(text: str) -> None:
+    genotype = read_genotype(text)
+    index, valid, test, hundred, imagenet = KNOWN[text]
+    with np.load(FILE) as stored:
+        assert stored["indices"][place(genotype.names)] == index
+    found = true_accuracy(genotype)
+    assert found is not None
+    assert found["cifar10"] == {"valid": pytest.approx(valid, abs=0.005), "test": pytest.approx(test, abs=0.005)}
+    assert found["cifar100"]["test"] == pytest.approx(hundred, abs=0.005)
+    assert found["imagenet16"]["test"] == pytest.approx(imagenet, abs=0.005)
+
+
+def test_every_network_has_one_place_and_one_index() -> None:
+    assert [place(names) for names in product(NASBENCH201_OPERATIONS, repeat=6)] == list(range(15_625))
+    with np.load(FILE) as stored:
+        assert sorted(stored["indices"].tolist()) == list(range(15_625))
+    assert FILE.stat().st_size < 1_000_000
+
+
+def test_the_best_network_is_the_published_optimum() -> None:
+    best = table()[:, :, 1].max(axis=0)
+    assert best.tolist() == pytest.approx([94.37, 73.51, 47.31], abs=0.006)
+
+
+def test_other_networks_have_no_known_accuracy() -> None:
+    assert true_accuracy(Genotype("IMDN", (("conv1", ("conv_3x3",)),))) is None
+
+
+def test_all_rows_are_those_of_the_table(shared: Path) -> None:
+    source = shared / "data" / "nb201_table.csv.gz"
+    columns = ("c10_valid_200", "c10_test_200", "c100_valtest_200", "c100_test_200", "in16_valtest_200", "in16_test_200")
+    with np.load(FILE) as stored:
+        accuracies, indices = stored["accuracies"].reshape(-1, len(columns)), stored["indices"]
+    with gzip.open(source, "rt") as stream:
+        for row in csv.DictReader(stream):
+            where = place(re.findall(r"([^|~+]+)~\d", row["arch"]))
+            assert indices[where] == int(row["index"])
+            assert accuracies[where].tolist() == np.float32([row[column] for column in columns]).tolist()
+            if int(row["index"]) % 500 == 0:
+                genotype = read_genotype(row["arch"])
+                assert architecture_string(genotype) == row["arch"]
+                found = true_accuracy(genotype)
+                assert found is not None and found["cifar10"]["test"] == pytest.approx(float(row["c10_test_200"]), abs=1e-4)
+                assert found["imagenet16"]["valid"] == pytest.approx(float(row["in16_valtest_200"]), abs=1e-4)
+
+
+def test_the_order_of_edges_is_that_of_the_strings() -> None:
+    assert EDGES == ("1<-0", "2<-0", "2<-1", "3<-0", "3<-1", "3<-2")
+
 
 TEXT = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
 OTHER = TEXT.replace("skip_connect~2", "none~2")

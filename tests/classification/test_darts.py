@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sr_nas.classification.darts import DARTS, PUBLISHED, DARTSCell, DARTSFrame, read_cells
-from sr_nas.classification.darts_operations import AuxiliaryHead
+from sr_nas.classification.darts import DARTS, AuxiliaryHead, DARTSCell
+from sr_nas.classification.darts_operations import PUBLISHED, read_cells
 from sr_nas.complexity.costs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import GenotypeError, genotype_from, is_genotype_path
@@ -104,8 +104,7 @@ def test_a_reduction_cell_follows_the_published_definition() -> None:
 
 def test_cells_reduce_at_one_and_two_thirds() -> None:
     for num_cells, reductions in ((20, [6, 13]), (14, [4, 9]), (8, [2, 5])):
-        frame = DARTSFrame("cifar", 2, num_cells, 10, 1, 1, 1, True, lambda *_: nn.Identity())
-        kinds = [cell.kind for cell in frame.cells if isinstance(cell, DARTSCell)]
+        kinds = [cell.kind for cell in on_meta(channels=2, num_cells=num_cells).cells]
         assert [index for index, kind in enumerate(kinds) if kind == "reduce"] == reductions
 
 
