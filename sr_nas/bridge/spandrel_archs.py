@@ -32,11 +32,7 @@ def tags(network: SRNetwork) -> list[str]:
 
 
 class OurArchitecture(spandrel.Architecture[SRNetwork]):
-    """A network of ours as a spandrel architecture: ``id`` is ``sr_nas-IMDN``, ``name`` is ``IMDN``.
-
-    Args:
-        arch: registered name of the network.
-    """
+    """A registered network as a spandrel architecture: ``id`` is ``sr_nas-IMDN``, ``name`` is ``IMDN``."""
 
     def __init__(self, arch: str) -> None:
         self._arch = arch

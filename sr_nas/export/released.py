@@ -148,7 +148,7 @@ def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None)
         The tensors, and the key under which they lay, if any.
 
     Raises:
-        UserError: no wrapper is known and something in the file is no tensor; the message lists what there is.
+        UserError: something there is no tensor; the message lists what the file holds.
     """
     wrapper = key or next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
     tensors = content if wrapper is None else content.get(wrapper)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -50,11 +50,10 @@ def upscale_image(
         progress: called after each tile with the share of the image that is done, up to 1.
 
     Returns:
-        round(s H) x round(s W) x C of the same dtype, at least 1x1; s = ``outscale``, by default ``network.scale``.
+        An image of the same dtype and channels, of :func:`output_size`.
 
     Raises:
-        UserError: an ``outscale`` that is not above 0 and finite, too little memory for the output, and what
-            :func:`~sr_nas.inference.tiles.upscale_tiles` raises.
+        UserError: an invalid ``outscale``, too little memory for the output, and what ``upscale_tiles`` raises.
     """
     height, width, channels = pixels.shape
     scale = cast(int, network.scale)
@@ -92,47 +91,32 @@ def output_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 
-def upscaler(
-    network: nn.Module,
-    *,
-    tile: int | None = None,
-    device: torch.device | str,
-    precision: Precision = "fp32",
-    ensemble: bool = False,
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Return the network as a function (LR HxWxC, scale) -> SR (s H)x(s W)xC, which :func:`~sr_nas.metrics.evaluate_set` scores.
+def upscaler(network: nn.Module, **how: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Return :func:`upscale_image`, with these arguments, as a function (LR HxWxC, scale) -> SR (s H)x(s W)xC.
 
-    It runs with the weights that the network has at each call. Arguments are those of
-    :func:`~sr_nas.inference.tiles.upscale_tiles`. The function raises UserError for another scale than the network's.
+    It runs with the weights that the network has at each call, and raises UserError for another scale than the network's.
     """
 
     def upscale_by_network(lr: np.ndarray, scale: int) -> np.ndarray:
         if scale != network.scale:
             raise UserError(f"the network upscales by {network.scale}, not by {scale}.")
-        return upscale_image(network, lr, tile=tile, device=device, precision=precision, ensemble=ensemble)
+        return upscale_image(network, lr, **how)
 
     return upscale_by_network
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one input file.
-
-    Attributes:
-        source: the input file.
-        output: where the upscaled image is, or would have been.
-        status: ``"written"``; ``"kept"``: it existed already; ``"failed"``; ``"left out"``: the input is another one's output.
-        message: why it failed, or a remark; mostly empty.
-        tiles: number of tiles that the image was cut into.
-        dropped: metadata of the input that the output lacks, such as ``"EXIF"``.
-    """
+    """The result of one input file; ``"kept"`` if its output existed, ``"left out"`` if it is itself the output of another."""
 
     source: Path
     output: Path
     status: Literal["written", "kept", "failed", "left out"]
     message: str = ""
+    """Why it failed, or a remark; mostly empty."""
     tiles: int = 1
     dropped: tuple[str, ...] = ()
+    """Metadata of the input that the output lacks, such as ``"EXIF"``."""
 
 
 def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Sequence[Path] | None = None) -> list[Path]:
@@ -189,9 +173,7 @@ def upscale_files(
     Args:
         network: see :func:`upscale_image`; so are ``device``, ``precision``, ``ensemble``, ``outscale`` and ``progress``.
         inputs: image files; outcomes come in their order.
-        output: folder for the upscaled images, created if missing.
-        tile: see :data:`Tile`.
-        suffix: see :func:`output_paths`; so are ``roots``.
+        output: see :func:`output_paths`; so are ``suffix`` and ``roots``.
         overwrite: upscale again what exists already.
 
     Raises:

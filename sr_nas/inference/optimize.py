@@ -71,10 +71,6 @@ class HalfPrecision(nn.Module):
 def traced(network: nn.Module, half: bool = False) -> Any:
     """Return a network, folded and in eval mode, as a ``torch.export.ExportedProgram`` of any batch, height and width from 1 on.
 
-    Args:
-        network: left as it is.
-        half: compute in float16; input and output stay float32.
-
     Raises:
         UserError: PyTorch is too old.
     """
@@ -138,16 +134,10 @@ class Program:
 
 
 class OnnxSession:
-    """ONNX Runtime on a model, on the device of its input, with as many threads as PyTorch has.
-
-    It maps [N, 3, H, W] to [N, 3, s H, s W], float32 both.
-
-    Args:
-        content: the serialised model.
-        name: what to call the model in messages.
+    """ONNX Runtime on a serialised model, on the device of its input: float32 [N, 3, H, W] to [N, 3, s H, s W].
 
     Raises:
-        UserError: it is no ONNX model, or ONNX Runtime is missing or lacks the device.
+        UserError: it is no ONNX model, or ONNX Runtime is missing or lacks the device; ``name`` is what messages call it.
     """
 
     in_torch = False
@@ -208,7 +198,7 @@ def export_onnx(
         network: in eval mode, on the CPU; left as it is.
         name: what to call the model in messages.
         metadata: of the model.
-        half: compute in float16, with weights of half the size.
+        half: compute in float16 between float32 input and output, with weights of half the size.
 
     Raises:
         UserError: a package is missing, PyTorch is too old, or the model does not give what the network gives.
@@ -295,7 +285,7 @@ def for_inference(
         engine: what to run it by.
         device: where.
         precision: ONNX Runtime computes in fp32 here.
-        pixels: LR pixels that are to be upscaled.
+        pixels: LR pixels to upscale; 0 where an export never pays.
 
     Raises:
         UserError: the engine was named, and cannot run this network here.

@@ -67,10 +67,7 @@ def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device
     accelerator it is ``None``: there running out of memory is an error that can be caught, while Linux promises memory that it
     does not have and then kills the process.
 
-    Args:
-        network: takes [1, 3, h, w].
-        size: (height, width) of the LR image.
-        device: where the network will run.
+    ``size`` is (height, width) of the LR image.
     """
     height, width = size
     if torch.device(device).type != "cpu" or height * width <= ALWAYS_WHOLE:
@@ -115,9 +112,9 @@ def upscale_tiles(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Upscale an image piece by piece; the device holds one tile at a time.
 
-    Each tile is cut with :func:`tile_overlap` pixels around it, fewer at the border of the image, where the network's own
-    padding applies as it would for the whole image. The result therefore equals that of the whole image to float rounding,
-    except for a network that :func:`pools_globally`: its statistics are those of each tile, and the caller warns.
+    Each tile is cut with :func:`tile_overlap` pixels around it, fewer at the border of the image, where the network pads as it
+    would the whole image. The result equals that of the whole image to float rounding, except for a network that
+    :func:`pools_globally`: its statistics are those of each tile, and the caller warns.
 
     Args:
         network: maps [1, 3, h, w] to [1, 3, s h, s w], s = ``network.scale``. It is moved to the device, runs in eval mode, and
@@ -125,8 +122,6 @@ def upscale_tiles(
         size: (height, width) of the LR image.
         read: (rows, columns) of the LR image -> [1, 3, h, w], float32 in 0..1, on the CPU.
         tile: side of the tiles in LR pixels, without overlap; ``None``: the whole image at once.
-        device: where the network runs.
-        precision: see :data:`~sr_nas.runs.device.Precision`.
         ensemble: average over eight flips and transpositions of each tile, in eight times the time.
 
     Yields:
