@@ -1,6 +1,6 @@
-"""The fused mixed operation: candidates computed together, equal to :class:`sr_nas.ops.mixed.MixedOp` and cheaper.
+"""Fused mixed operation: same results as :class:`sr_nas.ops.mixed.MixedOp`, computed with fewer and larger convolutions.
 
-A plan says which convolution computes which candidates; the weights of all operations that are alike are prepared at once.
+:class:`FusedPlan` assigns candidates to convolutions; :func:`prepare` computes the kernels of all operations of one kind at once.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from sr_nas.ops.fused_forms import Form, NormalisedSum, Part, Stage, Wide, affin
 from sr_nas.ops.fused_kernels import Assembly, Bank, Join, covers, shared_sizes, spread
 from sr_nas.ops.mixed import Builder, MixedOp
 
+# Up to so many output channels, a convolution takes the same time.
 LANES = 16
-"""Output channels that a convolution computes at once: up to so many it takes the same time."""
-
+# Taps times output channels up to which a separable convolution is no faster than further channels of a dense one.
 SMALL = 3 * 3 * 16
-"""Taps times output channels up to which a depthwise-separable convolution is no faster than more channels of a dense one."""
+# Parameters up to which operations compute their kernels together; for larger ones it saves nothing, and the copies take memory.
+TOGETHER = 2**20
 
-
+# Inputs that candidates share: the operation's input, and its ReLU.
 INPUT, RECTIFIED = 0, 1
-"""What candidates read alike: the input, and the input behind a ReLU."""
 
 
 @dataclass(frozen=True, eq=False)
 class Last:
-    """The last stage of a candidate; the stages in front of it, if any, run by themselves."""
+    """The last stage of a candidate; stages before it run separately."""
 
     index: int
     form: Form
@@ -48,22 +48,22 @@ class Last:
 
     @property
     def source(self) -> int:
-        """What it reads; below 0: what no other candidate reads."""
+        """Index of its input; negative for the output of the candidate's earlier stages."""
         return ~self.index if len(self.form.stages) > 1 else RECTIFIED if self.stage.relu else INPUT
 
 
 class FusedPlan:
-    """How candidates are computed together.
+    """Assignment of the candidates of an operation to convolutions.
 
     Attributes:
-        others: places of the candidates of unknown form, which run by themselves.
-        prefixed: place and stages in front of the last, of candidates that have some and are not in the join.
-        wides: convolutions that hold the kernels of several.
-        banks: separable convolutions of an operation that has BatchNorms.
-        join: those of an operation that has none, with all that is in front of them; ``None`` where there is none.
-        norms: candidate's place and BatchNorm of the blocks that are normalised, in the order of their blocks.
-        rectifies: whether anything outside the join reads the input behind a ReLU.
-        signature: equal where two operations may be computed together.
+        others: indices of candidates of unknown form, which run as they are.
+        prefixed: (index, form) of candidates with several stages that are not in the join.
+        wides: dense convolutions, each for several candidates.
+        banks: separable convolutions of an operation with BatchNorms.
+        join: separable candidates of an operation without BatchNorms; ``None`` where there are none.
+        norms: (candidate index, BatchNorm) of the normalised blocks, in block order.
+        rectifies: whether anything outside the join reads the ReLU of the input.
+        signature: equal for operations that can be batched.
     """
 
     def __init__(self, forms: Sequence[Form | None]) -> None:
@@ -93,10 +93,10 @@ class FusedPlan:
         )
 
     def _share_out(self, source: int, lasts: Sequence[Last]) -> list[Last]:
-        """Share out the last stages that read one thing; return the separable ones that no dense convolution takes."""
+        """Assign the last stages of one input to dense convolutions; return the separable ones that fit in none."""
         apart = []
         wides: dict[tuple[int, int], tuple[list[Last], list[Last]]] = {}
-        # Dense before separable, sums before blocks of their own, larger kernels before those that they hold.
+        # Dense before separable, summed before normalised, larger kernels before those that fit in them.
         order = sorted(
             lasts, key=lambda last: (last.stage.separable, last.form.norm is not None, -last.stage.kernel, last.stage.dilation)
         )
@@ -115,7 +115,7 @@ class FusedPlan:
 
     def _put_in_bank(self, source: int, lasts: Sequence[Last]) -> None:
         sizes = dict(zip(lasts, shared_sizes([last.stage for last in lasts]), strict=True))
-        # Sums first, and those of one size side by side.
+        # Summed stages first, and equal sizes next to each other.
         near = next((sizes[last] for last in lasts if last.form.norm is None), None)
         order = sorted(lasts, key=lambda last: (last.form.norm is not None, sizes[last] != near, sizes[last]))
         leads = sum(last.form.norm is None for last in order)
@@ -125,7 +125,7 @@ class FusedPlan:
 
 
 def _has_room(wide: tuple[list[Last], list[Last]], last: Last) -> bool:
-    """Whether a convolution takes another kernel for nothing: into the sum it has, or beside it in the same lanes."""
+    """Whether a convolution can take another kernel at no cost: in its existing sum, or as further channels within the lanes."""
     summed, alone = wide
     if last.form.norm is None and summed:
         return True
@@ -136,28 +136,24 @@ def _has_room(wide: tuple[list[Last], list[Last]], last: Last) -> bool:
 
 
 def _of_one_eps(forms: Sequence[Form | None]) -> list[Form | None]:
-    """The forms without those whose BatchNorm has another eps than the first."""
+    """Replace forms whose BatchNorm has another eps than the first by ``None``."""
     found = [None if form is None or form.norm is None else form.norm.eps for form in forms]
     first = next((eps for eps in found if eps is not None), None)
     return [form if eps in (None, first) else None for form, eps in zip(forms, found, strict=True)]
 
 
-# What a fused mixed operation needs besides its input, computed for many of
-# them at once.
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The weights of one operation for one pass.
+    """Tensors of one operation for one pass.
 
     Attributes:
-        weights: of its candidates.
-        shift: ``[C]``, added to the sum: the biases of everything; ``None`` for none.
-        scale: ``[B, C]``, what normalised blocks are multiplied by; in evaluation, blocks as they are.
-        offset: ``[B, C]``; in training, what the blocks lack to the candidates' own results, a bias, which a BatchNorm cancels
-            and its statistics show; in evaluation, what is subtracted from the blocks.
-        kernels: of its wide convolutions.
-        banks: of every bank its pointwise kernels and its depthwise ones.
+        weights: of the candidates.
+        shift: ``[C]``, sum of all biases; ``None`` for none.
+        scale: ``[B, C]``, factor of every normalised block; in evaluation divided by the running standard deviation.
+        offset: ``[B, C]``. Training: convolution biases left out of the blocks; BatchNorm cancels them in the output, so they
+            are only added to the running mean. Evaluation: running mean minus these biases.
+        kernels: of the wide convolutions.
+        banks: (pointwise kernels, depthwise kernels) of every bank.
     """
 
     weights: Tensor
@@ -169,12 +165,12 @@ class Prepared:
 
 
 def prepare(plans: Sequence[FusedPlan], weights: Tensor, training: bool) -> list[Prepared]:
-    """Prepare operations that are alike.
+    """Compute the tensors of several operations in one batch.
 
     Args:
-        plans: theirs, of one signature.
-        weights: of their candidates, ``[operations, candidates]``.
-        training: whether their BatchNorms take the statistics of the batch.
+        plans: one per operation, of equal signature.
+        weights: ``[operations, candidates]``.
+        training: whether BatchNorms use batch statistics.
     """
     first = plans[0]
     kernels, biases = Assembly([plan.wides for plan in plans])(weights) if first.wides else ([], [])
@@ -217,11 +213,11 @@ def prepare(plans: Sequence[FusedPlan], weights: Tensor, training: bool) -> list
 
 
 def bank_weights(banks: Sequence[Bank], weights: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Kernels of banks that are alike; those of sums carry their weights.
+    """Kernels of banks of equal signature; those of summed stages are multiplied by their weights.
 
     Returns:
-        Pointwise ``[operations, stages, C_out, C_in]``; of every run depthwise, ``[operations, stages of it * C_in, 1, k, k]``;
-        biases ``[operations, stages, C_out]``.
+        Pointwise kernels ``[operations, stages, C_out, C_in]``; depthwise kernels per run, ``[operations, stages of the run *
+        C_in, 1, k, k]``; biases ``[operations, stages, C_out]``.
     """
     first = banks[0]
     stages = list(zip(*(bank.stages for bank in banks), strict=True))
@@ -242,7 +238,7 @@ def bank_weights(banks: Sequence[Bank], weights: Tensor) -> tuple[Tensor, list[T
 
 
 def _bias(stages: Sequence[Stage], pointwise: Tensor, factor: Tensor) -> Tensor:
-    """What the stages of all operations add to their results: ``[operations, C_out]``."""
+    """Total bias of a stage in all operations: ``[operations, C_out]``."""
     total = pointwise.new_zeros(pointwise.shape[:2])
     firsts, lasts = ([stage.convolutions[half].bias for stage in stages] for half in (0, -1))
     if firsts[0] is not None:
@@ -253,27 +249,18 @@ def _bias(stages: Sequence[Stage], pointwise: Tensor, factor: Tensor) -> Tensor:
 
 
 def _stacked(plans: Sequence[FusedPlan], name: str) -> Tensor:
-    """A tensor of all BatchNorms, ``[operations, B, C]``."""
+    """One attribute of all BatchNorms, ``[operations, B, C]``."""
     found = [getattr(norm, name) for plan in plans for _, norm in plan.norms]
     return torch.stack(found).unflatten(0, (len(plans), -1))
 
 
-# The mixed operation with its candidates computed together: equal to
-# :class:`sr_nas.ops.mixed.MixedOp`, and cheaper.
-
-
-TOGETHER = 2**20
-"""Parameters up to which operations compute their kernels together: more are slow enough, and their copies take memory."""
-
-
 class FusedMixedOp(MixedOp):
-    """:class:`MixedOp` by another order of the same sums; arguments, parameters, their names and results are the same.
+    """:class:`MixedOp` with the sums reordered; arguments, parameters, their names and results are the same.
 
-    Convolutions without a BatchNorm are linear in their kernel, so that one convolution with the weighted sum of their kernels
-    stands for all that read the same; alpha's gradient is a product with that of the kernel. Convolutions of one size with a
-    BatchNorm are one convolution to more channels, normalised and summed in one step. Depthwise-separable ones join their
-    pointwise halves, or become dense where that is faster. Candidates of another form run by themselves. Hooks on candidates do
-    not run.
+    A convolution is linear in its kernel, so candidates without BatchNorm that read the same input are one convolution with the
+    weighted sum of their kernels. Candidates of one kernel size with BatchNorm are one convolution with more channels, normalised
+    and summed in one step. Separable candidates share one pointwise product, or become dense where that is faster. Other
+    candidates run as they are. Hooks on candidates do not run.
     """
 
     def __init__(self, builders: Mapping[str, Builder], in_channels: int, out_channels: int, partial_channel: int = 1) -> None:
@@ -282,7 +269,7 @@ class FusedMixedOp(MixedOp):
 
     @classmethod
     def bind(cls, ops: Sequence[MixedOp], weights: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
-        """See :meth:`MixedOp.bind`. Operations that are alike compute their kernels together."""
+        """See :meth:`MixedOp.bind`; operations of equal signature compute their kernels together."""
         alike: dict[object, list[int]] = {}
         bound: list[Callable[[Tensor], Tensor]] = []
         for place, op in enumerate(cast("Sequence[FusedMixedOp]", ops)):
@@ -300,7 +287,6 @@ class FusedMixedOp(MixedOp):
         return bound
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """See :meth:`MixedOp.forward`."""
         (bound,) = self.bind([self], [weights])
         return bound(x)
 
@@ -309,7 +295,7 @@ class FusedMixedOp(MixedOp):
             return self._fused(x, prepared)
         sampled, rest = x.split((self.sampled, x.shape[1] - self.sampled), dim=1)
         bypassed = self.bypass(rest).unflatten(1, (self.partial_channel - 1, -1))
-        # Joined and shuffled in one copy.
+        # Concatenation and channel shuffle in one copy.
         return torch.cat((self._fused(sampled, prepared)[:, :, None], bypassed.transpose(1, 2)), dim=2).flatten(1, 2)
 
     def _fused(self, x: Tensor, prepared: Prepared) -> Tensor:
@@ -349,9 +335,6 @@ class FusedMixedOp(MixedOp):
                 h = F.relu(h) if following.relu else h
             sources[~index] = h
         return sources
-
-
-# How mixed operations run.
 
 
 Execution = Annotated[

@@ -1,4 +1,6 @@
-"""Parts of the fused mixed operation: recognised candidates, merged convolutions, depthwise gradients, joint BatchNorm."""
+"""Parts of the fused mixed operation: parsing candidates into convolutions (:class:`Form`), merging convolutions that read the
+same input (:class:`Wide`), fast depthwise gradients on the CPU, and BatchNorm plus weighted sum in one step.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,7 @@ def gradients(
     grads: Sequence[Tensor | None],
     create_graph: bool = True,
 ) -> list[Tensor | None]:
-    """Return the gradient of every input that needs one, 0, not nothing, where none depends on it.
-
-    Args:
-        outputs: computed of the inputs by differentiable operations.
-        inputs: ``None`` where an input is left out.
-        grads: of the outputs; ``None`` where nothing depends on one.
-        create_graph: whether the gradients are differentiable themselves.
-    """
+    """:func:`torch.autograd.grad` that skips ``None`` and tensors without a gradient, and returns zeros for unused inputs."""
     pairs = [
         (result, grad)
         for result, grad in zip(outputs, grads, strict=True)
@@ -40,18 +35,14 @@ def gradients(
     return [next(found) if tensor is not None and tensor.requires_grad else None for tensor in inputs]
 
 
-# The halves of a depthwise-separable convolution, with gradients that are fast on
-# the CPU.
-
-
 HALVES = (torch.float16, torch.bfloat16)
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    """Run a depthwise convolution that keeps height and width; the same result and gradients, on the CPU sooner.
+    """Depthwise convolution with "same" padding, whose backward pass is fast on the CPU; same result and gradients.
 
-    PyTorch's library for the CPU has fast gradients of 3x3 depthwise convolutions alone. For larger kernels and for dilated ones,
-    its backward pass takes 10 to 25 times as long as the forward one. Both gradients are also forward convolutions.
+    On the CPU, PyTorch has fast gradients for 3x3 depthwise convolutions only. For larger or dilated kernels, its backward pass
+    takes 10 to 25 times as long as the forward pass. Here both gradients are computed as forward convolutions.
 
     Args:
         x: ``[N, C, H, W]``.
@@ -66,21 +57,18 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> 
 
 
 def fast_gradients(x: Tensor) -> bool:
-    """Whether gradients as forward convolutions are the faster ones. Half precision and accelerators: not measured to gain."""
+    """Whether gradients computed as forward convolutions are faster: in float32 and float64 on the CPU, as far as measured."""
     return x.device.type == "cpu" and x.dtype not in HALVES and not torch.is_autocast_enabled("cpu")
 
 
 def input_gradient(grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Gradient of the input of a depthwise convolution that keeps height and width, from that of its result."""
+    """Input gradient of :func:`depthwise`."""
     padding = dilation * (weight.shape[-1] // 2)
     return F.conv2d(grad, weight.flip(2, 3), padding=padding, dilation=dilation, groups=len(weight))
 
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Gradient of the weight: every channel of every image is correlated with its gradient.
-
-    Where the kernel has gaps, the correlation has steps.
-    """
+    """Weight gradient of :func:`depthwise`: each channel correlated with its output gradient, with the dilation as stride."""
     kernel = _side_by_side(grad).transpose(0, 1)
     padding = dilation * (weight.shape[-1] // 2)
     each = F.conv2d(_side_by_side(x), kernel, padding=padding, stride=dilation, groups=len(kernel))
@@ -88,7 +76,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> T
 
 
 class _Depthwise(torch.autograd.Function):
-    """Written in differentiable operations, so that gradients of gradients come by themselves."""
+    # Both passes are made of differentiable operations, so double backward works without further code.
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -110,20 +98,17 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _side_by_side(x: Tensor) -> Tensor:
-    """Images as channels: ``[N, C, H, W]`` -> ``[1, N * C, H, W]``, in the order of memory that ``x`` has."""
+    """``[N, C, H, W]`` -> ``[1, N * C, H, W]`` in the memory format of ``x``."""
     if x[0].is_contiguous():
         return x.flatten(0, 1)[None]
     return x.permute(2, 3, 0, 1).flatten(2, 3).permute(2, 0, 1)[None]
 
 
-# What a candidate is made of, as far as a fused execution can know it.
-
-
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """An optional ReLU and a convolution behind it: a dense one, or a depthwise and a pointwise one.
+    """An optional ReLU followed by a dense convolution, or by a depthwise and a pointwise one.
 
-    It holds the modules, never their tensors, which a caller may replace (``torch.func.functional_call``).
+    It holds modules and not their tensors, since ``torch.func.functional_call`` may replace those.
     """
 
     relu: bool
@@ -131,26 +116,22 @@ class Stage:
 
     @property
     def separable(self) -> bool:
-        """Whether it is a depthwise and a pointwise convolution."""
         return len(self.convolutions) == 2
 
     @property
     def kernel(self) -> int:
-        """Side of the kernel."""
         return self.convolutions[0].kernel_size[0]
 
     @property
     def dilation(self) -> int:
-        """Distance of the kernel's taps."""
         return self.convolutions[0].dilation[0]
 
     @property
     def out_channels(self) -> int:
-        """Channels of the result."""
         return self.convolutions[-1].out_channels
 
     def tensors(self) -> list[Tensor | None]:
-        """Weight and bias of every convolution, as they are now."""
+        """Current weight and bias of every convolution."""
         return [tensor for convolution in self.convolutions for tensor in (convolution.weight, convolution.bias)]
 
     def run(self, x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
@@ -170,17 +151,14 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A candidate: stages one after the other, and a BatchNorm behind the last or none."""
+    """A candidate: a sequence of stages, followed by a BatchNorm or by none."""
 
     stages: tuple[Stage, ...]
     norm: nn.BatchNorm2d | None
 
 
 def recognise(candidate: nn.Module) -> Form | None:
-    """Return the form of a candidate, or ``None`` for one that is anything else and has to run by itself.
-
-    Types are compared exactly: a subclass may compute anything.
-    """
+    """Parse a candidate into a :class:`Form`; ``None`` for any other structure. A subclass of a layer never matches."""
     rest = _leaves(candidate)
     norm = None
     if rest and _plain_norm(rest[-1]):
@@ -231,17 +209,14 @@ def _plain_norm(module: nn.Module) -> bool:
     return type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats and module.momentum is not None
 
 
-# Convolutions that do the work of several: which kernels are in them, and where.
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One candidate's kernel in a wide one.
+    """One candidate's kernel within a :class:`Wide` convolution.
 
     Attributes:
         stage: the candidate's convolution.
-        row: which block of output channels it is added to.
-        weight: place of its weight among those of the mixed operation; ``None`` to add it unweighted.
+        row: block of output channels that it is added to.
+        weight: index of its weight in the mixed operation; ``None`` to add it unweighted.
     """
 
     stage: Stage
@@ -250,32 +225,30 @@ class Part:
 
     @property
     def channels(self) -> slice:
-        """Output channels it is added to."""
         size = self.stage.out_channels
         return slice(self.row * size, (self.row + 1) * size)
 
     @property
     def shapes(self) -> tuple[Any, ...]:
-        """Of its tensors."""
         return tuple(None if tensor is None else tensor.shape for tensor in self.stage.tensors())
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Equal where two parts of different operations may be computed together."""
+        """Equal for parts of different operations that can be batched."""
         return self.row, self.weight, self.stage.kernel, self.stage.dilation, self.shapes
 
 
 @dataclass(frozen=True, eq=False)
 class Wide:
-    """One convolution that does the work of several on the same input.
+    """One dense convolution that computes several candidates on the same input.
 
     Attributes:
-        source: what it reads.
-        kernel: side of its kernel.
+        source: index of the input.
+        kernel: side of the kernel.
         dilation: distance of its taps.
-        parts: what is in it.
-        rows: how many blocks of output channels it has.
-        summed: whether the first block is a weighted sum; the others belong to one candidate each.
+        parts: the candidates' kernels.
+        rows: number of blocks of output channels.
+        summed: whether the first block is a weighted sum; each other block is one candidate.
     """
 
     source: int
@@ -287,17 +260,17 @@ class Wide:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of its kernel."""
+        """Shape of the kernel."""
         stage = self.parts[0].stage
         return self.rows * stage.out_channels, stage.convolutions[0].in_channels, self.kernel, self.kernel
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Equal where two convolutions of different operations may be computed together."""
+        """Equal for convolutions of different operations that can be batched."""
         return self.source, self.kernel, self.dilation, self.rows, self.summed, *(part.signature for part in self.parts)
 
     def taps(self, stage: Stage) -> tuple[Any, slice, slice]:
-        """Which taps of the wide kernel those of a stage are."""
+        """Index of a stage's taps within the wide kernel."""
         step = max(1, stage.dilation // self.dilation)
         edge = self.kernel // 2 - step * (stage.kernel // 2)
         along = slice(edge, self.kernel - edge, step)
@@ -308,28 +281,20 @@ class Wide:
         return F.conv2d(x, kernel, None, padding=self.dilation * (self.kernel // 2), dilation=self.dilation)
 
 
-# BatchNorm of several candidates and their weighted sum in one step; no
-# normalised tensor is kept.
-
-
 ROOM = (0, 3, 4)
 """Batch, height and width of ``[N, blocks, C, H, W]``."""
 
 Parts = Sequence[tuple[Tensor, int]]
-"""Blocks of channels, ``[N, blocks * C, H, W]``, and how many of them, from the first on, are added as they are."""
+"""Blocks of channels, ``[N, blocks * C, H, W]``, and how many leading blocks are added without normalisation."""
 
 
 def normalised_sum(scale: Tensor, shift: Tensor, eps: float, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
-    """``sum_b scale_b (z_b - mean_b) / sqrt(var_b + eps) + sum_a z_a + shift`` over B blocks of channels, others as they are.
+    """Weighted sum of B blocks behind BatchNorms, and of blocks without.
 
-    Args:
-        scale: ``[B, C]``.
-        shift: ``[C]``.
-        eps: added to the variance.
-        parts: the blocks in order.
+    It is ``sum_b scale_b (z_b - mean_b) / sqrt(var_b + eps) + sum_a z_a + shift``, with scale ``[B, C]`` and shift ``[C]``.
 
     Returns:
-        The sum ``[N, C, H, W]``, and mean and variance of the blocks, ``[B, C]``; the variance divides by N*H*W.
+        The sum ``[N, C, H, W]``, and mean and biased variance of the normalised blocks, ``[B, C]``.
     """
     means, variances, total = [], [], _first(shift, parts)
     for own, blocks in _normalised(scale, parts):
@@ -344,7 +309,7 @@ def normalised_sum(scale: Tensor, shift: Tensor, eps: float, parts: Parts) -> tu
 
 
 def affine_sum(factor: Tensor, mean: Tensor, shift: Tensor, parts: Parts) -> Tensor:
-    """``sum_b factor_b * (z_b - mean_b) + sum_a z_a + shift``; shapes as in :func:`normalised_sum`."""
+    """Evaluation mode: ``sum_b factor_b * (z_b - mean_b) + sum_a z_a + shift``; shapes as in :func:`normalised_sum`."""
     total = _first(shift, parts)
     for own, blocks in _normalised(factor, parts):
         total = _add_up(total, blocks - mean[own, :, None, None], factor[own])
@@ -352,7 +317,7 @@ def affine_sum(factor: Tensor, mean: Tensor, shift: Tensor, parts: Parts) -> Ten
 
 
 def _first(shift: Tensor, parts: Parts) -> Tensor:
-    """The blocks that are added as they are, and the shift."""
+    """Sum of the shift and the blocks that are not normalised."""
     total = shift[:, None, None]
     for part, leads in parts:
         for lead in part.split(len(shift), dim=1)[:leads]:
@@ -361,7 +326,7 @@ def _first(shift: Tensor, parts: Parts) -> Tensor:
 
 
 def _normalised(scale: Tensor, parts: Parts) -> Iterator[tuple[slice, Tensor]]:
-    """The other blocks of every part that has some, ``[N, blocks, C, H, W]``, and which of all they are."""
+    """Yield the normalised blocks of every part, ``[N, blocks, C, H, W]``, with their slice of B."""
     start = 0
     for part, leads in parts:
         blocks = part.to(scale.dtype).unflatten(1, (-1, scale.shape[1]))[:, leads:]
@@ -378,7 +343,7 @@ def _add_up(total: Tensor, blocks: Tensor, factor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update_statistics(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move the running statistics as a BatchNorm does: by its momentum towards mean and unbiased variance of the batch."""
+    """Update running statistics as BatchNorm does, with the unbiased variance of a batch of ``count`` values per channel."""
     unbiased = variance * (count / (count - 1))
     for norm, new_mean, new_variance in zip(norms, mean.unbind(), unbiased.unbind(), strict=True):
         assert norm.momentum is not None
@@ -388,7 +353,7 @@ def update_statistics(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: T
 
 
 class NormalisedSum(torch.autograd.Function):
-    """:func:`normalised_sum` with a backward pass that needs its inputs alone."""
+    """:func:`normalised_sum` with a backward pass that needs only its inputs, so that no normalised tensor is saved."""
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, shift: Tensor, eps: float, leads: Sequence[int], *parts: Tensor) -> Any:
@@ -433,8 +398,8 @@ class NormalisedSum(torch.autograd.Function):
 def _differentiable(
     grad: Tensor, scale: Tensor, shift: Tensor, eps: float, leads: Sequence[int], parts: Sequence[Tensor | None]
 ) -> Any:
-    """The backward pass as a graph, for a gradient of gradients."""
-    # A part that was not kept is a sum's alone; anything of its shape has its gradient.
+    """Differentiable backward pass, for double backward."""
+    # A part that was not saved enters linearly, so that zeros of its shape have the same gradient.
     channels = len(shift)
     stands = [
         grad.new_zeros(len(grad), lead * channels, *grad.shape[2:], requires_grad=True) if part is None else part

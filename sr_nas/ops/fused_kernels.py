@@ -1,4 +1,6 @@
-"""Kernels of the fused mixed operation: those of many candidates, in many operations, as those of few convolutions."""
+"""Kernels of the fused mixed operation: :class:`Assembly` builds dense kernels for many operations at once, :class:`Join` sums
+depthwise-separable candidates without BatchNorm, :class:`Bank` runs separable convolutions of one input in few calls.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +25,20 @@ from sr_nas.ops.fused_forms import (
 )
 
 Columns = list[list[Tensor | None]]
-"""Of every group weight, bias, ... of all its parts, ``[operations, parts, ...]`` each."""
+"""Per group of equal parts: stacked weights, biases, ..., each ``[operations, parts, ...]``."""
 
 
 class Assembly:
-    """The wide convolutions of mixed operations that are alike.
+    """Computes the kernels of the wide convolutions of several mixed operations with equal signatures.
 
-    All operations, and in each the separable parts of one shape, are computed together: the kernels are small, and launching
-    is what they would cost.
-
-    Args:
-        operations: of each operation its wide convolutions; their signatures must agree.
+    All operations, and in each the parts of one shape, are batched: kernels are small, and one launch each would dominate.
     """
 
     def __init__(self, operations: Sequence[Sequence[Wide]]) -> None:
         self.wides = operations[0]
         self.groups = [[(number, self.wides[number].parts[index]) for number, index in group] for group in alike(self.wides)]
         self.tensors: list[Tensor | None] = []
-        """As they are now: a caller may replace them for a call (``torch.func.functional_call``)."""
+        # Current tensors, since torch.func.functional_call may replace them for a call.
         for group in alike(self.wides):
             stages = [wides[number].parts[index].stage for wides in operations for number, index in group]
             self.tensors += [tensor for column in zip(*(stage.tensors() for stage in stages), strict=True) for tensor in column]
@@ -48,24 +46,22 @@ class Assembly:
     def __call__(self, weights: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """Kernels ``[operations, rows * C_out, C_in, k, k]`` and biases ``[operations, rows * C_out]`` of every wide convolution.
 
-        Args:
-            weights: ``[operations, candidates]``.
+        ``weights`` is ``[operations, candidates]``.
         """
         found = _Assemble.apply(self, weights, *self.tensors)
         return list(found[::2]), list(found[1::2])
 
     def factors(self, weights: Tensor) -> list[Tensor]:
-        """What every part of every group is multiplied by, its weight or 1: ``[operations, parts]``."""
+        """Factor of every part, its weight or 1: ``[operations, parts]`` per group."""
         extended = torch.cat((weights, weights.new_ones(len(weights), 1)), dim=1)
         return [extended[:, places] for places in self.places(weights)]
 
     def places(self, weights: Tensor) -> list[list[int]]:
-        """Of every part of every group the place of its weight, one past the end where it has none."""
+        """Index of every part's weight, per group; one past the end for parts without a weight."""
         last = weights.shape[1]
         return [[last if part.weight is None else part.weight for _, part in group] for group in self.groups]
 
     def columns(self, tensors: Sequence[Tensor | None], operations: int) -> Columns:
-        """Stack the tensors of every group."""
         found, start = [], 0
         for group in self.groups:
             stacked = []
@@ -78,7 +74,7 @@ class Assembly:
 
 
 def alike(wides: Sequence[Wide]) -> list[list[tuple[int, int]]]:
-    """Group the parts by the shapes of their tensors; a part is named by its convolution's number and its own."""
+    """Group parts by tensor shapes; a part is (number of its convolution, index in it)."""
     groups: dict[Any, list[tuple[int, int]]] = {}
     for number, wide in enumerate(wides):
         for index, part in enumerate(wide.parts):
@@ -87,21 +83,21 @@ def alike(wides: Sequence[Wide]) -> list[list[tuple[int, int]]]:
 
 
 def dense(columns: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
-    """Dense kernels ``[..., C_out, C_in, k, k]`` and biases ``[..., C_out]`` of stages; of a separable one, the outer product."""
+    """Dense kernels ``[..., C_out, C_in, k, k]`` and biases ``[..., C_out]`` of stages; a separable one is multiplied out."""
     kernel, bias = columns[:2]
     assert kernel is not None
     if len(columns) == 2:
         return kernel, bias
     pointwise, last = columns[2:]
     assert pointwise is not None
-    # A product and a sum, since a matrix product would be done in half precision under autocast.
+    # Not a matrix product, which autocast would compute in half precision.
     through = None if bias is None else (pointwise.flatten(-3) * bias[..., None, :]).sum(-1)
     product = pointwise * kernel.transpose(-3, -4)
     return product, last if through is None else through if last is None else through + last
 
 
 class _Assemble(torch.autograd.Function):
-    """Weights and the parts' tensors -> kernel and bias of every wide convolution."""
+    """:func:`assemble` with a faster forward and backward pass."""
 
     @staticmethod
     def forward(ctx: Any, assembly: Assembly, weights: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -145,7 +141,7 @@ class _Assemble(torch.autograd.Function):
             if stacked[1] is not None or stacked[-1] is not None:
                 sums = torch.stack([_gradient(assembly, stacked, grads, number, part, True) for number, part in group], dim=1)
             own = _gradients(stacked, taps, sums)
-            # What is added is linear in the last convolution's tensors, and so their gradients give those of the weights.
+            # A part is linear in its last convolution, whose gradients therefore give those of the architecture weights.
             for column, gradient in zip(stacked[-2:], own[-2:], strict=True):
                 if column is not None and gradient is not None:
                     grad_weights[:, places] += (column * gradient).flatten(2).sum(2).to(weights.dtype)
@@ -159,7 +155,7 @@ class _Assemble(torch.autograd.Function):
 def _gradient(
     assembly: Assembly, stacked: list[Tensor | None], grads: Sequence[Tensor | None], number: int, part: Part, bias: bool
 ) -> Tensor:
-    """Of a part's dense kernels or biases; 0 where nothing depends on them."""
+    """Gradient of a part's dense kernel or bias; zeros where nothing depends on it."""
     grad, wide = grads[2 * number + bias], assembly.wides[number]
     if grad is None:
         like = stacked[0]
@@ -169,7 +165,7 @@ def _gradient(
 
 
 def _gradients(columns: Sequence[Tensor | None], taps: Tensor, sums: Tensor | None) -> list[Tensor | None]:
-    """Gradients of the stages' tensors from those of their dense kernels and biases."""
+    """Gradients of the stages' tensors, from those of their dense kernels (``taps``) and biases (``sums``)."""
     if len(columns) == 2:
         return [taps, sums]
     depthwise, bias, pointwise, last = columns
@@ -185,7 +181,7 @@ def _gradients(columns: Sequence[Tensor | None], taps: Tensor, sums: Tensor | No
 
 
 def assemble(assembly: Assembly, weights: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Kernels and biases by differentiable operations alone; what the fast way must equal."""
+    """Reference implementation of :class:`_Assemble` in differentiable operations."""
     kernels = [[[] for _ in range(wide.rows)] for wide in assembly.wides]  # type: list[list[list[Tensor]]]
     biases = [[[] for _ in range(wide.rows)] for wide in assembly.wides]  # type: list[list[list[Tensor]]]
     columns = assembly.columns(tensors, len(weights))
@@ -207,34 +203,24 @@ def assemble(assembly: Assembly, weights: Tensor, tensors: Sequence[Tensor | Non
     return found
 
 
-# Depthwise-separable candidates without a BatchNorm as one sum, of which nothing
-# but the input is kept.
-
-
 Tensors = Sequence[Tensor | None]
 
 
 class Join:
-    """A weighted sum of candidates whose last stages are separable.
+    """Weighted sum of candidates without BatchNorm whose last stages are separable; only the input is saved for backward.
 
-    Their halves, which are what the last pointwise convolutions read, are cheap beside the memory that they take, and so the
-    backward pass computes them again.
+    The "halves" (inputs of the last pointwise convolutions) are cheap to compute and large, so the backward pass recomputes them.
 
     Args:
-        places: of the candidates' weights among those of the mixed operation.
-        forms: theirs.
+        places: indices of the candidates' weights in the mixed operation.
+        forms: of the candidates.
     """
 
     def __init__(self, places: Sequence[int], forms: Sequence[Form]) -> None:
         self.places, self.forms = list(places), list(forms)
 
     def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Sum up.
-
-        Args:
-            x: ``[N, C_in, H, W]``.
-            weights: of all candidates of the mixed operation.
-        """
+        """Return the sum for ``[N, C_in, H, W]``; ``weights`` are those of all candidates of the mixed operation."""
         own = weights[self.places].unbind()
         inner, kernels, bias = [], [], None
         for weight, form in zip(own, self.forms, strict=True):
@@ -251,7 +237,7 @@ class Join:
         return result if bias is None else result + bias[:, None, None]
 
     def halves(self, x: Tensor, tensors: Tensors) -> list[Tensor]:
-        """What the last pointwise convolutions read; ``tensors`` are those of all other convolutions."""
+        """Inputs of the last pointwise convolutions; ``tensors`` are those of all other convolutions."""
         rest, found = list(tensors), []
         rectified = F.relu(x) if any(form.stages[0].relu for form in self.forms) else x
         for form in self.forms:
@@ -264,12 +250,12 @@ class Join:
 
 
 def _product(halves: Sequence[Tensor], kernels: Tensor) -> Tensor:
-    """``sum_i kernels_i halves_i`` at every pixel by differentiable operations alone; what the fast way must equal."""
+    """Reference implementation of :class:`_Join`: ``sum_i kernels_i halves_i`` at every pixel."""
     return F.conv2d(torch.cat(list(halves), dim=1), torch.cat(list(kernels), dim=1)[..., None, None])
 
 
 class _Join(torch.autograd.Function):
-    """Input, kernels ``[halves, C_out, C]`` and the tensors that the halves are made with -> the sum."""
+    """Sum from the input, kernels ``[halves, C_out, C]``, and the tensors of :meth:`Join.halves`."""
 
     @staticmethod
     def forward(ctx: Any, join: Join, x: Tensor, kernels: Tensor, *tensors: Tensor | None) -> Tensor:
@@ -300,24 +286,20 @@ class _Join(torch.autograd.Function):
         return None, of_x, of_kernels, *others
 
 
-# Depthwise-separable convolutions of one input as few calls: depthwise ones of
-# one size together, then a matrix product.
-
-
 Size = tuple[int, int]
-"""Side of a kernel and distance of its taps."""
+"""Kernel side and dilation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Separable convolutions that read one thing.
+    """Separable convolutions of one input: one depthwise call per kernel size, then one matrix product.
 
     Attributes:
-        source: what they read.
-        stages: the convolutions; the first ``leads`` are summed as they are, each other one is normalised.
-        weights: places of their weights among those of the mixed operation.
-        leads: how many are summed as they are.
-        sizes: of the depthwise kernel that each is computed with; it may have more taps than the stage's own.
+        source: index of the input.
+        stages: the convolutions; the first ``leads`` are summed without normalisation, the others are normalised.
+        weights: indices of their weights in the mixed operation.
+        leads: number of stages without normalisation.
+        sizes: depthwise kernel that each is computed with; it may have more taps than the stage's own.
     """
 
     source: int
@@ -328,25 +310,19 @@ class Bank:
 
     @property
     def runs(self) -> list[tuple[Size, int]]:
-        """Neighbours of one size: the size and how many."""
+        """Consecutive stages of one size: (size, number)."""
         return [(size, len(list(same))) for size, same in groupby(self.sizes)]
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Equal where two banks of different operations may be computed together."""
+        """Equal for banks of different operations that can be batched."""
         shapes = [tensor is None or tensor.shape for stage in self.stages for tensor in stage.tensors()]
         return self.source, self.weights, self.leads, self.sizes, *shapes
 
     def __call__(self, x: Tensor, pointwise: Tensor, kernels: Sequence[Tensor]) -> Tensor:
-        """Convolve.
+        """Convolve ``[N, C_in, H, W]`` to ``[N, stages * C_out, H, W]``, without biases.
 
-        Args:
-            x: ``[N, C_in, H, W]``.
-            pointwise: ``[stages, C_out, C_in]``.
-            kernels: of every run, ``[stages of the run * C_in, 1, k, k]``.
-
-        Returns:
-            ``[N, stages * C_out, H, W]``, without biases.
+        ``pointwise`` is ``[stages, C_out, C_in]``, ``kernels`` per run ``[stages of the run * C_in, 1, k, k]``.
         """
         dilations = [dilation for (_, dilation), _ in self.runs]
         if not fast_gradients(x):
@@ -356,13 +332,13 @@ class Bank:
 
 
 def shared_sizes(stages: Sequence[Stage]) -> list[Size]:
-    """For every stage the size of the largest kernel of all that holds its own."""
+    """For every stage, the largest kernel size among all stages whose taps include its own."""
     own = sorted({(stage.kernel, stage.dilation) for stage in stages}, key=lambda size: (-size[0], size[1]))
     return [next(size for size in own if covers(*size, stage)) for stage in stages]
 
 
 def _depthwise(x: Tensor, kernels: Sequence[Tensor], dilations: Sequence[int]) -> Tensor:
-    """Every kernel on every channel it is of: ``[N, stages * C_in, H, W]``."""
+    """Depthwise convolutions of all runs: ``[N, stages * C_in, H, W]``."""
     found = []
     for kernel, dilation in zip(kernels, dilations, strict=True):
         copies = x.repeat(1, len(kernel) // x.shape[1], 1, 1)
@@ -377,13 +353,13 @@ def _rows(x: Tensor, rows: int) -> Tensor:
 
 
 def separable(x: Tensor, pointwise: Tensor, kernels: Sequence[Tensor], dilations: Sequence[int]) -> Tensor:
-    """The result of a bank by differentiable operations alone; what the fast way must equal."""
+    """Reference implementation of :class:`_Separable` in differentiable operations."""
     mixed = torch.matmul(pointwise, _rows(_depthwise(x, kernels, dilations), len(pointwise)))
     return mixed.flatten(1, 2).unflatten(2, x.shape[2:])
 
 
 class _Separable(torch.autograd.Function):
-    """:func:`separable` with a backward pass of forward convolutions."""
+    """:func:`separable` with a backward pass made of forward convolutions."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pointwise: Tensor, dilations: Sequence[int], *kernels: Tensor) -> Tensor:
@@ -414,14 +390,14 @@ class _Separable(torch.autograd.Function):
 
 
 def covers(kernel: int, dilation: int, stage: Stage) -> bool:
-    """Whether every tap of the stage's kernel is a tap of the given one."""
+    """Whether a kernel of this side and dilation has every tap of the stage's."""
     if stage.kernel == 1:
         return True
     return stage.dilation % dilation == 0 and stage.dilation * (stage.kernel - 1) <= dilation * (kernel - 1)
 
 
 def spread(small: Tensor, stage: Stage, kernel: int, dilation: int) -> Tensor:
-    """A stage's kernels ``[..., k, k]`` as kernels of a size that covers them, zero where they have no tap."""
+    """Pad and dilate a stage's kernels ``[..., k, k]`` with zeros to a size that covers them."""
     step = max(1, stage.dilation // dilation)
     gaps = F.pad(small[..., None, :, None], (0, step - 1, 0, 0, 0, step - 1)).flatten(-2, -1).flatten(-3, -2)
     side = step * (stage.kernel - 1) + 1
