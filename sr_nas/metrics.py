@@ -47,8 +47,6 @@ class ImagePairs(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
-    def __len__(self) -> int: ...
-
     def hr(self, index: int) -> Image: ...
 
     def lr(self, index: int) -> Image: ...
@@ -62,10 +60,7 @@ def luma(rgb: Image) -> NDArray[np.float64]:
 def psnr(sr: Image, hr: Image, scale: int) -> float:
     """Peak signal-to-noise ratio of Y in dB; infinite for images that are equal there.
 
-    Args:
-        sr: the result, uint8 [H, W, 3], RGB.
-        hr: the original, of the same shape; otherwise a UserError is raised.
-        scale: pixels to shave off each side; a UserError if nothing is left.
+    Both are uint8 [H, W, 3], RGB; ``scale`` pixels are shaved off each side. A UserError if sizes differ or nothing is left.
     """
     sr_luma, hr_luma = _shaved_luma(sr, hr, scale, at_least=1)
     error = float(np.mean((sr_luma - hr_luma) ** 2))
@@ -75,8 +70,7 @@ def psnr(sr: Image, hr: Image, scale: int) -> float:
 def ssim(sr: Image, hr: Image, scale: int) -> float:
     """Structural similarity of Y (Wang et al. 2004, eq. 13), -1..1; as :func:`psnr`, but an 11x11 window must be left."""
     sr_luma, hr_luma = _shaved_luma(sr, hr, scale, at_least=SSIM_WINDOW)
-    # With Gaussian weights scikit-image cuts the kernel at 3.5 sigma, which is 5 pixels to each side, and averages over
-    # the region in which the window lies within the image.
+    # scikit-image cuts Gaussian weights at 3.5 sigma, 5 pixels to each side, and averages where the window is inside the image.
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "K1": 0.01, "K2": 0.03}
     return float(structural_similarity(sr_luma, hr_luma, data_range=255, **settings))
 
@@ -107,9 +101,7 @@ def bicubic(lr: Image, scale: int) -> Image:
 def evaluate_set(
     upscale: Upscale, pairs: ImagePairs, scale: int, on_image: Callable[[str, dict[str, float]], None] | None = None
 ) -> dict[str, Any]:
-    """Score an upscaler on a set by PSNR in dB and SSIM, see :data:`PROTOCOL`.
-
-    ``on_image`` is called with an image's name and scores as soon as they are known.
+    """Score an upscaler on a set by PSNR in dB and SSIM, see :data:`PROTOCOL`; ``on_image`` gets every name and its scores.
 
     Returns:
         ``{"psnr": mean, "ssim": mean, "images": {name: {"psnr": ..., "ssim": ...}}}``, images in the order of the set.
@@ -117,9 +109,9 @@ def evaluate_set(
     Raises:
         UserError: the set is empty, two images have one name, or an image cannot be scored; the text names it.
     """
-    if not len(pairs):
+    if not pairs.names:
         raise UserError("there are no images to evaluate on.")
-    if len(set(pairs.names)) != len(pairs):
+    if len(set(pairs.names)) < len(pairs.names):
         raise UserError("two images of the set have one name, so that their scores cannot be told apart.")
     images: dict[str, dict[str, float]] = {}
     for index, name in enumerate(pairs.names):

@@ -48,11 +48,7 @@ def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Ten
     A tensor whose size is a multiple of the pixels of the probe grows with them; others, such as gradients of weights, do
     not, nor do the small maps of layers with strides.
 
-    Args:
-        run: the step.
-        pixels: of all images of a batch together, in the size that corresponds to the probe.
-        ignored: existing tensors that do not count.
-        inputs: existing tensors that count.
+    Of existing tensors, ``ignored`` do not count and ``inputs`` do; ``pixels`` are those of all images of a batch together.
     """
     probe = PROBE[0] * PROBE[1]
     tracker = StorageTracker(ignored, lambda size: size if size % probe else size // probe * pixels)
@@ -64,11 +60,9 @@ def extrapolated_peak(run: Callable[[], Any], pixels: int, ignored: Iterable[Ten
 
 
 class StorageTracker(TorchDispatchMode):
-    """Adds up the storages of all tensors that operations return, until they are freed.
+    """Adds up the storages of all tensors that operations return, except ``ignored`` ones, until they are freed.
 
-    Args:
-        ignored: tensors whose storages do not count.
-        counted: bytes of a storage -> bytes that it counts for.
+    ``counted`` maps the bytes of a storage to those that it counts for.
     """
 
     def __init__(self, ignored: Iterable[Tensor], counted: Callable[[int], int] = int) -> None:

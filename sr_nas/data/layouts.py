@@ -25,7 +25,6 @@ class ImageSet:
     """The image files of one set.
 
     Attributes:
-        name: of the set.
         hr: name -> HR image.
         lr: scale -> file name without extension -> LR image.
         hr_of_scale: scale -> name -> HR image cropped for this scale, in sets that have one for each.
@@ -144,7 +143,7 @@ def by_stem(files: Sequence[Path]) -> dict[str, Path]:
 
 
 class Pairing(NamedTuple):
-    """HR and LR names paired by a naming rule, and the names on either side that it leaves without a partner."""
+    """HR names -> LR names by a naming rule, and the names on either side that it leaves without a partner."""
 
     rule: str
     lr_of: dict[str, str]
@@ -166,12 +165,11 @@ def match_names(
 ) -> list[str]:
     """Return the LR name of every HR name, by the first rule that pairs all names of both sides.
 
-    If none pairs all, a UserError reports on the rule that pairs most, with the folders and ``remedy``, further advice.
+    If none does, a UserError reports on the rule that pairs most, with the folders and ``remedy``, further advice.
     """
-    pairing = pair_up(hr, lr, rules)
-    without_lr, without_hr = pairing.without_lr, pairing.without_hr
+    rule, lr_of, without_lr, without_hr = pair_up(hr, lr, rules)
     if not without_lr and not without_hr:
-        return [pairing.lr_of[name] for name in hr]
+        return [lr_of[name] for name in hr]
     tried = ", ".join(f"'{rule}'" for rule in rules)
     lines = [
         "HR and LR images do not pair up.",
@@ -179,7 +177,7 @@ def match_names(
         f"  LR: {len(lr)} images in {lr_folder}",
         f"  HR without LR: {len(without_lr)}" + (f" ({listing(without_lr, 10)})" if without_lr else ""),
         f"  LR without HR: {len(without_hr)}" + (f" ({listing(without_hr, 10)})" if without_hr else ""),
-        f"  names of LR tried, {{}} being the name of HR: {tried}; counted by '{pairing.rule}'",
+        f"  names of LR tried, {{}} being the name of HR: {tried}; counted by '{rule}'",
         f"Check that both are of the same set and scale{remedy}.",
     ]
     raise UserError("\n".join(lines))

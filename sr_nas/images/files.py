@@ -216,7 +216,7 @@ def list_images(folder: Path) -> list[Path]:
 def find_images(folder: Path, besides: Path) -> list[Path]:
     """Return the image files in ``folder`` and below, in :func:`natural_order`; UserError if there are none.
 
-    Hidden files and folders are left out, links to folders are not followed, and the folder ``besides`` is not entered.
+    Hidden files and folders and the folder ``besides`` are left out, and links to folders are not followed.
     """
     if not folder.is_dir():
         raise UserError(f"the folder {folder} does not exist.")
@@ -237,10 +237,9 @@ def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Return height and width of an upright image from its header.
+    """Return height and width of an upright image from its header, or by decoding, with a UserError if it is no image.
 
-    An orientation that a PNG states behind its pixels is not seen. Files whose header cannot be parsed are decoded, which
-    raises a UserError where they are no images.
+    An orientation that a PNG states behind its pixels is not seen.
     """
     try:
         with _unlimited_pillow(), Image.open(file, formats=_READABLE) as image:

@@ -55,17 +55,10 @@ def _resize_rows(image: np.ndarray, height: int) -> np.ndarray:
 
 
 def imresize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize as MATLAB's ``imresize(image, [height width], 'bicubic')`` does, its rows first.
+    """Resize HxW[xC] as MATLAB's ``imresize(image, [height width], 'bicubic')`` does, its rows first.
 
-    Args:
-        image: HxW or HxWxC; uint8 and uint16 are rounded half up and clipped to their range after *each* of the two
-            passes, as MATLAB does; floating point is neither rounded nor clipped.
-        height: rows of the result, at least 1.
-        width: columns of the result, at least 1.
-
-    Raises:
-        TypeError: another dtype.
-        ValueError: not two or three axes, or a size below 1.
+    uint8 and uint16 are rounded half up and clipped to their range after *each* of the two passes, as MATLAB does; floating
+    point is neither rounded nor clipped. Another dtype is a TypeError, an array or size that is no image a ValueError.
     """
     if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"imresize takes uint8, uint16 or floating-point pixels, not {image.dtype}")

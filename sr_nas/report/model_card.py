@@ -33,14 +33,10 @@ sr = network(lr)"""
 def model_card(
     file: str, network: SRNetwork, training: Mapping[str, Any], options: Mapping[str, Any] | None, license_name: str | None
 ) -> str:
-    """Return the card of an exported file.
+    """Return the card of the exported ``file``.
 
-    Args:
-        file: name of the exported file.
-        network: the network in it.
-        training: summary of its training from the file's metadata; for released weights the name of their file.
-        options: options of its training run, where there is one.
-        license_name: as the author gives it.
+    ``training`` is the summary in the file's metadata, for released weights the name of their file; ``options`` are those of
+    the training run, where there is one; ``license_name`` is as the author gives it.
     """
     cost = complexity(network)
     name, _, suffix = file.rpartition(".")

@@ -59,8 +59,8 @@ def is_first() -> bool:
 def processes(init_method: str = "env://") -> Iterator[None]:
     """Join the other processes of this run, and leave together with them when the block ends.
 
-    An error that several processes raise alike, such as a missing file, is raised by one of them only, so that it is printed
-    once; the others exit with code 1. gloo notices at once where a process has ended; with NCCL torchrun ends the others.
+    An error that several processes raise alike, such as a missing file, is raised by one of them only; the others exit with
+    code 1. gloo notices at once where a process has ended; with NCCL torchrun ends the others.
 
     Raises:
         UserError: the processes do not find each other, or another one has ended.
@@ -206,7 +206,7 @@ class GracefulShutdown:
     @property
     def exit_code(self) -> int:
         """128 plus the signal's number, as in shells, or 0."""
-        return 0 if self.signal is None else 128 + self.signal
+        return 128 + self.signal if self.signal else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -160,14 +160,10 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 def first_non_finite(module: nn.Module) -> str | None:
     """Return the name of a parameter or buffer that is not finite, or ``None`` where all are."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            return name
-    return None
+    return next((name for name, tensor in module.state_dict().items() if not tensor.isfinite().all()), None)
 
 
 def refuse_non_finite(module: nn.Module, advice: str) -> None:
     """Raise UserError with advice where a tensor of the module is not finite, before it replaces a good one on disk."""
-    name = first_non_finite(module)
-    if name is not None:
+    if name := first_non_finite(module):
         raise UserError(f"{name} is no longer finite: the run has diverged. {advice} The last checkpoint is from before.")
