@@ -96,6 +96,8 @@ class AnyRun(Strict):
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist. Under torchrun for each process."""
     logger: Logger = Logger()
     task: str
+    datasets: Any
+    network_g: Component
 
 
 class SuperResolutionRun(Strict):
@@ -148,9 +150,8 @@ class Alpha(Strict):
     """Optimizer of alpha."""
 
 
-COST_SUFFIX = "_weight"
 _COST_WEIGHTS: dict[str, Any] = {
-    name + COST_SUFFIX: (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
+    f"{name}_weight": (NonNegativeFloat, Field(0.0, description=f"Weight of the {name} term in alpha's loss."))
     for name in COSTS.names()
 }
 _CostWeights: Any = create_model("CostWeights", __base__=Strict, **_COST_WEIGHTS)
@@ -193,7 +194,7 @@ class SearchSection(_CostWeights):
 
     def costs(self) -> dict[str, float]:
         """Registered cost -> its weight, for all weights above 0."""
-        weights = {name: getattr(self, name + COST_SUFFIX) for name in COSTS.names()}
+        weights = {name: getattr(self, f"{name}_weight") for name in COSTS.names()}
         return {name: weight for name, weight in weights.items() if weight}
 
 
@@ -206,9 +207,6 @@ class SearchDatasets(Strict):
 class AnySearch(AnyRun):
     """Keys of the searches of every task."""
 
-    datasets: Any
-    network_g: Component
-    """The supernet."""
     path: OutputPath = OutputPath()
     train: WeightSteps
     search: SearchSection
@@ -350,9 +348,6 @@ class Validation(Strict):
 class AnyTraining(AnyRun):
     """Keys of the trainings of every task."""
 
-    datasets: Any
-    network_g: Component
-    """The network."""
     logger: TrainLogger = TrainLogger()
     path: TrainPath = TrainPath()
     train: Iterations
