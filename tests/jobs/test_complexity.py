@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from sr_nas.complexity.costs import count_params
 from sr_nas.export.network_file import save_network
 from sr_nas.jobs.complexity import ROWS
 from sr_nas.networks.dlsr import DLSR
@@ -27,7 +28,7 @@ def only_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out multiply-adds, which take a second."""
     monkeypatch.setattr(
         "sr_nas.jobs.complexity.complexity_of",
-        lambda network: {"params": sum(parameter.numel() for parameter in network.parameters())},
+        lambda network: {"params": count_params(network)},
     )
 
 
@@ -36,13 +37,17 @@ def test_the_published_network() -> None:
     assert found == {"params": 715_176, "macs_lr_1280x720": 654_527_695_872, "macs_hr_1280x720": 40_907_983_872}
 
 
+@pytest.mark.usefixtures("only_parameters")
 def test_a_genotype_in_words_and_in_a_file(tmp_path: Path) -> None:
     names = "dsconv_3x3,conv_3x3,dsconv_3x3_bn,dsconv_5x5"
-    assert counted("--arch", "IMDN", "--genotype", names)["params"] == 349_224
     (tmp_path / "genotype.json").write_text(json.dumps(names.split(",")))
-    table = run("complexity", "--arch", "imdn", "--genotype", tmp_path / "genotype.json")
-    assert "349,224" in table
-    assert "MACs, LR input 1280x720" in table
+    for genotype in (names, tmp_path / "genotype.json"):
+        assert counted("--arch", "IMDN", "--genotype", genotype)["params"] == 349_224
+
+
+def test_the_table_of_layers() -> None:
+    table = run("complexity", "--arch", "imdn", "--nf", "16", "--num_blocks", "1")
+    assert "MACs, LR input 1280x720" in table and "head" in table
 
 
 @pytest.mark.usefixtures("only_parameters")
@@ -128,6 +133,8 @@ def test_option_files_are_read_as_by_a_training(text: str, message: str | None, 
 def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_network(tmp_path / "net.safetensors", DLSR(2, 8, 2, ["conv_1x1"] * 3))
     monkeypatch.setattr("sr_nas.jobs.complexity.ROWS", ROWS[3:4])
+    costs = {"macs_lr_1280x720": 216_160_000_000, "macs_hr_1280x720": 1}
+    monkeypatch.setattr("sr_nas.jobs.complexity.complexity", lambda network: {"params": count_params(network)} | costs)
     footprint = {"receptive_field": None, "peak_activation_bytes": 123_400_000}
     monkeypatch.setattr("sr_nas.jobs.complexity.footprint", lambda network: footprint)
     monkeypatch.chdir(tmp_path)
