@@ -123,15 +123,10 @@ def _gaps_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def curves(methods: Sequence[Method], edge: str | None, operation: str, output: Path | None) -> Report:
     """Draw methods over their epochs and write the numbers.
 
-    ``beta.png`` has one choice of every method (figures 2 and 4), ``beta_<method>.png`` all choices of operations of one and
-    ``beta_<method>_inputs.png`` those of inputs; ``alpha.png`` is figure 3. Then come the figures of :data:`FIGURES`,
-    ``curves.json`` with means and deviations over seeds, and ``curves.csv`` and ``beta.csv`` with every run's own numbers.
-
-    Args:
-        methods: to compare; a quantity that one of them does not have, such as true accuracy, is not drawn for it.
-        edge: the choice in ``beta.png``, by default the first.
-        operation: whose share of the network is followed.
-        output: folder, by default a new one.
+    ``beta.png`` has one choice of every method (figures 2 and 4), that of ``edge`` or the first; ``beta_<method>.png`` has all
+    choices of operations of one and ``beta_<method>_inputs.png`` those of inputs; ``alpha.png`` is figure 3. Then come the
+    figures of :data:`FIGURES`, with the share of ``operation``, ``curves.json`` with means and deviations over seeds, and
+    ``curves.csv`` and ``beta.csv`` with every run's own numbers.
 
     Raises:
         UserError: a method has no such choice, or no method such an operation.

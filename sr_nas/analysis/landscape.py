@@ -38,14 +38,9 @@ ByLabel = Mapping[str, Tensor]
 def random_direction(alpha: ByLabel, seed: Sequence[int], normalise: Literal["alpha", "unit"]) -> dict[str, Tensor]:
     """Return a Gaussian direction, normalised choice by choice as Li et al. normalise filter by filter.
 
-    The mean over the logits of a choice is taken out of the direction and of alpha first: softmax does not see it, and a
-    regulariser may have made it large.
-
-    Args:
-        alpha: label -> logits.
-        seed: non-negative integers; drawn on the CPU, so that every device has the same direction.
-        normalise: ``"alpha"`` gives a choice's part the norm of its alpha, so that 1 is as far as alpha has come; ``"unit"``
-            gives it norm 1, the same for every method.
+    ``"alpha"`` gives a choice's part the norm of its alpha, so that 1 is as far as alpha has come; ``"unit"`` gives it norm 1,
+    the same for every method. The mean over the logits of a choice is taken out of the direction and of alpha first: softmax does
+    not see it, and a regulariser may have made it large. It is drawn on the CPU: every device has the same direction.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1))
     direction = {}

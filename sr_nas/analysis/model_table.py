@@ -46,11 +46,6 @@ MACS = ("macs_lr_1280x720", "macs_hr_1280x720")
 FROM_HR = "made from HR"
 """What tables say of LR images that no folder holds."""
 MEASUREMENTS = "measurements.json"
-PASSES_OF_ENSEMBLE = 8
-WARM_UP = 32
-"""Side in LR pixels of an image that goes first, untimed: libraries prepare themselves at their first call."""
-NO_ERROR = 0.01
-"""Mean squared errors below this, which is 68 dB, count as this."""
 MEMORY = {
     "cuda": "largest memory that PyTorch allocated on the GPU while one image was upscaled, weights included",
     "reset": "largest resident memory of the whole process while one image was upscaled: Python, PyTorch and the images included",
@@ -137,16 +132,11 @@ class Entry:
     options: Model | None = None
 
     def upscale(self, device: torch.device) -> Upscale:
-        """Return it as a function, with the network on the device until :meth:`release`."""
+        """Return it as a function, with the network on the device from now on."""
         if self.network is None or self.options is None:
             return bicubic
         how = self.options
         return upscaler(self.network, tile=how.tile, device=device, precision=how.precision, ensemble=how.ensemble)
-
-    def release(self) -> None:
-        """Take the network off the device."""
-        if self.network is not None:
-            self.network.cpu()
 
 
 @dataclass(frozen=True)
@@ -176,11 +166,8 @@ def file_digest(path: Path) -> str:
 class Benchmark:
     """Models, sets and the measurements of the former on the latter.
 
-    Attributes:
-        entries: bicubic by scale, then the models in their order.
-        sets: at every scale of an entry.
-        cache: earlier measurements: key -> the records of a set's first images.
-        measured: entry -> set -> the records of all its images.
+    ``entries`` are bicubic by scale, then the models in their order; ``sets`` are there at every scale of these. ``cache`` has
+    the measurements of the file, key -> the records of a set's first images; ``measured`` those of whole sets, by entry and set.
 
     Raises:
         UserError: a model cannot be loaded, the folder is that of another run, or its measurements are damaged.
@@ -248,8 +235,8 @@ class Benchmark:
     def _records(self, entry: Entry, one: BenchmarkSet) -> Iterator[Record]:
         """Yield the records of a set's images, measuring those that have none; only one network is on the device."""
         for other in self.entries:
-            if other is not entry:
-                other.release()
+            if other is not entry and other.network is not None:
+                other.network.cpu()
         crop = self.options.crop if [entry] == self._models(entry.scale)[:1] else None
         key = digest(entry.identity, one.scale, one.contents, self.about(), sorted(self._perceptual), crop)
         records: list[Record] = self.cache.setdefault(key, [])
@@ -264,14 +251,10 @@ class Benchmark:
             yield records[index]
 
     def measure(self, entry: Entry, one: BenchmarkSet, index: int, crop: int | None, file: Path | None) -> Record:
-        """Upscale an image and score it.
-
-        ``crop`` is the side in HR pixels of the squares of :func:`extreme_gains`, if any are needed; ``file`` is where to write
-        the SR image, if anywhere.
-        """
+        """Upscale and score an image; write it to ``file``, and find its :func:`extreme_gains` of side ``crop``, where given."""
         hr, lr, upscale = one.pairs.hr(index), one.pairs.lr(index), entry.upscale(self.device)
         if entry not in self._warm:
-            upscale(np.full((WARM_UP, WARM_UP, 3), 128, np.uint8), one.scale)
+            upscale(np.full((32, 32, 3), 128, np.uint8), one.scale)  # untimed: libraries prepare themselves at their first call
             self._warm.add(entry)
         reset_peak_memory(self.device)
         start = time.perf_counter()
@@ -332,7 +315,7 @@ class Benchmark:
     def _row(self, entry: Entry) -> dict[str, Any]:
         row: dict[str, Any] = {"name": entry.name, "scale": entry.scale}
         if entry.network is not None and entry.options is not None:
-            passes = PASSES_OF_ENSEMBLE if entry.options.ensemble else 1
+            passes = 8 if entry.options.ensemble else 1
             counts = complexity(countable(entry.network))
             row |= {"params": counts["params"]} | {name: counts[name] * passes for name in MACS}
             row |= {name: getattr(entry.options, name) for name in ("path", "arch", "ensemble", "tile", "precision")}
@@ -411,7 +394,7 @@ def extreme_gains(sr: Image, baseline: Image, hr: Image, shave: int, side: int) 
     side = min(side, *errors[0].shape)
     before, after = (window_sums(error, side) / side**2 for error in errors)
     removed = before - after
-    decibels = 10 * np.log10(before.clip(NO_ERROR) / after.clip(NO_ERROR))
+    decibels = 10 * np.log10(before.clip(0.01) / after.clip(0.01))  # 68 dB or more is no error
     decibels[before < min(before.mean(), before.max())] = np.inf
     extremes = {}
     for which, gains, position in (("best", removed, removed.argmax()), ("worst", decibels, decibels.argmin())):
