@@ -1,10 +1,15 @@
-"""Networks shared with BasicSR: its own in our tools, as ``network_g: {type: basicsr.EDSR, ...}``, and ours in its registry."""
+"""Networks shared with BasicSR: its own in our tools, as ``network_g: {type: basicsr.EDSR, ...}``, and ours in its registry.
+
+``python -m sr_nas.bridge.basicsr -opt file.yml`` is stock BasicSR's own training with our networks. The arguments are those of
+``basicsr/train.py``; runs go to ``experiments`` in the current folder. With ``num_gpu: 0`` it trains on the CPU.
+"""
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -36,22 +41,16 @@ def import_basicsr() -> ModuleType:
         UserError: basicsr is not installed.
     """
     try:
-        importlib.import_module(REMOVED)
-    except ModuleNotFoundError as error:
-        if error.name != REMOVED:
-            raise UserError(
-                "basicsr and torchvision are not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older)."
-            ) from error
-        # The one function that basicsr takes from there has moved.
-        alias = ModuleType(REMOVED)
-        alias.rgb_to_grayscale = importlib.import_module("torchvision.transforms.functional").rgb_to_grayscale  # type: ignore[attr-defined]
-        sys.modules[REMOVED] = alias
-    try:
+        if REMOVED not in sys.modules and importlib.util.find_spec(REMOVED) is None:
+            alias = ModuleType(REMOVED)
+            # The one function that basicsr takes from there has moved.
+            alias.rgb_to_grayscale = importlib.import_module("torchvision.transforms.functional").rgb_to_grayscale  # type: ignore[attr-defined]
+            sys.modules[REMOVED] = alias
         return importlib.import_module("basicsr")
     except ModuleNotFoundError as error:
-        if error.name != "basicsr":
+        if error.name not in ("basicsr", "torchvision"):
             raise
-        raise UserError("basicsr is not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older).") from error
+        raise UserError(f"{error.name} is not installed: pip install 'sr_nas[basicsr]' (Python 3.12 or older).") from error
 
 
 def register_networks() -> None:
@@ -131,3 +130,18 @@ def _typed(parameter: inspect.Parameter) -> inspect.Parameter:
     elif annotation not in (int, float, str, bool):
         annotation = Any
     return parameter.replace(default=default, annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def train() -> int:
+    """Run BasicSR's training pipeline on the arguments of the command line; return the exit code."""
+    try:
+        register_networks()
+    except UserError as error:
+        print(f"sr_nas.bridge.basicsr: {error}", file=sys.stderr)
+        return 1
+    importlib.import_module("basicsr.train").train_pipeline(str(Path.cwd()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(train())

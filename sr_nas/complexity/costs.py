@@ -105,6 +105,7 @@ def footprint(network: SRNetwork) -> dict[str, int | None]:
     """Return what takes seconds to measure: ``receptive_field`` in LR pixels (``None``: the whole image), and
     ``peak_activation_bytes`` for an HR output of 1280x720, or of the nearest size that is a multiple of the scale.
     """
+    network = reparameterized(network)
     height, width = (round(side / network.scale) for side in LR_1280x720)
     peak = peak_activation_bytes(network, (height, width))
     return {"receptive_field": receptive_field(network), "peak_activation_bytes": peak}

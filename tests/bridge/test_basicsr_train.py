@@ -42,12 +42,12 @@ def test_our_imdn_trains_in_stock_basicsr(basicsr: ModuleType, tmp_path: Path, m
     monkeypatch.setattr(sys, "argv", ["train", "-opt", "opt.yml"])
     from basicsr.models.sr_model import SRModel
 
-    from sr_nas.bridge.basicsr_train import main
+    from sr_nas.bridge.basicsr import train
 
     built: list[SRModel] = []
     begin = SRModel.__init__
     monkeypatch.setattr(SRModel, "__init__", lambda self, opt: (built.append(self), begin(self, opt))[1])
-    main()
+    train()
     saved = tmp_path / "experiments" / "imdn" / "models" / "net_g_2.pth"
     theirs = built[0].net_g_ema.eval()
     x = torch.rand(1, 3, 8, 8)
