@@ -10,10 +10,15 @@ from types import ModuleType
 # Tests run in a process per core: more threads than one each would wait for one another. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
+import torch
 
 from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.errors import UserError
+from sr_nas.export.network_file import save_network
+from sr_nas.images.files import write_image
+from sr_nas.networks.imdn import IMDN
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -48,3 +53,26 @@ def usual_allocator() -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what tests cache out of the user's cache folder."""
     monkeypatch.setenv("SR_NAS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a small IMDN x2 of random weights."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("model") / "net.safetensors"
+    save_network(file, IMDN(2, nf=16, num_blocks=1).eval())
+    return file
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four small images: grey, 16-bit, with alpha, and plain."""
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, channels, dtype in (
+        ("grey.png", 1, np.uint8),
+        ("deep.tif", 3, np.uint16),
+        ("clear.png", 4, np.uint8),
+        ("plain.bmp", 3, np.uint8),
+    ):
+        write_image(folder / name, random.integers(0, np.iinfo(dtype).max, (21, 17, channels), dtype, endpoint=True))
+    return folder

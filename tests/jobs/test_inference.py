@@ -6,24 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from sr_nas.cli import main
-from sr_nas.export.network_file import load_network, save_network
+from sr_nas.export.network_file import load_network
 from sr_nas.images.files import read_image, write_image
 from sr_nas.images.resize import imresize
 from sr_nas.inference.images import upscale_image
-from sr_nas.networks.imdn import IMDN
 from tests.jobs.processes import run
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("model") / "net.safetensors"
-    save_network(file, IMDN(2, nf=16, num_blocks=1).eval())
-    return file
 
 
 def frames(folder: Path, *numbers: int) -> list[Path]:
@@ -95,3 +85,33 @@ def test_a_tile_is_auto_whole_or_a_number(model: Path, tmp_path: Path, tile: str
     with pytest.raises(SystemExit):
         main(["inference", "-i", str(tmp_path), "-o", str(tmp_path), "--model", str(model), f"--tile={tile}"])
     assert "is neither auto nor whole nor a whole number" in capsys.readouterr().err
+
+
+def test_inference_keeps_kind_and_depth(model: Path, photos: Path, tmp_path: Path) -> None:
+    assert "4 written" in run("inference", "-i", photos, "-o", tmp_path, "--model", model, "--suffix", "_x2")
+    network = load_network(model)
+    for source in photos.iterdir():
+        low, high = read_image(source), read_image(tmp_path / f"{source.stem}_x2{source.suffix}")
+        assert (high.dtype, high.shape) == (low.dtype, (42, 34, low.shape[2]))
+        # The command may run another kernel than a single call does, which rounds some values the other way.
+        assert np.abs(high.astype(int) - upscale_image(network, low, device="cpu")).max() <= 1
+
+
+def test_inference_keeps_what_is_there_and_goes_on_after_a_failure(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    out = tmp_path / "out"
+    words = ["-i", tmp_path / "broken.png", photos / "grey.png", "-o", out, "--model", model]
+    printed = run("inference", *words, code=1)
+    assert "broken.png" in printed
+    assert "1 written" in printed
+    assert "1 failed" in printed
+    before = (out / "grey.png").stat().st_mtime_ns
+    assert "1 kept" in run("inference", *words, code=1)
+    assert (out / "grey.png").stat().st_mtime_ns == before
+    run("inference", *words, "--overwrite", code=1)
+    assert (out / "grey.png").stat().st_mtime_ns > before
+
+
+def test_inference_says_what_tiles_change(model: Path, photos: Path, tmp_path: Path) -> None:
+    printed = run("inference", "-i", photos / "grey.png", "-o", tmp_path, "--model", model, "--tile", "8")
+    assert "pools or resamples over the whole image" in printed
