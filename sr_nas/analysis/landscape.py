@@ -163,6 +163,7 @@ def _figure(surfaces: Mapping[str, Mapping[str, Values]], steps: Sequence[float]
             x = f"first direction, {unit}" if row == len(surfaces) - 1 else ""
             style(axes, f"{search}: {name}", x, "" if column else "second direction", boxed=True)
             axes.set_aspect("equal")
+            axes.locator_params(nbins=4)
         bar = figure.colorbar(filled, ax=grid[:, column].tolist(), shrink=0.9 / len(surfaces) ** 0.3, format="%.4g")
         bar.ax.tick_params(labelsize=9)
     return figure
