@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ValidationError
 
@@ -29,7 +29,6 @@ DEFAULT_CLASSES = 10
 class _ClassifierOptions(Strict):
     """The part of an option file that says which classifier it is for."""
 
-    task: Literal["classification"]
     network_g: Annotated[Component, Of(CLASSIFIERS)]
 
 
@@ -120,9 +119,8 @@ def build_by_name(
         first = error.errors()[0]
         address = ":".join(map(str, first["loc"]))
         raise UserError((f"{where}{address}: " if address else "") + first["msg"].removeprefix("Value error, ")) from error
-    supplied = {"num_classes": num_classes or DEFAULT_CLASSES} if is_classifier else {"scale": scale or 4}
-    network: Network = registry.build(section)(**supplied)  # type: ignore[arg-type]
-    return network
+    build: Callable[..., Network] = registry.build(section)  # type: ignore[arg-type]
+    return build(num_classes=num_classes or DEFAULT_CLASSES) if is_classifier else build(scale=scale or 4)
 
 
 def _from_genotype_file(path: Path, scale: int | None, num_classes: int | None) -> Network:
@@ -131,8 +129,7 @@ def _from_genotype_file(path: Path, scale: int | None, num_classes: int | None) 
     if arch is None:
         raise UserError(f"{path} does not name its architecture; count it with --arch ... --genotype {path}.")
     try:
-        if scale is None and arch in NETWORKS.names():
-            scale = 2
+        scale = scale or (2 if arch in NETWORKS.names() else None)
         return build_by_name(arch, {"genotype": genotype}, scale, num_classes, f"{path}: ")
     except UserError as error:
         raise UserError(
@@ -146,12 +143,10 @@ def _from_option_file(path: Path, num_classes: int | None) -> Network:
     if "search" in raw or "network_g" not in raw:
         raise UserError(f"{path} is no option file of a training: a scale and a network_g are expected, and no search.")
     if raw.get("task") == Classifier.task:
-        classifier = check_options(_ClassifierOptions, {key: raw[key] for key in ("task", "network_g")}, path)
-        built: Network = CLASSIFIERS.build(classifier.network_g)(num_classes=num_classes or DEFAULT_CLASSES)
-    else:
-        options = check_options(NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
-        built = NETWORKS.build(options.network_g)(scale=options.scale)
-    return built
+        classifier = check_options(_ClassifierOptions, {"network_g": raw["network_g"]}, path)
+        return CLASSIFIERS.build(classifier.network_g)(num_classes=num_classes or DEFAULT_CLASSES)
+    options = check_options(NetworkOptions, {key: raw[key] for key in ("scale", "network_g") if key in raw}, path)
+    return NETWORKS.build(options.network_g)(scale=options.scale)
 
 
 def trained_file(run: Path) -> Path:
@@ -180,9 +175,10 @@ def load_pretrained(network: Network, path: Path, key: str | None = None, strict
     Raises:
         UserError: the file cannot be read, or not all tensors fit (strict), or none does, or the weights are not finite.
     """
-    where, remark = f"path.pretrain_network_g: {path}", ""
+    where, remark, stated = f"path.pretrain_network_g: {path}", "", None
     if path.suffix == ".safetensors":
-        tensors = read_file(path)[1]
+        metadata, tensors = read_file(path)
+        stated = metadata.get("scale")
     elif path.suffix in RELEASED:
         content = load_tensors(path)
         tensors, wrapper = bare_tensors(content, path, key)
@@ -196,7 +192,6 @@ def load_pretrained(network: Network, path: Path, key: str | None = None, strict
     fitting = {name: tensor for name, tensor in tensors.items() if name in state and state[name].shape == tensor.shape}
     misfits = [name for name in dict.fromkeys((*state, *tensors)) if name not in fitting]
     if (strict and misfits) or not fitting:
-        stated = read_metadata(path).get("scale") if path.suffix == ".safetensors" else None
         differs = isinstance(network, SRNetwork) and stated not in (None, str(network.scale))
         scales = f" The file is of scale {stated} and the network of {network.scale}." if differs else ""
         advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
