@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -144,19 +145,15 @@ def perceptual_metrics(names: Sequence[str], device: torch.device) -> dict[str, 
     Raises:
         UserError: torchmetrics or torchvision is not installed, or the weights can neither be found nor downloaded.
     """
-    return {name: _perceptual_metric(_load(name).to(device).eval(), device) for name in names}
+    return {name: functools.partial(_distance, _load(name).to(device).eval(), device) for name in names}
 
 
-def _perceptual_metric(module: Any, device: torch.device) -> Metric:
-    def compare(sr: Image, hr: Image) -> float:
-        images = np.stack([sr, hr])
-        sr_tensor, hr_tensor = (torch.from_numpy(images).permute(0, 3, 1, 2).to(device).float() / 255).split(1)
-        with torch.inference_mode():
-            value = float(module(sr_tensor, hr_tensor))
-        module.reset()
-        return value
-
-    return compare
+def _distance(module: Any, device: torch.device, sr: Image, hr: Image) -> float:
+    tensors = torch.from_numpy(np.stack([sr, hr])).permute(0, 3, 1, 2).to(device).float() / 255
+    with torch.inference_mode():
+        value = float(module(*tensors.split(1)))
+    module.reset()
+    return value
 
 
 def _load(name: str) -> Any:

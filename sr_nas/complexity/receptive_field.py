@@ -85,10 +85,7 @@ class _ConvolutionsAsPoolings(TorchDispatchMode):
         pooled = F.pad(x.unflatten(1, (groups, -1)).sum(2), (horizontal, horizontal, vertical, vertical))
         for axis, (kernel, step, gap) in enumerate(zip(weight.shape[2:], stride, dilation, strict=True)):
             if (kernel, step) != (1, 1):
-                pooled = F.max_pool2d(pooled, _along(axis, kernel), _along(axis, step), dilation=gap)
+                window, steps = ((kernel, 1), (step, 1)) if axis == 0 else ((1, kernel), (1, step))
+                pooled = F.max_pool2d(pooled, window, steps, dilation=gap)
         # Only NaN matters, and numbers that grow from layer to layer would overflow.
         return (0 * pooled + 0.5).repeat_interleave(weight.shape[0] // groups, dim=1)
-
-
-def _along(axis: int, value: int) -> tuple[int, int]:
-    return (value, 1) if axis == 0 else (1, value)

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -288,7 +288,7 @@ def folder(
     remedy = ", or set filename_tmpl to the names' pattern, such as '{}_lr'"
     for hr_folder, lr_folder in zip_longest(dataroot_gt, dataroot_lq or ()):
         hr_files = by_stem(list_images(Path(hr_folder)))
-        hr += _files(hr_files.values())
+        hr += [(file, "") for file in hr_files.values()]
         if lr_folder is not None:
             lr += _matching(hr_files, by_stem(list_images(Path(lr_folder))), naming_rules(filename_tmpl, scale), remedy)
     names = [file.stem for file, _ in hr]
@@ -297,14 +297,10 @@ def folder(
     return make_pairs(names, hr, lr if dataroot_lq else None, scale, cache)
 
 
-def _files(paths: Iterable[Path]) -> list[Source]:
-    return [(path, "") for path in paths]
-
-
 def _matching(hr: dict[str, Path], lr: dict[str, Path], rules: list[str], remedy: str = "") -> list[Source]:
     """Return the LR images of HR images, in their order; a UserError if they do not pair up."""
     hr_folder, lr_folder = (str(next(iter(files.values())).parent) for files in (hr, lr))
-    return _files(lr[name] for name in match_names(list(hr), list(lr), rules, hr_folder, lr_folder, remedy))
+    return [(lr[name], "") for name in match_names(list(hr), list(lr), rules, hr_folder, lr_folder, remedy)]
 
 
 @PAIRS.register("lmdb")
@@ -354,7 +350,7 @@ def sample(held_out: bool = False, *, scale: int) -> Pairs:
     for file in files:
         if not file.is_file():
             raise UserError(f"the sample photo {file} is missing: the wheels of scikit-image 0.22 and later hold it.")
-    return make_pairs([file.stem for file in files], _files(files), None, scale)
+    return make_pairs([file.stem for file in files], [(file, "") for file in files], None, scale)
 
 
 def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tuple[str, Pairs, Path | None]:
@@ -375,5 +371,6 @@ def benchmark_set(path: Path, scale: int, lr_folder: Path | None = None) -> tupl
         raise UserError(f"{path} holds {listing([first.name, *(other.name for other in others)])}: name the HR folder of one.")
     hr = first.hr_at(scale)
     lr = by_stem(list_images(lr_folder)) if lr_folder else first.lr.get(scale)
-    pairs = make_pairs(list(hr), _files(hr.values()), _matching(hr, lr, naming_rules("{}", scale)) if lr else None, scale)
+    partners = _matching(hr, lr, naming_rules("{}", scale)) if lr else None
+    pairs = make_pairs(list(hr), [(file, "") for file in hr.values()], partners, scale)
     return first.name, pairs, next(iter(lr.values())).parent if lr else None

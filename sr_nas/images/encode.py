@@ -66,14 +66,13 @@ def check_format(suffix: str, height: int, width: int, channels: int, bits: int)
 
 
 def encode(pixels: np.ndarray, suffix: str, quality: int = 95, icc_profile: bytes | None = None) -> bytes:
-    """Encode an image losslessly, or as JPEG with chroma at full resolution.
+    """Encode an image losslessly, or as JPEG of a ``quality`` of 0..100 with chroma at full resolution.
 
     WebP stores grey as RGB. Grey with alpha becomes RGBA in WebP and at 16 bits.
 
     Args:
         pixels: HxW, or HxWxC with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA); uint8 or uint16.
         suffix: one of :data:`FORMATS`, in either case.
-        quality: of JPEG, 0..100.
         icc_profile: colour profile of the file.
 
     Raises:

@@ -74,20 +74,20 @@ def _unlimited_pillow() -> Iterator[None]:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Return the pixels alone, see :func:`decode_with_metadata`."""
+    """Return the pixels of :func:`decode_with_metadata` alone."""
     return decode_with_metadata(data)[0]
 
 
 def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
-    """Return the upright pixels of an encoded image, and its metadata.
+    """Return the pixels of an encoded image, its EXIF orientation applied, and its metadata.
 
-    Damage is, in a PNG, any wrong checksum; in a JPEG, any warning of libjpeg about its coded data (bytes missing, left over
-    or undecodable; a changed byte that decodes to as many blocks is not noticed); elsewhere, what fails to decode.
+    Damage is, in a PNG, any wrong checksum; in a JPEG, any warning of libjpeg about its coded data; elsewhere, what fails to
+    decode.
 
     Returns:
         HxWxC, uint8 or uint16 over the full range; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA, not premultiplied).
-        The EXIF orientation is applied. Palettes and colour keys become RGB, or RGBA where something is transparent;
-        CMYK becomes RGB; fewer than 8 bits are scaled to 0..255. The colour profile is not applied.
+        Palettes and colour keys become RGB, or RGBA where something is transparent; CMYK becomes RGB; fewer than 8 bits are
+        scaled to 0..255. The colour profile is not applied.
 
     Raises:
         UserError: empty, damaged, truncated, several images in one file, floating point, or an unknown format.
@@ -254,7 +254,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return the pixels alone, see :func:`read_with_metadata`."""
+    """Return the pixels of :func:`read_with_metadata` alone."""
     return read_with_metadata(path)[0]
 
 

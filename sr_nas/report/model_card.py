@@ -82,10 +82,8 @@ def _validation(training: Mapping[str, Any], options: Mapping[str, Any] | None) 
     rows = [(name, f"{means['psnr']:.3f}", f"{means['ssim']:.4f}") for name, means in scores.items()]
     # Only the options tell whether a validation set has LR images of its own.
     section = ((options or {}).get("datasets") or {}).get("val")
-    lr = NOT_STATED
-    if section:
-        lr = "the validation set's own images" if section.get("dataroot_lq") else PROTOCOL["lr"]
-    protocol = PROTOCOL | {"lr": lr}
+    lr = "the validation set's own images" if section and section.get("dataroot_lq") else PROTOCOL["lr"]
+    protocol = PROTOCOL | {"lr": lr if section else NOT_STATED}
     return [_table(("set", "PSNR, dB", "SSIM"), rows), "How the numbers are made:", _table(("", ""), protocol.items())]
 
 
