@@ -30,11 +30,11 @@ class Registry:
     """Named functions or classes of one kind.
 
     Args:
-        kind: what the entries are, as error messages call it (``"regularizer"``).
-        package: dotted name of the module or package whose import registers the entries.
+        kind: as error messages call an entry (``"regularizer"``).
+        package: module or package whose import registers the entries.
         supplied: parameters that the program passes itself; no option sets them.
         guests: prefix of names -> module with a function ``entry(name)``, for entries of an optional package
-            (``"basicsr.RRDBNet"``). They are not listed by :meth:`names`.
+            (``"basicsr.RRDBNet"``), which :meth:`names` leaves out.
     """
 
     def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = (), guests: Mapping[str, str] | None = None) -> None:
@@ -61,15 +61,10 @@ class Registry:
         return sorted((name for name in modules if not self.is_guest(name)), key=modules.__getitem__)
 
     def is_guest(self, name: Any) -> bool:
-        """Whether a name belongs to an optional package."""
         return isinstance(name, str) and name.startswith(tuple(self.guests))
 
     def get(self, name: str) -> Callable[..., Any]:
-        """Return the entry called ``name``.
-
-        Raises:
-            UserError: there is none (the message names the nearest and the allowed ones), or its optional package is missing.
-        """
+        """Return the entry called ``name``; raise UserError where there is none, or its optional package is missing."""
         self._fill()
         if name not in self._entries:
             if not self.is_guest(name):

@@ -20,7 +20,7 @@ from sr_nas.export.model import BEST, load_model
 from sr_nas.export.network_file import load_network
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, evaluate_set, psnr
-from sr_nas.options.sections import Distill, SearchOptions, TrainOptions
+from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
 from sr_nas.report.plots import comparison_figure, save
 from sr_nas.runs.distributed import from_first
@@ -65,23 +65,19 @@ class SuperResolution(Task):
         self, options: TrainOptions, network: Any, batches_per_epoch: int, device: torch.device
     ) -> dict[str, Any]:
         section = options.train.distill_opt
-        teacher = None if section is None else read_teacher(section, options.scale, device)
-        return {"loss": self.loss(options), "distillation": teacher}
+        if section is None:
+            return {"loss": self.loss(options)}
+        where = "train.distill_opt.teacher"
+        if section.teacher.endswith((".pth", ".pt")):
+            raise UserError(f"{where}: export {section.teacher} to a .safetensors file first, with tools/export.py --model.")
+        teacher = load_model(section.teacher)
+        if teacher.scale != options.scale:
+            raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {options.scale}.")
+        return {"loss": self.loss(options), "distillation": Distillation(teacher.to(device), LOSSES.build(section))}
 
     def probe(self, options: SearchOptions, batch_size: int) -> tuple[Tensor, Tensor, int]:
         low, high = (torch.zeros(1, 3, *(factor * side for side in PROBE)) for factor in (1, options.scale))
         return low, high, batch_size * (options.datasets.train.gt_size // options.scale) ** 2
-
-
-def read_teacher(section: Distill, scale: int, device: torch.device) -> Distillation:
-    """Read the teacher of a distillation; raise UserError where it cannot be read or has another scale."""
-    where = "train.distill_opt.teacher"
-    if section.teacher.endswith((".pth", ".pt")):
-        raise UserError(f"{where}: export {section.teacher} to a .safetensors file first, with tools/export.py --model.")
-    teacher = load_model(section.teacher)
-    if teacher.scale != scale:
-        raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {scale}.")
-    return Distillation(teacher.to(device), LOSSES.build(section))
 
 
 class SRValidator(Validator):

@@ -174,7 +174,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             them, however many share it now.
 
     Raises:
-        UserError: images that cannot be read or are too few to search with.
+        UserError: images cannot be read or are too few to search with.
     """
     seed, section, task = options.manual_seed, options.search, find_task(options.task)
     torch.manual_seed(seed)
@@ -230,7 +230,7 @@ def build_training(options: AnyTraining) -> tuple[Any, Any, list[str]]:
     """Return the images of a training, its network on the CPU, and lines that say where its starting weights come from.
 
     Raises:
-        UserError: images or starting weights that cannot be read or do not fit.
+        UserError: images or starting weights cannot be read or do not fit.
     """
     torch.manual_seed(options.manual_seed)
     task = find_task(options.task)
@@ -246,16 +246,10 @@ def build_trainer(
 ) -> Trainer:
     """Build everything that a training needs, on ``device``, around the images and the network of :func:`build_training`.
 
-    Args:
-        options: checked options.
-        images: to learn from.
-        network: moved to the device.
-        device: of this process.
-        precision: of forward passes.
-        initial_world_size: as for :func:`build_searcher`.
+    ``initial_world_size`` is as for :func:`build_searcher`.
 
     Raises:
-        UserError: a teacher that cannot be read, no compiler where one is asked for, or drop-path for a network without it.
+        UserError: a teacher cannot be read, there is no compiler where one is asked for, or no drop-path in the network.
     """
     section, seed = options.train, options.manual_seed + TRAINING_SEED
     if section.compile:

@@ -20,7 +20,7 @@ from sr_nas.runs.distributed import gradient_sync, largest, mean, replicate
 from sr_nas.runs.run_dir import first_non_finite
 
 Losses = dict[str, float]
-"""``loss``, the task loss; with a teacher also ``distill``. The weights descend on their sum."""
+"""``loss``, the task loss; with a teacher also ``distill``. The weights minimise their sum."""
 
 
 class Diverged(UserError):
@@ -42,7 +42,6 @@ class DivergenceWatch:
         self.lowest: float | None = None
 
     def note(self, loss: float) -> None:
-        """Add the loss of an iteration."""
         self.losses.append(loss)
         if len(self.losses) == self.window:
             mean = self._mean(self.window)
@@ -59,7 +58,6 @@ class DivergenceWatch:
         return self.far_above(self._mean(self.RECENT))
 
     def describe(self) -> str:
-        """Return how far the loss has gone up, in words."""
         mean = self._mean(self.window)
         return f"the mean loss of the last {self.window} iterations is {mean:.4g}, and was {self.lowest:.4g} at its lowest"
 
@@ -102,16 +100,13 @@ class Trainer:
         network: on its device.
         loss: (output, target) -> scalar; the output is whatever the network returns.
         stream: batches of (input, target), such as (LR, HR).
-        optimizer: over the network's parameters.
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
         compiled: run the network by ``torch.compile``.
-        distillation: adds its loss to the task loss.
         accumulate: batches of an iteration, which descends on the mean of their losses.
         ema_decay: decay of the moving average of the weights (its buffers are the latest); 0 for no average.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
         precision: of forward passes. In fp16 the loss is scaled, and an iteration whose gradient is not finite moves no weights.
-        watch: detects a diverging loss.
         before_step: called before every iteration with the number of those that are done.
     """
 
@@ -150,7 +145,7 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the next iteration."""
+        """Rate of the next iteration."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
@@ -224,7 +219,6 @@ class Trainer:
         return not largest(self.watch.far_above(loss))
 
     def diverged(self, reason: str) -> Diverged:
-        """Return the error for a divergence, with the iteration and what to try."""
         narrow = " or train.precision to bf16 or fp32," if self.precision == "fp16" else ""
         return Diverged(
             f"the training has diverged at iteration {self.iteration}: {reason}. Lower train.optim_g.lr, set "
@@ -238,7 +232,6 @@ class Trainer:
         return {"iteration": self.iteration, "ema": None if self.ema is None else self.ema.state_dict(), **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state_dict` was taken."""
         self.iteration = state["iteration"]
         for name in ("network", "optimizer", "scheduler", "stream", "watch"):
             getattr(self, name).load_state_dict(state[name])

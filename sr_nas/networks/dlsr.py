@@ -78,12 +78,9 @@ def input_choices(num_cells: int) -> dict[str, Choice]:
 
 
 def with_inputs(genotype: Any, num_cells: int) -> Any:
-    """Complete a genotype of three operations and nothing else: each cell from the third on reads the two before it.
+    """Complete a genotype of three operations, as papers print it: each cell from the third on reads the two before it.
 
-    Papers print the operations alone. Anything else is returned unchanged.
-
-    Raises:
-        GenotypeError: the published genotype, as it is by default, for another number of cells.
+    Anything else is returned unchanged, except the published (default) genotype for another number of cells, which is refused.
     """
     if isinstance(genotype, Mapping) and genotype.get("arch") == DLSR.arch and "genotype" in genotype:
         return dict(genotype) | {"genotype": with_inputs(genotype["genotype"], num_cells)}
@@ -225,9 +222,6 @@ class DLSR(DLSRFrame, SRNetwork):
         num_cells: cells; the published networks have 6.
         genotype: three candidate names for the operations of every cell, then for each cell from the third on the two
             earlier cells it reads, such as ``"cell2+cell1"``; three names alone let each read the two cells before it.
-
-    Raises:
-        GenotypeError: a genotype that this network does not have.
     """
 
     arch = "DLSR"
@@ -247,7 +241,7 @@ class DLSR(DLSRFrame, SRNetwork):
 
     @staticmethod
     def check(num_cells: int = PUBLISHED_CELLS, genotype: Any = PUBLISHED, **_: Any) -> None:
-        """Refuse a genotype of other names than :meth:`choices`; a path has not been read yet and passes."""
+        """Refuse a genotype of other names; a path has not been read yet and passes."""
         if not is_genotype_path(genotype):
             genotype_from(with_inputs(genotype, num_cells), DLSR.arch, DLSR.choices(num_cells))
 
@@ -279,9 +273,6 @@ class DLSRSpace(ChoiceSpace, DLSRFrame):
         partial_channel: K of the mixed operation: a share of 1/K of the channels goes through it; must divide nf.
         checkpointing: compute cells again in the backward pass, which takes longer and less memory.
         execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
-
-    Raises:
-        ValueError: an unknown candidate, fewer than two, or a K that does not divide nf.
     """
 
     network, registry, operations, labels = DLSR, DLSR_CANDIDATES, DLSR_OPERATIONS, OPERATIONS

@@ -168,9 +168,6 @@ class IMDN(IMDNFrame, SRNetwork):
         nf: feature channels; the published network has 64.
         num_blocks: information multi-distillation blocks; the published network has 6.
         genotype: four candidate names for the convolutions of every block (list, mapping or :class:`Genotype`).
-
-    Raises:
-        GenotypeError: a genotype that this network does not have.
     """
 
     arch = "IMDN"
@@ -187,7 +184,7 @@ class IMDN(IMDNFrame, SRNetwork):
 
     @staticmethod
     def check(genotype: Any = PUBLISHED, **_: Any) -> None:
-        """Refuse a genotype of other names than :meth:`choices`; a path has not been read yet and passes."""
+        """Refuse a genotype of other names; a path has not been read yet and passes."""
         if not is_genotype_path(genotype):
             genotype_from(genotype, IMDN.arch, IMDN.choices())
 
@@ -212,9 +209,6 @@ class IMDNSpace(ChoiceSpace, IMDNFrame):
         partial_channel: K of the mixed operation: a share of 1/K of the channels goes through it; must divide nf/4.
         checkpointing: compute blocks again in the backward pass, which takes longer and less memory.
         execution: how mixed operations run: candidates one at a time, or together, which is faster and rounds otherwise.
-
-    Raises:
-        ValueError: an unknown candidate, fewer than two, or a K that does not divide nf/4.
     """
 
     network, registry, operations, labels = IMDN, IMDN_CANDIDATES, IMDN_OPERATIONS, LABELS

@@ -53,11 +53,7 @@ class ChoiceSpace(nn.Module):
     ) -> Callable[[str, int, int], MixedOp]:
         """Return the builder of mixed operations, (label, input channels, output channels) -> module.
 
-        Args:
-            candidates: names; ``None`` for the default ones.
-            partial_channel: K of the mixed operations.
-            checkpointing: compute blocks again in the backward pass.
-            execution: how mixed operations run.
+        The arguments are the options of a space; ``candidates`` is ``None`` for the default ones.
         """
         self.candidates, self.checkpointing = tuple(candidates or self.operations), checkpointing
         self.mixed_op = kind = MIXED_OPS[execution]

@@ -58,7 +58,7 @@ class Alpha(nn.Module):
             self.logits[label] = nn.Parameter(start + torch.tensor([offset.get(name, 0.0) for name in choice.candidates]))
 
     def by_label(self) -> dict[str, Tensor]:
-        """Return label -> logits, in the order of the labels."""
+        """Return label -> logits."""
         return dict(self.logits.items())
 
     def relax(self, relaxation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

@@ -218,7 +218,6 @@ class Searcher:
         return {"step": self.step, "sums": dict(self.sums), "seconds": self.seconds, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state_dict` was taken."""
         self._unread = []
         self.step, self.sums, self.seconds = state["step"], dict(state["sums"]), state["seconds"]
         for name in _STATEFUL:
