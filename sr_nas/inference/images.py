@@ -197,29 +197,9 @@ def upscale_files(
     run = partial(
         upscale_image, network, device=device, precision=precision, ensemble=ensemble, outscale=outscale, progress=progress
     )
-    in_tiles = _Tiles(network, run, tile, device)
-
-    def upscale_file(source: Path, target: Path) -> Outcome:
-        try:
-            if not overwrite and target.exists():
-                return Outcome(source, target, "kept")
-            pixels, metadata = read_with_metadata(source)
-            _check_format(pixels, target, scale)
-            upscaled, tiles, message = in_tiles.upscale(pixels)
-            profile, dropped = metadata.icc_profile, metadata.others
-            if profile and not holds_profile(target.suffix, upscaled.shape[2], 8 * upscaled.dtype.itemsize, profile):
-                profile, dropped = None, (*dropped, "colour profile")
-            write_image(target, upscaled, icc_profile=profile)
-        except UserError as error:
-            return Outcome(source, target, "failed", str(error))
-        except OSError as error:
-            return Outcome(source, target, "failed", f"{target} cannot be written: {error.strerror}.")
-        except MemoryError:
-            return Outcome(source, target, "failed", f"the memory does not suffice to read, resize or write {source}.")
-        return Outcome(source, target, "written", message, tiles, dropped)
-
+    batch = _Batch(network, run, tile, torch.device(device))
     return (
-        Outcome(source, target, "left out") if leave else upscale_file(source, target)
+        Outcome(source, target, "left out") if leave else batch.upscale_file(source, target, scale, overwrite)
         for source, target, leave in zip(inputs, targets, is_output, strict=True)
     )
 
@@ -235,14 +215,33 @@ def _check_format(pixels: np.ndarray, target: Path, scale: float) -> None:
         ) from error
 
 
-class _Tiles:
-    """Upscales images, and remembers from one to the next which tiles fitted in memory."""
+class _Batch:
+    """Upscales files, and remembers from one to the next which tiles fitted in memory."""
 
-    def __init__(self, network: nn.Module, run: Callable[..., np.ndarray], tile: Tile, device: torch.device | str) -> None:
+    def __init__(self, network: nn.Module, run: Callable[..., np.ndarray], tile: Tile, device: torch.device) -> None:
         self.network, self.run, self.tile, self.device = network, run, tile, device
         self.largest: int | None = None  # larger tiles have exceeded the memory
 
-    def upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
+    def upscale_file(self, source: Path, target: Path, scale: float, overwrite: bool) -> Outcome:
+        try:
+            if not overwrite and target.exists():
+                return Outcome(source, target, "kept")
+            pixels, metadata = read_with_metadata(source)
+            _check_format(pixels, target, scale)
+            upscaled, tiles, message = self._upscale(pixels)
+            profile, dropped = metadata.icc_profile, metadata.others
+            if profile and not holds_profile(target.suffix, upscaled.shape[2], 8 * upscaled.dtype.itemsize, profile):
+                profile, dropped = None, (*dropped, "colour profile")
+            write_image(target, upscaled, icc_profile=profile)
+        except UserError as error:
+            return Outcome(source, target, "failed", str(error))
+        except OSError as error:  # of target.exists: a name too long, or a link to itself
+            return Outcome(source, target, "failed", f"{target} cannot be written: {error.strerror}.")
+        except MemoryError:
+            return Outcome(source, target, "failed", f"the memory does not suffice to read, resize or write {source}.")
+        return Outcome(source, target, "written", message, tiles, dropped)
+
+    def _upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
         """Return the upscaled image, the number of its tiles, and a remark."""
         height, width = size = pixels.shape[0], pixels.shape[1]
         image, tile = f"{width}x{height} pixels", None
