@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,44 +19,25 @@ EPS = 1e-5
 """eps of the BatchNorms that are joined, PyTorch's default; candidates with another one run by themselves."""
 
 
-class CellMixedOp(nn.Module):
-    """``sum_i weights[i] * candidate_i(x)`` (DARTS, eq. 2), on all channels or on a share of them.
+class CellMixedOp(MixedOp):
+    """The mixed operation of DARTS's cells, with a stride (DARTS, eq. 2; PC-DARTS, Xu et al. 2020, eq. 1).
 
-    With ``partial_channel`` K > 1 (PC-DARTS, Xu et al. 2020, eq. 1) the first 1/K of the channels go through the candidates;
-    the rest bypass them, through a 2x2 max-pooling at stride 2, and the result is channel-shuffled. BatchNorms have no scale and
-    no shift, which would undo the weights.
+    It maps ``[N, channels, H, W]`` to ``[N, channels, ceil(H/stride), ceil(W/stride)]``. Channels that bypass the candidates go
+    through a 2x2 max-pooling at stride 2. BatchNorms have no scale and no shift, which would undo the weights.
 
     Args:
         builders: candidate name -> function of (channels, stride, affine).
         channels: of the input and the result.
         stride: 1 or 2.
-        partial_channel: K.
-
-    Raises:
-        ValueError: K does not divide the channels.
+        partial_channel: K; must divide the channels.
     """
 
     def __init__(self, builders: Mapping[str, CellBuilder], channels: int, stride: int, partial_channel: int = 1) -> None:
-        super().__init__()
-        if channels % partial_channel:
-            raise ValueError(f"partial_channel {partial_channel} must divide {channels} channels")
-        self.stride, self.partial_channel, self.sampled = stride, partial_channel, channels // partial_channel
-        self.candidates = nn.ModuleDict()
-        for name, build in builders.items():
-            candidate = build(self.sampled, stride, False)
-            if isinstance(candidate, (nn.MaxPool2d, nn.AvgPool2d)):  # DARTS normalises poolings while it searches
-                candidate = nn.Sequential(candidate, nn.BatchNorm2d(self.sampled, affine=False))
-            self.candidates[name] = candidate
-
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Map ``[N, channels, H, W]`` to ``[N, channels, ceil(H/stride), ceil(W/stride)]``; one weight per candidate."""
-        mixed = self._mix(x[:, : self.sampled], weights)
-        if self.partial_channel == 1:
-            return mixed
-        bypassed = x[:, self.sampled :]
-        if self.stride == 2:
-            bypassed = F.max_pool2d(bypassed, 2, ceil_mode=True)
-        return F.channel_shuffle(torch.cat((mixed, bypassed), dim=1), self.partial_channel)
+        super().__init__(
+            {name: partial(_searchable, build, stride) for name, build in builders.items()}, channels, channels, partial_channel
+        )
+        if stride == 2:
+            self.bypass = nn.MaxPool2d(2, ceil_mode=True)
 
     def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
         # Zeros add nothing and give their weight no gradient, so they are not computed.
@@ -64,9 +46,15 @@ class CellMixedOp(nn.Module):
             for weight, candidate in zip(weights, self.candidates.values(), strict=True)
             if not isinstance(candidate, Zero)
         )
-        for term in rest:
-            first = first + term
-        return first
+        return sum(rest, first)
+
+
+def _searchable(build: CellBuilder, stride: int, channels: int, _: int) -> nn.Module:
+    """A candidate in a supernet: without scale and shift, poolings with a BatchNorm behind them (DARTS)."""
+    candidate = build(channels, stride, False)
+    if isinstance(candidate, (nn.MaxPool2d, nn.AvgPool2d)):
+        return nn.Sequential(candidate, nn.BatchNorm2d(channels, affine=False))
+    return candidate
 
 
 def mixed_apart(ops: Sequence[MixedOp], weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:

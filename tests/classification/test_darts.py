@@ -98,8 +98,8 @@ def test_a_reduction_cell_follows_the_published_definition() -> None:
     s4 = max_pool(s0) + s2
     s5 = s2 + avg_pool(s0)
     expected = torch.cat((s2, s3, s4, s5), 1)
-    found = cell.run(before, last, network._run_edge)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    output = cell.run(before, last, network._run_edge)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
 
 
 def test_cells_reduce_at_one_and_two_thirds() -> None:
@@ -131,11 +131,11 @@ def test_drop_path_spares_identities_and_eval_mode() -> None:
     cell = network.cells[0]
     assert isinstance(cell, DARTSCell)
     x = torch.rand(2, 12, 8, 8)
-    found = cell.run(x, x, network._run_edge)
+    output = cell.run(x, x, network._run_edge)
     # Nodes 2 and 3 keep nothing; 4 and 5 keep the skip connection from the cell before last.
-    assert not found[:, :8].any()
-    torch.testing.assert_close(found[:, 8:12], cell.preprocess0(x))
-    torch.testing.assert_close(found[:, 12:], cell.preprocess0(x))
+    assert not output[:, :8].any()
+    torch.testing.assert_close(output[:, 8:12], cell.preprocess0(x))
+    torch.testing.assert_close(output[:, 12:], cell.preprocess0(x))
     assert cell.eval().run(x, x, network.eval()._run_edge)[:, :8].any()
 
 

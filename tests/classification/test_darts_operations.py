@@ -80,11 +80,11 @@ def test_training_and_eval_mode_compute_one_convolution(stride: int) -> None:
     op = SeparableConv(4, 5, stride, 2, affine=False).double()
     op.add_module("3", nn.Identity())
     x = torch.randn(2, 4, 11, 12, dtype=torch.float64, requires_grad=True)
-    found = {}
+    by_mode = {}
     for training in (True, False):
         result = op.train(training)(x)
-        found[training] = (result, *torch.autograd.grad(result.square().sum(), [x, *op.parameters()]))
-    torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-10)
+        by_mode[training] = (result, *torch.autograd.grad(result.square().sum(), [x, *op.parameters()]))
+    torch.testing.assert_close(by_mode[True], by_mode[False], rtol=0, atol=1e-10)
 
 
 def test_whole_samples_are_dropped_and_the_expectation_stays() -> None:
@@ -92,11 +92,11 @@ def test_whole_samples_are_dropped_and_the_expectation_stays() -> None:
     x = torch.rand(20_000, 2, 2, 2) + 1
     result = drop_path(x, 0.3)
     share = (result / x).flatten(1)
-    kept = share[:, 0] != 0
-    assert ((share != 0) == kept[:, None]).all(), "a sample is kept or dropped as a whole"
-    torch.testing.assert_close(share[kept], torch.full_like(share[kept], 1 / 0.7))
+    remains = share[:, 0] != 0
+    assert ((share != 0) == remains[:, None]).all(), "a sample is kept or dropped as a whole"
+    torch.testing.assert_close(share[remains], torch.full_like(share[remains], 1 / 0.7))
     # Three standard deviations of a share of 20,000 draws.
-    assert kept.double().mean().item() == pytest.approx(0.7, abs=3 * (0.3 * 0.7 / 20_000) ** 0.5)
+    assert remains.double().mean().item() == pytest.approx(0.7, abs=3 * (0.3 * 0.7 / 20_000) ** 0.5)
 
 
 def test_nothing_is_drawn_at_0() -> None:

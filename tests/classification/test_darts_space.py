@@ -162,11 +162,11 @@ def test_edges_may_have_candidates_of_their_own() -> None:
     """As in S1 of Zela et al. 2020."""
     torch.manual_seed(0)
     labels = list(DARTSSpace(**TINY, nodes=2, multiplier=2).choices())
-    own = {label: ["max_pool_3x3", "dil_conv_3x3"] if "<-0" in label else ["skip_connect", "noise"] for label in labels}
-    settings = {"channels": 4, "num_cells": 3, "nodes": 2, "multiplier": 2, "candidates": own}
+    candidates = {label: ["max_pool_3x3", "dil_conv_3x3"] if "<-0" in label else ["skip_connect", "noise"] for label in labels}
+    settings = {"channels": 4, "num_cells": 3, "nodes": 2, "multiplier": 2, "candidates": candidates}
     section = section_model(CLASSIFICATION_SPACES, "DARTS", Component).model_validate(settings)
     space = CLASSIFICATION_SPACES.get("DARTS")(**section.arguments())  # type: ignore[attr-defined]
-    assert {label: list(choice.candidates) for label, choice in space.choices().items()} == own
+    assert {label: list(choice.candidates) for label, choice in space.choices().items()} == candidates
     weights = {label: torch.tensor([0.6, 0.4]) for label in labels}
     assert space(torch.rand(2, 3, 8, 8), weights).shape == (2, 10)
     genotype = space.decode(weights)
@@ -199,8 +199,8 @@ def test_parameter_costs_are_the_difference_of_derived_networks() -> None:
 
     def both(seed: int) -> tuple[float, float]:
         genotype = random_genotype([name for name in DARTS_OPERATIONS if name != "none"], seed, nodes=2)
-        kept = multi_hot(space, genotype)
-        return sum((kept[label] * costs).sum().item() for label, costs in table.items()), count_params(space.derive(genotype))
+        weights = multi_hot(space, genotype)
+        return sum((weights[label] * costs).sum().item() for label, costs in table.items()), count_params(space.derive(genotype))
 
     expected, measured = both(0)
     other_expected, other_measured = both(1)

@@ -55,7 +55,7 @@ def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not() -> None:
     black = (torch.zeros(3) - torch.tensor(labelled().mean)) / torch.tensor(labelled().std)
     seen = set()
     for draw in range(500):
-        found = dataset[1, draw][0]
+        result = dataset[1, draw][0]
         image = plain[1, 0][0]
         padded = {flip: black[:, None, None].expand(3, 12, 12).clone() for flip in (False, True)}
         padded[False][:, 2:10, 2:10], padded[True][:, 2:10, 2:10] = image, image.flip(2)
@@ -64,7 +64,7 @@ def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not() -> None:
             for flip, whole in padded.items()
             for top in range(5)
             for left in range(5)
-            if torch.allclose(whole[:, top : top + 8, left : left + 8], found)
+            if torch.allclose(whole[:, top : top + 8, left : left + 8], result)
         ]
         assert len(places) == 1
         seen.add(places[0])
@@ -98,7 +98,7 @@ def test_npz(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"y_test": None}, "lacks y_test"),
         ({"x_train": PIXELS.astype(np.float32)}, r"x_train must be uint8"),
@@ -106,8 +106,8 @@ def test_npz(tmp_path: Path) -> None:
         ({"y_train": LABELS + 1}, "names classes 1 to 3, and there are 3"),
     ],
 )
-def test_wrong_archives_are_refused(tmp_path: Path, changed: dict[str, object], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_wrong_archives_are_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         LABELLED.get("npz")("train", dataroot=str(archive(tmp_path, **changed)))
 
 
@@ -121,9 +121,9 @@ def test_cifar_from_its_official_form(tmp_path: Path) -> None:
             pickle.dumps({"data": pixels[2 * number : 2 * number + 2], "labels": [number, 9 - number]}, protocol=2)
         )
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(digit) for digit in range(10)]}, protocol=2))
-    found = LABELLED.get("cifar10")("train", dataroot=str(tmp_path))
-    assert found.labels == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
-    image = found.read(7)
+    result = LABELLED.get("cifar10")("train", dataroot=str(tmp_path))
+    assert result.labels == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
+    image = result.read(7)
     assert image.shape == (32, 32, 3) and image[1, 2].tolist() == pixels[7, [34, 1024 + 34, 2048 + 34]].tolist()
     with pytest.raises(UserError, match="test_batch does not exist"):
         LABELLED.get("cifar10")("test", dataroot=str(tmp_path))
@@ -221,8 +221,8 @@ def test_images_to_test_with_are_the_same_in_every_draw(root: Path) -> None:
 def test_without_train_the_classes_are_those_of_the_part(root: Path) -> None:
     (root / "train").rename(root / "elsewhere")
     (root / "val").rename(root / "test")
-    found = read_folder("test", dataroot=str(root))
-    assert (found.classes, found.labels) == (("dog",), [0])
+    result = read_folder("test", dataroot=str(root))
+    assert (result.classes, result.labels) == (("dog",), [0])
 
 
 def test_layouts_that_are_none(root: Path) -> None:

@@ -31,9 +31,9 @@ def test_weighted_sum_of_all_candidates(stride: int) -> None:
     expected = sum(weight * results[name] for weight, name in zip(weights, DARTS_OPERATIONS, strict=True))
     assert isinstance(expected, torch.Tensor)
     torch.testing.assert_close(op(x, weights), expected, rtol=0, atol=1e-12)
-    (found,) = torch.autograd.grad(op(x, weights).square().sum(), weights)
-    (wanted,) = torch.autograd.grad(expected.square().sum(), weights)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(op(x, weights).square().sum(), weights)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), weights)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("size", [(6, 6), (7, 5)])
@@ -58,7 +58,7 @@ def largest_of_2x2(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_share_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="partial_channel 3 must divide 8 channels"):
+    with pytest.raises(ValueError, match="partial_channel 3 must divide 8 and 8 channels"):
         CellMixedOp(BUILDERS, 8, 1, partial_channel=3)
 
 

@@ -41,13 +41,13 @@ def test_complexity_of_the_plain_network() -> None:
     By hand: an edge costs 9 C^2 H W, which is the same in all three stages.
     """
     edge = 9 * 16 * 16 * 32 * 32
-    found = classifier_complexity(NASBench201())
-    assert found["params"] == 1_531_546
+    costs = classifier_complexity(NASBench201())
+    assert costs["params"] == 1_531_546
     blocks = sum(
         (9 * c * 2 * c + 9 * 2 * c * 2 * c + c * 2 * c) * side * side for c, side in ((16, 16), (32, 8))
     )  # two residual blocks
-    norms = found["macs_32x32"] - (15 * 6 * edge + blocks + 9 * 3 * 16 * 32 * 32 + 640)
-    assert 0 <= norms < 0.03 * found["macs_32x32"], "fvcore counts BatchNorms and poolings too"
+    norms = costs["macs_32x32"] - (15 * 6 * edge + blocks + 9 * 3 * 16 * 32 * 32 + 640)
+    assert 0 <= norms < 0.03 * costs["macs_32x32"], "fvcore counts BatchNorms and poolings too"
 
 
 def test_strings_go_both_ways() -> None:
@@ -58,7 +58,7 @@ def test_strings_go_both_ways() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|", "'conv' is not a candidate of NASBench201.1<-0"),
         ("|none~0|+|none~0|none~1|", "is no architecture of NAS-Bench-201"),
@@ -67,8 +67,8 @@ def test_strings_go_both_ways() -> None:
         ("none~0|", "is no architecture of NAS-Bench-201"),
     ],
 )
-def test_wrong_strings_are_refused(text: str, says: str) -> None:
-    with pytest.raises(GenotypeError, match=says.replace("|", r"\|")):
+def test_wrong_strings_are_refused(text: str, message: str) -> None:
+    with pytest.raises(GenotypeError, match=message.replace("|", r"\|")):
         read_genotype(text)
 
 
@@ -98,7 +98,8 @@ def small(**settings: Any) -> NASBench201Space:
 
 def one_hot(genotype: Genotype) -> dict[str, torch.Tensor]:
     return {
-        label: torch.tensor([float(name == kept) for name in NAMES], dtype=torch.float64) for label, (kept,) in genotype.picks
+        label: torch.tensor([float(name == selected) for name in NAMES], dtype=torch.float64)
+        for label, (selected,) in genotype.picks
     }
 
 
@@ -126,7 +127,7 @@ def test_edges_together_equal_edges_apart(settings: dict[str, Any]) -> None:
     spaces[1].load_state_dict(spaces[0].state_dict())
     x = torch.randn(3, 3, 12, 16, dtype=torch.float64)
     start = {label: torch.rand(len(choice.candidates), dtype=torch.float64) for label, choice in spaces[0].choices().items()}
-    found = []
+    results = []
     for space in spaces:
         weights = {label: weight.clone().requires_grad_() for label, weight in start.items()}
         image = x.clone().requires_grad_()
@@ -134,9 +135,9 @@ def test_edges_together_equal_edges_apart(settings: dict[str, Any]) -> None:
         result = space(image, weights)
         gradients = torch.autograd.grad(result.square().mean(), inputs, create_graph=True)
         second = torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), inputs, allow_unused=True)
-        found.append([result, *gradients, *second, *space.buffers(), space.eval()(x, start)])
-    assert len(found[0]) == len(found[1])
-    for place, (apart, together) in enumerate(zip(*found, strict=True)):
+        results.append([result, *gradients, *second, *space.buffers(), space.eval()(x, start)])
+    assert len(results[0]) == len(results[1])
+    for place, (apart, together) in enumerate(zip(*results, strict=True)):
         assert (apart is None) == (together is None), place
         if apart is not None:
             torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-10)

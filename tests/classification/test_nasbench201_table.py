@@ -41,11 +41,11 @@ def test_published_rows(text: str) -> None:
     index, valid, test, hundred, imagenet = KNOWN[text]
     with np.load(FILE) as stored:
         assert stored["indices"][place(genotype.names)] == index
-    found = true_accuracy(genotype)
-    assert found is not None
-    assert found["cifar10"] == {"valid": pytest.approx(valid, abs=0.005), "test": pytest.approx(test, abs=0.005)}
-    assert found["cifar100"]["test"] == pytest.approx(hundred, abs=0.005)
-    assert found["imagenet16"]["test"] == pytest.approx(imagenet, abs=0.005)
+    accuracies = true_accuracy(genotype)
+    assert accuracies is not None
+    assert accuracies["cifar10"] == {"valid": pytest.approx(valid, abs=0.005), "test": pytest.approx(test, abs=0.005)}
+    assert accuracies["cifar100"]["test"] == pytest.approx(hundred, abs=0.005)
+    assert accuracies["imagenet16"]["test"] == pytest.approx(imagenet, abs=0.005)
 
 
 def test_every_network_has_one_place_and_one_index() -> None:
@@ -68,18 +68,18 @@ def test_all_rows_are_those_of_the_table(shared: Path) -> None:
     source = shared / "data" / "nb201_table.csv.gz"
     columns = ("c10_valid_200", "c10_test_200", "c100_valtest_200", "c100_test_200", "in16_valtest_200", "in16_test_200")
     with np.load(FILE) as stored:
-        accuracies, indices = stored["accuracies"].reshape(-1, len(columns)), stored["indices"]
+        values, indices = stored["accuracies"].reshape(-1, len(columns)), stored["indices"]
     with gzip.open(source, "rt") as stream:
         for row in csv.DictReader(stream):
             where = place(re.findall(r"([^|~+]+)~\d", row["arch"]))
             assert indices[where] == int(row["index"])
-            assert accuracies[where].tolist() == np.float32([row[column] for column in columns]).tolist()
+            assert values[where].tolist() == np.float32([row[column] for column in columns]).tolist()
             if int(row["index"]) % 500 == 0:
                 genotype = read_genotype(row["arch"])
                 assert architecture_string(genotype) == row["arch"]
-                found = true_accuracy(genotype)
-                assert found is not None and found["cifar10"]["test"] == pytest.approx(float(row["c10_test_200"]), abs=1e-4)
-                assert found["imagenet16"]["valid"] == pytest.approx(float(row["in16_valtest_200"]), abs=1e-4)
+                truth = true_accuracy(genotype)
+                assert truth is not None and truth["cifar10"]["test"] == pytest.approx(float(row["c10_test_200"]), abs=1e-4)
+                assert truth["imagenet16"]["valid"] == pytest.approx(float(row["in16_valtest_200"]), abs=1e-4)
 
 
 def test_the_order_of_edges_is_that_of_the_strings() -> None:
@@ -105,7 +105,7 @@ MEANS = {
 
 def results(api: ModuleType, index: int) -> dict[str, Any]:
     """The state of two trainings, by the package's own classes."""
-    found = api.ArchResults(index, TEXT)
+    trainings = api.ArchResults(index, TEXT)
     for data_set, sets in LAST.items():
         for number, seed in enumerate(SEEDS):
             losses = {0: 2.0, 1: 1.0}
@@ -113,8 +113,8 @@ def results(api: ModuleType, index: int) -> dict[str, Any]:
             trial.update_train_info(losses, losses, losses, {0: 5.0, 1: 5.0})
             accuracies = {f"{name}@{epoch}": value * epoch + 2 * number for name, value in sets.items() for epoch in (0, 1)}
             trial.update_eval(accuracies, dict.fromkeys(accuracies, 0.5), dict.fromkeys(accuracies, 1.0))
-            found.update(data_set, seed, trial)
-    state: dict[str, Any] = found.state_dict()
+            trainings.update(data_set, seed, trial)
+    state: dict[str, Any] = trainings.state_dict()
     return state
 
 

@@ -80,11 +80,11 @@ def test_it_rises_in_steps_of_an_epoch() -> None:
     """DARTS sets drop_path_prob * epoch / epochs, counted from 0, as an epoch begins; here 4 epochs of 3 iterations."""
     network = darts()
     schedule = DropPathSchedule(network, 0.2, Fraction(3), 12, seed=0)
-    found = []
+    probabilities = []
     for iteration in range(12):
         schedule(iteration)
-        found.append(network.drop_path)
-    assert found == pytest.approx([0.2 * epoch / 4 for epoch in range(4) for _ in range(3)])
+        probabilities.append(network.drop_path)
+    assert probabilities == pytest.approx([0.2 * epoch / 4 for epoch in range(4) for _ in range(3)])
 
 
 def test_epochs_that_no_whole_number_of_iterations_makes() -> None:
