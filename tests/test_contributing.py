@@ -109,7 +109,7 @@ def test_a_penalty_on_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["loss"]["regularizer"] == pytest.approx(24 / 12, rel=0.03)
     names = ("none", "skip_connect", "conv", "pool")
     even = {label: ChoiceLogits(names[:count], torch.zeros(count)) for label, count in (("one", 4), ("two", 2), ("three", 1))}
-    assert REGULARIZERS.get("share")(even).item() == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert REGULARIZERS.get("share")(even, name="skip_connect").item() == pytest.approx((1 / 4 + 1 / 2) / 2)
 
 
 def test_a_search_space(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
