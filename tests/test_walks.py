@@ -1,0 +1,19 @@
+"""How many files a reader opens to follow a search, one of its steps, a training and a photo (``tools/walk.py``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from walk import walks
+
+MOST = {"search": 40, "step": 12, "training": 30, "photo": 16}
+
+
+def test_walks_stay_short(tmp_path: Path) -> None:
+    entered = walks(tmp_path)
+    assert {name: len(files) for name, files in entered.items() if len(files) > MOST[name]} == {}
+    # What each cannot do without: else the walk was not followed.
+    assert {"jobs/search.py", "search/searcher.py", "spaces/imdn.py"} <= entered["search"]
+    assert {"search/bilevel.py", "search/objective.py", "networks/imdn.py"} <= entered["step"] < entered["search"]
+    assert {"trainer.py", "metrics.py", "jobs/train.py"} <= entered["training"]
+    assert {"inference/tiles.py", "images/files.py"} <= entered["photo"]
