@@ -1,6 +1,6 @@
 """Registries: named functions and classes that an option file selects by ``type``.
 
-A registry imports every module of one package when it is first asked, so adding an entry means adding one decorated function or
+A registry imports every module of its packages when it is first asked, so adding an entry means adding one decorated function or
 class. Its keyword arguments *are* its options: :mod:`sr_nas.options.strict` reads types, defaults and bounds off its signature.
 """
 
@@ -31,14 +31,14 @@ class Registry:
 
     Args:
         kind: as error messages call an entry (``"regularizer"``).
-        package: module or package whose import registers the entries.
+        packages: module or packages whose import registers the entries, separated by blanks.
         supplied: parameters that the program passes itself; no option sets them.
         guests: prefix of names -> module with a function ``entry(name)``, for entries of an optional package
             (``"basicsr.RRDBNet"``), which :meth:`names` leaves out.
     """
 
-    def __init__(self, kind: str, package: str, supplied: tuple[str, ...] = (), guests: Mapping[str, str] | None = None) -> None:
-        self.kind, self.package, self.supplied, self.guests = kind, package, supplied, guests or {}
+    def __init__(self, kind: str, packages: str, supplied: tuple[str, ...] = (), guests: Mapping[str, str] | None = None) -> None:
+        self.kind, self.packages, self.supplied, self.guests = kind, packages.split(), supplied, guests or {}
         self._entries: dict[str, Callable[..., Any]] = {}
         self._filled = False
 
@@ -80,17 +80,19 @@ class Registry:
     def _fill(self) -> None:
         if self._filled:
             return
-        module = importlib.import_module(self.package)
-        for submodule in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            importlib.import_module(f"{self.package}.{submodule.name}")
+        for package in self.packages:
+            module = importlib.import_module(package)
+            for submodule in pkgutil.iter_modules(getattr(module, "__path__", [])):
+                importlib.import_module(f"{package}.{submodule.name}")
         self._filled = True
 
 
 RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))
 REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
 SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
-SPACES = Registry("search space", "sr_nas.networks", supplied=("scale",))
-NETWORKS = Registry("network", "sr_nas.networks", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"})
+SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
+# A new space may bring its network in its own file.
+NETWORKS = Registry("network", "sr_nas.networks sr_nas.spaces", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"})
 CLASSIFICATION_SPACES = Registry("search space of classification", "sr_nas.classification", supplied=("num_classes",))
 CLASSIFIERS = Registry("classifier", "sr_nas.classification", supplied=("num_classes",))
 COSTS = Registry("cost", "sr_nas.complexity.costs")

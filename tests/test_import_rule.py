@@ -18,7 +18,7 @@ FLOORS = [
     {"contracts", "options", "losses", "optim", "runs"},
     {"ops", "search", "images", "complexity"},
     {"networks", "data", "metrics", "inference"},
-    {"export", "trainer", "report"},
+    {"spaces", "export", "trainer", "report"},
     {"bridge", "task"},
     {"classification", "super_resolution"},
     {"jobs"},

@@ -1,1 +1,1 @@
-"""Networks of super-resolution and their search spaces, one file per family."""
+"""Networks of super-resolution: plain modules without search code, one file per family."""

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from sr_nas.complexity.costs import cost_table
-from sr_nas.networks.dlsr import DLSRSpace
+from sr_nas.spaces.dlsr import DLSRSpace
 
 
 def test_choices() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from sr_nas.complexity.costs import cost_table
 from sr_nas.genotype import genotype_from
-from sr_nas.networks.imdn import IMDN, IMDNSpace
+from sr_nas.networks.imdn import IMDN
+from sr_nas.spaces.imdn import IMDNSpace
 
 
 def test_the_same_alpha_serves_all_blocks() -> None:
