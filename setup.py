@@ -34,6 +34,7 @@ setup(
     install_requires=[
         "torch>=2.4",  # reads the states of optimizers and schedulers with weights_only=True
         "numpy>=1.26",
+        "typing-extensions>=4.6",  # Self, before Python 3.11
         "pydantic>=2.9",  # JSON schema of what a validator takes, where it differs from what it gives
         "annotated-types>=0.6",  # bounds of parameters, which pydantic understands
         "pyyaml>=6.0",

@@ -213,7 +213,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         scheduler=LR_SCHEDULES.build(options.train.scheduler)(weight_optimizer, total=section.epochs),
         plan=Plan(
             epochs=section.epochs,
-            steps_per_epoch=section.steps_per_epoch or training.batches_per_pass,
+            steps_per_epoch=section.steps_per_epoch or training.batches_per_epoch,
             warmup_epochs=section.warmup_epochs,
             second_order=section.order == "second",
             finite_difference=section.hessian == "finite_difference",
@@ -270,7 +270,7 @@ def build_trainer(
         precision=precision,
         watch=DivergenceWatch(section.divergence_factor or None),
         compiled=section.compile,
-        **find_task(options.task).trainer_arguments(options, network, stream.batches_per_pass, device),
+        **find_task(options.task).trainer_arguments(options, network, stream.batches_per_epoch, device),
     )
 
 

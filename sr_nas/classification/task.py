@@ -24,7 +24,7 @@ from sr_nas.data.loader import in_order
 from sr_nas.errors import UserError, listing
 from sr_nas.inference.tiles import NonFiniteOutput
 from sr_nas.options.sections import AnySearch, AnyTraining, Iterations, Validated, WeightSteps
-from sr_nas.options.strict import Component, Of, Strict
+from sr_nas.options.strict import Component, FromRegistry, Strict
 from sr_nas.registry import CLASSIFICATION_LOSSES, CLASSIFICATION_SPACES, CLASSIFIERS, LABELLED
 from sr_nas.report.progress import macs, truth
 from sr_nas.runs.distributed import rank
@@ -64,13 +64,13 @@ class LabelledSource(LabelledImages):
 class ClassificationDatasets(Strict):
     """Where a search of a classifier takes its images from."""
 
-    train: Annotated[LabelledSource, Of(LABELLED)]
+    train: Annotated[LabelledSource, FromRegistry(LABELLED)]
 
 
 class ClassifierSteps(WeightSteps):
     """How a classifier's weights are trained."""
 
-    class_opt: Annotated[Component, Of(CLASSIFICATION_LOSSES)] = Field(
+    class_opt: Annotated[Component, FromRegistry(CLASSIFICATION_LOSSES)] = Field(
         default={"type": "CrossEntropyLoss"}, validate_default=True
     )
     """Task loss."""
@@ -82,7 +82,7 @@ class ClassificationSearchOptions(AnySearch):
     task: Literal["classification"]
     """What the network is for; another task has other options."""
     datasets: ClassificationDatasets
-    network_g: Annotated[Component, Of(CLASSIFICATION_SPACES)]
+    network_g: Annotated[Component, FromRegistry(CLASSIFICATION_SPACES)]
     """The supernet."""
     train: ClassifierSteps = Field(default={}, validate_default=True)
 
@@ -90,10 +90,10 @@ class ClassificationSearchOptions(AnySearch):
 class ClassifierDatasets(Validated):
     """What a classifier learns from, part ``train`` of a set, and what it is judged on: part ``test`` of ``val`` and its like."""
 
-    __pydantic_extra__: dict[str, Annotated[LabelledImages, Of(LABELLED)] | None]
+    __pydantic_extra__: dict[str, Annotated[LabelledImages, FromRegistry(LABELLED)] | None]
 
-    train: Annotated[LabelledSource, Of(LABELLED)]
-    val: Annotated[LabelledImages, Of(LABELLED)] | None = None
+    train: Annotated[LabelledSource, FromRegistry(LABELLED)]
+    val: Annotated[LabelledImages, FromRegistry(LABELLED)] | None = None
     """Judges which network is the best, or where it is left out, the first of the further sets."""
 
 
@@ -114,7 +114,7 @@ class ClassifierTrainOptions(AnyTraining):
     task: Literal["classification"]
     """What the network is for; another task has other options."""
     datasets: ClassifierDatasets
-    network_g: Annotated[Component, Of(CLASSIFIERS)]
+    network_g: Annotated[Component, FromRegistry(CLASSIFIERS)]
     """The network; how many classes there are, the images tell."""
     train: ClassifierTraining
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from sr_nas.data.sources import Image, Pairs, pixels
 from sr_nas.errors import UserError
+from sr_nas.images.files import to_tensor
 
 
 class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -70,7 +71,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
         lr = lr[top : top + lr_size, left : left + lr_size]
         hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
-        return _planes(orient(lr, *orientation)), _planes(orient(hr, *orientation))
+        return to_tensor(orient(lr, *orientation))[0], to_tensor(orient(hr, *orientation))[0]
 
     def _pair(self, index: int) -> tuple[Image, Image]:
         if index in self._memory:
@@ -97,11 +98,6 @@ def orient(image: Image, hflip: bool, vflip: bool, transpose: bool) -> Image:
     if vflip:
         image = image[::-1]
     return image.swapaxes(0, 1) if transpose else image
-
-
-def _planes(image: Image) -> Tensor:
-    """uint8 [H, W, C] to float32 [C, H, W] in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)).div_(255)
 
 
 def split_indices(count: int, seed: int, share: float = 0.5) -> tuple[list[int], list[int]]:
@@ -162,7 +158,7 @@ class ResumableLoader:
         self._batches: Iterator[tuple[Tensor, ...]] | None = None
 
     @property
-    def batches_per_pass(self) -> int:
+    def batches_per_epoch(self) -> int:
         """Batches that cover every index at least once."""
         return math.ceil(len(self.indices) / self.batch_size)
 

@@ -16,7 +16,7 @@ from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import countable
 from sr_nas.options.load import check_options, read_options
 from sr_nas.options.sections import NetworkOptions
-from sr_nas.options.strict import Component, Of, Strict, section_model
+from sr_nas.options.strict import Component, FromRegistry, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.run_dir import NETWORK_BLOCK, load_tensors
 
@@ -29,7 +29,7 @@ DEFAULT_CLASSES = 10
 class _ClassifierOptions(Strict):
     """The part of an option file that says which classifier it is for."""
 
-    network_g: Annotated[Component, Of(CLASSIFIERS)]
+    network_g: Annotated[Component, FromRegistry(CLASSIFIERS)]
 
 
 def load_model(source: str | Path, arch: str | None = None, genotype: Any = None) -> SRNetwork:

@@ -21,7 +21,7 @@ from torch import Tensor
 from sr_nas import __version__
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing
-from sr_nas.inference.optimize import OPSET, OnnxSession, Program, RuntimeNetwork, check_same, export_onnx, traced
+from sr_nas.inference.optimize import OPSET, OnnxSession, Program, RuntimeNetwork, export_onnx, traced, verify_graph
 from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.files import replacing
 from sr_nas.runs.run_dir import load_tensors
@@ -113,7 +113,7 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
     elif path.suffix == ".pt2":
         with replacing(path) as temporary:
             torch.export.save(traced(network), temporary, extra_files={PT2_METADATA: json.dumps(metadata)})
-            difference = check_same(network, _load_graph(temporary), "fp32", f"the program of {path.name}")
+            difference = verify_graph(network, _load_graph(temporary), "fp32", f"the program of {path.name}")
         kind = f"torch.export of PyTorch {torch.__version__}; it"
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}

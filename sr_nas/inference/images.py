@@ -23,8 +23,8 @@ from sr_nas.runs.device import Precision, check_precision, is_out_of_memory
 from sr_nas.runs.files import ABANDONED, sweep
 
 Tile = int | Literal["auto"] | None
-"""Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: the whole image where the memory suffices,
-else tiles as large as fit."""
+"""Side of the tiles in LR pixels; ``None``: the whole image at once; ``"auto"``: on a CPU tiles whose activations take 1 GiB at
+most, on a GPU the whole image, and ever smaller tiles once the memory does not suffice."""
 
 
 def upscale_image(
@@ -41,7 +41,7 @@ def upscale_image(
     """Upscale an image, keeping its channels and depth.
 
     Grey is repeated to RGB, and the mean of the three outputs is taken. Alpha is upscaled by MATLAB's bicubic. The output is
-    clipped and rounded half to even tile by tile, so that the image is never held as floats.
+    clipped and rounded half to even tile by tile, so that of an image in tiles a single tile is held as floats.
 
     Args:
         network: see :func:`~sr_nas.inference.tiles.upscale_tiles`; so are ``tile``, ``device``, ``precision`` and ``ensemble``.

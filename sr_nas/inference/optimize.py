@@ -22,8 +22,7 @@ from sr_nas.registry import NETWORKS
 from sr_nas.runs.device import Precision
 
 EXAMPLE = (2, 3, 40, 46)
-"""Input shape at which a graph is traced. No side of it becomes 0 or 1 behind strides and poolings, which torch.export would
-specialise on."""
+"""Input shape at which a graph is traced: torch.export specialises on sides of 0 and 1, and none shrinks to them on the way."""
 CHECKED = ((1, 3, 17, 31), (2, 3, 40, 24), (1, 3, 9, 6))
 """Input shapes at which a graph is compared: odd ones, another batch, and one smaller than every network's receptive field."""
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
@@ -91,7 +90,7 @@ def traced(network: nn.Module, half: bool = False) -> Any:
     return program
 
 
-def check_same(network: nn.Module, run: Callable[[Tensor], Tensor], precision: str, name: str) -> float:
+def verify_graph(network: nn.Module, run: Callable[[Tensor], Tensor], precision: str, name: str) -> float:
     """Return the largest difference between a graph and the network it was made of, on noise in 0..1 of three sizes.
 
     Raises:
@@ -190,7 +189,7 @@ def require_packages(*packages: str) -> None:
 def export_onnx(
     network: SRNetwork, name: str, metadata: Mapping[str, str] | None = None, half: bool = False
 ) -> tuple[OnnxSession, float]:
-    """Export a network to ONNX in memory, and return the largest difference of what ONNX Runtime computes from it.
+    """Export a network to ONNX in memory, check it, and return a session and its largest difference from PyTorch.
 
     The graph maps ``lr``, ``[batch, 3, height, width]``, to ``sr``, float32 RGB in 0..1 both.
 
@@ -224,7 +223,7 @@ def export_onnx(
         node.metadata_props.clear()  # names files of the machine that exports
     exported.model.metadata_props.update(metadata or {})
     session = OnnxSession(exported.model_proto.SerializeToString(), name)
-    return session, check_same(network, session, "fp16" if half else "fp32", name)
+    return session, verify_graph(network, session, "fp16" if half else "fp32", name)
 
 
 class RuntimeNetwork(SRNetwork):
@@ -274,7 +273,7 @@ def countable(network: Module) -> Module:
 def for_inference(
     network: SRNetwork, engine: Engine, device: torch.device | str, precision: Precision = "fp32", pixels: float = math.inf
 ) -> tuple[SRNetwork, str]:
-    """Return a network of the same function that is the fastest to run, and the name of the engine that runs it.
+    """Return a network of the same function prepared for an engine, and the name of the engine that runs it.
 
     With ``"torch"``, layers are folded, and on the CPU weights lie channels_last, as its convolutions prefer. ``"onnxruntime"``
     exports to ONNX in memory. ``"auto"`` does so on the CPU in fp32 where the work exceeds :data:`WORTH_EXPORTING`; where the
@@ -283,7 +282,7 @@ def for_inference(
     Args:
         network: left as it is; a :class:`RuntimeNetwork` has its engine already.
         engine: what to run it by.
-        device: where.
+        device: device to run on.
         precision: ONNX Runtime computes in fp32 here.
         pixels: LR pixels to upscale; 0 where an export never pays.
 
@@ -292,7 +291,7 @@ def for_inference(
     """
     device, remark = torch.device(device), ""
     if isinstance(network, RuntimeNetwork):
-        if engine == ("onnxruntime" if network.in_torch else "torch"):
+        if engine not in ("auto", "torch" if network.in_torch else "onnxruntime"):
             raise UserError(f"--engine {engine}: this file is run by {network.runtime}; export the network in another format.")
         return network, network.runtime
     if engine == "onnxruntime" and precision != "fp32":

@@ -63,9 +63,9 @@ def pools_globally(network: nn.Module) -> bool:
 def fitting_tile(network: nn.Module, size: tuple[int, int], device: torch.device | str) -> int | None:
     """Return the side of the largest tiles whose activations fit :data:`ACTIVATION_BYTES`, ``None`` if the whole image fits.
 
-    The result depends on the network and the image size alone, so every machine cuts an image in the same way. On an
-    accelerator it is ``None``: there running out of memory is an error that can be caught, while Linux promises memory that it
-    does not have and then kills the process.
+    On a CPU the result depends on the network and the image size alone, so every machine cuts an image in the same way. On an
+    accelerator it is always ``None``: there running out of memory is an error that can be caught, while Linux promises memory
+    that it does not have and then kills the process.
 
     ``size`` is (height, width) of the LR image.
     """
@@ -148,7 +148,7 @@ def upscale_tiles(
                 rows = slice(scale * (top - above), scale * (bottom - above))
                 columns = slice(scale * (left - before), scale * (right - before))
                 pixels = sr[..., rows, columns].float().cpu()
-            if not pixels.sum().isfinite():
+            if not pixels.sum().isfinite():  # one reduction: NaN and infinity survive a sum
                 advice = "use fp32" if precision == "fp16" else "its weights are damaged or have diverged"
                 raise NonFiniteOutput(f"the network's output in {precision} is not finite: {advice}.")
             yield slice(scale * top, scale * bottom), slice(scale * left, scale * right), pixels

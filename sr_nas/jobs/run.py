@@ -45,7 +45,7 @@ class Run:
 
     @classmethod
     def create_or_resume(cls, options: AnySearch | AnyTraining, auto_resume: bool) -> Run:
-        """Find the newest run of these options to resume, or prepare a new one.
+        """Find the newest run of these options to resume, or none; :meth:`open` then makes the folder or loads the checkpoint.
 
         The first process looks, and the others receive the result: they need not see its disk.
 

@@ -141,7 +141,7 @@ class Recorder:
         """Save a checkpoint where one is due; return whether to stop."""
         searcher, stopping = self.searcher, self.stop.agreed()
         if stopping or searcher.step % self.frequency == 0 or searcher.step == searcher.steps:
-            searcher.read_losses()
+            searcher.read_losses()  # in every process: state_dict(), which reads them too, is called in the first alone
             refuse_non_finite(searcher.space, ADVICE)
             refuse_non_finite(searcher.alpha, ADVICE)
             if is_first():

@@ -177,6 +177,7 @@ class Checkpointer:
             improved = self.best is None or score > self.best
             if improved:
                 self.best, self.best_iteration = score, trainer.iteration
+        # After the last iteration nothing follows that could be better: the network is written whatever its loss.
         sound = trainer.iteration == trainer.total or trainer.is_sound()
         if is_first():
             for name in [BEST] * improved + [LAST] * sound:
@@ -216,7 +217,7 @@ class Checkpointer:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to compare with the best network so far."""
+        """Return the best score with its iteration, and the loss sums since the last validation."""
         return {"best": self.best, "best_iteration": self.best_iteration, "sums": self.sums, "count": self.count}
 
     def good_states(self) -> str:

@@ -20,11 +20,11 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
-from sr_nas.options.strict import Component, ExistingFile, ExistingPath, Of, Strict
+from sr_nas.options.strict import Component, ExistingFile, ExistingPath, FromRegistry, Strict
 from sr_nas.registry import COSTS, LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-Optimizer = Annotated[Component, Of(OPTIMIZERS)]
+Optimizer = Annotated[Component, FromRegistry(OPTIMIZERS)]
 
 
 class Dataset(Component):
@@ -70,7 +70,7 @@ class WeightSteps(Strict):
 
     optim_g: Optimizer = Field(default={"type": "Adam"}, validate_default=True)
     """Optimizer of the network's weights."""
-    scheduler: Annotated[Component, Of(LR_SCHEDULES)] = Field(default={"type": "ConstantLR"}, validate_default=True)
+    scheduler: Annotated[Component, FromRegistry(LR_SCHEDULES)] = Field(default={"type": "ConstantLR"}, validate_default=True)
     """Learning rate over the run; counted in epochs for a search, in iterations for a training."""
     grad_clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; by default there is no limit."""
@@ -81,7 +81,7 @@ class WeightSteps(Strict):
 class WeightTraining(WeightSteps):
     """Optimisation of a super-resolution network's weights."""
 
-    pixel_opt: Annotated[Component, Of(LOSSES)] = Field(default={"type": "L1Loss"}, validate_default=True)
+    pixel_opt: Annotated[Component, FromRegistry(LOSSES)] = Field(default={"type": "L1Loss"}, validate_default=True)
     """Task loss."""
 
 
@@ -122,14 +122,14 @@ class SuperResolutionRun(Strict):
         return self
 
 
-TrainSource = Annotated[TrainDataset, Of(PAIRS)]
-ValSource = Annotated[Dataset, Of(PAIRS)]
+TrainSource = Annotated[TrainDataset, FromRegistry(PAIRS)]
+ValSource = Annotated[Dataset, FromRegistry(PAIRS)]
 
 
 class Regularizer(Component):
     """A regulariser of alpha with its strength."""
 
-    schedule: Annotated[Component, Of(SCHEDULES)] = Field(default={"type": "constant"}, validate_default=True)
+    schedule: Annotated[Component, FromRegistry(SCHEDULES)] = Field(default={"type": "constant"}, validate_default=True)
     """lambda_e over the epochs e = 1, 2, ..."""
     on_inputs: bool = False
     """Whether choices of inputs are regularised too, and not operations alone."""
@@ -176,9 +176,9 @@ class SearchSection(_CostWeights):
     """Batches whose task loss alpha descends on: of the validation half, or the sum of both (DLSR)."""
     split: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the images that trains the weights; the others train alpha."""
-    relaxation: Annotated[Component, Of(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)
+    relaxation: Annotated[Component, FromRegistry(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)
     """From alpha to the weights of the candidates."""
-    regularizer: Annotated[Regularizer, Of(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
+    regularizer: Annotated[Regularizer, FromRegistry(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
     """Extra loss on alpha."""
     alpha: Alpha = Field(default={}, validate_default=True)
 
@@ -217,7 +217,7 @@ class SearchOptions(SuperResolutionRun, AnySearch):
     """An option file of ``tools/search.py``."""
 
     datasets: SearchDatasets
-    network_g: Annotated[Component, Of(SPACES)]
+    network_g: Annotated[Component, FromRegistry(SPACES)]
     """The supernet."""
     train: WeightTraining = Field(default={}, validate_default=True)
 
@@ -241,7 +241,7 @@ class NetworkOptions(Strict):
     """The part of an option file that describes its network."""
 
     scale: Literal[2, 3, 4]
-    network_g: Annotated[Component, Of(NETWORKS)]
+    network_g: Annotated[Component, FromRegistry(NETWORKS)]
 
 
 class Validated(Strict):
@@ -334,7 +334,7 @@ class Iterations(WeightSteps):
 class TrainSection(Iterations, WeightTraining):
     """How the network is trained."""
 
-    distill_opt: Annotated[Distill, Of(LOSSES)] | None = None
+    distill_opt: Annotated[Distill, FromRegistry(LOSSES)] | None = None
     """Knowledge distillation from a teacher; its type is a loss."""
 
 
@@ -358,6 +358,6 @@ class TrainOptions(SuperResolutionRun, AnyTraining):
     """An option file of ``tools/train.py``."""
 
     datasets: TrainDatasets
-    network_g: Annotated[Component, Of(NETWORKS)]
+    network_g: Annotated[Component, FromRegistry(NETWORKS)]
     """The network."""
     train: TrainSection

@@ -191,13 +191,14 @@ class Component(Strict):
 
     def arguments(self) -> dict[str, Any]:
         """The entry's own keyword arguments, without ``type`` and the keys that sections of all types have."""
+        # The class above is the base that section_model was given: its keys are those of all types.
         common = type(self).__mro__[1].model_fields  # type: ignore[attr-defined]
         return {name: getattr(self, name) for name in type(self).model_fields if name not in common}
 
 
 @dataclass(frozen=True)
-class Of:
-    """Annotation ``Annotated[Base, Of(registry)]``: a :class:`Component` whose type is an entry of ``registry``.
+class FromRegistry:
+    """Annotation ``Annotated[Base, FromRegistry(registry)]``: a :class:`Component` whose type is an entry of ``registry``.
 
     The registry is first asked when an option file is checked, so declaring such a field imports nothing.
     """

@@ -50,7 +50,8 @@ class StepContext:
     average: Callable[[Sequence[Tensor]], list[Tensor]] = list
 
     def task(self, parameters: Mapping[str, Tensor], batch: Batch, weights: Weights) -> Tensor:
-        """Task loss of the supernet with the given parameters. BatchNorm statistics are updated on copies and dropped."""
+        """Task loss of the supernet with the given parameters."""
+        # Copies: an alpha step must not move the BatchNorm statistics, which belong to the weight step.
         buffers = {name: buffer.clone() for name, buffer in self.space.named_buffers()}
         with self.autocast:
             output = functional_call(self.space, {**buffers, **parameters}, (batch[0], weights))
@@ -97,7 +98,7 @@ def alpha_gradient(step: StepContext) -> dict[str, Tensor]:
 
 
 def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> dict[str, Tensor]:
-    """Second order of :func:`alpha_gradient` by the finite differences of DARTS (eq. 7 and 8), with the same result.
+    """Approximate second-order gradient of alpha: finite differences in place of the mixed derivative (DARTS, eq. 8).
 
     With ``w' = w - xi * dL_train/dw`` and ``d = d objective/dw'``, the mixed second derivative of the training loss times d is
     taken for ``(dL_train(w + eps d)/d alpha - dL_train(w - eps d)/d alpha) / (2 eps)``, ``eps = radius / |d|``. Two more passes

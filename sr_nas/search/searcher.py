@@ -192,6 +192,7 @@ class Searcher:
     def record(self, epoch: int) -> Record:
         """Entry of an epoch in the history: alpha, beta, mean losses, lambda, expected cost, genotype, seconds."""
         weights = self.alpha.relax(self.relaxation)
+        # Losses of alpha exist only after the warm-up.
         alpha_steps = 0 if epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
         counts = {name: self.plan.steps_per_epoch if name == "train" else alpha_steps for name in self.sums}
         return {

@@ -69,7 +69,7 @@ def test_one_image_cannot_be_split() -> None:
 def test_each_pass_is_a_fresh_permutation_and_nothing_is_dropped(batch_size: int) -> None:
     indices = [2, 3, 5, 7, 11, 13, 17]
     loader = ResumableLoader(Addresses(), indices, batch_size, seed=0)
-    assert loader.batches_per_pass == -(-7 // batch_size)
+    assert loader.batches_per_epoch == -(-7 // batch_size)
     batches = take(loader, 42 // batch_size + 1)
     assert all(len(images) == batch_size for images, _ in batches)
     images, draws = (torch.cat(column).tolist() for column in zip(*batches, strict=True))

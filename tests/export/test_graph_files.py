@@ -22,7 +22,7 @@ from sr_nas.export.network_file import save_network
 from sr_nas.images.files import read_image, write_image
 from sr_nas.inference import optimize
 from sr_nas.inference.images import upscaler
-from sr_nas.inference.optimize import HalfPrecision, RuntimeNetwork, check_same, countable
+from sr_nas.inference.optimize import HalfPrecision, RuntimeNetwork, countable, verify_graph
 from sr_nas.inference.tiles import pools_globally, tile_overlap
 from sr_nas.metrics import evaluate_set
 from tests.export.networks import tiny_dlsr, tiny_imdn
@@ -127,9 +127,9 @@ def test_what_overflows_in_half_precision_is_refused() -> None:
         network.head.weight *= 1e6
         network.head.bias *= 1e6
         network.tail.weight /= 1e6
-    assert check_same(network, copy.deepcopy(network), "fp32", "itself") == 0
+    assert verify_graph(network, copy.deepcopy(network), "fp32", "itself") == 0
     with pytest.raises(UserError, match=r"differs from PyTorch by nan .*It is refused\. Export it without --fp16"):
-        check_same(network, HalfPrecision(copy.deepcopy(network)), "fp16", "half")
+        verify_graph(network, HalfPrecision(copy.deepcopy(network)), "fp16", "half")
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
