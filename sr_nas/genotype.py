@@ -148,8 +148,8 @@ def read_genotype(source: Any) -> Any:
     if not file.is_file():
         raise UserError(f"{path} has no genotype.json: is its search finished?" if path.is_dir() else f"{path} does not exist.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}).") from error
     if not isinstance(content, (dict, list)):
         raise UserError(f"{file} holds no genotype: a mapping with 'arch' and 'genotype' is expected.")

@@ -61,8 +61,11 @@ def test_read_from_a_run_folder_and_a_file(tmp_path: Path) -> None:
     for source in (tmp_path, str(tmp_path), tmp_path / "genotype.json"):
         assert genotype_from(read_genotype(source), "Toy", CHOICES) == EXPECTED
     assert read_genotype("conv_3x3,a") == "conv_3x3,a"
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UserError, match=r"broken\.json cannot be read as JSON"):
-        read_genotype(tmp_path / "broken.json")
+    (tmp_path / "bom.json").write_text(json.dumps(EXPECTED.to_json()), encoding="utf-8-sig")
+    assert genotype_from(read_genotype(tmp_path / "bom.json"), "Toy", CHOICES) == EXPECTED
+    for broken in ("{", "[" * 100_000):
+        (tmp_path / "broken.json").write_text(broken)
+        with pytest.raises(UserError, match=r"broken\.json cannot be read as JSON"):
+            read_genotype(tmp_path / "broken.json")
     with pytest.raises(UserError, match=r"gone\.json does not exist"):
         read_genotype(tmp_path / "gone.json")

@@ -285,7 +285,7 @@ def replace(run: SearchRun, labels: Sequence[str], output: Path | None) -> Repor
     Raises:
         UserError: as :func:`replacement`.
     """
-    labels = list(run.choices) if labels == ["all"] else list(dict.fromkeys(labels)) or [next(iter(run.choices))]
+    labels = labels_of(run.choices) if labels == ["all"] else list(dict.fromkeys(labels)) or [next(iter(run.choices))]
     last = run.history[-1]
     genotype = Genotype.from_json(last["genotype"])
     edges = {}

@@ -115,7 +115,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"option file {path} cannot be read: {error}.") from error
     try:
         options = yaml.load(text, Loader=OptionLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a tag or a date with a value that is none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{path}{where}: {getattr(error, 'problem', None) or error}.") from error
@@ -133,7 +133,7 @@ def _overrides(texts: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--force_yml '{text}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
         try:
             parsed.append((keys, yaml.load(value, Loader=OptionLoader)))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"--force_yml '{text}': the value is no YAML.") from error
     merged: dict[str, Any] = {}
     for keys, value in sorted(parsed, key=lambda override: len(override[0])):  # a whole section before single keys of it

@@ -219,6 +219,8 @@ def test_inheritance(tmp_path: Path) -> None:
         ("a: 1\na: 2", "line 2, column 1: the key 'a' is given twice"),
         ("a: {[1]: 2}", "is no key: keys are words"),
         ("a: [1", "line 1"),
+        ("a: !!int twelve", "twelve"),
+        ("a: " + "[" * 5000, "self.yml"),
         ("- 1", "a mapping of keys to values, not a list"),
         ("", "a mapping of keys to values, not a NoneType"),
     ],

@@ -51,7 +51,10 @@ def test_checkpoints_bring_back_the_random_state(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not torch at all"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04 cut off", b"not torch at all", b"GIF89a\x01\x00\x01", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."],
+)
 def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"c\.pt"):
