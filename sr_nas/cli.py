@@ -273,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     if command == "search" and args.seeds is not None:
         args.module = "sr_nas.analysis.sweep"
+    if command == "search" and args.jobs is not None and args.seeds is None:
+        parser.error("--jobs goes with --seeds: it says how many of the searches run at a time")
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
         keep_freed_memory()

@@ -57,3 +57,10 @@ def test_a_place_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     printed = run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path / 'runs'}", code=1)
     assert "File exists" in printed
+
+
+def test_jobs_without_seeds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["search", "-opt", str(TINY_SEARCH), "--jobs", "2"])
+    assert stopped.value.code == 2
+    assert "--jobs goes with --seeds" in capsys.readouterr().err

@@ -6,6 +6,7 @@ means: node 2 of a normal cell reads the cell before last. Which two edges a nod
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
@@ -134,9 +135,9 @@ class DARTSFrame(nn.Module):
             inputs, after_reduction = (inputs[1], multiplier * channels), kind == "reduce"
         self.classifier = nn.Linear(inputs[1], num_classes)
 
+    @abstractmethod
     def build_edge(self, kind: str, node: int, source: int, channels: int, stride: int) -> nn.Module | None:
         """Return the module on the edge from ``source`` to ``node``; ``None`` for no edge."""
-        raise NotImplementedError
 
     def frame_settings(self) -> dict[str, Any]:
         """The arguments that the network and its supernet have in common."""

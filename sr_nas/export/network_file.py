@@ -165,9 +165,9 @@ def _load_graph(path: Path) -> RuntimeNetwork:
         extra = {PT2_METADATA: ""}
         try:
             runner = Program(torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra))
-        except Exception as error:
+            metadata = json.loads(extra[PT2_METADATA] or "{}")
+        except Exception as error:  # torch.export.load raises whatever it meets in a damaged file
             raise UserError(f"PyTorch {torch.__version__} cannot read {path} as a program of torch.export: {error}") from error
-        metadata = json.loads(extra[PT2_METADATA] or "{}")
     if "architecture" not in metadata:
         raise UserError(f"{path} was not exported by sr_nas: its metadata has no architecture.")
     with torch.device("meta"):

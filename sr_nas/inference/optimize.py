@@ -103,7 +103,7 @@ def verify_graph(network: nn.Module, run: Callable[[Tensor], Tensor], precision:
             expected = network(x)
             try:
                 difference = (run(x) - expected).abs().max().item()
-            except Exception as error:
+            except Exception as error:  # ONNX Runtime's errors have no common base
                 raise UserError(f"{name} does not run on an input of {shape}, and is refused: {error}") from error
         if not difference <= TOLERANCE[precision]:  # so NaN is refused too
             advice = " Export it without --fp16." if precision == "fp16" else ""
@@ -152,7 +152,7 @@ class OnnxSession:
     def __call__(self, x: Tensor) -> Tensor:
         try:
             (y,) = self.on(x.device.type).run(None, {"lr": x.detach().cpu().contiguous().numpy()})
-        except Exception as error:
+        except Exception as error:  # as above; memory that runs out is told by the text alone
             if "allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(str(error)) from error
             raise
@@ -171,7 +171,7 @@ class OnnxSession:
                 with warnings.catch_warnings():  # of a missing provider, which is an error below
                     warnings.simplefilter("ignore")
                     session = onnxruntime.InferenceSession(self.content, options, providers=providers)
-            except Exception as error:
+            except Exception as error:  # as above
                 raise UserError(f"{self._name} cannot be read as ONNX: {error}") from error
             if PROVIDERS.get(device) not in session.get_providers():
                 advice = "install onnxruntime-gpu in place of onnxruntime, or " if device == "cuda" else ""
@@ -217,7 +217,7 @@ def export_onnx(
                 opset_version=OPSET,
                 dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
             )
-    except Exception as error:
+    except Exception as error:  # the exporter raises whatever it meets in a graph
         raise UserError(f"PyTorch cannot write this network as ONNX: {error}") from error
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # names files of the machine that exports
