@@ -368,8 +368,7 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
         except UserError as error:
             text = str(error).rstrip(".")
             if not place.exists():
-                fetch = "tools/prepare_data.py fetches published sets, or put its HR images into"
-                text += f". {fetch} {place}/HR (see datasets/README.md)"
+                text += f". To have it, put its HR images into {place}/HR (see datasets/README.md)"
             advice = f"Name another folder with --force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null."
             problems.append({"where": where, "text": f"{text}. {advice}"})
     return sets, problems
