@@ -53,6 +53,9 @@ def _check_output(output: Path, args: Namespace) -> None:
         raise UserError(f"--fp16 is for ONNX, and {output} is none.")
     if output.exists() and not args.overwrite:
         raise UserError(f"--output: {output} exists. Choose another name, or replace it with --overwrite.")
+    card = output.with_suffix(".md")
+    if args.license and card.exists() and not (args.overwrite or args.no_card):
+        raise UserError(f"--license: the model card {card} exists and would be kept without it. Replace it with --overwrite.")
     output.parent.mkdir(parents=True, exist_ok=True)
 
 

@@ -25,6 +25,8 @@ def test_an_exported_file_becomes_another_with_its_card(model: Path, tmp_path: P
     assert "exists" in run("export", "--model", model, "-o", file, code=1)
     card.write_text("my own words")
     again = tmp_path / "out" / "net.safetensors"
+    assert "would be kept without it" in run("export", "--model", file, "-o", again, "--license", "MIT", code=1)
+    assert not again.exists()
     assert "is kept; --overwrite replaces it" in run("export", "--model", file, "-o", again)
     assert card.read_text() == "my own words"
     assert all(
