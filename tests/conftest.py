@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,23 @@ from sr_nas.images.files import write_image
 from sr_nas.networks.imdn import IMDN
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+collect_ignore = ["campaigns"] if sys.platform == "win32" else []  # it has no fork
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("campaigns")
+    group.addoption("--campaign_size", type=float, default=1.0, metavar="X", help="factor on the size of campaigns (default: 1)")
+    group.addoption("--campaign_seed", type=int, default=0, metavar="N", help="seed of campaigns (default: 0)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what campaigns have counted, as rows of a Markdown table."""
+    reports = [report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, ())]
+    rows = {row[0]: row for report in reports for name, row in report.user_properties if name == "campaign"}
+    if rows:
+        terminalreporter.section("campaigns")
+        for row in [("campaign", "seed", "size", "outcomes", "minutes"), ("---",) * 5, *rows.values()]:
+            terminalreporter.write_line(f"| {' | '.join(row)} |")
 
 
 @pytest.fixture(scope="session")
