@@ -16,6 +16,8 @@ from pathlib import Path
 from sr_nas.errors import UserError, nearest
 from sr_nas.runs.files import keep_freed_memory
 
+MOST_SEEDS = 10_000
+
 
 def whole_number(text: str) -> int:
     """Argparse type: a whole number of at least 1."""
@@ -31,7 +33,9 @@ def seeds(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ArgumentTypeError(f"'{text}' is not of the form 0-9 or 0,3,5")
-        numbers += range(int(first), int(last or first) + 1)
+        numbers += range(int(first), min(int(last or first), int(first) + MOST_SEEDS) + 1)
+    if len(numbers) > MOST_SEEDS:
+        raise ArgumentTypeError(f"'{text}' names more than {MOST_SEEDS} seeds")
     if not numbers or len(set(numbers)) < len(numbers):
         raise ArgumentTypeError(f"'{text}' names no seed, or one twice")
     return numbers

@@ -1,9 +1,13 @@
-"""Errors that the user can mend, and the two phrases that their messages are made with."""
+"""Errors that the user can mend, the phrases that their messages are made with, and JSON that is read with such errors."""
 
 from __future__ import annotations
 
 import difflib
+import json
+from collections import Counter
 from collections.abc import Iterable
+from reprlib import Repr
+from typing import Any
 
 
 class UserError(Exception):
@@ -22,3 +26,33 @@ def listing(names: Iterable[object], limit: int = 20) -> str:
     texts = [str(name) for name in names]
     first = ", ".join(texts[:limit])
     return first if len(texts) <= limit else f"{first} ... and {len(texts) - limit} more"
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """Return ``repr(value)``, its middle left out where it is longer than ``limit``, without ever building a longer one."""
+    short = Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    text = short.repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-17:]}"
+
+
+def parse_json(content: str | bytes, where: object) -> Any:
+    """Read JSON whose mappings name every key once; raise UserError, which says ``where`` and the line, where it is none."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):  # Python would silently keep the last
+            raise ValueError(f"the key '{Counter(name for name, _ in pairs).most_common(1)[0][0]}' is given twice")
+        return mapping
+
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        return json.loads(text, object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is no JSON: it is not UTF-8 (byte {error.start}).") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}, line {error.lineno}, column {error.colno}, is no JSON: {error.msg}.") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is no JSON of ours: it is nested too deep.") from error
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON of ours: {error}.") from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sr_nas.errors import UserError, listing, nearest
+from sr_nas.errors import UserError, listing, nearest, parse_json, shortened
 
 JOINT = "+"
 """Separator of the names of one choice that keeps several, where a genotype is written as text."""
@@ -147,10 +146,7 @@ def read_genotype(source: Any) -> Any:
     file = path / "genotype.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path} has no genotype.json: is its search finished?" if path.is_dir() else f"{path} does not exist.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}).") from error
-    if not isinstance(content, (dict, list)):
-        raise UserError(f"{file} holds no genotype: a mapping with 'arch' and 'genotype' is expected.")
+    content = parse_json(file.read_bytes(), file)
+    if not isinstance(content, (dict, list)) or (isinstance(content, dict) and not isinstance(content.get("arch", ""), str)):
+        raise UserError(f"{file} holds no genotype: a mapping with 'arch' and 'genotype' is expected, not {shortened(content)}.")
     return content

@@ -63,9 +63,16 @@ def test_read_from_a_run_folder_and_a_file(tmp_path: Path) -> None:
     assert read_genotype("conv_3x3,a") == "conv_3x3,a"
     (tmp_path / "bom.json").write_text(json.dumps(EXPECTED.to_json()), encoding="utf-8-sig")
     assert genotype_from(read_genotype(tmp_path / "bom.json"), "Toy", CHOICES) == EXPECTED
-    for broken in ("{", "[" * 100_000):
+    for broken in ("{", "[" * 100_000, '{"arch": "Toy", "arch": "Toy"}', "9" * 5000, "\x00"):
         (tmp_path / "broken.json").write_text(broken)
-        with pytest.raises(UserError, match=r"broken\.json cannot be read as JSON"):
+        with pytest.raises(UserError, match=r"broken\.json.* is no JSON"):
             read_genotype(tmp_path / "broken.json")
+    for other in ("3", "null", '"conv_3x3"', '{"arch": 3, "genotype": []}'):
+        (tmp_path / "broken.json").write_text(other)
+        with pytest.raises(UserError, match=r"broken\.json holds no genotype"):
+            read_genotype(tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_bytes(b'{"arch": "T\xe4"}')
+    with pytest.raises(UserError, match=r"broken\.json is no JSON: it is not UTF-8"):
+        read_genotype(tmp_path / "broken.json")
     with pytest.raises(UserError, match=r"gone\.json does not exist"):
         read_genotype(tmp_path / "gone.json")

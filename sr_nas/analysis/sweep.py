@@ -24,10 +24,10 @@ from rich.console import Console
 
 from sr_nas.analysis.history import SEEDS, Method, Trials, axis_label, quantities, read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
-from sr_nas.errors import UserError, nearest
+from sr_nas.errors import UserError, nearest, shortened
 from sr_nas.genotype import Genotype
 from sr_nas.jobs.search import run_search
-from sr_nas.options.load import load_options
+from sr_nas.options.load import OptionLoader, load_options, parse_yaml
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import COLOURS, INK, Values, new_figure, save, style
 from sr_nas.runs.device import cores
@@ -194,10 +194,8 @@ def read_axes(texts: Sequence[str]) -> Axes:
     for text in texts:
         key, equals, values = text.partition("=")
         flow = f"[{values}]"
-        try:
-            node = yaml.compose(flow, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--over '{text}': the values are no YAML.") from error
+        parse_yaml(flow, f"--over {shortened(text)}")
+        node = yaml.compose(flow, Loader=OptionLoader)
         if not equals or not key or not isinstance(node, yaml.SequenceNode) or not node.value:
             raise UserError(f"--over '{text}': the form is key=value,value,..., for example search:regularizer:nu=0,0.25,1.")
         if key in ("name", "manual_seed"):

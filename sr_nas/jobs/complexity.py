@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -17,9 +16,9 @@ from rich.table import Table
 from sr_nas.classification.nasbench201_table import official_accuracy
 from sr_nas.complexity.costs import complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, shortened
 from sr_nas.export.model import build_by_name, load_structure
-from sr_nas.options.load import OptionLoader
+from sr_nas.options.load import parse_yaml
 from sr_nas.report.progress import macs, truth
 from sr_nas.task import complexity_of
 
@@ -117,10 +116,10 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"'{' '.join(words)}': settings of the network come in pairs, such as --nf 48.")
     if len(set(names)) < len(names):
         raise UserError(f"{next(name for name in names if names.count(name) > 1)} is given twice.")
-    try:
-        return {name.removeprefix("--"): yaml.load(value, Loader=OptionLoader) for name, value in zip(names, values, strict=True)}
-    except yaml.YAMLError as error:
-        raise UserError(f"'{' '.join(words)}': a value is no YAML.") from error
+    return {
+        name.removeprefix("--"): parse_yaml(value, shortened(f"{name} {value}"))
+        for name, value in zip(names, values, strict=True)
+    }
 
 
 def _print_layers(network: Network, costs: dict[str, Any]) -> None:

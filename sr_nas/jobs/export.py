@@ -7,13 +7,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing
 from sr_nas.export.model import LAST, load_model, trained_file
 from sr_nas.export.network_file import read_metadata, save_network
 from sr_nas.genotype import read_genotype
+from sr_nas.options.load import read_yaml
 from sr_nas.report.model_card import model_card
 from sr_nas.runs.files import write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
@@ -92,8 +91,4 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
 
 def _options(run: Path) -> dict[str, Any] | None:
     """The options of a run; ``None`` where they were deleted, which a network outlives: its file tells the card enough."""
-    try:
-        options = yaml.safe_load((run / OPTIONS).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None
-    return options if isinstance(options, dict) else None
+    return read_yaml(run / OPTIONS) if (run / OPTIONS).is_file() else None

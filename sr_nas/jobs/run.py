@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO, TypeVar, cast
 
 import torch
-import yaml
 
-from sr_nas.errors import UserError, listing
-from sr_nas.options.load import decisive, differences, dump_options
+from sr_nas.errors import UserError, listing, parse_json
+from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, read_yaml
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.distributed import CPU, from_first, world_size
@@ -19,6 +18,7 @@ from sr_nas.runs.files import lock, sweep, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, resumable_runs
 
 PROVENANCE, LOG = "run.json", "log.txt"
+Content = TypeVar("Content")
 
 
 class Run:
@@ -116,9 +116,9 @@ class Run:
 
 def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str, Any]]]:
     """Return the newest run of these options and how it was started so far, or ``None`` where there is none of this name."""
-    new, others = decisive(yaml.safe_load(dump_options(options))), []
+    new, others = decisive(parse_yaml(dump_options(options), "options")), []
     for folder in resumable_runs(Path(options.path.experiments_root), options.name):
-        old = decisive(yaml.safe_load(_read(folder, OPTIONS)))
+        old = decisive(_read(folder, OPTIONS, read_yaml))
         if old == new:
             return folder, _read_starts(folder)
         # The folder x_2 may be the second run of x or the first of x_2; and a search and a training may share a name.
@@ -136,19 +136,25 @@ def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str,
 
 def _read_starts(folder: Path) -> list[dict[str, Any]]:
     """Return one provenance record for every time that a run was begun or resumed."""
-    try:
-        starts: list[dict[str, Any]] = json.loads(_read(folder, PROVENANCE))
-        int(starts[0]["processes"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{folder / PROVENANCE} is damaged ({error}), so the run cannot go on. Start a new one.") from error
-    return starts
+
+    def read(file: Path) -> list[dict[str, Any]]:
+        starts = parse_json(file.read_bytes(), file)
+        first = starts[0] if isinstance(starts, list) and starts else None
+        if not isinstance(first, dict) or type(first.get("processes")) is not int or first["processes"] < 1:
+            raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes.")
+        return starts
+
+    return _read(folder, PROVENANCE, read)
 
 
-def _read(folder: Path, name: str) -> str:
+def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
+    """Return what ``read`` makes of a file of the run; of errors the user is told that it cannot go on."""
     try:
-        return (folder / name).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} has lost its {name}, so it cannot go on. Start a new run without --auto_resume.") from error
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has lost its {name}.")
+        return read(folder / name)
+    except UserError as error:
+        raise UserError(f"{error} So this run cannot go on; start a new one without --auto_resume.") from error
 
 
 def _open_log(folder: Path) -> logging.Logger:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,7 +20,7 @@ from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.jobs.run import Run
-from sr_nas.options.load import load_options
+from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, decision, macs, truth
@@ -161,7 +160,7 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
     write_text(
         folder / NETWORK_BLOCK,
         "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n"
-        + yaml.safe_dump(task.network_block(searcher.space.derive(genotype)), sort_keys=False),
+        + dump_yaml(task.network_block(searcher.space.derive(genotype))),
     )
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
     with replacing(folder / INHERITED) as temporary:

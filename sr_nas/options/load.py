@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sr_nas.errors import UserError, listing, nearest
+from sr_nas.errors import UserError, listing, nearest, shortened
 from sr_nas.options.basicsr import MARK, from_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -20,36 +21,115 @@ Options = TypeVar("Options", bound=BaseModel)
 FREE = ("logger", "num_gpu", "path")
 FREE_OF_TRAINING = ("divergence_factor",)
 FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
+MOST_BYTES, MOST_NODES, MOST_DEPTH = 2**20, 20_000, 40
+"""Limits of an option file: its size, its values with aliases written out, and how deep they are nested."""
 _LOGGER = logging.getLogger(__name__)
 
 
-class OptionLoader(yaml.SafeLoader):
-    """YAML loader that reads 1e-4 as a number and ``off`` as a word, and refuses keys that are given twice."""
+def _whole(text: str) -> int:
+    number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if not -(2**63) <= number < 2**63:  # more would overflow in whatever counts with it
+        raise ValueError
+    return number
 
-    def unique_mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key: keys are words", key_node.start_mark)
-            if key in keys:  # PyYAML would silently keep the last
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
-            keys.add(key)
+
+# Scalars of YAML 1.2 (core schema): tag -> pattern, what it is called, value. PyYAML follows YAML 1.1, in which 0777 is 511, 1:30
+# is 90, "off" is false, 2024-01-01 a date and 1e-4 a word; editors read such a file otherwise.
+_TAG = "tag:yaml.org,2002:"
+_NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "null": (r"~|null|Null|NULL|", "null", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "true or false", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "a whole number below 2^63", _whole),
+    "float": (_NUMBER, "a number", lambda text: float(re.sub(r"\.(?=[in])", "", text.lower()))),
+    "str": ("[^\\0\ud800-\udfff]*", "text that a file may contain", str),
+}
+
+
+class OptionLoader(yaml.SafeLoader):
+    """Loader of the plain part of YAML 1.2: text, numbers, truth values, null, lists, and mappings of words given once each."""
+
+    depth = nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node as the base class does; refuse what is huge by its depth, or by aliases of aliases."""
+        event, before = self.peek_event(), self.nodes
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        node = None if self.depth > MOST_DEPTH else super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent):
+            self.nodes += getattr(node, "nodes", 0)
+        elif node is not None:
+            node.nodes = self.nodes - before  # type: ignore[attr-defined]
+        if node is None or self.nodes > MOST_NODES:
+            problem = f"nested deeper than {MOST_DEPTH}" if node is None else f"more than {MOST_NODES} values"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self.depth -= 1
+        return node
+
+    def construct_plain(self, node: yaml.ScalarNode) -> Any:
+        """Return the value of a scalar; raise ConstructorError where it is none of its tag."""
+        pattern, kind, value = _SCALARS[node.tag.removeprefix(_TAG)]
+        text = self.construct_scalar(node)
+        with suppress(ValueError):
+            if re.fullmatch(pattern, text):
+                return value(text)
+        raise yaml.constructor.ConstructorError(None, None, f"{shortened(text)} is not {kind}", node.start_mark)
+
+    def construct_list(self, node: yaml.SequenceNode) -> list[Any]:
+        return self.construct_sequence(node, deep=True)
+
+    def construct_map(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if (name := str(key.value)) in seen and key.tag != f"{_TAG}merge":  # PyYAML would silently keep the last
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is given twice", key.start_mark)
+            seen.add(name)
         return self.construct_mapping(node, deep=True)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        for key, _ in node.value:
+            if key.tag != _TAG + "str":
+                problem = f"{shortened(self.construct_object(key, deep=True))} is no key: keys are words"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
 
-# PyYAML follows YAML 1.1, in which 1e-4 is a word and "off" is false; in YAML 1.2, which editors follow, it is the other way.
+    def refuse(self, node: yaml.Node) -> None:
+        known = listing(f"!!{name}" for name in (*_SCALARS, "seq", "map"))
+        tag = node.tag.replace(_TAG, "!!")
+        raise yaml.constructor.ConstructorError(None, None, f"the tag {tag} is not read here, only {known}", node.start_mark)
+
+
+_PATTERNS = {name: pattern for name, (pattern, *_) in _SCALARS.items() if name != "str"} | {"merge": "<<"}
 OptionLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in OptionLoader.yaml_implicit_resolvers.items()
+    None: [(_TAG + name, re.compile(rf"(?:{pattern})\Z")) for name, pattern in _PATTERNS.items()]
 }
-OptionLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-OptionLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, OptionLoader.unique_mapping)
+OptionLoader.yaml_constructors = {
+    **{_TAG + name: OptionLoader.construct_plain for name in _SCALARS},
+    f"{_TAG}seq": OptionLoader.construct_list,
+    f"{_TAG}map": OptionLoader.construct_map,
+    None: OptionLoader.refuse,
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Dumper that quotes what YAML 1.1 or :class:`OptionLoader` would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | OptionLoader.yaml_implicit_resolvers
+
+
+def parse_yaml(text: str, where: object) -> Any:
+    """Read YAML from the user; raise UserError, which says ``where``, and in which line and column, where it is none."""
+    try:
+        return yaml.load(text, Loader=OptionLoader)
+    except yaml.reader.ReaderError as error:
+        line, problem = text.count("\n", 0, error.position) + 1, f"the character {chr(error.character)!r} may not stand in YAML"
+        raise UserError(f"{where}, line {line}: {problem}.") from error
+    except yaml.MarkedYAMLError as error:
+        mark: Any = error.problem_mark or error.context_mark
+        raise UserError(f"{where}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}.") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: a mapping is merged into itself.") from error
 
 
 def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = None) -> Any:
@@ -85,17 +165,17 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
     Raises:
         UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form.
     """
-    resolved = path.resolve()
-    if resolved in _chain:
-        raise UserError(f"{path} is its own _base_: {' -> '.join(step.name for step in (*_chain, resolved))}.")
-    options = _read_yaml(path)
+    if path.resolve() in [step.resolve() for step in _chain]:
+        raise UserError(f"{path} is its own _base_: {' -> '.join(step.name for step in (*_chain, path))}.")
+    asking = [f"{step}, a link to {step.resolve()}" if step.is_symlink() else str(step) for step in _chain[-1:]]
+    options = read_yaml(path, "".join(f", the _base_ of {step}" for step in asking))
     bases = options.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: _base_ is the name of an option file or a list of names, not {bases!r}.")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, read_options(path.parent / base, _chain=(*_chain, resolved)))
+        merged = merge(merged, read_options(path.parent / base, _chain=(*_chain, path)))
     dropped: list[str] = []
     merged = merge(merge(merged, options), _overrides(overrides), dropped=dropped)
     for text in dropped:
@@ -103,24 +183,28 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
     return merged
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, asked_by: str = "") -> dict[str, Any]:
+    """Read a mapping from a YAML file; a UserError, which ends with ``asked_by``, if it is missing, and if it is none."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder, not an option file.")
+        raise UserError(f"{path} is a folder, not an option file{asked_by}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError(f"option file {path} does not exist{nearest(path.name, siblings)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"option file {path} cannot be read: {error}.") from error
+        raise UserError(f"option file {path} does not exist{asked_by}{nearest(path.name, siblings)}") from error
+    except OSError as error:
+        raise UserError(f"option file {path} cannot be read: {error.strerror}.") from error
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{path} is larger than {MOST_BYTES >> 20} MiB: that is no option file.")
     try:
-        options = yaml.load(text, Loader=OptionLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a tag or a date with a value that is none
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: {getattr(error, 'problem', None) or error}.") from error
+        options = parse_yaml(content.decode("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8. Save the file in this encoding.") from error
     if not isinstance(options, dict):
-        raise UserError(f"{path}: an option file is a mapping of keys to values, not a {type(options).__name__}.")
+        holds = "nothing" if options is None else shortened(options)
+        raise UserError(f"{path}: an option file is a mapping of keys to values, not {holds}.")
     return options
 
 
@@ -131,10 +215,7 @@ def _overrides(texts: Iterable[str]) -> dict[str, Any]:
         keys = address.split(":")
         if not equals or not all(keys):
             raise UserError(f"--force_yml '{text}': the form is section:key=value, for example train:optim_g:lr=1e-4.")
-        try:
-            parsed.append((keys, yaml.load(value, Loader=OptionLoader)))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"--force_yml '{text}': the value is no YAML.") from error
+        parsed.append((keys, parse_yaml(value, f"--force_yml {shortened(text)}")))
     merged: dict[str, Any] = {}
     for keys, value in sorted(parsed, key=lambda override: len(override[0])):  # a whole section before single keys of it
         merged = merge(merged, reduce(lambda section, key: {key: section}, reversed(keys), value))
@@ -192,21 +273,28 @@ def _message(problem: Any) -> str:
     return text if complete else f"{text} (found {problem['input']!r})."
 
 
+def dump_yaml(content: Any) -> str:
+    """Return plain values as YAML that :func:`parse_yaml` and readers of YAML 1.1 read back to the same."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
 def dump_options(options: BaseModel) -> str:
     """Write options as YAML that :func:`load_options` reads back to the same."""
-    return yaml.safe_dump(options.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    return dump_yaml(options.model_dump(mode="json", exclude_none=True))
 
 
 def decisive(options: Mapping[str, Any], free: Iterable[str] = FREE) -> dict[str, Any]:
     """Return dumped options without ``free`` keys at the top and others that may change without changing what a run computes."""
     result = {key: value for key, value in options.items() if key not in free}
     result["train"] = _without(options.get("train"), FREE_OF_TRAINING)
-    result["datasets"] = {name: _without(data, FREE_OF_A_DATASET) for name, data in options.get("datasets", {}).items()}
+    if isinstance(datasets := options.get("datasets"), Mapping):
+        result["datasets"] = {name: _without(data, FREE_OF_A_DATASET) for name, data in datasets.items()}
     return result
 
 
-def _without(section: Mapping[str, Any] | None, keys: Iterable[str]) -> dict[str, Any]:
-    return {key: value for key, value in (section or {}).items() if key not in keys}
+def _without(section: Any, keys: Iterable[str]) -> Any:
+    # What is no section is compared as it is: a damaged file differs, and that is said.
+    return {key: value for key, value in section.items() if key not in keys} if isinstance(section, Mapping) else section or {}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import sr_nas
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, parse_json, shortened
 from sr_nas.runs.distributed import world_size
 from sr_nas.runs.files import replacing, write_text
 
@@ -64,11 +64,15 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     file = folder / HISTORY
     if not file.is_file():
         raise UserError(f"{folder} holds no {HISTORY}: is it the folder of a run?")
-    lines = file.read_text(encoding="utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in lines[:-1]]
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}.") from error
+    lines = file.read_bytes().split(b"\n")
+    return [_record(line, f"{file}, record {number}") for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    record = parse_json(line, where)
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is damaged: it is {shortened(record)} and not a mapping.")
+    return record
 
 
 def cut_history(folder: Path, last: int, key: str = "step") -> None:

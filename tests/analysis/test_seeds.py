@@ -89,7 +89,7 @@ def test_seeds_are_read(text: str, result: list[int]) -> None:
     assert seeds(text) == result
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-3", "1,1", "3-1"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "-3", "1,1", "3-1", "0-99999999999", "0-9999,20000", "7-10007"])
 def test_wrong_seeds_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         seeds(text)

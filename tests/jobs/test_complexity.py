@@ -69,7 +69,7 @@ def test_settings_of_the_network() -> None:
         (["--arch", "dlsr", "--num_cell", "4"], "--num_cell: unknown key - did you mean 'num_cells'?"),
         (["--arch", "dlsr", "--nf", "6"], "--nf: Input should be greater than or equal to 8"),
         (["--arch", "dlsr", "--nf"], "come in pairs"),
-        (["--arch", "dlsr", "--nf", "["], "a value is no YAML"),
+        (["--arch", "dlsr", "--nf", "["], "'--nf [', line 1, column 2: expected"),
         (["--arch", "dlsr", "--nf", "8", "--nf=10"], "--nf is given twice"),
         (["--model", "released.pt"], "released.pt does not exist"),
         (["--model", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),

@@ -86,9 +86,36 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, monk
 
 
 def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path) -> None:
-    for content in ("[{", "[]", '[{"seed": 0}]'):
-        with pytest.raises(UserError, match=r"run\.json is damaged"):
+    damaged = (
+        "[{",
+        "[]",
+        "{}",
+        "3",
+        '[{"seed": 0}]',
+        '[{"processes": "2"}]',
+        '[{"processes": 0}]',
+        "[" * 5000,
+        '{"a": 1, "a": 2}',
+    )
+    for content in damaged:
+        with pytest.raises(UserError, match=r"run\.json.* this run cannot go on; start a new one without --auto_resume"):
             Run.create_or_resume(begun(tmp_path, content), True)
+
+
+def test_damaged_options_of_the_beginning_are_named(tmp_path: Path) -> None:
+    options = begun(tmp_path, '[{"processes": 1}]')
+    file = tmp_path / options.name / "options.yml"
+    for content in (b"", b"a: [", b"- 1", b"\xff\xfe", b"a: !!int x", b"[" * 5000, b"a: 1\na: 2", b"\0"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"options\.yml[:,].* this run cannot go on; start a new one without --auto_resume"):
+            Run.create_or_resume(options, True)
+    for content in (f"name: {options.name}\nsearch: 3\ndatasets: [3]\ntrain: x", f"name: {options.name}\nsearch:\ndatasets:\n"):
+        file.write_text(content)
+        with pytest.raises(UserError, match=r"was made with other options[\s\S]*datasets: "):
+            Run.create_or_resume(options, True)
+    file.unlink()
+    with pytest.raises(UserError, match=r"has lost its options\.yml\. So this run cannot go on"):
+        Run.create_or_resume(options, True)
 
 
 def test_the_cache_of_a_data_set_may_change_and_its_patches_may_not(tmp_path: Path) -> None:

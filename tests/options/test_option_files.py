@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +14,7 @@ from option_schema import schema_text
 from sr_nas.analysis.model_table import BenchmarkOptions
 from sr_nas.cli import main
 from sr_nas.errors import UserError
-from sr_nas.options.load import OptionLoader, differences, dump_options, load_options, read_options
+from sr_nas.options.load import OptionLoader, differences, dump_options, dump_yaml, load_options, parse_yaml, read_options
 from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.registry import NETWORKS
 from sr_nas.task import search_options, training_options
@@ -172,7 +173,24 @@ def test_every_spelling_of_a_number(text: str) -> None:
     ("text", "value"),
     [
         ("12", 12),
+        ("+12", 12),
         ("0x1F", 31),
+        ("0777", 777),
+        ("014", 14),
+        ("0o777", 511),
+        ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("0b11", "0b11"),
+        ("1_000", "1_000"),
+        ("0x_", "0x_"),
+        ("2024-01-01", "2024-01-01"),
+        ("2024-31-12", "2024-31-12"),
+        ("2001-12-14t21:59:43.10+99:00", "2001-12-14t21:59:43.10+99:00"),
+        ("=", "="),
+        ("!!float 12", 12.0),
+        ("!!int 0777", 777),
+        ("!!str 12", "12"),
+        ("[.inf, -.INF]", [float("inf"), -float("inf")]),
         ("1e", "1e"),
         ("e5", "e5"),
         ("2026-11-24x", "2026-11-24x"),
@@ -184,6 +202,96 @@ def test_every_spelling_of_a_number(text: str) -> None:
 )
 def test_nothing_else_became_a_number(text: str, value: object) -> None:
     assert yaml.load(text, Loader=OptionLoader) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("!!int twelve", "column 4: 'twelve' is not a whole number"),
+        ("!!int 1e5", "column 4: '1e5' is not a whole number"),
+        ("!!int 0x_", "column 4: '0x_' is not a whole number"),
+        ("!!float abc", "column 4: 'abc' is not a number"),
+        ("!!bool maybe", "column 4: 'maybe' is not true or false"),
+        ("!!null x", "column 4: 'x' is not null"),
+        ("9223372036854775808", "column 4: '9223372036854775808' is not a whole number below 2^63"),
+        ("1" + "0" * 5000, "column 4: '1000"),
+        ("0x" + "f" * 5000, "column 4: '0xff"),
+        ("!!timestamp 2024-01-01", "column 4: the tag !!timestamp is not read here, only !!null, "),
+        ("!!binary aGVsbG8=", "column 4: the tag !!binary is"),
+        ("!!set {x}", "column 4: the tag !!set is"),
+        ("!!omap [x: 1]", "column 4: the tag !!omap is"),
+        ("!!python/object/apply:os.getcwd []", "column 4: the tag !!python/object/apply:os.getcwd is"),
+        ("!!map [x, y]", "column 4: expected a mapping node"),
+        ("!!map x", "column 4: expected a mapping node"),
+        ("!!str [x]", "column 4: expected a scalar node"),
+        ("&x [*x]", "column 4: found unconstructable recursive"),
+        ("{<<: {1: 2}}", "column 10: 1 is no key: keys are words"),
+        ("{2024-01-01: 2, 12: 3}", "column 20: 12 is no key"),
+        ("{x: 1, 'x': 2}", "column 11: the key 'x' is given twice"),
+        ("<<", "column 4: the tag !!merge"),
+        (r'"\0"', "column 4: '\\x00' is not text"),
+        (r'"\ud800"', "column 4: '\\ud800' is not text"),
+        ("x\x01", "the character '\\x01' may not stand in YAML"),
+        ("[" * 3000, "column 43: nested deeper than 40"),
+        ("{x: " * 1500, "nested deeper than 40"),
+    ],
+)
+def test_what_yaml_cannot_mean_is_refused_by_its_place(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yml"
+    file.write_text(f"b: 1\na: {text}", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_options(file)
+    assert str(caught.value).startswith(f"{file}, line 2") and words in str(caught.value) and len(str(caught.value)) < 300
+    error = refused(f"train:total_iter={text}", file=TRAIN, model=TrainOptions)
+    assert error.startswith(("--force_yml 'train:total_iter=", '--force_yml "train:total_iter=')) and len(error) < 300
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{{<<: [{}]}}"])
+def test_aliases_of_aliases_are_refused_before_they_grow(form: str, tmp_path: Path) -> None:
+    lines = ["a0: &a0 {k: v}", *(f"a{i}: &a{i} " + form.format(", ".join([f"*a{i - 1}"] * 10)) for i in range(1, 30))]
+    with pytest.raises(UserError, match=r"line \d+, column \d+: more than 20000 values"):
+        read_options(write(tmp_path, "bomb.yml", "\n".join(lines)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: 1\nb: \xe4", "line 2: not UTF-8"),
+        ("a: 1".encode("utf-16"), "line 1: not UTF-8"),
+        (b"# \n" * 2**19, "is larger than 1 MiB"),
+        (b"a: 1\n---\nb: 2", "line 2, column 1: but found another document"),
+    ],
+)
+def test_bytes_that_are_no_option_file(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_options(tmp_path / "a.yml")
+
+
+def test_every_word_survives_the_dump_in_both_versions_of_yaml() -> None:
+    words = ["0o777", "1e5", "off", "yes", "2024-01-01", "1:30", "0777", "1_000", "a: b", "~", "=", "<<", "", "0x1F", ".inf", "ü"]
+    content = {"words": words, "numbers": [1e-5, 1e22, 0.1, 511, -3, float("inf")], "others": [True, None, {}, []]}
+    dumped = dump_yaml(content)
+    assert parse_yaml(dumped, "") == content == yaml.safe_load(dumped)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yml")), ids=lambda file: str(file.relative_to(FOLDER)))
+def test_shipped_files_mean_the_same_to_another_reader(file: Path) -> None:
+    text = file.read_text()
+    other = yaml.safe_load(re.sub(r"(?<=[ \[])(-?\d+)(e-\d+)", r"\1.0\2", text).replace("1e6", "1.0e+6"))
+    assert parse_yaml(text, file) == other
+
+
+def test_a_missing_base_names_the_file_that_asked_for_it(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    outer = write(tmp_path, "outer.yml", "_base_: inner/a.yml")
+    inner = write(tmp_path / "inner", "a.yml", "_base_: gone.yml")
+    with pytest.raises(UserError) as caught:
+        read_options(outer)
+    assert f"option file {tmp_path / 'inner' / 'gone.yml'} does not exist, the _base_ of {inner}" in str(caught.value)
+    (tmp_path / "link.yml").symlink_to(inner)
+    with pytest.raises(UserError, match=r"gone\.yml does not exist, the _base_ of .*link\.yml, a link to .*inner/a\.yml"):
+        read_options(tmp_path / "link.yml")
 
 
 def test_overrides_reach_new_sections_and_short_forms() -> None:
@@ -221,8 +329,8 @@ def test_inheritance(tmp_path: Path) -> None:
         ("a: [1", "line 1"),
         ("a: !!int twelve", "twelve"),
         ("a: " + "[" * 5000, "self.yml"),
-        ("- 1", "a mapping of keys to values, not a list"),
-        ("", "a mapping of keys to values, not a NoneType"),
+        ("- 1", r"a mapping of keys to values, not \[1\]"),
+        ("", "a mapping of keys to values, not nothing"),
     ],
 )
 def test_files_that_are_none(content: str, words: str, tmp_path: Path) -> None:

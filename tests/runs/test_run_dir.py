@@ -43,6 +43,13 @@ def test_history(tmp_path: Path) -> None:
         read_history(tmp_path / "gone")
 
 
+@pytest.mark.parametrize("record", [b"{", b"3", b"[1]", b"null", b"\xff", b"[" * 5000, b'{"step": 1, "step": 2}', b"9" * 5000])
+def test_a_damaged_record_is_named_by_its_line(record: bytes, tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_bytes(b'{"step": 1}\n' + record + b'\n{"step": 3')
+    with pytest.raises(UserError, match=r"history\.jsonl, record 2\b"):
+        read_history(tmp_path)
+
+
 def test_checkpoints_bring_back_the_random_state(tmp_path: Path) -> None:
     torch.manual_seed(3)
     save_checkpoint(tmp_path / "c.pt", {"step": 5})
