@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what campaigns have counted, as rows of a Markdown table."""
-    reports = [report for kind in ("passed", "failed", "error") for report in terminalreporter.stats.get(kind, ())]
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if hasattr(report, "user_properties")]
     rows = {row[0]: row for report in reports for name, row in report.user_properties if name == "campaign"}
     if rows:
         terminalreporter.section("campaigns")

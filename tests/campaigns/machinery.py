@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import itertools
 import os
 import pkgutil
 import random
@@ -48,6 +49,8 @@ TRACEBACK, HANG, KILLED = "traceback", "hang", "killed"
 """Bad ones: a traceback in the output, or another exit code; longer than the time limit; ended by a signal of its own."""
 
 
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+"""Python's audit events of changes to a folder, beside opening for writing."""
 LIBRARIES = ("torch._dynamo", "torchvision", "preparation.jobs")
 """Modules beside the package's that commands import, seconds each."""
 
@@ -68,30 +71,54 @@ def import_all() -> None:
         importlib.import_module(name)
 
 
-def command(*words: str | Path, seconds: float = 120, memory: int | None = 4 << 30, kill: Kill | None = None) -> Outcome:
-    """Run a command of ``sr-nas``, or ``prepare_data``, in a forked child; the arguments are those of :func:`fork`."""
+def call(*words: str | Path) -> int:
+    """Run a command of ``sr-nas``, or ``prepare_data``, in this process; return its exit code."""
     name, *rest = map(str, words)
-    return fork(lambda: prepare_data.main(rest) if name == "prepare_data" else main([name, *rest]), seconds, memory, kill)
+    return prepare_data.main(rest) if name == "prepare_data" else main([name, *rest])
 
 
-Kill = tuple[signal.Signals, float]
-"""A signal, and the seconds after which it is sent to the child."""
+def command(*words: str | Path, **limits: Any) -> Outcome:
+    """Run a command as :func:`call` does, in a forked child; ``limits`` are arguments of :func:`fork`."""
+    return fork(partial(call, *words), **limits)
 
 
-def fork(function: Callable[[], Any], seconds: float = 120, memory: int | None = 4 << 30, kill: Kill | None = None) -> Outcome:
+def before_writes(folder: Path, action: Callable[[int], None]) -> None:
+    """Call ``action`` with 1, 2, ... before this process opens for writing, makes, renames or removes anything in a folder.
+
+    For children only: it can't be taken back. What libraries in C write to a file that is there already is not seen.
+    """
+    numbers, inside = itertools.count(1), os.fsencode(folder) + b"/"
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            path = arguments[0]
+            if isinstance(path, str | bytes | os.PathLike) and os.path.abspath(os.fsencode(path)).startswith(inside):
+                action(next(numbers))
+
+    sys.addaudithook(hook)
+
+
+def fork(
+    function: Callable[[], Any],
+    seconds: float = 120,
+    memory: int | None = 4 << 30,
+    folder: Path | None = None,
+    kill: tuple[signal.Signals, float] | None = None,
+) -> Outcome:
     """Call a function in a forked child, and return how that ended.
 
     Args:
         function: without arguments; returns an exit code or None.
         seconds: time limit, from the start or, after ``kill``, from the signal.
         memory: bytes of address space that the child may take beside what it inherits; None for no limit, as LMDB needs.
-        kill: a signal to send.
+        folder: working folder of the child.
+        kill: a signal to send, and the seconds after which it is sent.
     """
     with tempfile.TemporaryFile() as output:
         start = time.monotonic()
         child = os.fork()
         if child == 0:
-            _be_child(function, output, memory)
+            _be_child(function, output, memory, folder)
         watch = os.pidfd_open(child)
         try:
             if sent := kill is not None and not _ends(watch, kill[1]):
@@ -129,7 +156,7 @@ def _end_group(child: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
-def _be_child(function: Callable[[], Any], output: IO[bytes], memory: int | None) -> None:
+def _be_child(function: Callable[[], Any], output: IO[bytes], memory: int | None, folder: Path | None) -> None:
     code = 1
     try:
         os.setsid()
@@ -143,6 +170,7 @@ def _be_child(function: Callable[[], Any], output: IO[bytes], memory: int | None
         if memory is not None:
             limit = psutil.Process().memory_info().vms + memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        os.chdir(folder or ".")
         code = function() or 0
     except SystemExit as error:  # argparse
         code = error.code if isinstance(error.code, int) else 1
@@ -180,9 +208,9 @@ class Campaign:
         """Run a command as :func:`command` does, and count its verdict."""
         return self.counted(command(*words, **limits), " ".join(map(str, words)))
 
-    def call(self, function: Callable[..., Any], *arguments: Any, **limits: Any) -> Outcome:
+    def call(self, function: Callable[[], Any], **limits: Any) -> Outcome:
         """Call a function in a child as :func:`fork` does, and count its verdict."""
-        return self.counted(fork(partial(function, *arguments), **limits), f"{function.__name__}{arguments}")
+        return self.counted(fork(function, **limits), str(function))
 
     def counted(self, outcome: Outcome, what: str) -> Outcome:
         """Count an outcome; note a bad one with what was run."""
