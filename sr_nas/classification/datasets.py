@@ -7,12 +7,11 @@ Readers raise UserError for files that are missing, damaged or of another form.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
@@ -24,11 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import IMAGE_SUFFIXES, read_rgb
+from sr_nas.images.files import check_readable, find_images, is_folder, read_rgb
 from sr_nas.options.strict import ExistingFile, ExistingFolder
 from sr_nas.registry import LABELLED
 
@@ -262,23 +260,22 @@ def image_folder(
         colour_jitter: whether training changes colours.
     """
     root, insides = Path(dataroot), ("train",) if part == "train" else ("val", "test")
-    folder = next((root / inside for inside in insides if (root / inside).is_dir()), None)
+    folder = next((root / inside for inside in insides if is_folder(root / inside)), None)
     if folder is None:
         raise UserError(f"{root} has no folder {listing(insides)}: there is one expected, with a folder for each class.")
-    train = root / "train" if (root / "train").is_dir() else folder
+    train = root / "train" if is_folder(root / "train") else folder
     classes, names = _class_names(train), _class_names(folder)
     if unknown := sorted(set(names) - set(classes)):
         raise UserError(f"{folder} has classes that {train} has not: {listing(unknown, 5)}.")
-    files = make_dataset(folder, {name: classes.index(name) for name in names}, is_valid_file=_is_image, allow_empty=True)
-    by_class = {number: list(pairs) for number, pairs in groupby(files, key=lambda pair: pair[1])}
-    if empty := [name for name in names if classes.index(name) not in by_class]:
-        raise UserError(f"no image in {folder / empty[0]}: looked for {listing(IMAGE_SUFFIXES)}.")
-    ordered = [pair for pairs in zip_longest(*by_class.values()) for pair in pairs if pair is not None]
+    by_class = [sorted(map(str, find_images(folder / name, recursive=True, follow=True))) for name in names]
+    check_readable(chain(*by_class))
+    pairs = zip_longest(*([(file, classes.index(name)) for file in files] for name, files in zip(names, by_class, strict=True)))
+    ordered = [pair for row in pairs for pair in row if pair is not None]
     if part == "train":
         steps = [RandomResizedCrop(size), *([ColorJitter(0.4, 0.4, 0.4, 0.2)] if colour_jitter else [])]
     else:
         steps = [Resize(round(size * 8 / 7)), CenterCrop(size)]
-    reader = partial(_read_file, [path for path, _ in ordered])
+    reader = partial(_read_file, [file for file, _ in ordered])
     return Labelled([number for _, number in ordered], tuple(classes), reader, *IMAGENET_STATISTICS, Compose(steps))
 
 
@@ -286,13 +283,8 @@ def _read_file(files: Sequence[str], index: int) -> Pixels:
     return read_rgb(Path(files[index]))
 
 
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
 def _class_names(folder: Path) -> list[str]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and is_folder(path))
     if not names:
         raise UserError(
             f"{folder} holds no folders: the images of each class are expected in a folder of its name. ImageNet's own archive "

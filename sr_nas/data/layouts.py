@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import image_size, list_images
+from sr_nas.images.files import image_size, is_folder, list_images
 from sr_nas.options.strict import describe_missing
 
 SCALES = (2, 3, 4, 8)
@@ -50,16 +50,17 @@ def find_sets(folder: Path, scales: Iterable[int] = SCALES) -> list[ImageSet]:
         - IMDN: HR in ``folder`` itself, LR in ``../<name>_LR/x<scale>``; or a plain folder of images, without LR.
 
     Raises:
-        UserError: the folder is missing, or of none of these; the text lists what was tried. Or two images have one name.
+        UserError: the folder is missing, or of none of these; the text lists what was tried. Or two images have one name, or a
+            folder of these is there but cannot be read.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder} is a file, not a folder." if folder.exists() else describe_missing(folder, "folder"))
     scales = list(scales)
     return list(_div2k(folder, scales)) or list(_selfexsr(folder, scales)) or [_benchmark(folder, scales)]
 
 
 def _images_by_scale(places: dict[int, list[Path]]) -> dict[int, dict[str, Path]]:
-    first = {scale: next((place for place in folders if place.is_dir()), None) for scale, folders in places.items()}
+    first = {scale: next(filter(is_folder, folders), None) for scale, folders in places.items()}
     return {scale: by_stem(list_images(place)) for scale, place in first.items() if place is not None}
 
 
@@ -68,7 +69,7 @@ def _div2k(folder: Path, scales: list[int]) -> Iterator[ImageSet]:
     root = folder.resolve().parent if hr_folder else folder
     for split in (hr_folder[1],) if hr_folder else ("train", "valid", "test"):
         hr = root / f"DIV2K_{split}_HR"
-        if hr.is_dir():
+        if is_folder(hr):
             lr = _images_by_scale({scale: [root / f"DIV2K_{split}_LR_bicubic" / f"X{scale}"] for scale in scales})
             yield ImageSet(f"DIV2K_{split}", by_stem(list_images(hr)), lr)
 
@@ -78,7 +79,7 @@ def _selfexsr(folder: Path, scales: list[int]) -> Iterator[ImageSet]:
     images: dict[str, dict[int, dict[str, Path]]] = {"HR": {}, "LR": {}}
     for scale in scales:
         place = folder / f"image_SRF_{scale}"
-        for file in list_images(place) if place.is_dir() else []:
+        for file in list_images(place) if is_folder(place) else []:
             parsed = _SELFEXSR.fullmatch(file.stem)
             if parsed is not None and int(parsed[2]) == scale:  # results lie beside them: img_001_SRF_2_bicubic.png
                 images[parsed[3]].setdefault(scale, {})[parsed[1]] = file
@@ -96,7 +97,7 @@ def _area(file: Path) -> int:
 def _benchmark(folder: Path, scales: list[int]) -> ImageSet:
     place = folder.resolve()
     for hr in (folder / name for name in HR_FOLDERS):
-        if hr.is_dir():
+        if is_folder(hr):
             lr = _images_by_scale({scale: [folder / name.format(scale) for name in LR_FOLDERS] for scale in scales})
             return ImageSet(place.name, by_stem(list_images(hr)), lr)
     try:

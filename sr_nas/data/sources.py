@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_nas.data.layouts import SCALES, by_stem, check_template, find_sets, match_names, naming_rules, read_meta_info
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import as_rgb, decode, list_images, read_rgb
+from sr_nas.images.files import as_rgb, check_readable, decode, list_images, read_rgb
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.options.strict import ExistingFolder
 from sr_nas.registry import PAIRS
@@ -174,8 +174,12 @@ def make_pairs(
     """Return pairs of images in files or LMDBs, in the order of ``names``.
 
     Without ``lr``, LR images are made from HR by :func:`sr_nas.images.resize.downscale`, and always cached. ``cache`` says
-    whether, or in what folder, the decoded pixels of HR and LR files are cached too; a UserError if they cannot be.
+    whether, or in what folder, the decoded pixels of HR and LR files are cached too.
+
+    Raises:
+        UserError: a file cannot be read, or the pixels cannot be cached.
     """
+    check_readable(str(path) for path, _ in (*hr, *(lr or ())))
     folder = _open_cache(cache) if cache or lr is None else None
     read_hr: Callable[[int], Image] = partial(_read, hr)
     read_lr: Callable[[int], Image] = partial(_read, lr or ())

@@ -31,7 +31,8 @@ _BMP = Format("BMP", (1, 3), (8,))
 _WEBP = Format("WebP", (1, 2, 3, 4), (8,), 2**14 - 1)
 _JPEG = Format("JPEG", (1, 3), (8,), 65500)  # libjpeg's limit; the format's is 65535
 
-FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP, ".bmp": _BMP, ".tif": _TIFF, ".tiff": _TIFF}
+FORMATS = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), _JPEG)
+FORMATS |= {".png": _PNG, ".webp": _WEBP, ".bmp": _BMP, ".tif": _TIFF, ".tiff": _TIFF}
 """Lower-case suffix -> format."""
 _SETTINGS: dict[Format, dict[str, Any]] = {
     _PNG: {"compress_level": 1},  # a fifth of the default level's time, for a quarter more bytes

@@ -6,14 +6,18 @@ Damaged files are an error, never half an image.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import io
 import os
 import re
+import stat
 import struct
+import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +35,14 @@ from sr_nas.runs.files import replacing
 
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes of the files that are read and written, in lower case; upper case is accepted too."""
+_OTHER_IMAGES = re.compile(
+    r"\.(3fr|apng|arw|avif|bpg|cr[23w]|cur|dcr|dds|dib|dng|dpx|emf|eps|erf|exr|fits?|flif|gif|hdr|hei[cf]s?|hif|icns|ico|iiq|j2[ck]|"
+    r"jp2|jp[cfmx]|jxl|jxr|kdc|mef|mos|mpo|mrw|nef|nrw|orf|p[abgnp]m|pcx|pef|pfm|pict|pjp|pjpeg|ps[bd]|qoi|raf|raw|rw[2l]|sgi|sr[2fw]|"
+    r"svg|tga|wbmp|wdp|wmf|x3f|x[bp]m|xcf)",
+    re.IGNORECASE,
+)
+"""Suffixes of images that are not read."""
+_NO_PERMISSION = os.strerror(errno.EACCES)
 _READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """Formats that are decoded, by Pillow's names."""
 _DECODE_ERRORS = (
@@ -201,33 +213,91 @@ def to_pixels(output: Tensor, dtype: np.dtype | type) -> np.ndarray:
     return np.ascontiguousarray(levels.permute(1, 2, 0).numpy().astype(dtype))
 
 
+def unreadable(path: Path | str) -> str:
+    """Return why a path is no file that can be read, such as a broken link, a folder or a pipe; ``""`` if it is one."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        broken = isinstance(error, FileNotFoundError) and os.path.islink(path)
+        return f"it is a link to {os.readlink(path)}, which is not there" if broken else error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "it is a folder" if os.access(path, os.R_OK | os.X_OK) else f"it is a folder: {_NO_PERMISSION}"
+    if not stat.S_ISREG(mode):
+        return "it is a pipe, a socket or a device"
+    return "" if os.access(path, os.R_OK) else _NO_PERMISSION
+
+
+def check_readable(files: Iterable[str]) -> None:
+    """Raise a UserError that names the files of a data set which are :func:`unreadable`, before any of them is needed."""
+    files = set(files)
+    problems = sorted(f"  {file}: {problem}" for file in files if (problem := unreadable(file)))
+    if problems:
+        head = f"{len(problems)} of {len(files)} files of the data set cannot be read:"
+        rest = [f"  ... and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise UserError("\n".join([head, *problems[:10], *rest, "Fetch them, or take them out."]))
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a folder is there; a UserError where this cannot be known: a broken link, or no permission to look."""
+    for place in (path.parent, path):
+        problem = "" if os.path.isdir(place) else unreadable(place) or "it is a file"
+        if problem == _NO_PERMISSION or (problem and os.path.islink(place)):
+            raise UserError(f"{place} cannot be read as a folder: {problem}.")
+    return os.path.isdir(path)
+
+
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly in ``folder``, sorted by name, without hidden ones; UserError if there are none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder." if folder.exists() else f"the folder {folder} does not exist.")
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    """Return the images that :func:`find_images` finds directly in ``folder``, sorted by name."""
+    return sorted(find_images(folder))
+
+
+def find_images(folder: Path, recursive: bool = False, besides: Path | None = None, follow: bool = False) -> list[Path]:
+    """Return what is named as an image in ``folder``, and below it if ``recursive``, in any order.
+
+    That may be :func:`unreadable`, such as a broken link: without it the rest would be taken for the whole. A folder below that
+    cannot be listed is returned too. Images of other kinds, and links to folders that are not followed, are counted on stderr.
+
+    Args:
+        besides: a folder to leave out, as hidden files and folders are.
+        follow: search folders that links lead to as well, each once.
+
+    Raises:
+        UserError: the folder is missing or cannot be listed, or no image is in it.
+    """
+    try:
+        content = sorted(name for name in os.listdir(folder) if name[0] != ".")
+    except OSError as error:
+        problems = {FileNotFoundError: "does not exist", NotADirectoryError: "is not a folder"}
+        raise UserError(f"{folder} {problems.get(type(error)) or f'cannot be listed: {error.strerror}'}.") from error
+    images, others, links = list[Path](), list[Path](), list[Path]()
+    entered = {os.path.realpath(place) for place in (folder, besides) if place is not None}
+
+    def unlisted(error: OSError) -> None:
+        images.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=unlisted, followlinks=follow):
+        files, below = ([Path(place, name) for name in some if name[0] != "."] for some in (names, folders))
+        others += [file for file in files if _OTHER_IMAGES.fullmatch(file.suffix)]
+        images += [file for file in files + below * (not recursive) if file.suffix.lower() in IMAGE_SUFFIXES]
+        folders.clear()  # what is in it then is walked
+        for path in below if recursive else ():
+            if path.is_symlink() and not follow:
+                links.append(path)
+            elif (real := os.path.realpath(path)) not in entered:
+                entered.add(real)
+                folders.append(path.name)
     if not images:
-        content = listing([entry.name + "/" * entry.is_dir() for entry in entries], limit=5) or "nothing"
-        raise UserError(f"no image in {folder}: looked for {listing(IMAGE_SUFFIXES)}, found {content}.")
+        there = listing((name + "/" * os.path.isdir(folder / name) for name in content), limit=5) or "nothing"
+        raise UserError(f"no image in {folder}{' or below' * recursive}: looked for {listing(IMAGE_SUFFIXES)}, found {there}.")
+    for paths, remark in ((others, "images of other kinds are left out"), (links, "links to folders are not followed")):
+        if paths:
+            _note(f"{folder}: {len(paths)} {remark} ({listing(sorted(path.relative_to(folder) for path in paths), 5)})")
     return images
 
 
-def find_images(folder: Path, besides: Path) -> list[Path]:
-    """Return the image files in ``folder`` and below, in :func:`natural_order`; UserError if there are none.
-
-    Hidden files and folders and the folder ``besides`` are left out, and links to folders are not followed.
-    """
-    if not folder.is_dir():
-        raise UserError(f"the folder {folder} does not exist.")
-    besides, images = besides.resolve(), []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name).resolve() != besides]
-        files = (Path(place, name) for name in names if not name.startswith("."))
-        images += [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-    if not images:
-        raise UserError(f"no image in {folder} or below: looked for {listing(IMAGE_SUFFIXES)}.")
-    return sorted(images, key=natural_order)
+@functools.cache  # a set is listed several times, at each scale for example
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
@@ -241,6 +311,8 @@ def image_size(file: Path) -> tuple[int, int]:
 
     An orientation that a PNG states behind its pixels is not seen.
     """
+    if problem := unreadable(file):  # opening a pipe would wait for a writer
+        raise UserError(f"cannot read the image {file}: {problem}.")
     try:
         with _unlimited_pillow(), Image.open(file, formats=_READABLE) as image:
             # Pillow 13 gives the size of a TIFF upright, older versions as it is stored.
@@ -261,6 +333,8 @@ def read_image(path: Path) -> np.ndarray:
 def read_with_metadata(path: Path) -> tuple[np.ndarray, Metadata]:
     """Return pixels and metadata of an image file of any suffix, as :func:`decode_with_metadata`; a UserError names the file."""
     try:
+        if problem := unreadable(path):
+            raise UserError(f"{problem}.")
         return decode_with_metadata(path.read_bytes())
     except (OSError, UserError) as error:
         raise UserError(f"cannot read the image {path}: {_reason(error)}") from error

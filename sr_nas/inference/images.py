@@ -224,6 +224,8 @@ class _Batch:
 
     def upscale_file(self, source: Path, target: Path, scale: float, overwrite: bool) -> Outcome:
         try:
+            if target.is_dir():
+                raise UserError(f"{target} is a folder: move it away, or choose another output folder or a suffix.")
             if not overwrite and target.exists():
                 return Outcome(source, target, "kept")
             pixels, metadata = read_with_metadata(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from argparse import Namespace
 from collections import Counter
 from contextlib import suppress
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
-from sr_nas.images.files import IMAGE_SUFFIXES, find_images, image_size, list_images, natural_order
+from sr_nas.images.files import IMAGE_SUFFIXES, find_images, image_size, natural_order
 from sr_nas.inference.images import output_paths, upscale_files
 from sr_nas.inference.optimize import for_inference
 from sr_nas.inference.tiles import pools_globally
@@ -82,11 +83,11 @@ def _inputs(args: Namespace) -> tuple[list[Path], list[Path], list[str]]:
     images: list[tuple[Path, Path]] = []
     problems: list[str] = []
     for path in args.input:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             images.append((path, path.parent))
             continue
         try:
-            files = find_images(path, args.output) if args.recursive else sorted(list_images(path), key=natural_order)
+            files = sorted(find_images(path, args.recursive, args.output), key=natural_order)
         except UserError as error:
             if len(args.input) == 1:
                 raise

@@ -225,6 +225,23 @@ def test_without_train_the_classes_are_those_of_the_part(root: Path) -> None:
     assert (result.classes, result.labels) == (("dog",), [0])
 
 
+def test_what_cannot_be_read_is_named_and_links_to_folders_are_followed(root: Path) -> None:
+    (root / "train/bee").rename(root / "elsewhere")
+    (root / "train/bee").symlink_to(root / "elsewhere")
+    (root / "train/bee/loop").symlink_to(root / "elsewhere")
+    assert read_folder("train", dataroot=str(root)).labels == [0, 1, 2, 1, 1]
+    (root / "train/cat/deep/lost.jpg").symlink_to("/nowhere.jpg")
+    with pytest.raises(UserError, match=r"1 of 6 files.*\n.*lost\.jpg: it is a link to /nowhere\.jpg, which is not there"):
+        read_folder("train", dataroot=str(root))
+    (root / "elsewhere").rename(root / "gone")
+    with pytest.raises(UserError, match=r"bee cannot be read as a folder: it is a link to .*elsewhere"):
+        read_folder("train", dataroot=str(root))
+    (root / "val").rename(root / "gone/val")
+    (root / "val").symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"val cannot be read as a folder"):
+        read_folder("test", dataroot=str(root))
+
+
 def test_layouts_that_are_none(root: Path) -> None:
     (root / "val/eel").mkdir()
     with pytest.raises(UserError, match=r"val has classes that .*train has not: eel"):

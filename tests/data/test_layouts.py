@@ -91,6 +91,16 @@ def test_the_lr_folder_of_the_command_line_goes_before_that_of_the_layout(tmp_pa
     assert opened(tmp_path / "Set7", 2, tmp_path / "other")[2] == tmp_path / "other"
 
 
+@pytest.mark.parametrize("lost", ["LR_matlab", "LR_matlab/x2", "HR"])
+def test_a_folder_that_is_a_link_to_nothing_is_not_taken_for_missing(tmp_path: Path, lost: str) -> None:
+    """Without the error LR would be made from HR, and the scores would be those of other images."""
+    save(tmp_path, "HR/a.png", "LR_matlab/x2/a.png")
+    (tmp_path / lost).rename(tmp_path / "elsewhere")
+    (tmp_path / lost).symlink_to("/nowhere")
+    with pytest.raises(UserError, match=rf"{lost} cannot be read as a folder: it is a link to /nowhere"):
+        find_sets(tmp_path)
+
+
 def test_an_unknown_layout_lists_what_was_tried(tmp_path: Path) -> None:
     save(tmp_path, "deep/down/a.png")
     with pytest.raises(UserError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sr_nas.data.loader import PatchDataset, ResumableLoader
-from sr_nas.data.sources import Pairs, folder, lmdb_pairs, open_lmdb, sample
+from sr_nas.data.sources import Pairs, benchmark_set, folder, lmdb_pairs, open_lmdb, sample
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
 from sr_nas.options.strict import section_model
 from sr_nas.registry import PAIRS
 from sr_nas.runs.files import cache_folder
+from tests.images.encoded import make_unreadable
 
 
 class Settings(BaseModel):
@@ -139,6 +141,24 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         folder([str(tmp_path)], scale=2).lr(0)
 
 
+@pytest.mark.parametrize("side", ["hr", "lr"])
+def test_what_cannot_be_read_is_named_before_anything_is(tmp_path: Path, side: str) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "hr" / name, noise(8, 8, 3))
+        save(tmp_path / "lr" / name, noise(4, 4, 3))
+    reasons = make_unreadable(tmp_path / side)
+    for place in ("hr", "lr"):
+        for name in ("link.png", "loop.png", "pipe.png", "shut.png", "b.png"):
+            if not os.path.lexists(tmp_path / place / name):
+                save(tmp_path / place / name, noise(8, 8, 3))
+    with pytest.raises(
+        UserError, match=rf"{len(reasons)} of 12 files of the data set cannot be read:\n.*{side}/link\.png: it is a"
+    ):
+        folder([str(tmp_path / "hr")], [str(tmp_path / "lr")], scale=2)
+    with pytest.raises(UserError, match=r"loop\.png: Too many levels"):
+        benchmark_set(tmp_path / "hr", 2, tmp_path / "lr")
+
+
 def test_folders_that_do_not_pair_or_hold_nothing_are_reported(tmp_path: Path) -> None:
     save(tmp_path / "hr/a.png", noise(8, 8, 3))
     save(tmp_path / "lr/b.png", noise(4, 4, 3))
@@ -233,5 +253,5 @@ def test_an_lmdb_that_is_not_whole_says_what_is_wrong(tmp_path: Path, meta: str 
 
 def test_a_folder_without_data_is_no_lmdb(tmp_path: Path) -> None:
     (tmp_path / "meta_info.txt").write_text("a.png (4,4,3) 1\n")
-    with pytest.raises(UserError, match="cannot be read as LMDB"):
-        lmdb_pairs(str(tmp_path), scale=2).hr(0)
+    with pytest.raises(UserError, match=r"1 of 1 files .* cannot be read:\n.*data\.mdb: No such file"):
+        lmdb_pairs(str(tmp_path), scale=2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,15 +16,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 from sr_nas.errors import UserError
 from sr_nas.images.files import (
     IMAGE_SUFFIXES,
+    check_readable,
     find_images,
     image_size,
+    is_folder,
     list_images,
     natural_order,
     read_image,
     read_rgb,
     write_image,
 )
-from tests.images.encoded import chunk, noise
+from tests.images.encoded import chunk, make_unreadable, noise
 
 
 def test_read_rgb_replicates_grey_drops_alpha_and_rounds_sixteen_bits(tmp_path: Path) -> None:
@@ -66,12 +70,51 @@ def test_a_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest
     assert read_image(path).shape == (4, 4, 3)
 
 
-def test_listing_is_sorted_and_takes_images_only(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt", ".hidden.png"):
+def test_listing_is_sorted_and_takes_images_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("b.PNG", "a.jpg", "c.webp", "d.JFIF", "e.jpe", "notes.txt", ".hidden.png", "._a.png", ".DS_Store", "Thumbs.db"):
         (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp", "d.JFIF", "e.jpe"]
+    assert set(IMAGE_SUFFIXES) == {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_images_of_other_kinds_are_counted_and_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "b.HEIC", "c.avif", "d.gif", "e.Jp2", "f.tga", "g.CR2", "h.psd", "notes.json", ".i.gif", "j.png.dvc"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.gif").mkdir()
+    for _ in range(2):
+        assert [path.name for path in list_images(tmp_path)] == ["a.png"]
+    text = f"{tmp_path}: 7 images of other kinds are left out (b.HEIC, c.avif, d.gif, e.Jp2, f.tga ... and 2 more)\n"
+    assert capsys.readouterr().err == text
+
+
+def test_what_cannot_be_read_is_listed_and_refused_when_it_is_read(tmp_path: Path) -> None:
+    reasons = make_unreadable(tmp_path)
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
-    assert set(IMAGE_SUFFIXES) == {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+    (tmp_path / "socket.png").symlink_to("/dev/null")
+    reasons |= {"folder.png": "it is a folder", "socket.png": "a device"}
+    assert {path.name for path in list_images(tmp_path)} == {*reasons, "shut.png"}
+    for name, reason in reasons.items():
+        for read in (read_image, image_size):
+            with pytest.raises(UserError, match=rf"cannot read the image .*{name}: .*{reason}"):
+                read(tmp_path / name)
+    with pytest.raises(UserError) as raised:
+        check_readable(str(path) for path in list_images(tmp_path))
+    assert str(raised.value).startswith(f"{len(reasons)} of 6 files of the data set cannot be read:\n  {tmp_path}")
+    assert all(f"{tmp_path / name}: " in str(raised.value) for name in reasons)
+
+
+def test_a_folder_is_there_or_not_or_the_question_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "LR/x2").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("LR")
+    (tmp_path / "broken").symlink_to("/nowhere")
+    names = ("LR/x2", "link/x2", "link", "LR/x3", "none/x2", "file", "file/x2")
+    assert [is_folder(tmp_path / name) for name in names] == [True, True, True, False, False, False, False]
+    for name in ("broken", "broken/x2"):
+        with pytest.raises(UserError, match=r"broken cannot be read as a folder: it is a link to /nowhere, which is not there"):
+            is_folder(tmp_path / name)
 
 
 def test_listing_nothing_says_what_is_there(tmp_path: Path) -> None:
@@ -87,18 +130,48 @@ def test_listing_nothing_says_what_is_there(tmp_path: Path) -> None:
         list_images(tmp_path / "notes.txt")
 
 
-def test_finding_goes_into_folders_but_not_into_hidden_ones_or_the_output(tmp_path: Path) -> None:
+def test_finding_goes_into_folders_but_not_into_hidden_ones_or_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("b.png", "clip/frame_000010.png", "clip/frame_000009.PNG", ".git/a.png", "out/b.png", "clip/out/c.png", "x.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to(tmp_path)
-    (tmp_path / "itself.png").symlink_to("itself.png")
-    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
-    images = [str(path.relative_to(tmp_path)) for path in find_images(tmp_path, besides=tmp_path / "clip" / ".." / "out")]
-    assert images == ["b.png", "clip/frame_000009.PNG", "clip/frame_000010.png", "clip/out/c.png"]
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "a.png/d.png").symlink_to("/nowhere")
+    out = tmp_path / "clip" / ".." / "out"
+    images = {"b.png", "clip/frame_000009.PNG", "clip/frame_000010.png", "clip/out/c.png", "a.png/d.png"}
+    assert {str(path.relative_to(tmp_path)) for path in find_images(tmp_path, recursive=True, besides=out)} == images
+    assert capsys.readouterr().err == f"{tmp_path}: 1 links to folders are not followed (loop)\n"
     (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match=r"no image in .*x or below"):
-        find_images(tmp_path / "x", tmp_path)
+    with pytest.raises(UserError, match=r"no image in .*x or below.*found nothing"):
+        find_images(tmp_path / "x", recursive=True)
+
+
+def test_links_to_folders_are_followed_into_each_once(tmp_path: Path) -> None:
+    for name in ("set/a/1.png", "set/a/b/2.png", "elsewhere/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "set/a/b/loop").symlink_to(tmp_path / "set")
+    for name in ("one", "other"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    images = find_images(tmp_path / "set", recursive=True, follow=True)
+    assert sorted(path.name for path in images) == ["1.png", "2.png", "3.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_among_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir = os.scandir
+
+    def refused(place: str) -> Any:  # as root, every folder can be listed
+        if place.endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr("os.scandir", refused)
+    assert set(find_images(tmp_path, recursive=True)) == {tmp_path / "locked", tmp_path / "a.png"}
+    assert find_images(tmp_path) == [tmp_path / "a.png"]
 
 
 def test_natural_order_counts() -> None:

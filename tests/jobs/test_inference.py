@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sr_nas.export.network_file import load_network
 from sr_nas.images.files import read_image, write_image
 from sr_nas.images.resize import imresize
 from sr_nas.inference.images import upscale_image
+from tests.images.encoded import make_unreadable
 from tests.jobs.processes import run
 
 
@@ -45,6 +47,28 @@ def test_recursive_keeps_folders_and_skips_the_output(model: Path, tmp_path: Pat
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
     assert found == ["one/frame_1.png", "one/two/frame_1.png", "one/two/frame_2.png"]
     assert "0 written" in (printed := run("inference", *words)) and "3 kept" in printed
+
+
+def test_what_cannot_be_read_fails_and_is_named_and_the_others_go_on(model: Path, tmp_path: Path) -> None:
+    clip, out = tmp_path / "clip", tmp_path / "out"
+    frames(clip, 1, 2)
+    reasons = make_unreadable(clip)
+    (clip / "shut.png").unlink()
+    reasons.pop("shut.png", None)
+    (clip / "folder.png").mkdir()
+    write_image(clip / "portrait.JFIF", np.zeros((6, 5, 3), np.uint8))
+    (clip / "photo.HEIC").touch()
+    (out / "frame_2.png").mkdir(parents=True)
+    words = ["-i", clip, "/nowhere/locked/b.png", "-o", out, "--model", model]
+    printed = run("inference", *words, code=1)
+    for name, reason in (reasons | {"folder.png": "it is a folder", "b.png": "No such file"}).items():
+        assert re.search(rf"{name}: cannot read the image .*{name}: .*{reason}", printed)
+    assert "1 images of other kinds are left out (photo.HEIC)" in printed
+    assert f"{out / 'frame_2.png'} is a folder" in printed and f"2 written to {out}" in printed and "6 failed" in printed
+    assert not (out / "folder.png").exists() and read_image(out / "portrait.JFIF").shape == (12, 10, 3)
+    frames(clip / "folder.png", 3)
+    assert "1 written" in (printed := run("inference", *words, "-r", code=1)) and "2 kept" in printed
+    assert read_image(out / "folder.png/frame_3.png").shape == (24, 18, 3)
 
 
 def test_an_empty_folder_among_others_does_not_stop_them(model: Path, tmp_path: Path) -> None:

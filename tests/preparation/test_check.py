@@ -66,6 +66,17 @@ def test_unreadable_files_are_listed(div2k: Path) -> None:
     assert ["0001.png" in found[title][0], "0002x2.png" in found[title][1], len(found[title])] == [True, True, 2]
 
 
+def test_links_that_lead_nowhere_are_listed_one_by_one(div2k: Path) -> None:
+    for name in ("0002", "0003"):
+        (div2k / f"DIV2K_train_HR/{name}.png").unlink()
+        (div2k / f"DIV2K_train_HR/{name}.png").symlink_to("/nowhere/annex")
+    (div2k / "DIV2K_train_HR/loop.png").symlink_to("loop.png")
+    found = problems(div2k)
+    names = [line.partition(": ")[0].rpartition("/")[2] for line in found.pop("cannot be read")]
+    assert names == ["0002.png", "0003.png", "loop.png"]
+    assert found == {"DIV2K_train x2, HR without LR": ["loop"], "DIV2K_train x3, HR without LR": ["loop"]}
+
+
 def test_a_list_is_compared_with_the_folder(div2k: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\ufeff0001.png (24,36,3)\n0002.png (24,35,3) 1\nsub/0009.png\n")
     listed = read_meta_info(tmp_path / "list.txt")

@@ -73,15 +73,14 @@ def check(
             (:func:`sr_nas.data.layouts.read_meta_info`).
         progress: called with the number of images decoded and their total.
     """
-    # By resolved path: a folder may be named twice, by itself and as part of a set.
-    hr = {file.resolve(): file for layout in sets for file in layout.hr.values()}
+    hr = {_place(file): file for layout in sets for file in layout.hr.values()}
     others = {
-        file.resolve(): file
+        _place(file): file
         for layout in sets
         for group in (layout.lr, layout.hr_of_scale)
         for files in group.values()
         for file in files.values()
-        if file.resolve() not in hr
+        if _place(file) not in hr
     }
     jobs = [(file, duplicates) for file in hr.values()] + [(file, False) for file in others.values()]
     findings, sizes, fingerprints = Findings(), dict[Path, Size](), list[Fingerprint]()
@@ -90,7 +89,7 @@ def check(
         if isinstance(result, str):
             findings.problems["cannot be read"].append(result)
             continue
-        sizes[job[0].resolve()], fingerprint = result
+        sizes[_place(job[0])], fingerprint = result
         fingerprints += [] if fingerprint is None else [fingerprint]
     for layout in sets:
         _check_pairs(layout, sizes, findings)
@@ -128,6 +127,11 @@ def find_duplicates(images: Sequence[Fingerprint]) -> list[tuple[Path, Path, int
     return [(images[one].file, images[other].file, distance) for (one, other), distance in sorted(pairs.items())]
 
 
+def _place(file: Path) -> Path:
+    """Return the path that tells files apart: a folder may be named twice, by itself and as part of a set."""
+    return file.parent.resolve() / file.name
+
+
 def _inspect(job: tuple[Path, bool]) -> tuple[Size, Fingerprint | None] | str:
     """Return the size of an image and its fingerprint if that is asked for, or why it cannot be read."""
     file, fingerprint = job
@@ -147,7 +151,7 @@ def _check_pairs(layout: ImageSet, sizes: dict[Path, Size], findings: Findings) 
         findings.problems[f"{layout.name} x{scale}, LR without HR"] += pairing.without_hr
         for name, partner in pairing.lr_of.items():
             hr, lr = layout.hr_at(scale)[name], files[partner]
-            hr_size, lr_size = sizes.get(hr.resolve()), sizes.get(lr.resolve())
+            hr_size, lr_size = sizes.get(_place(hr)), sizes.get(_place(lr))
             if hr_size and lr_size and lr_size != (expected := (hr_size[0] // scale, hr_size[1] // scale)):
                 findings.problems["LR images of the wrong size"].append(
                     f"{lr} has {_pixels(lr_size)}, expected {_pixels(expected)}: {hr} has {_pixels(hr_size)}"
@@ -158,7 +162,7 @@ def _list_differences(sets: Sequence[ImageSet], sizes: dict[Path, Size], listed:
     files = {name: file for layout in sets for name, file in layout.hr.items()}
     lines = []
     for name, expected in listed.items():
-        size = sizes.get(files[name].resolve(), expected) if name in files else None
+        size = sizes.get(_place(files[name]), expected) if name in files else None
         if name not in files:
             lines.append(f"'{name}' is listed, but missing")
         elif size and expected and size != expected:

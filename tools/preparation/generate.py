@@ -21,7 +21,7 @@ import numpy as np
 from preparation.outputs import atomic_dir, in_processes
 from sr_nas.data.layouts import by_stem, common_scale, match_names, naming_rules
 from sr_nas.errors import UserError
-from sr_nas.images.files import list_images, read_image, read_rgb, write_image
+from sr_nas.images.files import is_folder, list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
 from sr_nas.runs.files import ABANDONED, sweep
 
@@ -148,7 +148,7 @@ def crop(
 
 def _lr_folder(lr: Path, scale: int, scales: Sequence[int]) -> Path:
     tried = [lr / f"X{scale}", lr / f"x{scale}"]
-    folder = next((folder for folder in tried if folder.is_dir()), lr if len(scales) == 1 else None)
+    folder = next(filter(is_folder, tried), lr if len(scales) == 1 else None)
     if folder is None:
         raise UserError(f"{lr} has no LR images of scale {scale}: tried {tried[0]} and {tried[1]}.")
     return folder
