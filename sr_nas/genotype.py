@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from sr_nas.errors import UserError, listing, nearest, parse_json, shortened
 
+NETWORK_BLOCK = "network_g.yml"
+"""File of a search's folder: the option block of the network that it has selected."""
 JOINT = "+"
 """Separator of the names of one choice that keeps several, where a genotype is written as text."""
 
@@ -91,6 +93,11 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
         if source.get("arch", arch) != arch:
             raise GenotypeError(f"this genotype is of {source['arch']}, not of {arch}.")
         source = source["genotype"]
+    if isinstance(source, str) and "," not in source and len(choices) > 1:
+        raise GenotypeError(
+            f"{shortened(source)} is no folder of a search and no .json file, and as names of candidates a genotype of {arch} "
+            f"has {len(choices)}, separated by commas: {listing(choices)}."
+        )
     if isinstance(source, str):
         source = [name.strip() for name in source.split(",")]
     if isinstance(source, Mapping):

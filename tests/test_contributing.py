@@ -19,6 +19,7 @@ import sr_nas.registry
 from sr_nas.cli import main
 from sr_nas.complexity.costs import cost_table
 from sr_nas.contracts import reparameterized
+from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN_CANDIDATES
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
@@ -110,6 +111,8 @@ def test_a_penalty_on_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("none", "skip_connect", "conv", "pool")
     even = {label: ChoiceLogits(names[:count], torch.zeros(count)) for label, count in (("one", 4), ("two", 2), ("three", 1))}
     assert REGULARIZERS.get("share")(even, name="skip_connect").item() == pytest.approx((1 / 4 + 1 / 2) / 2)
+    with pytest.raises(UserError, match="no choice has the candidate 'conv_9x9'"):
+        REGULARIZERS.get("share")(even, name="conv_9x9")
 
 
 def test_a_search_space(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

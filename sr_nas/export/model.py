@@ -12,13 +12,13 @@ from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.network_file import load_any, load_network, read_file, read_metadata
 from sr_nas.export.released import WRAPPERS, bare_tensors, load_released
-from sr_nas.genotype import read_genotype
+from sr_nas.genotype import NETWORK_BLOCK, read_genotype
 from sr_nas.inference.optimize import countable
-from sr_nas.options.load import check_options, read_options
+from sr_nas.options.load import check_options, problem_text, read_options
 from sr_nas.options.sections import NetworkOptions
 from sr_nas.options.strict import Component, FromRegistry, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
-from sr_nas.runs.run_dir import NETWORK_BLOCK, load_tensors
+from sr_nas.runs.run_dir import load_tensors
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = (".pth", ".pt")
@@ -118,7 +118,7 @@ def build_by_name(
     except ValidationError as error:
         first = error.errors()[0]
         address = ":".join(map(str, first["loc"]))
-        raise UserError((f"{where}{address}: " if address else "") + first["msg"].removeprefix("Value error, ")) from error
+        raise UserError((f"{where}{address}: " if address else "") + problem_text(first)) from error
     build: Callable[..., Network] = registry.build(section)  # type: ignore[arg-type]
     return build(num_classes=num_classes or DEFAULT_CLASSES) if is_classifier else build(scale=scale or 4)
 

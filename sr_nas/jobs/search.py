@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
-from sr_nas.genotype import JOINT, Choices, Genotype
+from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
 from sr_nas.jobs.run import Run
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
@@ -29,7 +29,6 @@ from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import (
     CHECKPOINT,
-    NETWORK_BLOCK,
     append_history,
     cut_history,
     read_history,

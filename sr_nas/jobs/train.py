@@ -67,6 +67,8 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
         GracefulShutdown() as stop,
     ):
         run.say(view, f"{run.begins('training', f'{device} in {precision}')}, iteration {done} of {total}")
+        size = ", ".join(f"{key} {value}" for key, value in network.settings().items() if key != "genotype")
+        run.say(view, f"{network.arch}, {size}: {sum(weight.numel() for weight in network.parameters()):,} parameters")
         run.say(view, *(start if run.state is None else []), *validator.notes())
         if len(validator.sets) > 1:
             metric = validator.heading.split(" / ")[0]

@@ -50,7 +50,9 @@ def _translate(raw: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     if path.get("pretrain_network_g") and not path.get("param_key_g"):
         notes.append("path.param_key_g is not given: of params_ema and params the former is taken, by BasicSR the latter")
     for name, metric in _section(val, "metrics").items():
-        if isinstance(metric, dict) and (metric.get("crop_border", scale) != scale or metric.get("test_y_channel") is not True):
+        if not isinstance(metric, dict) or metric.get("type") not in ("calculate_psnr", "calculate_ssim"):
+            notes.append(f"val.metrics.{name} is not measured here; PSNR and SSIM are")
+        elif metric.get("crop_border", scale) != scale or metric.get("test_y_channel") is not True:
             notes.append(f"val.metrics.{name}: measured by the field's protocol instead, on Y with {scale} pixels shaved")
     if val.get("save_img"):
         notes.append("val.save_img has no effect here: tools/evaluate.py --save_images keeps images")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sr_nas.errors import UserError, listing, nearest, shortened
+from sr_nas.genotype import NETWORK_BLOCK, is_genotype_path
 from sr_nas.options.basicsr import MARK, from_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -156,14 +158,18 @@ def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = 
     return under | over | merged
 
 
-def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_options(
+    path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, ...] = (), _networks: list[Any] | None = None
+) -> dict[str, Any]:
     """Read an option file with everything it inherits, then apply overrides (:func:`merge`); nothing is checked yet.
 
     ``_base_`` names one file or a list of files, relative to the file that names them. Later bases win over earlier ones, the
     file over its bases, and over the file ``section:key=value`` texts, in any order, whose value is read as YAML.
+    A genotype given by the folder of its search brings the size that it was searched at, where no size is given.
 
     Raises:
-        UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form.
+        UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form; a genotype
+            over an inherited size that it was not searched at.
     """
     if path.resolve() in [step.resolve() for step in _chain]:
         raise UserError(f"{path} is its own _base_: {' -> '.join(step.name for step in (*_chain, path))}.")
@@ -174,13 +180,42 @@ def read_options(path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, 
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: _base_ is the name of an option file or a list of names, not {bases!r}.")
     merged: dict[str, Any] = {}
+    networks: list[Any] = [] if _networks is None else _networks
     for base in bases:
-        merged = merge(merged, read_options(path.parent / base, _chain=(*_chain, path)))
+        merged = merge(merged, read_options(path.parent / base, (), (*_chain, path), networks))
     dropped: list[str] = []
-    merged = merge(merge(merged, options), _overrides(overrides), dropped=dropped)
+    over = _overrides(overrides)
+    merged = merge(merge(merged, options), over, dropped=dropped)
     for text in dropped:
         _LOGGER.warning("--force_yml: %s", text)
-    return merged
+    networks += [options.get("network_g"), over.get("network_g")]
+    return merged if _chain else _with_searched_size(merged, networks, path)
+
+
+def _with_searched_size(options: dict[str, Any], networks: Sequence[Any], path: Path) -> dict[str, Any]:
+    """Add the size that a genotype was searched at to ``network_g``; ``networks`` are those of the files, the last on top."""
+    network: Any = options.get("network_g")
+    source: Any = network.get("genotype") if isinstance(network, dict) else None
+    if not is_genotype_path(source):
+        return options
+    block = (Path(source) if os.path.isdir(source) else Path(source).parent) / NETWORK_BLOCK
+    searched = read_yaml(block).get("network_g") if block.is_file() else None
+    if not isinstance(searched, dict) or searched.get("type") != network.get("type"):
+        return options
+    size = _without(searched, ("type", "genotype"))
+    if differing := {key: network[key] for key in size if network.get(key, size[key]) != size[key]}:
+        was, here = (", ".join(f"{key} {of[key]}" for key in differing) for of in (size, network))
+        texts = [" ".join(f"network_g:{key}={of[key]}" for key in differing) for of in (size, network)]
+        given = [section if isinstance(section, dict) else {} for section in networks]
+        top = max((place for place, section in enumerate(given) if "genotype" in section), default=0)
+        if not all(any(key in section for section in given[top:]) for key in differing):
+            raise UserError(
+                f"{path}: the genotype of {source} was searched at {was},\nand this network would be {here}. Say which:\n"
+                f"  --force_yml {texts[0]}   as searched\n  --force_yml {texts[1]}   as the option file has it\n"
+                f"or inherit the searched network: _base_: [{path}, {block}]"
+            )
+        _LOGGER.warning("the genotype of %s was searched at %s, and this network is %s", source, was, here)
+    return options | {"network_g": size | network}
 
 
 def read_yaml(path: Path, asked_by: str = "") -> dict[str, Any]:
@@ -249,7 +284,16 @@ def load_options(
             model = model(str(raw.get("task", "super-resolution")))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+    (key, tool), (_, wanted) = _kind_of(raw), _kind_of(model.model_fields)  # type: ignore[attr-defined]
+    if tool != wanted and key:
+        raise UserError(f"{path}: the key '{key}' makes it an option file of tools/{tool}.py, and not of tools/{wanted}.py.")
     return check_options(model, raw, path, check_files)
+
+
+def _kind_of(keys: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the key that tells which tool options are for, and the tool's name."""
+    tools = {"search": "search", "models": "evaluate", "val": "train"}
+    return next(((key, tool) for key, tool in tools.items() if key in keys), ("", ""))
 
 
 def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, check_files: bool = True) -> Options:
@@ -261,16 +305,31 @@ def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, c
         lines = [f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)}"]
         for problem in problems:
             address = ".".join(map(str, problem["loc"]))
-            lines.append(f"  {address}: {_message(problem)}" if address else f"  {_message(problem)}")
+            lines.append(f"  {address}: {problem_text(problem)}" if address else f"  {problem_text(problem)}")
         raise UserError("\n".join(lines)) from error
 
 
-def _message(problem: Any) -> str:
-    if problem["type"] == "missing":
+# What pydantic says of these kinds of problems is in Python's words.
+_WORDS = {
+    "model": "a section, keys with values, is expected",
+    "dict": "a section, keys with values, is expected",
+    "tuple": "a list is expected",
+    "string": "text is expected, in quotes where it looks like a number or the like",
+    "string_pattern_mismatch": "letters, digits and . _ + - make it up, a letter or digit first",
+    "bool": "true or false is expected",
+    "int": "a whole number is expected",
+    "float": "a number is expected",
+}
+
+
+def problem_text(problem: Any) -> str:
+    """Return what one of the errors of a ValidationError says, in the words of an option file."""
+    kind: str = problem["type"]
+    if kind == "missing":
         return "this key is required, and missing."
-    text: str = problem["msg"].removeprefix("Value error, ")
-    complete = problem["type"] in ("unknown_key", "unknown_name", "no_type", "value_error")
-    return text if complete else f"{text} (found {problem['input']!r})."
+    text = _WORDS.get(kind) or _WORDS.get(re.sub(r"_(type|parsing.*|from_float)$", "", kind)) or problem["msg"]
+    complete = kind in ("unknown_key", "unknown_name", "no_type", "value_error")
+    return text.removeprefix("Value error, ") if complete else f"{text} (found {shortened(problem['input'])})."
 
 
 def dump_yaml(content: Any) -> str:

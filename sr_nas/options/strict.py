@@ -91,7 +91,7 @@ class Strict(BaseModel):
         unknown = [key for key in value if key not in fields and not (more and str(key).startswith(more))]
         allowed = listing([*fields, *([f"{more}_..."] if more else [])], 40)
         problems = [
-            _problem("unknown_key", f"unknown key{nearest(key, fields)} Allowed: {allowed}.", (str(key),), value[key])
+            _problem("unknown_key", f"unknown key{cls.meant(key)} Allowed: {allowed}.", (str(key),), value[key])
             for key in unknown
         ]
         section = None
@@ -101,26 +101,33 @@ class Strict(BaseModel):
             problems += [_problem(each["type"], each["msg"], each["loc"], each["input"]) for each in error.errors()]
         else:
             problems += [
-                _problem("truth_as_number", "a number is expected, not true or false", (key,), value[key])
+                _problem("misread", text, (key,), value[key])
                 for key in fields
-                if key in value and _became_number(value[key], getattr(section, key))
+                if key in value and (text := _misread(value[key], getattr(section, key)))
             ]
         if problems or section is None:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         return section
+
+    @classmethod
+    def meant(cls, key: str) -> str:
+        """End a sentence about an unknown key: what it may mean."""
+        return nearest(key, cls.model_fields)
 
 
 def _problem(kind: str, text: str, location: tuple[int | str, ...], value: Any) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=location, input=value)
 
 
-def _became_number(value: Any, result: Any) -> bool:
-    """Whether pydantic, for which true is 1, turned a boolean of an option file into a number."""
+def _misread(value: Any, result: Any) -> str:
+    """Return what is wrong where pydantic, for which true is 1 and '1' too, made a number of something else; or ``""``."""
     if isinstance(value, dict) and isinstance(result, dict):
-        return any(_became_number(item, result.get(key)) for key, item in value.items())
+        return next(filter(None, (_misread(item, result.get(key)) for key, item in value.items())), "")
     if isinstance(value, list | tuple) and isinstance(result, list | tuple):
-        return any(map(_became_number, value, result))
-    return isinstance(value, bool) and not isinstance(result, bool)
+        return next(filter(None, map(_misread, value, result)), "")
+    if isinstance(result, int) and abs(result) >= 2**63:
+        return "a number below 2^63 is expected"
+    return "a number is expected, not true or false" if isinstance(value, bool) and not isinstance(result, bool) else ""
 
 
 def _resolve(source: Any, info: ValidationInfo) -> Any:
@@ -174,7 +181,9 @@ def section_model(registry: Registry, name: str, base: type[BaseModel]) -> type[
 
     validators: dict[str, Any] = {"run_check": model_validator(mode="after")(run_check)}
     summary = (inspect.getdoc(entry) or "").split("\n\n")[0]
-    return create_model(f"{name}_{base.__name__}", __base__=base, __validators__=validators, __doc__=summary, **fields)
+    model = create_model(f"{name}_{base.__name__}", __base__=base, __validators__=validators, __doc__=summary, **fields)
+    model.registry = registry  # type: ignore[attr-defined]
+    return model
 
 
 def _descriptions(entry: Callable[..., Any]) -> dict[str, str]:
@@ -187,7 +196,18 @@ def _descriptions(entry: Callable[..., Any]) -> dict[str, str]:
 class Component(Strict):
     """A section that selects a registered entry by ``type`` and holds the entry's keyword arguments."""
 
+    registry: ClassVar[Registry | None] = None
+    """Set by :func:`section_model`: the entries of which ``type`` is one."""
+
     type: str
+
+    @classmethod
+    def meant(cls, key: str) -> str:
+        """End a sentence about an unknown key: the types that it belongs to, or the nearest key."""
+        base, registry = cls.__mro__[1], cls.registry
+        types = [name for name in registry.names() if key in section_model(registry, name, base).model_fields] if registry else []
+        here = cls.model_fields["type"].default
+        return f" for type {here}; it belongs to type {' and '.join(types)}." if types else super().meant(key)
 
     def arguments(self) -> dict[str, Any]:
         """The entry's own keyword arguments, without ``type`` and the keys that sections of all types have."""

@@ -26,8 +26,6 @@ from sr_nas.runs.files import replacing, write_text
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
 OPTIONS = "options.yml"
-NETWORK_BLOCK = "network_g.yml"
-"""Option block of the network that a search has selected."""
 PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python-headless", "safetensors", "lmdb", "basicsr")
 """Packages whose versions are recorded with a run."""
 

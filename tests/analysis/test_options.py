@@ -41,7 +41,7 @@ def test_a_model_of_the_command_line_and_a_set_that_is_left_out(tmp_path: Path) 
         ("models={mine: {path: /, tile: true}}", "models.mine.tile: a number is expected, not true or false"),
         ("models={Bicubic: {path: /}}", "'bicubic' is the name of the baseline"),
         ("models={a: {path: /}, A: {path: /}}", "models: two names differ only in capital letters"),
-        ("models={a/b: {path: /}}", "String should match pattern"),
+        ("models={a/b: {path: /}}", "letters, digits and . _ + - make it up"),
         ("datasets:set5=x", "datasets: two names differ only in capital letters"),
         ("bicubic=[5]", "bicubic.0: Input should be 2, 3 or 4"),
         ("bicubic=[]", "nothing to measure, neither a model nor bicubic"),

@@ -137,6 +137,13 @@ def test_which_of_two_networks_a_file_starts_from_is_said() -> None:
     assert options(EDSR, datasets__val__io_backend="disk")[0]["datasets"]["val"]["type"] == "folder"
 
 
+def test_metrics_that_are_not_measured_are_said() -> None:
+    psnr = {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}
+    for metric in ({"type": "calculate_niqe", "crop_border": 2}, {"type": "calculate_lpips"}, {}, None, "niqe"):
+        _, notes = options(EDSR, val__metrics={"psnr": psnr, "other": metric}, num_gpu=1)
+        assert notes == ["val.metrics.other is not measured here; PSNR and SSIM are"]
+
+
 def test_keys_that_nobody_knows_are_errors(basicsr: Any) -> None:
     for changes, words in (
         ({"train__totl_iter": 3}, "train.totl_iter: unknown key"),

@@ -114,7 +114,7 @@ def test_all_problems_are_told_at_once() -> None:
     text = refused("scael=2", "train:optim_g:lr=fast", "network_g:partial_channel=3", "datasets:train:type=smaple", "num_gpu=2")
     assert "5 problems" in text
     assert "scael: unknown key - did you mean 'scale'?" in text
-    assert "train.optim_g.lr: Input should be a valid number" in text
+    assert "train.optim_g.lr: a number is expected" in text
     assert "network_g: partial_channel 3 must divide nf/4 = 8" in text
     assert "datasets.train: unknown data set 'smaple' - did you mean 'sample'? Allowed: " in text
     assert "num_gpu" in text
@@ -141,8 +141,8 @@ def test_all_problems_are_told_at_once() -> None:
         ("train:optim_g:betas=[false, 0.9]", "train.optim_g.betas: a number is expected, not true or false"),
         ("search:alpha:offset={conv_3x3: true}", "search.alpha.offset: a number is expected, not true or false"),
         ("network_g:nf=true", "network_g.nf: Input should be a multiple of 4 (found True)"),
-        ("train:optim_g:lr:x=1", "train.optim_g.lr: Input should be a valid number (found {'x': 1})"),
-        ("name=../elsewhere", "name: String should match pattern"),
+        ("train:optim_g:lr:x=1", "train.optim_g.lr: a number is expected (found {'x': 1})"),
+        ("name=../elsewhere", "name: letters, digits and . _ + - make it up"),
         ("search:flops_weight=-1", "search.flops_weight: Input should be greater than or equal to 0"),
         ("datasets:train={type: folder}", "datasets.train.dataroot_gt: this key is required"),
         ("datasets:train={type: folder, dataroot_gt: nowhere}", "folder 'nowhere' does not exist"),
@@ -398,6 +398,101 @@ def test_wrong_values_of_a_training(override: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
         load_options(TrainOptions, TRAIN, [override], check_files=False)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "datasets:train:dataroot_gt=a",
+            "dataroot_gt: unknown key for type sample; it belongs to type folder and lmdb.",
+        ),
+        ("train:scheduler:gamma=1", "gamma: unknown key for type CosineAnnealingLR; it belongs to type StepLR and MultiStepLR"),
+        ("datasets=[1]", "datasets: a section, keys with values, is expected (found [1])."),
+        ("train=3", "train: a section, keys with values, is expected (found 3)."),
+        ("val=x", "val: a section, keys with values, is expected (found 'x')."),
+        ("train=null", "train.total_iter: this key is required, and missing."),
+        ("name=2026", "name: text is expected, in quotes where it looks like a number or the like (found 2026)."),
+        ("train:optim_g:betas=3", "train.optim_g.betas: a list is expected (found 3)."),
+        ("logger:use_tb_logger=maybe", "logger.use_tb_logger: true or false is expected"),
+        ("train:total_iter=1.5", "train.total_iter: a whole number is expected (found 1.5)."),
+        ("train:total_iter=1:30", "train.total_iter: a whole number is expected (found '1:30')."),
+        ("train:total_iter='99999999999999999999'", "train.total_iter: a number below 2^63 is expected"),
+        ("train:total_iter=1e300", "train.total_iter: a "),
+        (f"train:total_iter={[list(range(99))] * 99}", "train.total_iter: a whole number is expected (found [[0, 1,"),
+        ("network_g:genotype=nothere", "network_g: 'nothere' is no folder of a search and no .json file, and as names of candid"),
+        ("network_g:genotype=nothere.json", "network_g.genotype: nothere.json does not exist"),
+        ("search:epochs=3", "the key 'search' makes it an option file of tools/search.py, and not of tools/train.py"),
+        ("models:a:path=x", "the key 'models' makes it an option file of tools/evaluate.py, and not of tools/train.py"),
+    ],
+)
+def test_what_is_wrong_in_the_words_of_an_option_file(override: str, words: str) -> None:
+    text = refused(override, file=TRAIN, model=TrainOptions)
+    assert words in text and len(text) < 500
+    assert not re.search(r"dictionary|instance of|tuple|valid (string|integer|boolean)|<class", text)
+
+
+def test_an_option_file_of_another_tool_names_that_tool() -> None:
+    for file, model, words in (
+        (SAC, training_options, "the key 'search' makes it an option file of tools/search.py, and not of tools/train.py"),
+        (TRAIN, search_options, "the key 'val' makes it an option file of tools/train.py, and not of tools/search.py"),
+        (FOLDER / "benchmark.yml", training_options, "the key 'models' makes it an option file of tools/evaluate.py, and not"),
+        (SAC, BenchmarkOptions, "the key 'search' makes it an option file of tools/search.py, and not of tools/evaluate.py"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_options(model, file)
+        assert str(caught.value).startswith(f"{file}: {words}")
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """The folder of a search at nf 16 and 3 blocks, and a training over its genotype."""
+    names = {f"conv{number}": "conv_3x3" for number in range(1, 5)}
+    write(tmp_path, "genotype.json", json.dumps({"arch": "IMDN", "genotype": names}))
+    block = {"type": "IMDN", "nf": 16, "num_blocks": 3, "genotype": list(names.values())}
+    write(tmp_path, "network_g.yml", dump_yaml({"scale": 2, "network_g": block}))
+    return tmp_path
+
+
+def size(*overrides: str, file: Path = TRAIN) -> tuple[int, int]:
+    arguments = load_options(TrainOptions, file, overrides).network_g.arguments()
+    return arguments["nf"], arguments["num_blocks"]
+
+
+@pytest.mark.parametrize("name", ["", "/genotype.json"])
+def test_a_genotype_over_an_inherited_size_that_it_was_not_searched_at(
+    name: str, searched: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = f"network_g:genotype={searched}{name}"
+    text = refused(source, file=TRAIN, model=TrainOptions)
+    for part in (
+        "was searched at nf 16, num_blocks 3,\nand this network would be nf 32, num_blocks 4.",
+        "--force_yml network_g:nf=16 network_g:num_blocks=3 ",
+        "--force_yml network_g:nf=32 network_g:num_blocks=4 ",
+        f"_base_: [{TRAIN}, {searched / 'network_g.yml'}]",
+    ):
+        assert part in text
+    assert "searched at num_blocks 3,\nand" in refused(source, "network_g:nf=16", file=TRAIN, model=TrainOptions)
+    assert size(source, "network_g:nf=16", "network_g:num_blocks=3") == (16, 3) and not caplog.messages
+    assert size(source, "network_g:nf=32", "network_g:num_blocks=4") == (32, 4)
+    (message,) = caplog.messages
+    assert message.endswith("was searched at nf 16, num_blocks 3, and this network is nf 32, num_blocks 4")
+
+
+def test_the_size_of_a_genotype_is_taken_with_it_or_stated_beside_it(searched: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = write(searched, "bare.yml", re.sub(r"  (nf|num_blocks): .*\n|  genotype: .*\n", "", TRAIN.read_text()))
+    assert size(file=bare) == (64, 6), "the published size, for the published genotype"
+    assert size(f"network_g:genotype={searched}", file=bare) == (16, 3)
+    assert size(f"network_g:genotype={searched}", "network_g:num_blocks=2", file=bare) == (16, 2)
+    assert size(file=write(searched, "both.yml", f"_base_: [{TRAIN}, network_g.yml]")) == (16, 3)
+    large = write(searched, "large.yml", f"_base_: {TRAIN}\nnetwork_g: {{genotype: {searched}, nf: 32, num_blocks: 4}}")
+    assert size(file=large) == (32, 4) and len(caplog.messages) == 2, "search in small and train in large, in one's own words"
+    small = write(searched, "small.yml", f"_base_: {TRAIN}\nnetwork_g: {{genotype: {searched}}}")
+    assert "was searched at" in refused(file=small, model=TrainOptions)
+    (searched / "network_g.yml").unlink()
+    assert size(f"network_g:genotype={searched}") == (32, 4), "a genotype alone has no size"
+    write(searched, "network_g.yml", "[")
+    assert "network_g.yml, line 1" in refused(f"network_g:genotype={searched}", file=TRAIN, model=TrainOptions)
 
 
 def test_a_null_that_means_something_survives_the_dump(tmp_path: Path) -> None:
