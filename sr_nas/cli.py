@@ -13,7 +13,7 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sr_nas.errors import UserError, nearest
+from sr_nas.errors import UserError, is_out_of_memory, nearest
 from sr_nas.runs.files import keep_freed_memory
 
 MOST_SEEDS = 10_000
@@ -295,6 +295,11 @@ def with_errors_printed(command: str, run: Callable[[], int]) -> int:
         return 1
     except (UserError, OSError) as error:  # OSError: no space, no permission, which its text names
         print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{command}: the memory does not suffice. Take less at once, or end what else runs here.", file=sys.stderr)
         return 1
 
 

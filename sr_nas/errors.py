@@ -1,4 +1,4 @@
-"""Errors that the user can mend, the phrases that their messages are made with, and JSON that is read with such errors."""
+"""Errors that the user can mend, phrases of their messages, JSON that is read with such errors, and too little memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from reprlib import Repr
 from typing import Any
+
+# PyTorch has an exception of its own for CUDA; the CPU, MPS, other libraries and a fork that fails have only a text.
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "insufficient memory"),
+    *("failed to allocate", "bad_alloc", "alloc_failed", "can't start new thread", "failed to map segment"),
+)
 
 
 class UserError(Exception):
@@ -56,3 +62,9 @@ def parse_json(content: str | bytes, where: object) -> Any:
         raise UserError(f"{where} is no JSON of ours: it is nested too deep.") from error
     except ValueError as error:
         raise UserError(f"{where} is no JSON of ours: {error}.") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the memory of the device or of the machine does not suffice."""
+    text = "" if isinstance(error, UserError) else str(error).lower()
+    return isinstance(error, MemoryError) or any(part in text for part in OUT_OF_MEMORY)

@@ -27,7 +27,7 @@ from sr_nas import __version__
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import Pairs, benchmark_set
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, is_out_of_memory
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
@@ -37,7 +37,7 @@ from sr_nas.options.load import dump_options
 from sr_nas.options.sections import OutputPath, RunName
 from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
-from sr_nas.runs.device import check_precision, is_out_of_memory, peak_memory, pick_device, reset_peak_memory
+from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 

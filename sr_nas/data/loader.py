@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import os
+import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -200,7 +201,7 @@ def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: in
 
 def _load(dataset: Dataset[Any], addresses: Iterable[list[tuple[int, int]]], num_workers: int) -> Iterator[tuple[Tensor, ...]]:
     loader = DataLoader(
-        _UserErrorsAsItems(dataset),
+        _ErrorsAsItems(dataset),
         batch_sampler=addresses,
         num_workers=num_workers,
         collate_fn=_collate,
@@ -209,8 +210,16 @@ def _load(dataset: Dataset[Any], addresses: Iterable[list[tuple[int, int]]], num
         # program draws afterwards, and a resumed run, which starts a loader more, would differ from an uninterrupted one.
         generator=torch.Generator(),
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
+    batches, batch = None, None
+    while True:
+        try:
+            batches = iter(loader) if batches is None else batches
+            batch = next(batches, None)
+        except (OSError, EOFError) as error:  # those of the data set arrive as items: this is a worker that has ended
+            raise LoaderFailure(f"DataLoader worker (pid unknown): {error}") from error
+        if batch is None:
+            return
+        if isinstance(batch, UserError | OSError):
             raise batch
         yield tuple(batch)
 
@@ -222,8 +231,26 @@ def _leave_signals_to_the_run(_: int) -> None:
         os.setpgrp()
 
 
-class _UserErrorsAsItems(Dataset[Any]):
-    """Returns a :class:`UserError` instead of raising it: raised in a worker, its text would drown in a traceback."""
+class LoaderFailure(RuntimeError):
+    """A loader's process has ended or cannot be started; in PyTorch's own errors a RuntimeError of a certain text."""
+
+
+def loader_failure(error: BaseException) -> str:
+    """Return in a few words how a loader's process has failed; nothing for another error.
+
+    PyTorch raises its error where a process was killed, whatever this one is doing at that moment. After a failure it does so
+    no more: other processes that end would disturb the end of this one.
+    """
+    found = re.search(r"DataLoader worker \(pid.*|.*(shared memory|</torch_|ancillary data).*", str(error))
+    if not found or not isinstance(error, RuntimeError):
+        return ""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return found[0].split(". ")[0].strip(" .").replace(" (pid unknown)", "")
+
+
+class _ErrorsAsItems(Dataset[Any]):
+    """Returns a :class:`UserError` or OSError instead of raising it: raised in a worker, its text would drown in a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -231,12 +258,12 @@ class _UserErrorsAsItems(Dataset[Any]):
     def __getitem__(self, address: tuple[int, int]) -> Any:
         try:
             return self.dataset[address]
-        except UserError as error:
+        except (UserError, OSError) as error:
             return error
 
 
 def _collate(items: list[Any]) -> Any:
     for item in items:
-        if isinstance(item, UserError):
+        if isinstance(item, UserError | OSError):
             return item
     return default_collate(items)

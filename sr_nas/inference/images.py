@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, is_out_of_memory
 from sr_nas.images.encode import check_format, holds_profile
 from sr_nas.images.files import read_with_metadata, to_pixels, to_tensor, write_image
 from sr_nas.images.resize import imresize
 from sr_nas.inference.tiles import SMALLEST_TILE, fitting_tile, tile_count, upscale_tiles
-from sr_nas.runs.device import Precision, check_precision, is_out_of_memory
+from sr_nas.runs.device import Precision, check_precision
 from sr_nas.runs.files import ABANDONED, sweep
 
 Tile = int | Literal["auto"] | None

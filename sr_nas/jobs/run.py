@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
 import torch
 
-from sr_nas.errors import UserError, listing, parse_json
+from sr_nas.data.loader import loader_failure
+from sr_nas.errors import UserError, is_out_of_memory, listing, parse_json
+from sr_nas.export.model import LAST
 from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, read_yaml
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, sweep, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, resumable_runs
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, run_folders
 
 PROVENANCE, LOG = "run.json", "log.txt"
 Content = TypeVar("Content")
@@ -24,6 +26,9 @@ Content = TypeVar("Content")
 class Run:
     """The folder of a search or a training, its log, and the state to resume from.
 
+    It is a context manager, which closes the log and thereby unlocks the folder. Exhausted memory, a loader's process that has
+    ended and an OSError leave it as a UserError, and a KeyboardInterrupt with a text, which say what is saved and how to go on.
+
     What a run needs is built between :meth:`create_or_resume`, which looks for a folder, and :meth:`open`, which makes or locks
     it: so nothing that is missing leaves a folder behind, and a resumed run is built for the batches that it was begun with.
 
@@ -31,14 +36,18 @@ class Run:
         folder: of the run; that of a new run is made by :meth:`open`.
         initial_world_size: number of processes that the run was begun with; its batches are ``batch_size_per_gpu`` for each.
         state: of the checkpoint, ``None`` for a new run; set by :meth:`open`.
+        notes: lines to say when the run begins.
         log: written by the first process only.
     """
 
-    def __init__(self, options: AnySearch | AnyTraining, folder: Path | None, starts: list[dict[str, Any]]) -> None:
-        self.options, self._resumed, self._starts = options, folder, starts
+    def __init__(
+        self, options: AnySearch | AnyTraining, folder: Path | None, starts: list[dict[str, Any]], notes: Sequence[str] = ()
+    ) -> None:
+        self.options, self._resumed, self._starts, self.notes = options, folder, starts, list(notes)
         self.initial_world_size = int(starts[0]["processes"]) if starts else world_size()
         self.folder = folder or Path(options.path.experiments_root) / options.name
         self.state: dict[str, Any] | None = None
+        self._opened = False
         self.log = logging.getLogger(f"{__name__}.silent")
         self.log.propagate = False
         self.log.addHandler(logging.NullHandler())
@@ -52,8 +61,7 @@ class Run:
         Raises:
             UserError: all runs of this name have other options, or the processes cannot share the batches equally.
         """
-        folder, starts = from_first(lambda: _find(options) if auto_resume else (None, []))
-        run = cls(options, folder, starts)
+        run = cls(options, *from_first(lambda: _find(options) if auto_resume else (None, [], [])))
         if run.batch % world_size():
             fitting = listing(count for count in range(1, run.batch + 1) if run.batch % count == 0)
             raise UserError(
@@ -74,7 +82,19 @@ class Run:
             UserError: another process runs in the folder, or its checkpoint cannot be read.
         """
         self.folder, self.state = from_first(lambda: self._open(device))
+        self._opened = True
         return self
+
+    def restore(self, load: Callable[[dict[str, Any]], object]) -> None:
+        """Hand the state of a resumed run to ``load``; a UserError if it is not a state of this run."""
+        if self.state is not None:
+            try:
+                load(self.state)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # whatever misses its part
+                if is_out_of_memory(error):
+                    raise
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                raise UserError(f"{self.folder / CHECKPOINT} is not of this run ({reason}). {_anew(self.folder)}") from error
 
     def _open(self, device: torch.device) -> tuple[Path, dict[str, Any] | None]:
         if self._resumed is None:
@@ -87,9 +107,8 @@ class Run:
                 sweep(self.folder)
                 # With several processes each moves the state to its own device.
                 state = load_checkpoint(self.folder / CHECKPOINT, device if world_size() == 1 else CPU)
-            except UserError:
-                self.close()
-                raise
+            except UserError as error:
+                raise UserError(f"{error} So the run cannot go on. {_anew(self.folder)}") from error
         write_json(self.folder / PROVENANCE, [*self._starts, provenance(self.options.manual_seed, device)])
         return self.folder, state
 
@@ -107,20 +126,71 @@ class Run:
         verb = verb if self.state is None else "going on"
         return f"{verb} in {self.folder} on {device} with {data.name or data.type}{'' if alone else share}"
 
-    def close(self) -> None:
-        """Close the log, which also unlocks the folder."""
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        reason = self._blow(error) if isinstance(error, Exception) else ""
+        if reason or isinstance(error, KeyboardInterrupt):
+            has_state = (self._opened or self._resumed) and (self.folder / CHECKPOINT).is_file()
+            saved = f"The last checkpoint is {self.folder / CHECKPOINT}; --auto_resume goes on from it."
+            text = f"{reason} {saved if has_state else 'Nothing is saved yet.'}".strip()
+            self.log.info("%s", text)
         for handler in list(self.log.handlers):
             self.log.removeHandler(handler)
             handler.close()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(text) from error
+        if reason:
+            raise UserError(text) from error
+
+    def _blow(self, error: Exception) -> str:
+        """Say what has hit the run from outside, and what to do; nothing for an error that says so itself, or is a bug."""
+        if is_out_of_memory(error):
+            return f"the memory does not suffice. To take less, {less_memory(self.options)}, in a new run."
+        if lost := loader_failure(error):
+            return (
+                f"a process that reads images ahead has failed: {lost}. Memory may be short, or in a container /dev/shm "
+                "(docker run --shm-size). With datasets.train.num_worker_per_gpu: 0 there are no such processes."
+            )
+        return f"{error}." if isinstance(error, OSError) else ""
 
 
-def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str, Any]]]:
-    """Return the newest run of these options and how it was started so far, or ``None`` where there is none of this name."""
+def less_memory(options: AnySearch | AnyTraining) -> str:
+    """Return the options that make a run take less memory, as a clause of advice."""
+    network, data, search = options.network_g.arguments(), options.datasets.train, isinstance(options, AnySearch)
+    size, more = getattr(data, "gt_size", 0), "" if search else " and raise train.accumulate instead"
+    ways = {
+        "set network_g.execution to fused": network.get("execution") == "plain",
+        "set network_g.checkpointing to true, which computes more and keeps less": network.get("checkpointing") is False,
+        f"raise network_g.partial_channel (K, now {network.get('partial_channel')})": "partial_channel" in network,
+        f"set datasets.train.num_worker_per_gpu (now {data.num_worker_per_gpu}) to 0": data.num_worker_per_gpu > 0,
+        f"lower datasets.train.batch_size_per_gpu (now {data.batch_size_per_gpu}){more}": data.batch_size_per_gpu > 1,
+        f"lower datasets.train.gt_size (now {size})": size > 0,
+        "set search.order to first": isinstance(options, AnySearch) and options.search.order == "second",
+        "validate on smaller images": not search,
+    }
+    *most, last = [way for way, possible in ways.items() if possible] or ["take a smaller network_g"]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _anew(folder: Path) -> str:
+    """Return how to start anew where a folder's run cannot go on."""
+    kept = f", from its weights with path.pretrain_network_g={folder / LAST}" if (folder / LAST).is_file() else ""
+    return f"Start a new run without --auto_resume{kept}."
+
+
+def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str, Any]], list[str]]:
+    """Return the newest run of these options, ``None`` where there is none, how it was started so far, and remarks."""
     new, others = decisive(parse_yaml(dump_options(options), "options")), []
-    for folder in resumable_runs(Path(options.path.experiments_root), options.name):
+    root, notes = Path(options.path.experiments_root), []
+    for folder in run_folders(root, options.name):
+        if not (folder / CHECKPOINT).is_file():
+            notes.append(f"{folder} has no {CHECKPOINT}, so that run cannot go on")
+            continue
         old = decisive(_read(folder, OPTIONS, read_yaml))
         if old == new:
-            return folder, _read_starts(folder)
+            return folder, _read_starts(folder), notes
         # The folder x_2 may be the second run of x or the first of x_2; and a search and a training may share a name.
         if old.get("name") == options.name and ("search" in old) == ("search" in new):
             others.append((folder, old))
@@ -129,9 +199,9 @@ def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str,
         raise UserError(
             f"{folder} was made with other options, so it cannot go on with these:\n  "
             + "\n  ".join(differences(old, new))
-            + "\nLeave --auto_resume out to start a new run, or give back the old options."
+            + f"\n{_anew(folder)} Or give back the old options."
         )
-    return None, []
+    return None, [], notes
 
 
 def _read_starts(folder: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import copy
 import os
 from argparse import Namespace
 from collections.abc import Mapping
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
-from sr_nas.jobs.run import Run
+from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
@@ -65,38 +64,41 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
     Raises:
         UserError: something that the options ask for is missing, or the search has diverged.
     """
-    # Everything is built, and thereby checked, before there is a folder.
-    device, task = pick_device(options.num_gpu), find_task(options.task)
+    device = pick_device(options.num_gpu)
     check_precision(device, options.train.precision)
-    run = Run.create_or_resume(options, auto_resume)
+    with Run.create_or_resume(options, auto_resume) as run:
+        code = _search(run, options, device, console if is_first() else Console(quiet=True, force_terminal=False))
+        return run.folder, code
+
+
+def _search(run: Run, options: AnySearch, device: torch.device, console: Console) -> int:
+    # Everything is built, and thereby checked, before there is a folder.
+    task = find_task(options.task)
     searcher = build_searcher(options, device, run.initial_world_size)
     memory = check_memory(searcher, options, run.batch // world_size())
 
     run.open(device)
-    if run.state is not None:
-        searcher.load_state_dict(run.state)
+    run.restore(searcher.load_state_dict)
     recorder = Recorder(run, searcher, task)
     recorder.begin()
-    console = console if is_first() else Console(quiet=True, force_terminal=False)
     choices, start, logger = searcher.space.choices(), searcher.step, options.logger
     with (
-        closing(run),
         SearchView(console, run.folder.name, searcher.steps, start, logger.print_freq, searcher.plan.epochs) as view,
         GracefulShutdown() as stop,
     ):
-        run.say(view, f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}")
+        run.say(view, *run.notes, f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}")
         recorder.view, recorder.stop = view, stop
         if not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
             run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
-            return run.folder, stop.exit_code
+            return stop.exit_code
         if not is_first():
-            return run.folder, 0
+            return 0
         write_results(run.folder, searcher, task)
         lines = outcome(run.folder, choices)
         run.log.info("%s", "\n".join(lines))
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return run.folder, 0
+    return 0
 
 
 class Recorder:
@@ -218,7 +220,7 @@ def check_memory(searcher: Searcher, options: AnySearch, batch_size: int) -> str
         available //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine share it
     if needed > available:
         has = f"{searcher.device} has {_size(available)}"
-        raise UserError(f"a step of this search needs about {_size(needed)}, and {has}. To take less, {_advice(options)}.")
+        raise UserError(f"a step of this search needs about {_size(needed)}, and {has}. To take less, {less_memory(options)}.")
     return f", needs about {_size(needed)} of {_size(available)} available"
 
 
@@ -256,20 +258,6 @@ def step_bytes(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> in
     optimizer.step()
     state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     return peak + sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *state))
-
-
-def _advice(options: AnySearch) -> str:
-    network, data = options.network_g.arguments(), options.datasets.train
-    ways = {
-        "set network_g.execution to fused": network.get("execution") == "plain",
-        "set network_g.checkpointing to true, which computes more and keeps less": network.get("checkpointing") is False,
-        f"raise network_g.partial_channel (K, now {network.get('partial_channel')})": "partial_channel" in network,
-        f"lower datasets.train.batch_size_per_gpu (now {data.batch_size_per_gpu})": data.batch_size_per_gpu > 1,
-        f"lower datasets.train.gt_size (now {data.gt_size})": True,
-        "set search.order to first": options.search.order == "second",
-    }
-    *most, last = [way for way, possible in ways.items() if possible]
-    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _size(size: float) -> str:

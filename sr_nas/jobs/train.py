@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from sr_nas.errors import UserError
@@ -17,7 +18,7 @@ from sr_nas.jobs.run import Run
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnyTraining
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
-from sr_nas.runs.device import peak_memory, pick_device, resolve_precision
+from sr_nas.runs.device import Precision, peak_memory, pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first, processes
 from sr_nas.runs.run_dir import CHECKPOINT, append_history, cut_history, save_checkpoint
 from sr_nas.task import Validator, build_trainer, build_training, find_task, training_options
@@ -44,29 +45,32 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
     Raises:
         UserError: something that the options ask for is missing, or the training has diverged.
     """
-    # Everything is built, and thereby checked, before there is a folder.
     device = pick_device(options.num_gpu)
     precision = resolve_precision(device, options.train.precision)
-    logger = options.logger
-    if logger.use_tb_logger:
+    if options.logger.use_tb_logger:
         check_tensorboard()
+    with Run.create_or_resume(options, auto_resume) as run:
+        code = _train(run, options, device, precision, console if is_first() else Console(quiet=True, force_terminal=False))
+        return run.folder, code
+
+
+def _train(run: Run, options: AnyTraining, device: torch.device, precision: Precision, console: Console) -> int:
+    # Everything is built, and thereby checked, before there is a folder.
+    logger = options.logger
     images, network, start = build_training(options)
-    run = Run.create_or_resume(options, auto_resume)
     validator = find_task(options.task).validator(options, network, images, device)
     trainer = build_trainer(options, images, network, device, precision, run.initial_world_size)
 
     run.open(device)
     checkpointer = Checkpointer(run, trainer, validator)
     checkpointer.begin()
-    console = console if is_first() else Console(quiet=True, force_terminal=False)
     name, done, total = run.folder.name, trainer.iteration, trainer.total
     with (
-        closing(run),
         closing(Scalars(run.folder if logger.use_tb_logger and is_first() else None, done)) as scalars,
         TrainView(console, name, total, done, logger.print_freq) as view,
         GracefulShutdown() as stop,
     ):
-        run.say(view, f"{run.begins('training', f'{device} in {precision}')}, iteration {done} of {total}")
+        run.say(view, *run.notes, f"{run.begins('training', f'{device} in {precision}')}, iteration {done} of {total}")
         size = ", ".join(f"{key} {value}" for key, value in network.settings().items() if key != "genotype")
         run.say(view, f"{network.arch}, {size}: {sum(weight.numel() for weight in network.parameters()):,} parameters")
         run.say(view, *(start if run.state is None else []), *validator.notes())
@@ -77,10 +81,10 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
         if trainer.iteration < total:
             resume = f"--auto_resume goes on from {checkpointer.saved}."
             run.say(view, f"stopped at iteration {trainer.iteration}, saved in {run.folder}. {resume}")
-            return run.folder, stop.exit_code
+            return stop.exit_code
         run.say(view, *(validator.draw(run.folder) if is_first() else []))
         run.say(view, f"the network is {run.folder / (BEST if validator.sets else LAST)}")
-    return run.folder, 0
+    return 0
 
 
 def fit(
@@ -146,15 +150,17 @@ class Checkpointer:
 
     def begin(self) -> None:
         """Write the checkpoint of iteration 0, or load that of the run which is resumed."""
-        state = self.run.state
-        if state is None:
+        if self.run.state is None:
             self.save()
             return
-        self.best, self.best_iteration, self.sums, self.count = (state["keeper"][name] for name in self.state_dict())
-        self.trainer.load_state_dict(state)
+        self.run.restore(self._load_state_dict)
         self.saved = self.trainer.iteration
         if is_first():
             cut_history(self.run.folder, self.saved, key="iteration")
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_iteration, self.sums, self.count = (state["keeper"][name] for name in self.state_dict())
+        self.trainer.load_state_dict(state)
 
     def note(self, losses: Losses) -> None:
         """Add the losses of an iteration to the means of the next record."""

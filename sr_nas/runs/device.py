@@ -103,7 +103,13 @@ def available_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # PyTorch's cache: memory that it has reserved on the device and does not use now.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min([psutil.virtual_memory().available, *_cgroup_memory()])
+    return min([psutil.virtual_memory().available, *_cgroup_memory(), *_address_space()])
+
+
+def _address_space() -> list[int]:
+    """Return the bytes that a limit on this process's address space leaves (``ulimit -v``)."""
+    limit = -1 if sys.platform == "win32" else resource.getrlimit(resource.RLIMIT_AS)[0]
+    return [] if limit == -1 else [max(0, limit - psutil.Process().memory_info().vms)]
 
 
 def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> list[int]:
@@ -144,10 +150,3 @@ def reset_peak_memory(device: torch.device) -> bool:
     except OSError:
         return False
     return True
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means that the memory of the device or of the machine does not suffice."""
-    # CUDA has an exception of its own; the CPU and MPS only a text.
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(text in str(error) for text in texts)

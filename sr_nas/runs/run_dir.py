@@ -41,15 +41,16 @@ def new_run(root: Path, name: str) -> Path:
     return folder
 
 
-def resumable_runs(root: Path, name: str) -> list[Path]:
-    """Return those of ``root/name``, ``root/name_2`` ... that hold a checkpoint, the newest first."""
+def run_folders(root: Path, name: str) -> list[Path]:
+    """Return the folders ``root/name``, ``root/name_2`` ..., the newest first."""
     pattern = re.compile(re.escape(name) + r"(?:_(\d+))?")
-    runs = [
-        (int(match[1] or 1), path)
-        for path in root.glob(f"{name}*")
-        if (path / CHECKPOINT).is_file() and (match := pattern.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(runs, reverse=True)]
+    found = [(int(match[1] or 1), path) for path in root.glob("*") if (match := pattern.fullmatch(path.name)) and path.is_dir()]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def resumable_runs(root: Path, name: str) -> list[Path]:
+    """Return those of :func:`run_folders` that hold a checkpoint."""
+    return [folder for folder in run_folders(root, name) if (folder / CHECKPOINT).is_file()]
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:

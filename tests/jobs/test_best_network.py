@@ -58,7 +58,7 @@ def test_an_equal_score_later_does_not_replace_the_best(tmp_path: Path) -> None:
             if writer.trainer.iteration == 4:
                 kept = sr_nas.load_network(writer.run.folder / "best.safetensors").state_dict()
                 assert any(not torch.equal(kept[key], value) for key, value in writer.trainer.averaged.state_dict().items())
-    writer.run.close()
+    writer.run.__exit__(None, None, None)
     assert best == [True, False, True, False] and (writer.best, writer.best_iteration) == (31.0, 6)
     assert [record["iteration"] for record in read_history(writer.run.folder)] == [2, 4, 6, 8]
 
@@ -67,5 +67,5 @@ def test_an_output_that_is_not_finite_is_a_divergence(tmp_path: Path) -> None:
     writer = checkpointer(tmp_path, [float("nan")])
     with pytest.raises(Diverged, match="the output for a validation image is not finite"):
         writer.validate()
-    writer.run.close()
+    writer.run.__exit__(None, None, None)
     assert not (writer.run.folder / "best.safetensors").exists()
