@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_nas.cli import COMMANDS, main
+from sr_nas.cli import COMMANDS, main, with_errors_printed
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import TINY_SEARCH, run
 
@@ -64,3 +64,17 @@ def test_jobs_without_seeds_is_refused(capsys: pytest.CaptureFixture[str]) -> No
         main(["search", "-opt", str(TINY_SEARCH), "--jobs", "2"])
     assert stopped.value.code == 2
     assert "--jobs goes with --seeds" in capsys.readouterr().err
+
+
+def test_exhausted_memory_is_a_message_and_a_bug_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    def exhausted() -> int:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")
+
+    assert with_errors_printed("evaluate", exhausted) == 1
+    assert capsys.readouterr().err.startswith("evaluate: the memory does not suffice.")
+
+    def wrong() -> int:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        with_errors_printed("evaluate", wrong)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr_nas.data.loader import PatchDataset, ResumableLoader, in_order, split_indices
+from sr_nas.data.loader import LoaderFailure, PatchDataset, ResumableLoader, in_order, loader_failure, split_indices
 from sr_nas.data.sources import Pairs
 from sr_nas.errors import UserError
 
@@ -23,6 +26,11 @@ class Addresses(Dataset[tuple[Tensor, Tensor]]):
 class Unreadable(Addresses):
     def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
         raise UserError("a.png is damaged.")
+
+
+class Full(Addresses):
+    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        raise OSError(errno.EIO, "Input/output error", "a.png")
 
 
 def noise(index: int) -> np.ndarray:
@@ -137,6 +145,21 @@ def test_patches_of_later_passes_are_cropped_anew() -> None:
 def test_errors_for_users_arrive_as_they_were_raised(num_workers: int) -> None:
     with pytest.raises(UserError, match=r"^a\.png is damaged\.$"):
         ResumableLoader(Unreadable(), [0], 1, 0, num_workers).next()
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: 'a\.png'$"):
+        ResumableLoader(Full(), [0], 1, 0, num_workers).next()
+
+
+def test_processes_that_cannot_be_started_are_a_failure_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+    with pytest.raises(LoaderFailure) as caught:
+        patch_loader(1).next()
+    previous = signal.getsignal(signal.SIGCHLD)
+    assert loader_failure(caught.value) == "DataLoader worker: [Errno 11] Resource temporarily unavailable"
+    signal.signal(signal.SIGCHLD, previous)
+    assert not loader_failure(RuntimeError("shapes differ")) and not loader_failure(UserError("DataLoader worker (pid 1)"))
 
 
 @pytest.mark.parametrize(("indices", "batch_size"), [([], 1), ([0], 0)])

@@ -74,3 +74,15 @@ def test_a_task_that_there_is_not(tmp_path: Path) -> None:
         "task: there is no 'clasification' here - did you mean 'classification'? Allowed: super-resolution, classification."
         in printed
     )
+
+
+def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("sr_nas.search.searcher.Searcher.alpha_step", exhausted)
+    text = search(tmp_path, "search:order=first", code=1)
+    assert "To take less, lower datasets.train.batch_size_per_gpu (now 4), in a new run. The last checkpoint is" in text
+    assert "take a smaller network_g, in a new run" in search(
+        tmp_path, "search:order=first", "datasets:train:batch_size_per_gpu=1", code=1
+    )

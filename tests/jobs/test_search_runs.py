@@ -149,7 +149,22 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     search(tmp_path)
     (tmp_path / "tiny" / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
-    assert "checkpoint.pt" in search(tmp_path, resume=True, code=1)
+    text = search(tmp_path, resume=True, code=1)
+    assert "checkpoint.pt" in text and "Start a new run without --auto_resume." in text
+    (tmp_path / "tiny" / "checkpoint.pt").unlink()
+    text = search(tmp_path, "search:epochs=1", resume=True)
+    assert f"{tmp_path / 'tiny'} has no checkpoint.pt, so that run cannot go on\nsearching in {tmp_path / 'tiny_2'} " in text
+
+
+def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr("sr_nas.search.searcher.Searcher.weight_step", exhausted)
+    text = search(tmp_path, "datasets:train:num_worker_per_gpu=1", code=1)
+    assert "the memory does not suffice. To take less, set network_g.checkpointing to true" in text
+    assert "set datasets.train.num_worker_per_gpu (now 1) to 0, lower datasets.train.batch_size_per_gpu (now 2)" in text
+    assert f"The last checkpoint is {tmp_path / 'tiny' / 'checkpoint.pt'}; --auto_resume goes on from it." in text
 
 
 def test_a_heavy_flops_weight_leaves_the_cheapest_network(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +15,13 @@ import torch
 from PIL import Image
 
 import sr_nas
+from sr_nas.data.loader import PatchDataset
 from sr_nas.data.sources import sample
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import evaluate_set
 from sr_nas.networks.imdn import IMDN
 from sr_nas.runs.run_dir import load_tensors, read_history
+from sr_nas.trainer import Trainer
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 from tests.jobs.test_search_runs import assert_equal
 
@@ -128,3 +134,89 @@ def test_diverged_weights_are_never_kept(tmp_path: Path) -> None:
 
 def test_the_smallest_patches(tmp_path: Path) -> None:
     train(tmp_path, "datasets:train:gt_size=2", "datasets:val=null", "train:total_iter=6", "name=small")
+
+
+@pytest.fixture
+def child_signal() -> Iterator[None]:
+    """Put back what a lost loader process changes: how this process hears of children that end."""
+    previous = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, previous)
+
+
+LESS = "lower datasets.train.batch_size_per_gpu (now 2) and raise train.accumulate instead, lower datasets.train.gt_size (now 16)"
+HITS = (
+    (MemoryError(), LESS),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."), LESS),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), LESS),
+    (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), LESS),
+    (
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+        "signal: Bus error. Memory may be",
+    ),
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device."),
+)
+
+
+@pytest.mark.parametrize(("error", "words"), HITS, ids=lambda value: type(value).__name__)
+def test_what_hits_a_run_is_one_message_with_the_checkpoint_to_go_on_from(
+    error: Exception, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child_signal: None
+) -> None:
+    step = Trainer.step
+
+    def hit(trainer: Trainer) -> dict[str, float]:
+        if trainer.iteration == 5:
+            raise error
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", hit)
+    printed = train(tmp_path, "datasets:val=null", code=1)
+    saved = f"The last checkpoint is {tmp_path / 'tiny_train' / 'checkpoint.pt'}; --auto_resume goes on from it."
+    assert printed.splitlines()[-1].startswith("train: ") and words in printed and saved in printed
+    assert saved in (tmp_path / "tiny_train" / "log.txt").read_text()
+    monkeypatch.setattr(Trainer, "step", step)
+    assert "iteration 4 of 12" in train(tmp_path, "datasets:val=null", resume=True)
+
+
+def test_what_exhausts_the_memory_before_a_run_begins_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("sr_nas.super_resolution.evaluate_set", exhausted)
+    printed = train(tmp_path, code=1)
+    assert "the memory does not suffice" in printed and "validate on smaller images" in printed
+    assert "Nothing is saved yet." in printed and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers that inherit the patched method are forked")
+def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child_signal: None) -> None:
+    read, parent = PatchDataset.__getitem__, os.getpid()
+
+    def die(dataset: PatchDataset, address: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if address[1] == 16 and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(dataset, address)
+
+    monkeypatch.setattr(PatchDataset, "__getitem__", die)
+    printed = train(tmp_path, "datasets:val=null", "datasets:train:num_worker_per_gpu=1", code=1)
+    assert "a process that reads images ahead has failed: DataLoader worker" in printed
+    assert "datasets.train.num_worker_per_gpu: 0" in printed and "--auto_resume goes on from it" in printed
+    assert "going on in" in train(tmp_path, "datasets:val=null", "datasets:train:num_worker_per_gpu=0", resume=True)
+
+
+def test_a_run_that_cannot_go_on_says_how_its_weights_can(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny_train"
+    shutil.copytree(trained, folder)
+    way = f"Start a new run without --auto_resume, from its weights with path.pretrain_network_g={folder / 'last.safetensors'}."
+    longer = train(tmp_path, *LONG, "train:total_iter=50", resume=True, code=1)
+    assert "train.total_iter: 40 -> 50" in longer and way in longer
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for changed in ({"keeper": {}}, {"network": {}}, {"optimizer": 3}, {"ema": None}, {"scheduler": {"x": 1}}, {"stream": []}):
+        torch.save(state | changed, folder / "checkpoint.pt")
+        text = train(tmp_path, *LONG, resume=True, code=1)
+        assert f"{folder / 'checkpoint.pt'} is not of this run (" in text and way in text, changed
+    (folder / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
+    assert way in train(tmp_path, *LONG, resume=True, code=1)
+    (folder / "checkpoint.pt").unlink()
+    text = train(tmp_path, "train:total_iter=1", "datasets:val=null", resume=True)
+    assert f"{folder} has no checkpoint.pt, so that run cannot go on\ntraining in {folder}_2 " in text

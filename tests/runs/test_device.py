@@ -131,6 +131,15 @@ def test_the_machine_leaves_no_more_than_it_has() -> None:
     assert 0 < available < psutil.virtual_memory().total
 
 
+def test_a_limit_on_the_address_space_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    limit = psutil.Process().memory_info().vms + 5_000_000
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, -1))
+    assert available_memory(torch.device("cpu")) <= 5_000_000
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (-1, -1))
+    assert available_memory(torch.device("cpu")) > 5_000_000
+
+
 def test_peak_memory_counts_from_where_it_is_reset() -> None:
     device = torch.device("cpu")
     if not reset_peak_memory(device):
