@@ -81,8 +81,7 @@ def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.Mon
         raise MemoryError
 
     monkeypatch.setattr("sr_nas.search.searcher.Searcher.alpha_step", exhausted)
-    text = search(tmp_path, "search:order=first", code=1)
+    least = ("search:order=first", "datasets:train:num_worker_per_gpu=0", "datasets:train:batch_size_per_gpu=1")
+    text = search(tmp_path, *least[:2], code=1)
     assert "To take less, lower datasets.train.batch_size_per_gpu (now 4), in a new run. The last checkpoint is" in text
-    assert "take a smaller network_g, in a new run" in search(
-        tmp_path, "search:order=first", "datasets:train:batch_size_per_gpu=1", code=1
-    )
+    assert "take a smaller network_g, in a new run" in search(tmp_path, *least, code=1)
