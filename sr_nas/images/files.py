@@ -9,28 +9,33 @@ import contextlib
 import errno
 import functools
 import io
+import logging
+import math
 import os
 import re
 import stat
-import struct
 import sys
 import threading
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import cv2
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from tifffile import TiffPage
 from torch import Tensor
 
 from sr_nas.errors import UserError, listing
 from sr_nas.images.encode import FORMATS, encode
+from sr_nas.images.tiff import main_image, tiff_pixels
+from sr_nas.runs.device import available_memory
 from sr_nas.runs.files import replacing
 
 IMAGE_SUFFIXES = tuple(FORMATS)
@@ -45,24 +50,19 @@ _OTHER_IMAGES = re.compile(
 _NO_PERMISSION = os.strerror(errno.EACCES)
 _READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """Formats that are decoded, by Pillow's names."""
-_DECODE_ERRORS = (
-    *(OSError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError),
-    *(cv2.error, struct.error, zlib.error),
-)
-"""What Pillow and OpenCV raise on damaged, truncated or foreign files."""
 _ORIENTATION = 274
 """EXIF tag of the orientation, 1 to 8 (Exif 2.32, 4.6.4 A)."""
 
-_MODES = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA"}
-_MODES |= {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+_MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 """Pillow mode of a file of up to 8 bits -> mode of the returned pixels."""
-_OPENCV_16_BIT_MODES = ("I", "I;16", "I;16B", "L", "LA", "RGB", "RGBA")
-_WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 256, 257, 258, 262, 284, 339  # tags of TIFF 6.0
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+_DEFLATE = 1032  # bytes of one, at most
 _DESCRIPTIVE_TAGS = {270, 271, 272, 306, 315, 33432, 34665, 34853}
 """TIFF tags of title, camera, time, artist, copyright, EXIF and GPS."""
-_HARMLESS = re.compile(r"extraneous bytes before marker 0x(?!d[0-79])")
-"""libjpeg's warning of stray bytes between segments; before a restart or end marker they are coded pixels left over."""
 
+for _logger in ("PIL", "tifffile"):  # what they have to say about a damaged file, an error says
+    logging.getLogger(_logger).addHandler(logging.NullHandler())
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _pillow_lock = threading.Lock()
 
 
@@ -74,7 +74,7 @@ class Metadata(NamedTuple):
 
 
 @contextlib.contextmanager
-def _unlimited_pillow() -> Iterator[None]:
+def _quiet_pillow() -> Iterator[None]:
     """Lift Pillow's pixel limit, a global variable that guards servers, and mute its warnings; one thread at a time."""
     with _pillow_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -93,60 +93,141 @@ def decode(data: bytes) -> np.ndarray:
 def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
     """Return the pixels of an encoded image, its EXIF orientation applied, and its metadata.
 
-    Damage is, in a PNG, any wrong checksum; in a JPEG, any warning of libjpeg about its coded data; elsewhere, what fails to
-    decode.
+    Damage is, in a PNG, any wrong checksum; in a JPEG, any warning of libjpeg about its coded data but of a filling behind them;
+    elsewhere, what fails to decode.
 
     Returns:
         HxWxC, uint8 or uint16 over the full range; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA, not premultiplied).
         Palettes and colour keys become RGB, or RGBA where something is transparent; CMYK becomes RGB; fewer than 8 bits are
-        scaled to 0..255. The colour profile is not applied.
+        scaled to 0..255; premultiplied alpha is divided out, an extra sample of a TIFF that has no stated meaning dropped. The
+        colour profile is not applied.
 
     Raises:
-        UserError: empty, damaged, truncated, several images in one file, floating point, or an unknown format.
+        UserError: empty, damaged, truncated, more pixels than the file or the memory can hold, several images in one file,
+            floating point, or an unknown format.
     """
     if not data:
         raise UserError("the file is empty.")
     try:
-        with _unlimited_pillow():
-            image = Image.open(io.BytesIO(data), formats=_READABLE)
-            pixels = _pixels(image, data)
-            # Pillow and OpenCV turn a TIFF themselves.
-            orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
-            metadata = _metadata(image, data)
-    except UnidentifiedImageError as error:
-        raise UserError(f"it is damaged, or of a kind that is not read; {listing(_READABLE)} of 8 or 16 bits are.") from error
-    except _DECODE_ERRORS as error:
+        with _quiet_pillow():
+            pixels, orientation, metadata = _decoded(data)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise whatever their code stumbles over in damaged data, of every type
         raise UserError(f"it is damaged, cut off or too large ({str(error) or type(error).__name__}).") from error
-    return np.ascontiguousarray(_upright(pixels.reshape(*pixels.shape[:2], -1), orientation)), metadata
+    return np.ascontiguousarray(_upright(pixels, orientation)), metadata
 
 
-def _pixels(image: Image.Image, data: bytes) -> np.ndarray:
+def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
+    """Return the pixels as stored, the orientation that they lack, and the metadata."""
+    stream = io.BytesIO(data)
+    if data[:4] not in _TIFF_MAGIC:
+        image = _opened(stream)
+        return _pixels(image, data), image.getexif().get(_ORIENTATION, 1), _metadata(image, data)
+    number, page = _tiff_image(stream)
+    tags = set(page.tags.keys())
+    others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
+    decoded = tiff_pixels(number, page, data)
+    if decoded is None:
+        image = TiffImageFile(io.BytesIO(data))
+        image.seek(number)
+        decoded = _converted(image), 1  # Pillow turns a TIFF itself
+    return *decoded, Metadata(page.iccprofile, others)
+
+
+def _tiff_image(stream: BinaryIO) -> tuple[int, TiffPage]:
+    """Return the image of a TIFF and its number, where the file and the memory hold it."""
+    number, page = main_image(stream)
+    samples, bits = math.prod(page.shaped), page.bitspersample
+    decoded = max(samples, math.prod(page.chunks)) * max(bits // 8, 1)
+    packed = {1: 1, 8: _DEFLATE, 32946: _DEFLATE}.get(page.compression, math.inf)
+    _check_size(stream, page.imagewidth, page.imagelength, decoded, samples * bits / 8 / packed)
+    return number, page
+
+
+def _opened(stream: BinaryIO) -> ImageFile:
+    """Open a file that is no TIFF, where the file and the memory hold its pixels."""
+    head = stream.read(30)
+    if head[12:16] == b"VP8X":  # a WebP's canvas, which is allocated when it is opened
+        width, height = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+        _check_size(stream, width, height, 4 * width * height, 0)
+    Image.init()
+    plugin = next((plugin for plugin, accept in map(Image.OPEN.__getitem__, _READABLE) if accept and accept(head) is True), None)
+    if plugin is None:
+        raise UserError(f"it is damaged, or of a kind that is not read; {listing(_READABLE)} of 8 or 16 bits are.")
+    stream.seek(0)
+    image: Any = plugin(stream, "")
+    width, height = image.size
+    settings = [tile[3] for tile in image.tile]
+    least = width * height / {"PNG": 8 * _DEFLATE, "JPEG": 512, "MPO": 512}.get(image.format, math.inf)  # a bit a pixel or block
+    if image.tile and image.tile[0][0] == "raw":
+        least = settings[0][1] * (height - 1)  # bytes of a line
+    channels = 4 if image.mode == "P" or image.format == "WEBP" else len(image.getbands())
+    _check_size(stream, width, height, width * height * channels * (2 if ";16" in str(settings) else 1), least)
+    return image
+
+
+def _check_size(stream: BinaryIO, width: int, height: int, decoded: int, least: float) -> None:
+    """Raise where the memory does not hold an array of so many bytes, or the file has less than these pixels have at least."""
+    place, size = stream.tell(), stream.seek(0, os.SEEK_END)
+    stream.seek(place)
+    if not width * height or least > size:
+        raise UserError(f"it is damaged or cut off: it states {width}x{height} pixels, which {size} bytes cannot hold.")
+    _check_memory(4 * decoded, f"its {width}x{height} pixels take")  # the decoder's copies and ours
+
+
+def _check_memory(needed: int, what: str) -> None:
+    if needed > 2**26 and needed > (free := available_memory(torch.device("cpu"))):
+        raise UserError(f"{what} {needed / 2**30:,.1f} GiB of memory to read, and {free / 2**30:,.1f} GiB are free.")
+
+
+def _pixels(image: ImageFile, data: bytes) -> np.ndarray:
     # A camera's MPO is a JPEG followed by previews.
     if image.format in ("JPEG", "MPO") and (pixels := _jpeg_pixels(image, data)) is not None:
         return pixels
     if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
         raise UserError(f"it holds {frames} images; save the one that is meant as a file of its own.")
-    if image.format == "PNG":
-        PngImageFile(io.BytesIO(data)).verify()  # decoding alone checks neither pixel checksums nor the end of the file
+    if image.format == "BMP" and image.mode == "RGB" and data[30] == 3 and data[14] >= 56 and any(data[66:70]):
+        raise UserError("this kind of transparency is not read in a BMP; convert it to a PNG.")  # masks of 16 bits with alpha
+    if image.format != "PNG":
+        return _converted(image)
+    PngImageFile(io.BytesIO(data)).verify()  # decoding alone checks neither pixel checksums nor the end of the file
+    depth, key = data[24], None if image.mode == "P" else image.info.pop("transparency", None)
+    pixels = _png_of_16_bits(image, data) if depth == 16 else _converted(image)  # Pillow would cut RGB to 8 bits
+    if key is None or pixels.shape[2] in (2, 4):
+        return pixels
+    # The key is in units of the file, and its upper bits do not count (PNG specification, 11.3.1.1).
+    most = np.iinfo(pixels.dtype).max
+    key = (np.array(key) & 2**depth - 1) * (most // (2**depth - 1))
+    return np.dstack([pixels, np.where((pixels == key).all(axis=2), 0, most).astype(pixels.dtype)])
+
+
+def _converted(image: ImageFile) -> np.ndarray:
+    """Decode up to 8 bits to HxWxC."""
     image.load()
-    if (image.format == "PNG" and data[24] == 16) or (image.format == "TIFF" and _tiff_tag(image, _BITS_PER_SAMPLE) == {16}):
-        return _pixels_of_16_bits(image, data)  # Pillow would cut RGB to 8 bits
-    mode = _MODES.get(image.mode)
-    if mode is None or (image.format == "TIFF" and max(_tiff_tag(image, _BITS_PER_SAMPLE)) > 8):
-        kind = {"F": "floating point", "I": "32-bit integers"}.get(image.mode, f"of an unusual kind ({image.mode})")
-        raise UserError(f"its pixels are {kind}; convert it to a PNG or TIFF of 8 or 16 bits per channel.")
-    if "transparency" in image.info:
-        mode = "LA" if mode == "L" else "RGBA"
-    return np.array(image.convert(mode))
+    mode = "RGBA" if image.mode == "P" and "transparency" in image.info else _MODES[image.mode]
+    return np.atleast_3d(np.array(image if image.mode == mode else image.convert(mode)))
 
 
-def _jpeg_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
+def _png_of_16_bits(image: ImageFile, data: bytes) -> np.ndarray:
+    image.load()  # complete, then
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise UserError("this kind of 16-bit PNG is not read; convert it to one of 8 bits.")
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    # Colour type 4 of a PNG, grey with alpha, is RGBA after OpenCV.
+    return pixels[..., 2:] if data[25] == 4 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _jpeg_pixels(image: ImageFile, data: bytes) -> np.ndarray | None:
     """Decode a grey or RGB JPEG; ``None`` leaves it to Pillow, which fills missing parts of a picture without a word."""
+    start = cast(BinaryIO, image.fp).tell()
     try:
         pixels = simplejpeg.decode_jpeg(data, {"L": "GRAY"}.get(image.mode, image.mode), strict=True)
     except ValueError as error:
         text = str(error)
-        if re.search(r"corrupt|premature|truncated", text, re.IGNORECASE) and not _HARMLESS.search(text):
+        if re.search(r"corrupt|premature|truncated", text, re.IGNORECASE) and not _is_padding(text, data, start):
             raise UserError(
                 f"it is damaged or cut off: a part of its picture is missing ({text}). Fetch it anew, or save it anew where it "
                 "looks right in a viewer."
@@ -155,26 +236,20 @@ def _jpeg_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
     return None if image.mode == "CMYK" else pixels
 
 
-def _tiff_tag(image: Image.Image, tag: int) -> set[int]:
-    value = image.tag_v2.get(tag, 1)  # type: ignore[attr-defined]
-    return set(value) if isinstance(value, tuple) else {value}
+def _is_padding(text: str, data: bytes, start: int) -> bool:
+    """Tell whether libjpeg warns of bytes that are no pixels: stray ones in the header, or a filling behind the last block.
 
-
-def _pixels_of_16_bits(image: Image.Image, data: bytes) -> np.ndarray:
-    """Decode by OpenCV what Pillow has found complete."""
-    supported = image.mode in _OPENCV_16_BIT_MODES
-    if image.format == "TIFF":  # OpenCV ignores these tags
-        supported &= _tiff_tag(image, _SAMPLE_FORMAT) == {1} == _tiff_tag(image, _PLANES)
-        supported &= _tiff_tag(image, _PHOTOMETRIC) <= {1, 2}
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if supported else None
-    if pixels is None or pixels.dtype != np.uint16:
-        raise UserError(f"this kind of 16-bit {image.format} is not read; convert it to a PNG.")
-    if pixels.ndim == 2:
-        key = image.info.get("transparency")
-        return pixels if key is None else np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
-    pixels = np.dstack([pixels[..., 2::-1], pixels[..., 3:]])  # BGR(A) -> RGB(A)
-    # Colour type 4 of a PNG, grey with alpha, is RGBA after OpenCV.
-    return pixels[..., 2:] if image.format == "PNG" and data[25] == 4 else pixels
+    Pixels that damage has left over look random, or go on with a pattern that began before.
+    """
+    if not (match := re.search(r"(\d+) extraneous bytes before marker 0x(..)", text)):
+        return False
+    count, marker = int(match[1]), bytes.fromhex("ff" + match[2])
+    end = data.find(marker, start, data.find(b"\xff\xd9", start) + 2)
+    if end < 0 or marker != b"\xff\xd9":
+        return end < 0
+    filling = re.match(rb"\0+|(.{1,8}?)\1{3,}", data[max(start, end - count - 99) : end][::-1], re.DOTALL)
+    # libjpeg does not count what it had read ahead; and the last repetition may be a part of one.
+    return filling is not None and abs(len(filling[0]) - count) <= 8
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -186,10 +261,9 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
-def _metadata(image: Image.Image, data: bytes) -> Metadata:
+def _metadata(image: ImageFile, data: bytes) -> Metadata:
     info, tags = image.info, set(image.getexif())
-    # In a TIFF, other tags describe the pixel layout. Elsewhere EXIF without any tag is EXIF that cannot be parsed.
-    exif = tags & _DESCRIPTIVE_TAGS if image.format == "TIFF" else tags - {_ORIENTATION} or ("exif" in info and not tags)
+    exif = tags - {_ORIENTATION} or ("exif" in info and not tags)  # EXIF without any tag cannot be parsed
     present = {
         "EXIF": bool(exif),
         "XMP": "xmp" in info or "XML:com.adobe.xmp" in info,
@@ -314,15 +388,19 @@ def image_size(file: Path) -> tuple[int, int]:
     if problem := unreadable(file):  # opening a pipe would wait for a writer
         raise UserError(f"cannot read the image {file}: {problem}.")
     try:
-        with _unlimited_pillow(), Image.open(file, formats=_READABLE) as image:
-            # Pillow 13 gives the size of a TIFF upright, older versions as it is stored.
-            width, height = (image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]) if image.format == "TIFF" else image.size
-            # The method of the base class, since that of PNG images decodes the pixels first.
-            turned = Image.Image.getexif(image).get(_ORIENTATION) in (5, 6, 7, 8)
-    except (*_DECODE_ERRORS, KeyError):
+        with _quiet_pillow(), file.open("rb") as stream:
+            if stream.peek(4)[:4] in _TIFF_MAGIC:
+                page = _tiff_image(stream)[1]
+                height, width, orientation = page.imagelength, page.imagewidth, page.tags.valueof(_ORIENTATION)
+            else:
+                with _opened(stream) as image:
+                    width, height = image.size
+                    # The method of the base class, since that of PNG images decodes the pixels first.
+                    orientation = Image.Image.getexif(image).get(_ORIENTATION)
+    except Exception:  # decoders raise errors of every type; decoding again, the reason is found and named
         height, width = read_image(file).shape[:2]
         return height, width
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -335,6 +413,7 @@ def read_with_metadata(path: Path) -> tuple[np.ndarray, Metadata]:
     try:
         if problem := unreadable(path):
             raise UserError(f"{problem}.")
+        _check_memory(path.stat().st_size, "its bytes take")
         return decode_with_metadata(path.read_bytes())
     except (OSError, UserError) as error:
         raise UserError(f"cannot read the image {path}: {_reason(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 
 import cv2
@@ -14,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sr_nas.errors import UserError
 from sr_nas.images.files import Metadata, decode, decode_with_metadata
-from tests.images.encoded import chunk, encoded, noise, png
+from tests.images.encoded import bmp, chunk, encoded, noise, png
 
 SMOOTH = cv2.GaussianBlur(noise(80, 60, 3), (0, 0), 2)
 
@@ -79,6 +80,45 @@ def test_colour_keys_become_alpha(channels: int, colour_type: int, bits: int, dt
     assert rgba[2, 1, -1] == 0 and (rgba[..., -1] == np.iinfo(dtype).max).sum() == 23
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_colour_keys_of_few_bits_become_alpha(bits: int) -> None:
+    values = np.arange(16, dtype=np.uint8).reshape(2, 8) % 2**bits
+    places = np.unpackbits(values[..., None], axis=2)[..., -bits:].reshape(2, -1)  # 8 samples a row, packed
+    grey = values[..., None].astype(int) * 255 // (2**bits - 1)
+    for key in range(2**bits):
+        for high in (0, 0x1200):  # bits that do not count
+            if bits == 1 and high:
+                continue  # Pillow takes any but 0 for 1
+            data = png(np.packbits(places, axis=1), 0, bits, chunk(b"tRNS", struct.pack(">H", key + high)), width=8)
+            np.testing.assert_array_equal(decode(data), np.dstack([grey, np.where(grey == grey.flat[key], 0, 255)]))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_with_transparent_entries_become_rgba(bits: int) -> None:
+    colours, alpha = noise(2**bits, 3), np.array([7, 0] + [255] * (2**bits - 2), np.uint8)
+    values = (np.arange(16).reshape(2, 8) % 2**bits).astype(np.uint8)
+    places = np.unpackbits(values[..., None], axis=2)[..., -bits:].reshape(2, -1)
+    extra = chunk(b"PLTE", colours.tobytes()) + chunk(b"tRNS", alpha[:2].tobytes())
+    data = png(np.packbits(places, axis=1), 3, bits, extra, width=8)
+    np.testing.assert_array_equal(decode(data), np.column_stack([colours, alpha])[values])
+
+
+@pytest.mark.parametrize(("dib", "masks"), [(108, (16, 8, 0, 24)), (124, (16, 8, 0, 24)), (124, (0, 8, 16, 24))])
+def test_the_alpha_of_a_bmp_is_kept(dib: int, masks: tuple[int, ...]) -> None:
+    pixels = noise(2, 3, 4)
+    order = [shift // 8 for shift in masks]
+    stored = np.empty_like(pixels)
+    stored[..., order] = pixels
+    np.testing.assert_array_equal(decode(bmp(3, -2, 32, 3, dib, stored.tobytes(), [255 << shift for shift in masks])), pixels)
+
+
+def test_alpha_of_one_bit_in_a_bmp_is_refused_not_dropped() -> None:
+    data = bmp(2, 2, 16, 3, 124, bytes(8), [0x7C00, 0x3E0, 0x1F, 0x8000])
+    with pytest.raises(UserError, match="transparency is not read in a BMP"):
+        decode(data)
+    assert decode(bmp(2, 2, 16, 3, 124, bytes(8), [0x7C00, 0x3E0, 0x1F, 0])).shape == (2, 2, 3)
+
+
 def test_one_bit_is_spread_over_the_range() -> None:
     bits = noise(6, 8) > 127
     np.testing.assert_array_equal(decode(encoded(Image.fromarray(bits), "PNG"))[..., 0], bits * 255)
@@ -122,7 +162,7 @@ def test_an_error_without_words_is_told_by_its_name(monkeypatch: pytest.MonkeyPa
     def fail(self: Image.Image, *_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
     with pytest.raises(UserError, match=r"too large \(MemoryError\)"):
         decode(encoded(Image.fromarray(noise(6, 4, 3)), "BMP"))
 
@@ -195,6 +235,86 @@ def test_stray_bytes_between_the_segments_of_a_jpeg_do_no_harm() -> None:
     whole = encoded(Image.fromarray(PHOTO), "JPEG")
     scan = whole.index(b"\xff\xda")
     np.testing.assert_array_equal(decode(whole[:scan] + b"\0\0\0" + whole[scan:]), decode(whole))
+
+
+@pytest.mark.parametrize("settings", JPEG_SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "filling", [bytes(1), bytes(8), bytes(31), bytes(64), bytes(5000), b"\xff" * 64, b" " * 40, b"\x12\x34" * 30]
+)
+def test_a_filling_before_the_end_marker_of_a_jpeg_does_no_harm(settings: dict[str, object], filling: bytes) -> None:
+    whole = encoded(Image.fromarray(PHOTO), "JPEG", **settings)
+    np.testing.assert_array_equal(decode(whole[:-2] + filling + b"\xff\xd9"), decode(whole))
+
+
+@pytest.mark.parametrize("settings", JPEG_SETTINGS, ids=str)
+def test_a_jpeg_whose_end_was_zeroed_is_no_filled_one(settings: dict[str, object]) -> None:
+    whole = encoded(Image.fromarray(PHOTO), "JPEG", **settings)
+    for lost in (64, 500, len(whole) // 3):
+        with pytest.raises(UserError, match="a part of its picture is missing"):
+            decode(whole[: -2 - lost] + bytes(lost) + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_without_pixels_is_damaged(bits: int) -> None:
+    whole = png(noise(4, 4, 1), 0, bits)
+    with pytest.raises(UserError, match="damaged"):
+        decode(whole[: whole.index(b"IDAT") - 4] + whole[-12:])
+
+
+@pytest.mark.parametrize(
+    "error", [AssertionError, AttributeError, IndexError, KeyError, RecursionError, Image.DecompressionBombError]
+)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_whatever_a_decoder_raises_is_damage(monkeypatch: pytest.MonkeyPatch, form: str, error: type[Exception]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    data = encoded(Image.fromarray(noise(6, 4, 3)), form)
+    for place in ("PIL.Image.Image.getexif", "tifffile.TiffPage.asarray"):
+        monkeypatch.setattr(place, fail)
+    with pytest.raises(UserError, match=f"damaged, cut off or too large .{error.__name__}"):
+        decode(data)
+
+
+HUGE = [(2**31, 2**31), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1), (2**31 - 1, 1), (2**16, 2**24)]
+
+
+@pytest.mark.parametrize(("width", "height"), HUGE)
+def test_a_png_that_states_more_than_can_be_is_refused_at_once(width: int, height: int) -> None:
+    for colour_type, bits in ((0, 1), (0, 8), (0, 16), (2, 8), (6, 16), (3, 8)):
+        data = png(noise(4, 4, 3), colour_type, bits, width=width, height=height)
+        with pytest.raises(UserError, match=r"cannot hold|GiB of memory"):
+            decode(data)
+
+
+@pytest.mark.parametrize(("width", "height"), [*HUGE, (3, -(2**31)), (3, 2**31 - 1), (2**30, 5), (1000, 1000)])
+def test_a_bmp_that_states_more_than_can_be_is_refused_at_once(width: int, height: int) -> None:
+    for dib, bits in itertools.product((40, 64, 124), (1, 4, 8, 16, 24, 32)):
+        with pytest.raises(UserError, match=r"cannot hold|GiB of memory"):
+            decode(bmp(width, height, bits, 0, dib, bytes(64)))
+    for bits, packed in ((8, 1), (4, 2)):
+        with pytest.raises(UserError, match=r"cannot hold|GiB of memory|not enough image data"):
+            decode(bmp(width, height, bits, packed, 40, bytes(64)))
+
+
+def test_a_webp_and_a_jpeg_that_state_more_than_can_be_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    still = encoded(Image.fromarray(noise(6, 4, 3)), "WEBP", lossless=True)[12:]
+    for canvas in (b"\xff\xff\xff\xff\0\0", b"\xff\xff\0\xfe\xff\0"):
+        content = b"WEBPVP8X\x0a\0\0\0\0\0\0\0" + canvas + still
+        with pytest.raises(UserError, match="GiB of memory"):
+            decode(b"RIFF" + struct.pack("<I", len(content)) + content)
+    jpeg = encoded(Image.fromarray(noise(6, 4, 3)), "JPEG")
+    size = jpeg.index(b"\xff\xc0") + 5
+    with pytest.raises(UserError, match="cannot hold"):
+        decode(jpeg[:size] + struct.pack(">HH", 65500, 65500) + jpeg[size + 4 :])
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "TIFF", "JPEG"])
+def test_an_image_that_exceeds_the_memory_says_so(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    data = encoded(Image.new("RGB", (2500, 2500)), form)
+    monkeypatch.setattr("sr_nas.images.files.available_memory", lambda device: 50_000_000)
+    with pytest.raises(UserError, match=r"2500x2500 pixels take 0\.1 GiB of memory to read, and 0\.0 GiB are free"):
+        decode(data)
 
 
 # Metadata
