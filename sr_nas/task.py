@@ -91,7 +91,7 @@ class Task(ABC):
 
     @abstractmethod
     def images(self, options: Any) -> Any:
-        """Open the training images, an ordered collection with a length."""
+        """Open the training images, an ordered collection with a length and ``names``, which tell it from another one."""
 
     @abstractmethod
     def samples(self, options: Any, images: Any, seed: int) -> Dataset[Any]:
@@ -164,7 +164,7 @@ def complexity_of(network: Network) -> dict[str, Any]:
     return find_task(network.task).complexity_of(network)
 
 
-def build_searcher(options: AnySearch, device: torch.device, initial_world_size: int = 1) -> Searcher:
+def build_searcher(options: AnySearch, device: torch.device, initial_world_size: int = 1, images: Any = None) -> Searcher:
     """Build everything that a search needs, on ``device``.
 
     Args:
@@ -172,13 +172,14 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         device: of this process.
         initial_world_size: number of processes that the run was begun with; its batch is ``batch_size_per_gpu`` for each of
             them, however many share it now.
+        images: those of the task, where they are open already.
 
     Raises:
         UserError: images cannot be read or are too few to search with.
     """
     seed, section, task = options.manual_seed, options.search, find_task(options.task)
     torch.manual_seed(seed)
-    images = task.images(options)
+    images = task.images(options) if images is None else images
     space = task.space(options, images).to(device)
     parts = split_indices(len(images), seed, section.split)
     training, validation = (

@@ -6,6 +6,7 @@ Readers raise UserError for files that are missing, damaged or of another form.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ class Labelled:
         read: index -> image as stored, uint8 [H, W, 3], RGB.
         mean, std: of the training images, per channel, in 0..1.
         transform: torchvision transform that gives all images one size, at random for training; ``None`` where they have one.
+        files: name of every image with its class; empty where they lie in arrays.
     """
 
     labels: Sequence[int]
@@ -63,13 +65,20 @@ class Labelled:
     mean: Statistics
     std: Statistics
     transform: Callable[[Image.Image], Image.Image] | None = None
+    files: Sequence[str] = ()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The files; of arrays one text, which other numbers or another order of classes change."""
+        digest = hashlib.sha256(repr((self.classes, list(map(int, self.labels)))).encode()).hexdigest()[:12]
+        return self.files or [f"{len(self)} images of {len(self.classes)} classes ({digest})"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def first(self, count: int | None) -> Labelled:
         """Return the set with its first ``count`` images only; ``None`` for all."""
-        return self if count is None else replace(self, labels=self.labels[:count])
+        return self if count is None else replace(self, labels=self.labels[:count], files=self.files[:count])
 
 
 class LabelledDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -276,7 +285,8 @@ def image_folder(
     else:
         steps = [Resize(round(size * 8 / 7)), CenterCrop(size)]
     reader = partial(_read_file, [file for file, _ in ordered])
-    return Labelled([number for _, number in ordered], tuple(classes), reader, *IMAGENET_STATISTICS, Compose(steps))
+    files = [str(Path(file).relative_to(folder)) for file, _ in ordered]
+    return Labelled([number for _, number in ordered], tuple(classes), reader, *IMAGENET_STATISTICS, Compose(steps), files)
 
 
 def _read_file(files: Sequence[str], index: int) -> Pixels:

@@ -75,13 +75,16 @@ class Run:
         """Samples of a batch, of all processes together."""
         return int(self.options.datasets.train.batch_size_per_gpu) * self.initial_world_size
 
-    def open(self, device: torch.device) -> Run:
+    def open(self, device: torch.device, images: Sequence[str] = ()) -> Run:
         """Make the folder, or lock it and load its checkpoint, which also sets PyTorch's random states.
 
+        The names of the training images are noted. Where a training has others than it was begun with, that is a note; in a
+        search, whose halves would mix, an error.
+
         Raises:
-            UserError: another process runs in the folder, or its checkpoint cannot be read.
+            UserError: another process runs in the folder, its checkpoint cannot be read, or a search has other images.
         """
-        self.folder, self.state = from_first(lambda: self._open(device))
+        self.folder, self.state = from_first(lambda: self._open(device, images))
         self._opened = True
         return self
 
@@ -96,7 +99,7 @@ class Run:
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 raise UserError(f"{self.folder / CHECKPOINT} is not of this run ({reason}). {_anew(self.folder)}") from error
 
-    def _open(self, device: torch.device) -> tuple[Path, dict[str, Any] | None]:
+    def _open(self, device: torch.device, images: Sequence[str]) -> tuple[Path, dict[str, Any] | None]:
         if self._resumed is None:
             self.folder = new_run(Path(self.options.path.experiments_root), self.options.name)
             write_text(self.folder / OPTIONS, dump_options(self.options))
@@ -109,7 +112,19 @@ class Run:
                 state = load_checkpoint(self.folder / CHECKPOINT, device if world_size() == 1 else CPU)
             except UserError as error:
                 raise UserError(f"{error} So the run cannot go on. {_anew(self.folder)}") from error
-        write_json(self.folder / PROVENANCE, [*self._starts, provenance(self.options.manual_seed, device)])
+        start = provenance(self.options.manual_seed, device)
+        known = next((start["images"] for start in self._starts if "images" in start), None)
+        if known is None:
+            start["images"] = list(images)
+        elif change := _change(known, images):
+            change = f"{self.folder} was begun with other training images: {change}"
+            if isinstance(self.options, AnySearch):
+                raise UserError(
+                    f"{change}. The halves of a search, one for the weights and one for alpha, would mix. "
+                    "Put back the images, or start a new run without --auto_resume."
+                )
+            self.notes.append(change)
+        write_json(self.folder / PROVENANCE, [*self._starts, start])
         return self.folder, state
 
     def say(self, view: SearchView | TrainView, *lines: str) -> None:
@@ -204,6 +219,13 @@ def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str,
     return None, [], notes
 
 
+def _change(old: Sequence[str], new: Sequence[str]) -> str:
+    """Return in what two lists of names differ; nothing where they do not."""
+    parts = {"new": sorted(set(new) - set(old)), "missing": sorted(set(old) - set(new))}
+    texts = [f"{word} {'is' if len(names) == 1 else 'are'} {listing(names, 5)}" for word, names in parts.items() if names]
+    return "; ".join(texts) or ("their order" if list(old) != list(new) else "")
+
+
 def _read_starts(folder: Path) -> list[dict[str, Any]]:
     """Return one provenance record for every time that a run was begun or resumed."""
 
@@ -212,6 +234,10 @@ def _read_starts(folder: Path) -> list[dict[str, Any]]:
         first = starts[0] if isinstance(starts, list) and starts else None
         if not isinstance(first, dict) or type(first.get("processes")) is not int or first["processes"] < 1:
             raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes.")
+        for start in starts:
+            images = start.get("images", []) if isinstance(start, dict) else None
+            if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+                raise UserError(f"{file} is damaged: entries are expected that list the names of images.")
         return starts
 
     return _read(folder, PROVENANCE, read)

@@ -74,10 +74,11 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
 def _search(run: Run, options: AnySearch, device: torch.device, console: Console) -> int:
     # Everything is built, and thereby checked, before there is a folder.
     task = find_task(options.task)
-    searcher = build_searcher(options, device, run.initial_world_size)
+    images = task.images(options)
+    searcher = build_searcher(options, device, run.initial_world_size, images)
     memory = check_memory(searcher, options, run.batch // world_size())
 
-    run.open(device)
+    run.open(device, images.names)
     run.restore(searcher.load_state_dict)
     recorder = Recorder(run, searcher, task)
     recorder.begin()

@@ -61,7 +61,7 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     validator = find_task(options.task).validator(options, network, images, device)
     trainer = build_trainer(options, images, network, device, precision, run.initial_world_size)
 
-    run.open(device)
+    run.open(device, images.names)
     checkpointer = Checkpointer(run, trainer, validator)
     checkpointer.begin()
     name, done, total = run.folder.name, trainer.iteration, trainer.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,12 @@ def archive(tmp_path: Path, **changed: object) -> Path:
     }
     np.savez(tmp_path / "images.npz", **{key: value for key, value in (content | changed).items() if value is not None})
     return tmp_path / "images.npz"
+
+
+def test_arrays_are_known_by_their_number_and_classes() -> None:
+    names = [list(images.names) for images in (labelled(), labelled(), labelled().first(2))]
+    assert names[0] == names[1] != names[2] and len(names[0]) == 1
+    assert list(replace(labelled(), labels=LABELS[::-1].tolist()).names) not in names
 
 
 def test_statistics_are_numpys() -> None:
@@ -197,6 +204,7 @@ def test_classes_and_order(root: Path) -> None:
     files = ["bee/a.png", "cat/a.png", "dog/a.png", "cat/b.JPEG", "cat/deep/c.png"]
     for index, name in enumerate(files):
         np.testing.assert_array_equal(train.read(index), read_rgb(root / "train" / name))
+    assert list(train.names) == files and list(train.first(2).names) == files[:2]
 
 
 def test_images_of_all_sizes_become_one_and_training_is_addressed(root: Path) -> None:

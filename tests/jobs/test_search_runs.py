@@ -7,17 +7,19 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from sr_nas.genotype import genotype_from
+from sr_nas.images.files import write_image
 from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.runs.run_dir import load_tensors, read_history
-from tests.jobs.processes import TINY_SEARCH, command, interrupt, run
+from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.
 LONG = ("search:epochs=12", "search:steps_per_epoch=8", "logger:save_checkpoint_freq=3")
@@ -154,6 +156,39 @@ def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "checkpoint.pt").unlink()
     text = search(tmp_path, "search:epochs=1", resume=True)
     assert f"{tmp_path / 'tiny'} has no checkpoint.pt, so that run cannot go on\nsearching in {tmp_path / 'tiny_2'} " in text
+
+
+def test_other_images_are_refused_in_a_search_and_noted_in_a_training(tmp_path: Path) -> None:
+    data = tmp_path / "images"
+    data.mkdir()
+    for name in ("a", "b", "c", "d"):
+        write_image(data / f"{name}.png", np.full((20, 20, 3), 128, np.uint8))
+    folder = f"datasets:train={{type: folder, dataroot_gt: {data}, gt_size: 16, batch_size_per_gpu: 2}}"
+    search(tmp_path, folder)
+    words = ["--force_yml", f"path:experiments_root={tmp_path}", folder, "datasets:val=null", "train:total_iter=1"]
+    run("train", "-opt", TINY_TRAINING, *words)
+    noted = json.loads((tmp_path / "tiny" / "run.json").read_text())
+    assert noted[0]["images"] == ["a", "b", "c", "d"]
+    before = (tmp_path / "tiny" / "run.json").read_bytes()
+    (data / "b.png").rename(data / "new.png")
+    (data / "c.png").unlink()
+    text = search(tmp_path, folder, resume=True, code=1)
+    assert "was begun with other training images: new is new; missing are b, c. The halves of a search" in text
+    assert (tmp_path / "tiny" / "run.json").read_bytes() == before
+    text = run("train", "-opt", TINY_TRAINING, *words, "--auto_resume")
+    assert "was begun with other training images: new is new; missing are b, c\n" in text and "going on in" in text
+    (data / "new.png").rename(data / "b.png")
+    write_image(data / "c.png", np.full((20, 20, 3), 128, np.uint8))
+    assert "going on in" in search(tmp_path, folder, resume=True)
+    noted[0]["images"] = ["b", "a", "c", "d"]
+    (tmp_path / "tiny" / "run.json").write_text(json.dumps(noted))
+    assert "was begun with other training images: their order. " in search(tmp_path, folder, resume=True, code=1)
+    noted[0]["images"] = "abcd"
+    (tmp_path / "tiny" / "run.json").write_text(json.dumps(noted))
+    assert "run.json is damaged" in search(tmp_path, folder, resume=True, code=1)
+    del noted[0]["images"]
+    (tmp_path / "tiny" / "run.json").write_text(json.dumps(noted))
+    assert "going on in" in search(tmp_path, folder, resume=True)
 
 
 def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
