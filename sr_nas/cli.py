@@ -13,7 +13,7 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sr_nas.errors import UserError, is_out_of_memory, nearest
+from sr_nas.errors import UserError, is_out_of_memory, nearest, reason
 from sr_nas.runs.files import keep_freed_memory
 
 MOST_SEEDS = 10_000
@@ -293,8 +293,8 @@ def with_errors_printed(command: str, run: Callable[[], int]) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except (UserError, OSError) as error:  # OSError: no space, no permission, which its text names
-        print(f"{command}: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"{command}: {reason(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -15,9 +16,27 @@ OUT_OF_MEMORY = (
     *("failed to allocate", "bad_alloc", "alloc_failed", "can't start new thread", "failed to map segment"),
 )
 
+WHAT_TO_DO = {
+    errno.ENOSPC: "Free some space there, and run the command again.",
+    errno.EDQUOT: "Your quota of that disk is used up: free some of it, and run the command again.",
+    errno.EROFS: "That disk can only be read: name another folder.",
+    errno.EACCES: "You may not do that there: change the permissions, or name another folder.",
+}
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The message says what was wrong, where, and what to do."""
+
+
+def reason(error: OSError) -> str:
+    """Return a sentence on a file that could not be read or written: its name, why, and what to do where that is known."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}. {WHAT_TO_DO.get(error.errno or 0, '')}".rstrip()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, at most 200 characters, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:

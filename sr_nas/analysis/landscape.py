@@ -26,7 +26,7 @@ from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import Values, new_figure, save, style
 from sr_nas.runs.device import pick_device
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors, restoring
 from sr_nas.search.searcher import Searcher
 from sr_nas.task import Task, build_searcher, find_task, search_options
 
@@ -85,8 +85,9 @@ def landscape(folder: Path, args: Namespace, steps: Sequence[float], console: Co
     device = pick_device(options.num_gpu)
     state = load_tensors(folder / CHECKPOINT, device)
     searcher = build_searcher(options, device)
-    searcher.alpha.load_state_dict(state["alpha"])
-    searcher.space.load_state_dict(state["space"])
+    with restoring(folder / CHECKPOINT):
+        searcher.alpha.load_state_dict(state["alpha"])
+        searcher.space.load_state_dict(state["space"])
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (args.seed, number), args.normalise) for number in (0, 1))
     return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps, console)

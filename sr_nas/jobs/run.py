@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
 import torch
 
 from sr_nas.data.loader import loader_failure
-from sr_nas.errors import UserError, is_out_of_memory, listing, parse_json
+from sr_nas.errors import UserError, is_out_of_memory, listing, parse_json, reason
 from sr_nas.export.model import LAST
 from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, read_yaml
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.distributed import CPU, from_first, world_size
-from sr_nas.runs.files import lock, sweep, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, run_folders
+from sr_nas.runs.files import lock, naming, sweep, write_json, write_text
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, restoring, run_folders
 
 PROVENANCE, LOG = "run.json", "log.txt"
 Content = TypeVar("Content")
@@ -92,12 +93,10 @@ class Run:
         """Hand the state of a resumed run to ``load``; a UserError if it is not a state of this run."""
         if self.state is not None:
             try:
-                load(self.state)
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # whatever misses its part
-                if is_out_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                raise UserError(f"{self.folder / CHECKPOINT} is not of this run ({reason}). {_anew(self.folder)}") from error
+                with restoring(self.folder / CHECKPOINT):
+                    load(self.state)
+            except UserError as error:
+                raise UserError(f"{error} {_anew(self.folder)}") from error
 
     def _open(self, device: torch.device, images: Sequence[str]) -> tuple[Path, dict[str, Any] | None]:
         if self._resumed is None:
@@ -145,18 +144,20 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        reason = self._blow(error) if isinstance(error, Exception) else ""
-        if reason or isinstance(error, KeyboardInterrupt):
+        blow = self._blow(error) if isinstance(error, Exception) else ""
+        if blow or isinstance(error, KeyboardInterrupt):
             has_state = (self._opened or self._resumed) and (self.folder / CHECKPOINT).is_file()
             saved = f"The last checkpoint is {self.folder / CHECKPOINT}; --auto_resume goes on from it."
-            text = f"{reason} {saved if has_state else 'Nothing is saved yet.'}".strip()
-            self.log.info("%s", text)
+            text = f"{blow} {saved if has_state else 'Nothing is saved yet.'}".strip()
+            with suppress(OSError):  # the log too may be on a disk that is full
+                self.log.info("%s", text)
         for handler in list(self.log.handlers):
             self.log.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):
+                handler.close()
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(text) from error
-        if reason:
+        if blow:
             raise UserError(text) from error
 
     def _blow(self, error: Exception) -> str:
@@ -168,7 +169,7 @@ class Run:
                 f"a process that reads images ahead has failed: {lost}. Memory may be short, or in a container /dev/shm "
                 "(docker run --shm-size). With datasets.train.num_worker_per_gpu: 0 there are no such processes."
             )
-        return f"{error}." if isinstance(error, OSError) else ""
+        return reason(error) if isinstance(error, OSError) else ""
 
 
 def less_memory(options: AnySearch | AnyTraining) -> str:
@@ -253,11 +254,20 @@ def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
         raise UserError(f"{error} So this run cannot go on; start a new one without --auto_resume.") from error
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose errors are those of the run: by default, logging prints a traceback and goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error that is being handled."""
+        with naming(Path(self.baseFilename)):
+            raise
+
+
 def _open_log(folder: Path) -> logging.Logger:
     logger = logging.getLogger(f"sr_nas.{folder.resolve()}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    handler = _LogFile(folder / LOG, encoding="utf-8")
     try:
         lock(cast(TextIO, handler.stream))
     except BlockingIOError as error:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
+from sr_nas.export.network_file import write_tensors
 from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
 from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
@@ -25,7 +25,7 @@ from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, decision, macs, truth
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
-from sr_nas.runs.files import replacing, write_json, write_text
+from sr_nas.runs.files import write_json, write_text
 from sr_nas.runs.run_dir import (
     CHECKPOINT,
     append_history,
@@ -165,8 +165,7 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
         + dump_yaml(task.network_block(searcher.space.derive(genotype))),
     )
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
-    with replacing(folder / INHERITED) as temporary:
-        save_file(inherited, temporary)
+    write_tensors(folder / INHERITED, inherited)
     save(beta_figure(beta_curves(history, candidates)), folder / "plots" / "beta.png")
     save(alpha_figure(history, candidates), folder / "plots" / "alpha.png")
 

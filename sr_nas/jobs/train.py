@@ -204,6 +204,7 @@ class Checkpointer:
         return {
             "run": options.name,
             "iteration": record["iteration"],
+            "total_iter": self.trainer.total,
             "data": options.datasets.train.name or options.datasets.train.type,
             "seed": options.manual_seed,
             **self.validator.card(),

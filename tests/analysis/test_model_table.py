@@ -366,8 +366,8 @@ def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(t
     (tmp_path / "broken.safetensors").touch()
     models = {"a": {"path": str(tmp_path / "weights.pth")}, "b": {"path": str(tmp_path / "broken.safetensors")}}
     printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)
-    assert "models.a: " in printed and "does not say what network it holds" in printed
-    assert "models.b: " in printed and "cannot be read as safetensors" in printed
+    assert "models.a: " in printed and "does not say which network its tensors are of" in printed
+    assert "models.b: " in printed and "broken.safetensors is empty" in printed
     assert not (tmp_path / "table").exists()
 
 
