@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _ActionsContainer
 from collections.abc import Callable, Sequence
@@ -289,7 +290,9 @@ def with_errors_printed(command: str, run: Callable[[], int]) -> int:
     """Return the exit code of a command; errors meant for the user are printed without a traceback and give 1."""
     try:
         return run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends the process at once, without Python's tracebacks
+        print(f"{command}: stopped. {error}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1

@@ -150,7 +150,7 @@ class Run:
             saved = f"The last checkpoint is {self.folder / CHECKPOINT}; --auto_resume goes on from it."
             text = f"{blow} {saved if has_state else 'Nothing is saved yet.'}".strip()
             with suppress(OSError):  # the log too may be on a disk that is full
-                self.log.info("%s", text)
+                self.log.info("%s", text if blow else f"stopped at once. {text}")
         for handler in list(self.log.handlers):
             self.log.removeHandler(handler)
             with suppress(OSError):

@@ -178,6 +178,23 @@ def test_what_hits_a_run_is_one_message_with_the_checkpoint_to_go_on_from(
     assert "iteration 4 of 12" in train(tmp_path, "datasets:val=null", resume=True)
 
 
+def test_ctrl_c_twice_says_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, before = Trainer.step, signal.getsignal(signal.SIGINT)
+
+    def interrupted(trainer: Trainer) -> dict[str, float]:
+        if trainer.iteration == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    printed = train(tmp_path, "datasets:val=null", code=130)
+    signal.signal(signal.SIGINT, before)
+    saved = f"stopped at once. The last checkpoint is {tmp_path / 'tiny_train' / 'checkpoint.pt'}; --auto_resume goes on from it."
+    assert printed.splitlines()[-1] == "train: " + saved.replace(" at once", "")
+    assert saved in (tmp_path / "tiny_train" / "log.txt").read_text()
+
+
 def test_what_exhausts_the_memory_before_a_run_begins_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> None:
         raise MemoryError
