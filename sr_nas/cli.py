@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sr_nas.errors import UserError, is_out_of_memory, nearest, reason
-from sr_nas.runs.files import keep_freed_memory
+from sr_nas.runs.files import keep_freed_memory, wait_briefly
 
 MOST_SEEDS = 10_000
 
@@ -77,6 +77,8 @@ def _released_weights(parser: ArgumentParser) -> None:
 def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
     text = "device, as in option files (default: auto)"
     parser.add_argument("--num_gpu", choices=("auto", "0", "1"), default=default, help=text)
+    text = "threads on the CPU (default: OMP_NUM_THREADS, else one for each core)"
+    parser.add_argument("--num_threads", type=whole_number, metavar="N", help=text)
 
 
 def _search(parser: ArgumentParser) -> None:
@@ -280,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.module = "sr_nas.analysis.sweep"
     if command == "search" and args.jobs is not None and args.seeds is None:
         parser.error("--jobs goes with --seeds: it says how many of the searches run at a time")
+    wait_briefly()
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
         keep_freed_memory()

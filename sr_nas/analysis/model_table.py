@@ -34,10 +34,10 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
-from sr_nas.options.sections import OutputPath, RunName
+from sr_nas.options.sections import OutputPath, RunName, Threads
 from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
-from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory
+from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 
@@ -90,6 +90,8 @@ class BenchmarkOptions(Strict):
     """Name of the benchmark and of its folder, in which it goes on with what it has measured."""
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""
+    num_threads: Threads = "auto"
+    """Threads on the CPU; auto: OMP_NUM_THREADS where it is set, else one for each core."""
     datasets: Annotated[dict[RunName, str | None], Field(min_length=1)]
     """Set -> its folder, as tools/evaluate.py --data takes it; null leaves out a set that another file names."""
     models: Models = Field(default_factory=dict)
@@ -175,6 +177,7 @@ class Benchmark:
 
     def __init__(self, options: BenchmarkOptions) -> None:
         self.options, self.device = options, pick_device(options.num_gpu)
+        use_threads(options.num_threads)
         for model in filter(None, options.models.values()):
             check_precision(self.device, model.precision)
         self.entries = load_entries(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
@@ -16,6 +17,7 @@ from sr_nas.export.model import LAST
 from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, read_yaml
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
+from sr_nas.runs.device import cores, omp_threads, quickest_threads, use_threads
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, naming, sweep, write_json, write_text
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, restoring, run_folders
@@ -38,6 +40,7 @@ class Run:
         initial_world_size: number of processes that the run was begun with; its batches are ``batch_size_per_gpu`` for each.
         state: of the checkpoint, ``None`` for a new run; set by :meth:`open`.
         notes: lines to say when the run begins.
+        threads: of this process on the CPU; set by :meth:`take_threads`.
         log: written by the first process only.
     """
 
@@ -49,6 +52,7 @@ class Run:
         self.folder = folder or Path(options.path.experiments_root) / options.name
         self.state: dict[str, Any] | None = None
         self._opened = False
+        self.threads = 1
         self.log = logging.getLogger(f"{__name__}.silent")
         self.log.propagate = False
         self.log.addHandler(logging.NullHandler())
@@ -75,6 +79,31 @@ class Run:
     def batch(self) -> int:
         """Samples of a batch, of all processes together."""
         return int(self.options.datasets.train.batch_size_per_gpu) * self.initial_world_size
+
+    def take_threads(self, measures: bool, loop: Any, step: Callable[[], object]) -> None:
+        """Set the threads of this process, and notes on them. Results on a CPU depend on them, so a resumed run keeps them.
+
+        ``"auto"`` of a new run is OMP_NUM_THREADS, else the quickest number where it ``measures``, else all cores. To measure,
+        ``step`` takes steps of the ``loop``, whose ``state_dict`` and ``load_state_dict`` make it what it was.
+        """
+        wanted, notes = self.options.num_threads, self.notes
+        if self._starts:
+            self.threads = use_threads(int(self._starts[0]["threads"]))
+            asked = f"num_threads {wanted}" if wanted != "auto" else f"OMP_NUM_THREADS {omp_threads() or self.threads}"
+            if asked.split()[1] != str(self.threads):
+                notes.append(f"{asked} is for new runs: this one keeps its threads, on which results depend")
+        elif wanted == "auto" and measures and not omp_threads() and world_size() == 1 < cores():
+            state = deepcopy(loop.state_dict())
+            with torch.random.fork_rng(devices=[]):
+                self.threads, figures = quickest_threads(step)
+            loop.load_state_dict(state)
+            notes.append(f"num_threads auto is {self.threads} here: a step takes {figures}")
+        else:
+            self.threads = use_threads(wanted)
+            if wanted == "auto" and omp_threads():
+                notes.append(f"num_threads auto is {self.threads} here, as OMP_NUM_THREADS says")
+        if self.threads > cores():
+            notes.append(f"{self.threads} threads are more than the cores that this process may use, {cores()}: it will be slow")
 
     def open(self, device: torch.device, images: Sequence[str] = ()) -> Run:
         """Make the folder, or lock it and load its checkpoint, which also sets PyTorch's random states.
@@ -137,8 +166,8 @@ class Run:
         data, size = self.options.datasets.train, world_size()
         share = f", batches of {self.batch}, {self.batch // size} for each of {size} process{'es' * (size > 1)}"
         alone = self.initial_world_size == size == 1
-        verb = verb if self.state is None else "going on"
-        return f"{verb} in {self.folder} on {device} with {data.name or data.type}{'' if alone else share}"
+        where = f"{self.folder} on {device} (threads: {self.threads})"
+        return f"{verb if self.state is None else 'going on'} in {where} with {data.name or data.type}{'' if alone else share}"
 
     def __enter__(self) -> Run:
         return self
@@ -233,8 +262,9 @@ def _read_starts(folder: Path) -> list[dict[str, Any]]:
     def read(file: Path) -> list[dict[str, Any]]:
         starts = parse_json(file.read_bytes(), file)
         first = starts[0] if isinstance(starts, list) and starts else None
-        if not isinstance(first, dict) or type(first.get("processes")) is not int or first["processes"] < 1:
-            raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes.")
+        numbers = [first.get(key) for key in ("processes", "threads")] if isinstance(first, dict) else [None]
+        if any(type(number) is not int or not 1 <= number <= most for number, most in zip(numbers, (2**31, 1024), strict=False)):
+            raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes and threads.")
         for start in starts:
             images = start.get("images", []) if isinstance(start, dict) else None
             if not isinstance(images, list) or not all(isinstance(name, str) for name in images):

@@ -58,8 +58,10 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     # Everything is built, and thereby checked, before there is a folder.
     logger = options.logger
     images, network, start = build_training(options)
-    validator = find_task(options.task).validator(options, network, images, device)
     trainer = build_trainer(options, images, network, device, precision, run.initial_world_size)
+    measures = device.type == "cpu" and not options.train.compile  # compiled code is for one number of threads
+    run.take_threads(measures, trainer, lambda: trainer.iteration < trainer.total and trainer.step())
+    validator = find_task(options.task).validator(options, network, images, device)
 
     run.open(device, images.names)
     checkpointer = Checkpointer(run, trainer, validator)

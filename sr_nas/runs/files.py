@@ -1,4 +1,4 @@
-"""Atomic writes, what a model's file is by its content, file locks, the cache folder and glibc's allocator.
+"""Atomic writes, what a model's file is by its content, file locks, the cache folder, settings of the process.
 
 Imports nothing heavy: the command line needs it first.
 """
@@ -169,6 +169,16 @@ def cache_folder(kind: str) -> Path:
     folder = Path(root, kind)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def wait_briefly() -> None:
+    """Let OpenMP's threads (GNU's, PyTorch's on Linux) sleep after a short wait for one another; before PyTorch is imported.
+
+    By default they wait busily 30 times as long, and beside other work so long for a thread that is not running that little else
+    is done (docs/performance.md). Settings in the environment are left alone.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def keep_freed_memory() -> bool:

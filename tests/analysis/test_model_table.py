@@ -378,6 +378,7 @@ def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(t
         (["--model", "x"], "--model and --data, or an option file with -opt"),
         (["--model", "x", "--data", "y", "--save_images"], "--save_images belongs to -opt"),
         (["-opt", "x", "--scale", "2"], "--scale is said by the option file"),
+        (["-opt", "x", "--num_threads", "2"], "--num_threads is said by the option file"),
     ],
 )
 def test_the_two_forms_are_not_mixed(words: list[str], text: str) -> None:

@@ -70,6 +70,19 @@ def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp
         assert record | {"memory_bytes": 0} == again | {"memory_bytes": 0}
 
 
+def test_auto_measures_threads_and_leaves_the_training_of_that_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train:total_iter=2", "datasets:val=null", "datasets:train:num_worker_per_gpu=1")
+    train(tmp_path, *words, "name=fixed", "num_threads=2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for room in ("runs.device", "jobs.run"):
+        monkeypatch.setattr(f"sr_nas.{room}.cores", lambda: 2)
+    medians = iter([2.0, 1.0])
+    monkeypatch.setattr("sr_nas.runs.device.median", lambda times: next(medians))
+    assert "num_threads auto is 2 here: a step takes 2 s with 1, 1 s with 2" in train(tmp_path, *words, "num_threads=auto")
+    auto, fixed = (load_tensors(tmp_path / name / "checkpoint.pt") for name in ("tiny_train", "fixed"))
+    assert_equal(auto, fixed)
+
+
 def test_export_then_use_without_any_option_file(trained: Path, tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     run("export", "--run", trained, "-o", file)
