@@ -76,6 +76,7 @@ def _straight(pixels: np.ndarray, photometric: int, alpha: int) -> np.ndarray:
     if photometric == 0:
         colour = most - colour
     if alpha == _ASSOCIATED:
-        divided = (colour.astype(np.uint32) * most + extra // 2) // np.maximum(extra, 1)
-        colour = np.where(extra == 0, 0, np.minimum(divided, most)).astype(pixels.dtype)
+        divisor = np.maximum(extra[..., 0], 1)
+        for plane in np.moveaxis(colour, 2, 0):  # one at a time: the products take 32 bits
+            plane[:] = np.minimum((plane.astype(np.uint32) * most + divisor // 2) // divisor, most) * (extra[..., 0] > 0)
     return np.dstack([colour, extra]) if alpha in (_ASSOCIATED, _UNASSOCIATED) else colour
