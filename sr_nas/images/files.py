@@ -28,7 +28,6 @@ import torch
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from tifffile import TiffPage
 from torch import Tensor
 
@@ -127,12 +126,7 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
     number, page = _tiff_image(stream)
     tags = set(page.tags.keys())
     others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
-    decoded = tiff_pixels(number, page, data)
-    if decoded is None:
-        image = TiffImageFile(io.BytesIO(data))
-        image.seek(number)
-        decoded = _converted(image), 1  # Pillow turns a TIFF itself
-    return *decoded, Metadata(page.iccprofile, others)
+    return *tiff_pixels(number, page, data, _converted), Metadata(page.iccprofile, others)
 
 
 def _tiff_image(stream: BinaryIO) -> tuple[int, TiffPage]:
