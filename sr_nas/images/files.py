@@ -126,7 +126,10 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
     number, page = _tiff_image(stream)
     tags = set(page.tags.keys())
     others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
-    return *tiff_pixels(number, page, data, _converted), Metadata(page.iccprofile, others)
+    pixels, orientation = tiff_pixels(number, page, data, _converted)
+    if sorted(pixels.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
+        raise UserError("it is damaged: what it states about the layout of its pixels is not so.")
+    return pixels, orientation, Metadata(page.iccprofile, others)
 
 
 def _tiff_image(stream: BinaryIO) -> tuple[int, TiffPage]:

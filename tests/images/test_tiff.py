@@ -137,6 +137,13 @@ def test_strips_that_are_missing_or_cut_off_are_an_error() -> None:
             decode(tags(**changed))
 
 
+def test_a_layout_of_no_known_kind_is_an_error() -> None:
+    row = {"t257": 1, "t278": 1, "t262": 2, "t277": 3, "t279": 12}
+    np.testing.assert_array_equal(decode(tags(**row, t284=1)).ravel(), range(12))
+    with pytest.raises(UserError, match="damaged: what it states about the layout"):
+        decode(tags(**row, t284=32773))
+
+
 @pytest.mark.parametrize("compression", [1, 5, 8, 32773])
 @pytest.mark.parametrize("bits", [1, 8, 16])
 @pytest.mark.parametrize("size", [(2**32 - 1, 2**32 - 1), (2**31, 2**31), (2**20, 2**20)])
