@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
 import signal
 import sys
+import textwrap
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _ActionsContainer
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -143,9 +145,9 @@ def _analyze(parser: ArgumentParser) -> None:
         sub.add_argument("--epoch", type=int, metavar="N", help="last epoch to look at (default: the last that all seeds have)")
 
     landscape = job("landscape", "figure 5: loss and accuracy over two random directions in alpha", module="landscape")
-    landscape.add_argument("--grid", type=int, default=21, metavar="N", help="points along each direction, odd (default: 21)")
+    landscape.add_argument("--grid", type=int, default=11, metavar="N", help="points along each direction, odd (default: 11)")
     landscape.add_argument("--radius", type=float, default=1.0, help="farthest step, in --normalise's unit (default: 1)")
-    landscape.add_argument("--batches", type=int, default=4, metavar="N", help="batches of alpha's images (default: 4)")
+    landscape.add_argument("--batches", type=int, default=2, metavar="N", help="batches of alpha's images (default: 2)")
     landscape.add_argument("--seed", type=int, default=0, help="seed of the directions (default: 0)")
     text = "length of a direction in each choice: alpha's own norm, or 1 (default: alpha)"
     landscape.add_argument("--normalise", choices=("alpha", "unit"), default="alpha", help=text)
@@ -295,18 +297,21 @@ def with_errors_printed(command: str, run: Callable[[], int]) -> int:
         return run()
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends the process at once, without Python's tracebacks
-        print(f"{command}: stopped. {error}".rstrip(), file=sys.stderr)
-        return 130
+        code, text = 130, f"stopped. {error}".rstrip()
     except BrokenPipeError:
         return 1
     except (UserError, OSError) as error:
-        print(f"{command}: {reason(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 1
+        code, text = 1, reason(error) if isinstance(error, OSError) else str(error)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"{command}: the memory does not suffice. Take less at once, or end what else runs here.", file=sys.stderr)
-        return 1
+        code, text = 1, "the memory does not suffice. Take less at once, or end what else runs here."
+    lines = f"{command}: {text}".splitlines()
+    if sys.stderr.isatty():  # which would break words at its edge
+        width = shutil.get_terminal_size().columns
+        lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    print(*lines, sep="\n", file=sys.stderr)
+    return code
 
 
 def tool(command: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.func import functional_call
 
@@ -25,6 +23,7 @@ from sr_nas.analysis.tables import Report, check_output, open_output, write_csv,
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import Values, new_figure, save, style
+from sr_nas.report.progress import RunView
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors, restoring
 from sr_nas.search.searcher import Searcher
@@ -59,28 +58,30 @@ def over_plane(
     alpha: ByLabel,
     directions: tuple[ByLabel, ByLabel],
     steps: Sequence[float],
-    console: Console,
+    on_row: Callable[[float, list[Mapping[str, float]]], object] = lambda second, row: None,
 ) -> dict[str, Values]:
-    """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``, showing progress on the console.
+    """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``; ``on_row(b, numbers)`` after each b.
 
     Returns:
         name of a number measured -> its values, ``[len(steps) of b, len(steps) of a]``.
     """
     first, second = directions
-    rows = [
-        [measure({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()}) for a in steps]
-        for b in track(steps, "measuring", console=console, transient=True)
-    ]
+    rows: list[list[Mapping[str, float]]] = []
+    for b in steps:
+        alphas = ({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()} for a in steps)
+        rows.append([measure(point) for point in alphas])
+        on_row(b, rows[-1])
     return {name: np.array([[point[name] for point in row] for row in rows], dtype=np.float64) for name in rows[0][0]}
 
 
-def landscape(folder: Path, args: Namespace, steps: Sequence[float], console: Console) -> dict[str, Values]:
+def landscape(
+    folder: Path, args: Namespace, steps: Sequence[float], on_row: Callable[[float, list[Mapping[str, float]]], object]
+) -> dict[str, Values]:
     """Return ``loss``, and the metrics of a batch that the task has, over the plane, ``[second direction, first]``.
 
     Every point is measured on the first batches of alpha's images. BatchNorm normalises by the batch, as in alpha's own steps:
     running statistics belong to one alpha alone. Nothing in the folder is changed.
     """
-    read_run(folder)
     options = load_options(search_options, folder / OPTIONS, args.force_yml)
     device = pick_device(options.num_gpu)
     state = load_tensors(folder / CHECKPOINT, device)
@@ -90,7 +91,7 @@ def landscape(folder: Path, args: Namespace, steps: Sequence[float], console: Co
         searcher.space.load_state_dict(state["space"])
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (args.seed, number), args.normalise) for number in (0, 1))
-    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps, console)
+    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps, on_row)
 
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
@@ -122,12 +123,26 @@ def main(args: Namespace) -> int:
         raise UserError("--batches is at least 1, --radius above 0 and --seed at least 0.")
     check_output(args.output)
     console, steps = Console(markup=False), np.linspace(-args.radius, args.radius, args.grid).tolist()
-    surfaces: dict[str, dict[str, Values]] = {}
     for run in args.runs:
-        name = run.resolve().name
-        surfaces[name if name not in surfaces else str(run)] = landscape(run, args, steps, console)
-    searches: dict[str, dict[str, Any]] = {}
+        read_run(run)
+    folder, unit = open_output(args.output, "landscape"), UNITS[args.normalise]
+    surfaces: dict[str, dict[str, Values]] = {}
     points: list[dict[str, Any]] = []
+    for run in args.runs:
+        search = str(run) if run.resolve().name in surfaces else run.resolve().name
+        with RunView(console, search, args.grid) as view:
+
+            def keep(second: float, row: list[Mapping[str, float]], search: str = search, view: RunView = view) -> None:
+                points.extend(
+                    {"search": search, "first": a, "second": second, **numbers} for a, numbers in zip(steps, row, strict=True)
+                )
+                write_csv(folder / "landscape.csv", points)  # what there is, should the rest be stopped
+                done = steps.index(second) + 1
+                view.advance(done)
+                view.message(f"{search}: row {done} of {args.grid}", f"time left {view.time_left}")
+
+            surfaces[search] = landscape(run, args, steps, keep)
+    searches: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, str]] = []
     for search, surface in surfaces.items():
         searches[search] = {name: values.tolist() for name, values in surface.items()} | {"summary": {}}
@@ -136,13 +151,8 @@ def main(args: Namespace) -> int:
             summary |= {"min": values.min(), "max": values.max()}
             searches[search]["summary"][name] = summary
             rows.append({"search": search, "quantity": name} | {key: f"{value:.4f}" for key, value in summary.items()})
-        for (row, second), (column, first) in product(enumerate(steps), enumerate(steps)):
-            point = {"search": search, "first": first, "second": second}
-            points.append(point | {name: values[row, column] for name, values in surface.items()})
-    folder, unit = open_output(args.output, "landscape"), UNITS[args.normalise]
     content = {"steps": steps, "unit": unit, "batches": args.batches, "seed": args.seed, "searches": searches}
     write_numbers(folder / "landscape.json", content)
-    write_csv(folder / "landscape.csv", points)
     save(_figure(surfaces, steps, unit), folder / "landscape.png")
     Report(folder, rows).print(console)
     return 0

@@ -44,6 +44,10 @@ ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_cli
 LIBRARIES = {"cpu": (36e6, 1.3)}
 
 
+# A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner.
+DRAW = 0.05
+
+
 def main(args: Namespace) -> int:
     """Run the command ``search``; return its exit code."""
     with processes():
@@ -99,7 +103,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         lines = outcome(run.folder, choices)
         run.log.info("%s", "\n".join(lines))
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
     return 0
 
 
@@ -182,12 +186,14 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
     genotype = Genotype.from_json(last["genotype"])
     times = f", {margins.final_spread / margins.initial_spread:.0f} times as much" if margins.initial_spread else ""
     memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
-    rows = []
+    rows, draws = [], 0
     for label, names in genotype.picks:
-        clarity = ("decided by several choices", "", "") if label not in choices else ("keeps all it can", "", "")
+        clarity = ("decided by several choices" if label not in choices else "keeps all it can", "", "", "")
         if label in margins.weakest:
             even = 1 / len(choices[label].candidates)
-            clarity = (f"{margins.weakest[label]:.3f}", f"+{margins.margin[label]:.3f}", f"{even:.3f}")
+            draw = margins.margin[label] < DRAW * even
+            draws += draw
+            clarity = (f"{margins.weakest[label]:.3f}", f"+{margins.margin[label]:.3f}", f"{even:.3f}", "a draw" * draw)
         rows.append((label, JOINT.join(names), *clarity))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -196,6 +202,7 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
         f"network   {last['params']:,} parameters; " + "; ".join(f"{name} {value}" for name, value in macs(last, 2).items()),
         *(f"{'truth':<10}{name} {known}" for name, known in truth(last).items()),
         f"alpha     spread within a choice {margins.initial_spread:.4f} at the start, {margins.final_spread:.4f} now{times}",
+        *[f"undecided {draws} of {len(margins.margin)} choices lead by less than {DRAW:.0%} of an even draw"] * (draws > 0),
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]

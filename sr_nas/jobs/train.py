@@ -118,7 +118,7 @@ def fit(
                 scalars.write(trainer.iteration, scores)
                 if means:
                     texts = {name: validator.format(values) for name, values in means.items()}
-                    view.validation(trainer.iteration, texts, improved)
+                    view.validation(trainer.iteration, texts, improved, trainer.start_share)
             stopping = stop.agreed()
             if stopping or due(save_freq):
                 scalars.flush()

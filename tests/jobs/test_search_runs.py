@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from sr_nas.genotype import genotype_from
 from sr_nas.images.files import write_image
 from sr_nas.jobs.run import Run
+from sr_nas.jobs.search import outcome
 from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
-from sr_nas.runs.run_dir import load_tensors, read_history
+from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.
@@ -108,6 +109,19 @@ def test_the_option_block_builds_the_genotype(finished: tuple[Path, str]) -> Non
     )
     network = IMDN(2, 16, 1, genotype)
     assert not network.load_state_dict(load_file(folder / "inherited.safetensors"), strict=False).unexpected_keys
+
+
+def test_a_lead_within_a_draw_is_called_one(tmp_path: Path) -> None:
+    choices = IMDN.choices()
+    label, *others = choices
+    weights = {name: [0.5, 0.1, 0.1, *[0.3 / 9] * 9] for name in others} | {label: [0.085, 0.084, *[0.831 / 10] * 10]}
+    picks = {name: choice.candidates[0] for name, choice in choices.items()}
+    record = {"alpha": weights, "beta": weights, "genotype": {"arch": "IMDN", "genotype": picks}, "params": 1, "seconds": 1.0}
+    for _ in range(2):
+        append_history(tmp_path, record)
+    lines = outcome(tmp_path, choices)
+    assert [line.endswith("+0.001  0.083  a draw") for line in lines[1:5]] == [name == label for name in choices]
+    assert "undecided 1 of 4 choices lead by less than 5% of an even draw" in lines
 
 
 def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tmp_path: Path) -> None:
