@@ -61,8 +61,8 @@ def shortened(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-17:]}"
 
 
-def parse_json(content: str | bytes, where: object) -> Any:
-    """Read JSON whose mappings name every key once; raise UserError, which says ``where`` and the line, where it is none."""
+def parse_json(content: bytes, where: object) -> Any:
+    """Read JSON whose mappings name every key once; raise UserError, which says ``where``, if it is none."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
@@ -71,16 +71,9 @@ def parse_json(content: str | bytes, where: object) -> Any:
         return mapping
 
     try:
-        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return json.loads(text, object_pairs_hook=unique)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is no JSON: it is not UTF-8 (byte {error.start}).") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}, line {error.lineno}, column {error.colno}, is no JSON: {error.msg}.") from error
-    except RecursionError as error:
-        raise UserError(f"{where} is no JSON of ours: it is nested too deep.") from error
-    except ValueError as error:
-        raise UserError(f"{where} is no JSON of ours: {error}.") from error
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON: {error}.") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -134,6 +134,7 @@ class Recorder:
             save_checkpoint(self.run.folder / CHECKPOINT, self.searcher.state_dict())
         elif is_first():
             cut_history(self.run.folder, self.searcher.step)
+            read_history(self.run.folder, self.searcher.space.choices())  # a damaged one is found now and not at the end
 
     def on_step(self, losses: Mapping[str, Any]) -> None:
         """Show a finished step."""

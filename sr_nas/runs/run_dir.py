@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 import sr_nas
 from sr_nas.errors import UserError, first_line, is_out_of_memory, parse_json, shortened
+from sr_nas.genotype import Choices
 from sr_nas.runs.distributed import world_size
 from sr_nas.runs.files import kind_of, naming, replacing, write_text
 
@@ -66,26 +69,57 @@ def append_history(folder: Path, record: dict[str, Any]) -> None:
             raise
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's history, without a last line cut off by a kill; a UserError if it is missing or damaged."""
+class SearchRecord(BaseModel):
+    """What a record of a search's history must hold for those who read it; others are of any kind."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, float | dict[str, float]]
+    epoch: int
+    step: int
+    seconds: float
+    alpha: dict[str, list[float]]
+    beta: dict[str, list[float]]
+    loss: dict[str, float]
+    genotype: dict[str, str | dict[str, str | list[str]]]
+    true_accuracy: dict[str, dict[str, float]] = {}
+
+
+def read_history(folder: Path, choices: Choices | None = None) -> list[dict[str, Any]]:
+    """Return the records of a run's history, without a last line cut off by a kill; a UserError if it is missing or damaged.
+
+    With the choices of a search its records are checked as a :class:`SearchRecord` of them.
+    """
     file = folder / HISTORY
     if not file.is_file():
         raise UserError(f"{folder} holds no {HISTORY}: is it the folder of a run?")
     lines = file.read_bytes().split(b"\n")
-    return [_record(line, f"{file}, record {number}") for number, line in enumerate(lines[:-1], start=1)]
+    return [_record(line, f"{file}, record {number}", choices) for number, line in enumerate(lines[:-1], start=1)]
 
 
-def _record(line: bytes, where: str) -> dict[str, Any]:
+def _record(line: bytes, where: str, choices: Choices | None) -> dict[str, Any]:
     record = parse_json(line, where)
-    if not isinstance(record, dict):
-        raise UserError(f"{where} is damaged: it is {shortened(record)} and not a mapping.")
+    try:
+        if not isinstance(record, dict):
+            raise ValueError(f"it is {shortened(record)} and not a mapping")
+        if choices is not None:
+            checked = SearchRecord.model_validate(record)
+            sizes = {label: len(choice.candidates) for label, choice in choices.items()}
+            if any(sizes != {label: len(values) for label, values in kind.items()} for kind in (checked.alpha, checked.beta)):
+                raise ValueError("its alpha or beta is not of the search's choices")
+    except ValueError as error:
+        address = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+        reason = f"{address} is missing or of another kind" if address else error
+        raise UserError(f"{where} is damaged: {reason}.") from error
     return record
 
 
 def cut_history(folder: Path, last: int, key: str = "step") -> None:
     """Drop the records after step ``last``: a run that resumes there writes them again."""
     if (folder / HISTORY).is_file():
-        records = [record for record in read_history(folder) if record[key] <= last]
+        records = read_history(folder)
+        if any(type(record.get(key)) is not int for record in records):
+            raise UserError(f"{folder / HISTORY} is damaged: a record has no whole number '{key}'.")
+        records = [record for record in records if record[key] <= last]
         write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -136,8 +170,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint to ``device`` and restore the states of the random generators; a UserError if it is none."""
+    """Read a checkpoint to ``device`` and restore the states of the random generators; a UserError if it is none or damaged."""
     state = load_tensors(path, device)
+    try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, and never looks at them
+            broken = archive.testzip()
+    except Exception:  # zipfile raises whatever it meets in a damaged file
+        broken = "the archive"
+    if broken:
+        raise UserError(f"{path} is damaged: the checksum of {broken} is wrong.")
     random = state.pop("random", None)
     if random is None:
         raise UserError(f"{path} is no checkpoint of a run: it holds {', '.join(map(str, list(state)[:8]))}.")

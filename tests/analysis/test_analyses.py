@@ -126,7 +126,7 @@ def test_a_folder_of_seeds_stands_for_its_runs(tmp_path: Path) -> None:
 
 
 def test_two_methods_of_one_name_are_both_named(tmp_path: Path) -> None:
-    both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "sac", 0, (0.1, 0.1), name="x_2")]
+    both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "darts", 0, (0.1, 0.1), name="x_2")]
     options = both[1] / "options.yml"
     options.write_text(options.read_text().replace("name: x_2", "name: x"))
     assert [method.name for method in methods_of(both)] == ["x (x)", "x (x_2)"]
