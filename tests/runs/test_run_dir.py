@@ -106,7 +106,7 @@ def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "c.pt").read_bytes()
     place = whole.index(values[500:504].numpy().tobytes())
     (tmp_path / "c.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    with pytest.raises(UserError, match=r"c\.pt is damaged: the checksum of .* is wrong"):
+    with pytest.raises(UserError, match=r"c\.pt is damaged"):
         load_checkpoint(tmp_path / "c.pt", torch.device("cpu"))
 
 
