@@ -6,7 +6,7 @@ After Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018. 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,26 +58,16 @@ def over_plane(
     alpha: ByLabel,
     directions: tuple[ByLabel, ByLabel],
     steps: Sequence[float],
-    on_row: Callable[[float, list[Mapping[str, float]]], object] = lambda second, row: None,
-) -> dict[str, Values]:
-    """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``; ``on_row(b, numbers)`` after each b.
-
-    Returns:
-        name of a number measured -> its values, ``[len(steps) of b, len(steps) of a]``.
-    """
+) -> Iterator[list[Mapping[str, float]]]:
+    """Yield for each b in ``steps`` the list of ``measure(alpha + a * first + b * second)`` for all a in ``steps``."""
     first, second = directions
-    rows: list[list[Mapping[str, float]]] = []
     for b in steps:
         alphas = ({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()} for a in steps)
-        rows.append([measure(point) for point in alphas])
-        on_row(b, rows[-1])
-    return {name: np.array([[point[name] for point in row] for row in rows], dtype=np.float64) for name in rows[0][0]}
+        yield [measure(point) for point in alphas]
 
 
-def landscape(
-    folder: Path, args: Namespace, steps: Sequence[float], on_row: Callable[[float, list[Mapping[str, float]]], object]
-) -> dict[str, Values]:
-    """Return ``loss``, and the metrics of a batch that the task has, over the plane, ``[second direction, first]``.
+def landscape(folder: Path, args: Namespace, steps: Sequence[float]) -> Iterator[list[Mapping[str, float]]]:
+    """Yield ``loss``, and the metrics of a batch that the task has, over the plane: a list per step of the second direction.
 
     Every point is measured on the first batches of alpha's images. BatchNorm normalises by the batch, as in alpha's own steps:
     running statistics belong to one alpha alone. Nothing in the folder is changed.
@@ -91,7 +81,7 @@ def landscape(
         searcher.space.load_state_dict(state["space"])
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (args.seed, number), args.normalise) for number in (0, 1))
-    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps, on_row)
+    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps)
 
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
@@ -125,23 +115,22 @@ def main(args: Namespace) -> int:
     console, steps = Console(markup=False), np.linspace(-args.radius, args.radius, args.grid).tolist()
     for run in args.runs:
         read_run(run)
-    folder, unit = open_output(args.output, "landscape"), UNITS[args.normalise]
+    folder: Path | None = None
     surfaces: dict[str, dict[str, Values]] = {}
     points: list[dict[str, Any]] = []
     for run in args.runs:
-        search = str(run) if run.resolve().name in surfaces else run.resolve().name
+        search, plane = str(run) if run.resolve().name in surfaces else run.resolve().name, []
         with RunView(console, search, args.grid) as view:
-
-            def keep(second: float, row: list[Mapping[str, float]], search: str = search, view: RunView = view) -> None:
-                points.extend(
-                    {"search": search, "first": a, "second": second, **numbers} for a, numbers in zip(steps, row, strict=True)
-                )
+            for number, row in enumerate(landscape(run, args, steps), start=1):
+                plane.append(row)
+                points += [{"search": search, "first": a, "second": steps[number - 1], **row[k]} for k, a in enumerate(steps)]
+                folder = folder or open_output(args.output, "landscape")
                 write_csv(folder / "landscape.csv", points)  # what there is, should the rest be stopped
-                done = steps.index(second) + 1
-                view.advance(done)
-                view.message(f"{search}: row {done} of {args.grid}", f"time left {view.time_left}")
-
-            surfaces[search] = landscape(run, args, steps, keep)
+                view.advance(number)
+                view.message(f"{search}: row {number} of {args.grid}", f"time left {view.time_left}")
+        surfaces[search] = {name: np.array([[point[name] for point in row] for row in plane]) for name in plane[0][0]}
+    assert folder is not None
+    unit = UNITS[args.normalise]
     searches: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, str]] = []
     for search, surface in surfaces.items():

@@ -286,13 +286,11 @@ def test_a_plane_is_measured_at_alpha_plus_both_steps() -> None:
     def measure(alpha: dict[str, torch.Tensor]) -> dict[str, float]:
         return {"square": float(sum(logits.square().sum() for logits in alpha.values())), "first": float(alpha["a"][0])}
 
-    seen: list[float] = []
-    result = over_plane(measure, ALPHA, (first, second), steps, lambda b, row: seen.append(b) or len(row))
-    assert seen == steps
+    rows = list(over_plane(measure, ALPHA, (first, second), steps))
     dot = [[float(sum((x[k] * y[k]).sum() for k in ALPHA)) for y in (ALPHA, first, second)] for x in (ALPHA, first, second)]
     for row, b in enumerate(steps):
         for column, a in enumerate(steps):
             coefficients = (1.0, a, b)
             square = sum(dot[i][j] * coefficients[i] * coefficients[j] for i in range(3) for j in range(3))
-            assert result["square"][row, column] == pytest.approx(square)
-            assert result["first"][row, column] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))
+            assert rows[row][column]["square"] == pytest.approx(square)
+            assert rows[row][column]["first"] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))
