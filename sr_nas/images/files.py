@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401 (Pillow's preinit leaves WebP out)
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from tifffile import TiffPage
@@ -148,7 +148,7 @@ def _opened(stream: BinaryIO) -> ImageFile:
     if head[12:16] == b"VP8X":  # a WebP's canvas, which is allocated when it is opened
         width, height = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
         _check_size(stream, width, height, 4 * width * height, 0)
-    Image.init()
+    Image.preinit()
     plugin = next((plugin for plugin, accept in map(Image.OPEN.__getitem__, _READABLE) if accept and accept(head) is True), None)
     if plugin is None:
         raise UserError(f"it is damaged, or of a kind that is not read; {listing(_READABLE)} of 8 or 16 bits are.")
