@@ -19,15 +19,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, TypeAdapter, model_validator
 from rich.console import Console
 from rich.progress import Progress
+from typing_extensions import TypedDict
 
 from sr_nas import __version__
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import Pairs, benchmark_set
-from sr_nas.errors import UserError, is_out_of_memory
+from sr_nas.errors import UserError, is_out_of_memory, parse_json
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
@@ -165,6 +166,16 @@ def file_digest(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+class _Measured(TypedDict):
+    seconds: float
+    psnr: float
+    ssim: float
+    memory_bytes: int | None
+
+
+_CACHE = TypeAdapter(dict[str, str | list[_Measured]])
+
+
 class Benchmark:
     """Models, sets and the measurements of the former on the latter.
 
@@ -191,10 +202,11 @@ class Benchmark:
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()) and not self._file.is_file():
             raise UserError(f"{self.folder} holds no benchmark but something else. Give the benchmark another name.")
+        self.cache: dict[str, Any] = parse_json(self._file.read_bytes(), self._file) if self._file.is_file() else {}
         try:
-            self.cache = dict(json.loads(self._file.read_text(encoding="utf-8"))) if self._file.is_file() else {}
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self._file} is damaged: {error}. Delete it to measure everything again.") from error
+            _CACHE.validate_python(self.cache, strict=True)
+        except ValueError as error:
+            raise UserError(f"{self._file} is damaged. Delete it to measure everything again.") from error
         sweep(self.folder, ABANDONED)
         write_json(self._file, self.cache)
         write_text(self.folder / OPTIONS, dump_options(options))

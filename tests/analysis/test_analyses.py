@@ -189,6 +189,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return root, words
 
 
+def test_a_mistyped_quantity_is_refused_before_a_search(tmp_path: Path) -> None:
+    words = ["sweep", "-opt", REPOSITORY / "options" / "sac_imdn.yml", "--over", "search:flops_weight=0,1", "--show", "gap_wrost"]
+    text = run("analyze", *words, "--force_yml", f"path:experiments_root={tmp_path}", code=1)
+    assert "--show: there is no 'gap_wrost' - did you mean 'gap_worst'?" in text and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_grid_reports_every_search_and_makes_none_twice(swept: tuple[Path, list[str]]) -> None:
     root, words = swept

@@ -177,7 +177,10 @@ def test_nothing_is_measured_twice(tmp_path: Path, place: Path, measured: Counte
     run("evaluate", "-opt", file)
     assert measured == {"two x2": 1}
     (tmp_path / "table" / MEASUREMENTS).write_text('{"a": ')
-    assert "is damaged" in run("evaluate", "-opt", file, code=1)
+    assert f"{MEASUREMENTS} is no JSON" in run("evaluate", "-opt", file, code=1)
+    for damaged in ([], {"a": 3}, {"a": [3]}, {"a": [{"psnr": 1, "ssim": 1, "seconds": "1", "memory_bytes": None}]}):
+        (tmp_path / "table" / MEASUREMENTS).write_text(json.dumps(damaged))
+        assert f"{MEASUREMENTS} is damaged. Delete it" in run("evaluate", "-opt", file, code=1)
 
 
 def test_what_changes_is_measured_again_and_nothing_else(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
