@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return load_network
     raise AttributeError(f"module 'sr_nas' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
+import shutil
+import signal
 import sys
+import textwrap
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _ActionsContainer
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sr_nas.errors import UserError, is_out_of_memory, nearest
-from sr_nas.runs.files import keep_freed_memory
+from sr_nas.errors import UserError, is_out_of_memory, nearest, reason
+from sr_nas.runs.files import keep_freed_memory, wait_briefly
 
 MOST_SEEDS = 10_000
 
@@ -77,6 +79,8 @@ def _released_weights(parser: ArgumentParser) -> None:
 def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
     text = "device, as in option files (default: auto)"
     parser.add_argument("--num_gpu", choices=("auto", "0", "1"), default=default, help=text)
+    text = "threads on the CPU (default: OMP_NUM_THREADS, else one for each core)"
+    parser.add_argument("--num_threads", type=whole_number, metavar="N", help=text)
 
 
 def _search(parser: ArgumentParser) -> None:
@@ -141,9 +145,9 @@ def _analyze(parser: ArgumentParser) -> None:
         sub.add_argument("--epoch", type=int, metavar="N", help="last epoch to look at (default: the last that all seeds have)")
 
     landscape = job("landscape", "figure 5: loss and accuracy over two random directions in alpha", module="landscape")
-    landscape.add_argument("--grid", type=int, default=21, metavar="N", help="points along each direction, odd (default: 21)")
+    landscape.add_argument("--grid", type=int, default=11, metavar="N", help="points along each direction, odd (default: 11)")
     landscape.add_argument("--radius", type=float, default=1.0, help="farthest step, in --normalise's unit (default: 1)")
-    landscape.add_argument("--batches", type=int, default=4, metavar="N", help="batches of alpha's images (default: 4)")
+    landscape.add_argument("--batches", type=int, default=2, metavar="N", help="batches of alpha's images (default: 2)")
     landscape.add_argument("--seed", type=int, default=0, help="seed of the directions (default: 0)")
     text = "length of a direction in each choice: alpha's own norm, or 1 (default: alpha)"
     landscape.add_argument("--normalise", choices=("alpha", "unit"), default="alpha", help=text)
@@ -280,6 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.module = "sr_nas.analysis.sweep"
     if command == "search" and args.jobs is not None and args.seeds is None:
         parser.error("--jobs goes with --seeds: it says how many of the searches run at a time")
+    wait_briefly()
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
         keep_freed_memory()
@@ -287,27 +292,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def with_errors_printed(command: str, run: Callable[[], int]) -> int:
-    """Return the exit code of a command; errors meant for the user are printed without a traceback and give 1.
-
-    What the terminal's encoding lacks, perhaps the name of a file, is printed with backslashes.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Return the exit code of a command; errors meant for the user are printed without a traceback and give 1."""
     try:
         return run()
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends the process at once, without Python's tracebacks
+        code, text = 130, f"stopped. {error}".rstrip()
     except BrokenPipeError:
         return 1
-    except (UserError, OSError) as error:  # OSError: no space, no permission, which its text names
-        print(f"{command}: {error}", file=sys.stderr)
-        return 1
+    except (UserError, OSError) as error:
+        code, text = 1, reason(error) if isinstance(error, OSError) else str(error)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"{command}: the memory does not suffice. Take less at once, or end what else runs here.", file=sys.stderr)
-        return 1
+        code, text = 1, "the memory does not suffice. Take less at once, or end what else runs here."
+    lines = f"{command}: {text}".splitlines()
+    if sys.stderr.isatty():  # which would break words at its edge
+        width = shutil.get_terminal_size().columns
+        lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    print(*lines, sep="\n", file=sys.stderr)
+    return code
 
 
 def tool(command: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -15,9 +16,27 @@ OUT_OF_MEMORY = (
     *("failed to allocate", "bad_alloc", "alloc_failed", "can't start new thread", "failed to map segment"),
 )
 
+WHAT_TO_DO = {
+    errno.ENOSPC: "Free some space there, and run the command again.",
+    errno.EDQUOT: "Your quota of that disk is used up: free some of it, and run the command again.",
+    errno.EROFS: "That disk can only be read: name another folder.",
+    errno.EACCES: "You may not do that there: change the permissions, or name another folder.",
+}
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The message says what was wrong, where, and what to do."""
+
+
+def reason(error: OSError) -> str:
+    """Return a sentence on a file that could not be read or written: its name, why, and what to do where that is known."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}. {WHAT_TO_DO.get(error.errno or 0, '')}".rstrip()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, at most 200 characters, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
@@ -42,8 +61,8 @@ def shortened(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-17:]}"
 
 
-def parse_json(content: str | bytes, where: object) -> Any:
-    """Read JSON whose mappings name every key once; raise UserError, which says ``where`` and the line, where it is none."""
+def parse_json(content: bytes, where: object) -> Any:
+    """Read JSON whose mappings name every key once; raise UserError, which says ``where``, if it is none."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
@@ -52,16 +71,9 @@ def parse_json(content: str | bytes, where: object) -> Any:
         return mapping
 
     try:
-        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return json.loads(text, object_pairs_hook=unique)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is no JSON: it is not UTF-8 (byte {error.start}).") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}, line {error.lineno}, column {error.colno}, is no JSON: {error.msg}.") from error
-    except RecursionError as error:
-        raise UserError(f"{where} is no JSON of ours: it is nested too deep.") from error
-    except ValueError as error:
-        raise UserError(f"{where} is no JSON of ours: {error}.") from error
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON: {error}.") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -68,8 +68,6 @@ class SuperResolution(Task):
         if section is None:
             return {"loss": self.loss(options)}
         where = "train.distill_opt.teacher"
-        if section.teacher.endswith((".pth", ".pt")):
-            raise UserError(f"{where}: export {section.teacher} to a .safetensors file first, with tools/export.py --model.")
         teacher = load_model(section.teacher)
         if teacher.scale != options.scale:
             raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {options.scale}.")
@@ -102,7 +100,8 @@ class SRValidator(Validator):
 
     def card(self) -> dict[str, Any]:
         loss, teacher = self.options.train.pixel_opt.type, self.options.train.distill_opt
-        return {"loss": loss} | ({} if teacher is None else {"teacher": teacher.teacher})
+        bicubic = {name: scores["psnr"] for name, scores in self.baselines.items()}
+        return {"loss": loss, "bicubic": bicubic} | ({} if teacher is None else {"teacher": teacher.teacher})
 
     def notes(self) -> list[str]:
         return [f"bicubic on {name}: {self.format(scores)}" for name, scores in self.baselines.items()]

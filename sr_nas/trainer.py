@@ -135,7 +135,7 @@ class Trainer:
         self.forward = torch.compile(self._replica) if compiled else self._replica
         self.distillation, self.accumulate, self.grad_clip_norm = distillation, accumulate, grad_clip_norm
         self.precision, self.before_step = precision, before_step
-        self.watch = watch or DivergenceWatch(None)
+        self.watch, self.ema_decay = watch or DivergenceWatch(None), ema_decay
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
         self.device = next(network.parameters()).device
         # Where it is not enabled, it hands everything through unscaled.
@@ -152,6 +152,11 @@ class Trainer:
     def averaged(self) -> Network:
         """The network to validate and to export: the moving average, with the latest BatchNorm statistics."""
         return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
+
+    @property
+    def start_share(self) -> float:
+        """Share of the weights of the first iteration in the moving average; 0 without one."""
+        return self.ema_decay ** (self.iteration - 1) if self.ema_decay and self.iteration else 0.0
 
     def steps(self) -> Iterator[Losses]:
         """Train to the last iteration; yield the losses after each, when :meth:`state_dict` is complete, or raise Diverged."""
@@ -232,7 +237,7 @@ class Trainer:
         return {"iteration": self.iteration, "ema": None if self.ema is None else self.ema.state_dict(), **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iteration = state["iteration"]
+        self.iteration, self._latest = state["iteration"], None
         for name in ("network", "optimizer", "scheduler", "stream", "watch"):
             getattr(self, name).load_state_dict(state[name])
         if self.ema is not None:

@@ -10,6 +10,7 @@ from types import ModuleType
 
 # Tests run in a process per core: more threads than one each would wait for one another. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import pytest

@@ -72,7 +72,7 @@ def test_read_from_a_run_folder_and_a_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"broken\.json holds no genotype"):
             read_genotype(tmp_path / "broken.json")
     (tmp_path / "broken.json").write_bytes(b'{"arch": "T\xe4"}')
-    with pytest.raises(UserError, match=r"broken\.json is no JSON: it is not UTF-8"):
+    with pytest.raises(UserError, match=r"broken\.json is no JSON: 'utf-8' codec"):
         read_genotype(tmp_path / "broken.json")
     with pytest.raises(UserError, match=r"gone\.json does not exist"):
         read_genotype(tmp_path / "gone.json")

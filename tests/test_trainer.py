@@ -74,6 +74,7 @@ def test_the_moving_average_by_its_formula() -> None:
     average = copy.deepcopy(dict(train.network.named_parameters()))
     for step in range(4):
         train.step()
+        assert train.start_share == pytest.approx(0.9**step)
         for name, value in train.network.named_parameters():
             average[name] = value.detach().clone() if step == 0 else 0.9 * average[name] + 0.1 * value.detach()
     for name, value in train.averaged.named_parameters():
@@ -85,7 +86,7 @@ def test_the_moving_average_by_its_formula() -> None:
 def test_without_an_average_the_weights_themselves_are_kept() -> None:
     train = trainer(ema_decay=0)
     train.step()
-    assert train.averaged is train.network
+    assert train.averaged is train.network and train.start_share == 0
 
 
 def test_the_state_is_read_with_weights_only_and_goes_on_to_the_bit() -> None:

@@ -22,12 +22,12 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import for_inference
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
 from sr_nas.options.load import load_options
-from sr_nas.runs.device import pick_device
+from sr_nas.runs.device import pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_text
 
 OF_A_TABLE = ("force_yml", "save_images")
-OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu")
+OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu", "num_threads")
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
 
@@ -74,7 +74,7 @@ def _one_model(args: Namespace) -> int:
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
     executed, _ = for_inference(network, "auto", device, pixels=0)  # folded; exporting would be for long work
-    sets, grids, protocol = {}, [], dict(PROTOCOL)
+    sets, grids, protocol = {}, [], PROTOCOL | {"device": f"{device} (threads: {use_threads(args.num_threads)})"}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for name, pairs, lr_folder in opened:
             bar = progress.add_task(name, total=2 * len(pairs))

@@ -172,11 +172,11 @@ def read_run(folder: Path) -> SearchRun:
     if "search" not in read_options(folder / OPTIONS):
         raise UserError(f"{folder} is the run of a training; the folder of a search is needed.")
     options = load_options(search_options, folder / OPTIONS, check_files=False)
-    history = read_history(folder)
-    if not history:
-        raise UserError(f"the search in {folder} has no history yet.")
     with torch.device("meta"):  # no weights are made
         choices = find_task(options.task).space(options).choices()
+    history = read_history(folder, choices)
+    if not history:
+        raise UserError(f"the search in {folder} has no history yet.")
     return SearchRun(folder, options, choices, history)
 
 

@@ -6,8 +6,7 @@ After Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018. 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.func import functional_call
 
@@ -25,8 +23,9 @@ from sr_nas.analysis.tables import Report, check_output, open_output, write_csv,
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import Values, new_figure, save, style
+from sr_nas.report.progress import RunView
 from sr_nas.runs.device import pick_device
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors, restoring
 from sr_nas.search.searcher import Searcher
 from sr_nas.task import Task, build_searcher, find_task, search_options
 
@@ -59,37 +58,30 @@ def over_plane(
     alpha: ByLabel,
     directions: tuple[ByLabel, ByLabel],
     steps: Sequence[float],
-    console: Console,
-) -> dict[str, Values]:
-    """Call ``measure(alpha + a * first + b * second)`` for all a and b in ``steps``, showing progress on the console.
-
-    Returns:
-        name of a number measured -> its values, ``[len(steps) of b, len(steps) of a]``.
-    """
+) -> Iterator[list[Mapping[str, float]]]:
+    """Yield for each b in ``steps`` the list of ``measure(alpha + a * first + b * second)`` for all a in ``steps``."""
     first, second = directions
-    rows = [
-        [measure({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()}) for a in steps]
-        for b in track(steps, "measuring", console=console, transient=True)
-    ]
-    return {name: np.array([[point[name] for point in row] for row in rows], dtype=np.float64) for name in rows[0][0]}
+    for b in steps:
+        alphas = ({label: logits + a * first[label] + b * second[label] for label, logits in alpha.items()} for a in steps)
+        yield [measure(point) for point in alphas]
 
 
-def landscape(folder: Path, args: Namespace, steps: Sequence[float], console: Console) -> dict[str, Values]:
-    """Return ``loss``, and the metrics of a batch that the task has, over the plane, ``[second direction, first]``.
+def landscape(folder: Path, args: Namespace, steps: Sequence[float]) -> Iterator[list[Mapping[str, float]]]:
+    """Yield ``loss``, and the metrics of a batch that the task has, over the plane: a list per step of the second direction.
 
     Every point is measured on the first batches of alpha's images. BatchNorm normalises by the batch, as in alpha's own steps:
     running statistics belong to one alpha alone. Nothing in the folder is changed.
     """
-    read_run(folder)
     options = load_options(search_options, folder / OPTIONS, args.force_yml)
     device = pick_device(options.num_gpu)
     state = load_tensors(folder / CHECKPOINT, device)
     searcher = build_searcher(options, device)
-    searcher.alpha.load_state_dict(state["alpha"])
-    searcher.space.load_state_dict(state["space"])
+    with restoring(folder / CHECKPOINT):
+        searcher.alpha.load_state_dict(state["alpha"])
+        searcher.space.load_state_dict(state["space"])
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (args.seed, number), args.normalise) for number in (0, 1))
-    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps, console)
+    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps)
 
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
@@ -121,12 +113,25 @@ def main(args: Namespace) -> int:
         raise UserError("--batches is at least 1, --radius above 0 and --seed at least 0.")
     check_output(args.output)
     console, steps = Console(markup=False), np.linspace(-args.radius, args.radius, args.grid).tolist()
-    surfaces: dict[str, dict[str, Values]] = {}
     for run in args.runs:
-        name = run.resolve().name
-        surfaces[name if name not in surfaces else str(run)] = landscape(run, args, steps, console)
-    searches: dict[str, dict[str, Any]] = {}
+        read_run(run)
+    folder: Path | None = None
+    surfaces: dict[str, dict[str, Values]] = {}
     points: list[dict[str, Any]] = []
+    for run in args.runs:
+        search, plane = str(run) if run.resolve().name in surfaces else run.resolve().name, []
+        with RunView(console, search, args.grid) as view:
+            for number, row in enumerate(landscape(run, args, steps), start=1):
+                plane.append(row)
+                points += [{"search": search, "first": a, "second": steps[number - 1], **row[k]} for k, a in enumerate(steps)]
+                folder = folder or open_output(args.output, "landscape")
+                write_csv(folder / "landscape.csv", points)  # what there is, should the rest be stopped
+                view.advance(number)
+                view.message(f"{search}: row {number} of {args.grid}", f"time left {view.time_left}")
+        surfaces[search] = {name: np.array([[point[name] for point in row] for row in plane]) for name in plane[0][0]}
+    assert folder is not None
+    unit = UNITS[args.normalise]
+    searches: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, str]] = []
     for search, surface in surfaces.items():
         searches[search] = {name: values.tolist() for name, values in surface.items()} | {"summary": {}}
@@ -135,13 +140,8 @@ def main(args: Namespace) -> int:
             summary |= {"min": values.min(), "max": values.max()}
             searches[search]["summary"][name] = summary
             rows.append({"search": search, "quantity": name} | {key: f"{value:.4f}" for key, value in summary.items()})
-        for (row, second), (column, first) in product(enumerate(steps), enumerate(steps)):
-            point = {"search": search, "first": first, "second": second}
-            points.append(point | {name: values[row, column] for name, values in surface.items()})
-    folder, unit = open_output(args.output, "landscape"), UNITS[args.normalise]
     content = {"steps": steps, "unit": unit, "batches": args.batches, "seed": args.seed, "searches": searches}
     write_numbers(folder / "landscape.json", content)
-    write_csv(folder / "landscape.csv", points)
     save(_figure(surfaces, steps, unit), folder / "landscape.png")
     Report(folder, rows).print(console)
     return 0

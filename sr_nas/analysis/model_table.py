@@ -19,25 +19,26 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, TypeAdapter, model_validator
 from rich.console import Console
 from rich.progress import Progress
+from typing_extensions import TypedDict
 
 from sr_nas import __version__
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import Pairs, benchmark_set
-from sr_nas.errors import UserError, is_out_of_memory
+from sr_nas.errors import UserError, is_out_of_memory, parse_json
 from sr_nas.export.model import load_model, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
-from sr_nas.options.sections import OutputPath, RunName
+from sr_nas.options.sections import OutputPath, RunName, Threads
 from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
-from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory
+from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
 from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 
@@ -90,6 +91,8 @@ class BenchmarkOptions(Strict):
     """Name of the benchmark and of its folder, in which it goes on with what it has measured."""
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""
+    num_threads: Threads = "auto"
+    """Threads on the CPU; auto: OMP_NUM_THREADS where it is set, else one for each core."""
     datasets: Annotated[dict[RunName, str | None], Field(min_length=1)]
     """Set -> its folder, as tools/evaluate.py --data takes it; null leaves out a set that another file names."""
     models: Models = Field(default_factory=dict)
@@ -163,6 +166,16 @@ def file_digest(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+class _Measured(TypedDict):
+    seconds: float
+    psnr: float
+    ssim: float
+    memory_bytes: int | None
+
+
+_CACHE = TypeAdapter(dict[str, str | list[_Measured]])
+
+
 class Benchmark:
     """Models, sets and the measurements of the former on the latter.
 
@@ -175,6 +188,7 @@ class Benchmark:
 
     def __init__(self, options: BenchmarkOptions) -> None:
         self.options, self.device = options, pick_device(options.num_gpu)
+        use_threads(options.num_threads)
         for model in filter(None, options.models.values()):
             check_precision(self.device, model.precision)
         self.entries = load_entries(options)
@@ -188,10 +202,11 @@ class Benchmark:
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()) and not self._file.is_file():
             raise UserError(f"{self.folder} holds no benchmark but something else. Give the benchmark another name.")
+        self.cache: dict[str, Any] = parse_json(self._file.read_bytes(), self._file) if self._file.is_file() else {}
         try:
-            self.cache = dict(json.loads(self._file.read_text(encoding="utf-8"))) if self._file.is_file() else {}
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self._file} is damaged: {error}. Delete it to measure everything again.") from error
+            _CACHE.validate_python(self.cache, strict=True)
+        except ValueError as error:
+            raise UserError(f"{self._file} is damaged. Delete it to measure everything again.") from error
         sweep(self.folder, ABANDONED)
         write_json(self._file, self.cache)
         write_text(self.folder / OPTIONS, dump_options(options))

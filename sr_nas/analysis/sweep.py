@@ -38,6 +38,8 @@ from sr_nas.task import search_options
 
 SUMMARISED = r"\w+_(valid|test)|params|macs_.+|gap_worst|share_.+"
 """Pattern of the quantities of a summary of seeds (see :func:`sr_nas.analysis.history.quantities`)."""
+QUANTITIES = r"alpha_(mean|median|std)|gap_(worst|mean)|share_.+|params|macs_.+|\w+_(valid|test)|loss_[a-z]+|seconds"
+"""Pattern of all quantities of a search, whatever its space."""
 DEFAULTS = ("cifar10_test", "share_skip_connect", "gap_worst"), ("macs_lr_1280x720", "gap_worst", "loss_task")
 """Quantities of a grid that are drawn: of NAS-Bench-201, and of other spaces."""
 Axes = Mapping[str, Sequence[str]]
@@ -133,7 +135,7 @@ def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
 
 def _start(plan: Seeds, seed: int, slot: int, gpus: int, threads: int) -> subprocess.Popen[bytes]:
     """Start a search with its share of the cores, and a GPU of its own where there are any."""
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONIOENCODING": "utf-8"}
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     if gpus:
         visible = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
@@ -250,6 +252,19 @@ def sweep(args: Namespace) -> int:
     check_output(args.output)
     console, axes = Console(markup=False), read_axes(args.over)
     cells = cells_of(args.opt, args.force_yml, axes, args.seeds)
+    for name in args.show:  # before days of searching, as far as the name tells
+        if not re.fullmatch(QUANTITIES, name):
+            known = [
+                "alpha_mean",
+                "gap_worst",
+                "gap_mean",
+                "share_skip_connect",
+                "params",
+                "loss_task",
+                "cifar10_test",
+                "seconds",
+            ]
+            raise UserError(f"--show: there is no '{name}'{nearest(name, known)} There are for example: {', '.join(known)}.")
     methods: list[Method] = []
     for cell in cells:
         runs = []
@@ -259,7 +274,7 @@ def sweep(args: Namespace) -> int:
                 return code
             runs.append(read_run(folder))
         methods.append(Method(", ".join(cell.values), runs))
-        drawn = _drawn(args.show, methods)  # after the first cell already: a wrong name is refused before days of searching
+        drawn = _drawn(args.show, methods)  # after the first cell already: what this space does not have is refused
     results = [method.quantities() for method in methods]
     content, trials, rows = [], [], []
     for cell, method, result in zip(cells, methods, results, strict=True):

@@ -30,13 +30,20 @@ class Table:
     title: str = ""
 
     def print(self, console: Console) -> None:
-        """Show it in the terminal."""
+        """Show it in the terminal, row by row where it is too wide for one; in a file it is as wide as it needs."""
         table = RichTable(title=self.title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, heading in enumerate(self.rows[0]):
             table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number == 0)
         for row in self.rows:
             table.add_row(*row.values())
-        console.print(table)
+        need = console.measure(table, options=console.options.update(max_width=10_000))
+        if not console.is_terminal:
+            console.width = max(console.width, need.maximum)
+        if need.minimum <= console.width:
+            console.print(table)
+            return
+        for row in self.rows:
+            console.print("  ".join(f"{heading} {text}" for heading, text in row.items()), highlight=False, markup=False)
 
     def markdown(self) -> str:
         """Return it in Markdown."""
@@ -57,7 +64,7 @@ class Report:
         """Show it in the terminal."""
         Table(self.rows).print(console)
         for text in [*self.notes, f"all of it {self.folder}"]:
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def check_output(folder: Path | None) -> None:

@@ -43,7 +43,7 @@ class OurArchitecture(spandrel.Architecture[SRNetwork]):
 
     def load(self, state_dict: dict[str, Any]) -> spandrel.ImageModelDescriptor[SRNetwork]:
         """Build the network of a file's tensors; tiling is discouraged where an output pixel depends on the whole image."""
-        network: SRNetwork = build_network(read_settings(state_dict[SETTINGS]))
+        network: SRNetwork = build_network(read_settings(state_dict[SETTINGS]), 1000 + len(state_dict))
         return spandrel.ImageModelDescriptor(
             network,
             {name: tensor for name, tensor in state_dict.items() if name != SETTINGS},

@@ -15,7 +15,6 @@ from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -165,11 +164,24 @@ def read_arrays(file: Path, key: str, source: str) -> dict[str, Any]:
         content = _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist: is {file.parent} the unpacked archive of {source}?") from error
-    except (pickle.UnpicklingError, EOFError, OSError, ValueError, AttributeError, ImportError, IndexError) as error:
+    except Exception as error:  # of whatever type, as damaged pickles ask for anything
         raise UserError(f"{file} is damaged or no part of {source} ({error}). Fetch it again.") from error
     if not isinstance(content, dict) or key not in content:
         raise UserError(f"{file} holds no '{key}': it is no part of {source} in its form for Python.")
     return content
+
+
+def _read_batch(file: Path, key: str, source: str, side: int) -> tuple[Pixels, Pixels]:
+    """Read images, uint8 [N, 3 side²], and their labels, integers [N], under ``key``; errors as of :func:`read_arrays`."""
+    batch = read_arrays(file, key, source)
+    data, numbers = np.asarray(batch.get("data")), np.asarray(batch[key])
+    expected = [numbers.size, 3 * side**2]
+    if data.dtype != np.uint8 or list(data.shape) != expected or numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UserError(
+            f"{file} must hold {numbers.size} labels, integers, and images of {side}x{side} pixels, uint8 {expected}, "
+            f"not {data.dtype} {list(data.shape)}."
+        )
+    return data, numbers
 
 
 def _images_of_planes(planes: list[Pixels], side: int) -> Callable[[int], Pixels]:
@@ -195,10 +207,10 @@ def _cifar(
     root: Path, inside: str, files: list[str], meta: tuple[str, str], key: str, known: tuple[Statistics, Statistics]
 ) -> Labelled:
     folder, source = root / inside if (root / inside).is_dir() else root, "CIFAR, which tools/prepare_data.py fetches"
-    batches = [read_arrays(folder / name, key, source) for name in files]
+    batches = [_read_batch(folder / name, key, source, 32) for name in files]
     classes = read_arrays(folder / meta[0], meta[1], source)[meta[1]]
-    labels = [int(label) for batch in batches for label in batch[key]]
-    return Labelled(labels, tuple(classes), _images_of_planes([batch["data"] for batch in batches], 32), *known)
+    labels = [label for _, numbers in batches for label in numbers.tolist()]
+    return Labelled(labels, tuple(map(str, classes)), _images_of_planes([data for data, _ in batches], 32), *known)
 
 
 @LABELLED.register()
@@ -211,16 +223,10 @@ def imagenet16(part: Part, *, dataroot: ExistingFolder, num_classes: Annotated[i
         num_classes: how many classes to keep, named by their number.
     """
     files = [f"train_data_batch_{number}" for number in range(1, 11)] if part == "train" else ["val_data"]
-    planes, labels, width = [], [], 3 * 16 * 16
+    planes, labels = [], []
     for name in files:
-        file = Path(dataroot) / name
-        batch = read_arrays(file, "labels", "ImageNet16, the 16x16 form of Downsampled ImageNet")
-        data, numbers = np.asarray(batch.get("data")), np.asarray(batch["labels"])
-        if data.dtype != np.uint8 or data.shape != (len(numbers), width):
-            raise UserError(
-                f"{file} must hold {len(numbers)} images of 16x16 pixels, uint8 [{len(numbers)}, {width}], "
-                f"not {data.dtype} {list(data.shape)}."
-            )
+        source = "ImageNet16, the 16x16 form of Downsampled ImageNet"
+        data, numbers = _read_batch(Path(dataroot) / name, "labels", source, 16)
         selected = numbers <= num_classes
         planes.append(data[selected])
         labels += (numbers[selected] - 1).tolist()  # the files count from 1
@@ -234,8 +240,8 @@ def npz(part: Part, *, dataroot: ExistingFile) -> Labelled:
     path = Path(dataroot)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in ARCHIVE_KEYS if key in stored}
-    except (OSError, ValueError, BadZipFile) as error:
+            arrays = {key: np.atleast_1d(stored[key]) for key in ARCHIVE_KEYS if key in stored}
+    except Exception as error:  # of zip, zlib, NumPy's headers and memory
         raise UserError(f"{path} cannot be read as .npz ({error}).") from error
     if missing := [key for key in ARCHIVE_KEYS if key not in arrays]:
         raise UserError(f"{path} lacks {listing(missing)}; an archive of labelled images holds {listing(ARCHIVE_KEYS)}.")

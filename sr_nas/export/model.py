@@ -10,18 +10,17 @@ from pydantic import ValidationError
 
 from sr_nas.contracts import Classifier, Network, SRNetwork
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.export.network_file import load_any, load_network, read_file, read_metadata
-from sr_nas.export.released import WRAPPERS, bare_tensors, load_released
+from sr_nas.export.network_file import bare_tensors, load_any, load_network, read_file, read_metadata
+from sr_nas.export.released import load_released
 from sr_nas.genotype import NETWORK_BLOCK, read_genotype
 from sr_nas.inference.optimize import countable
 from sr_nas.options.load import check_options, problem_text, read_options
 from sr_nas.options.sections import NetworkOptions
 from sr_nas.options.strict import Component, FromRegistry, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
-from sr_nas.runs.run_dir import load_tensors
+from sr_nas.runs.files import kind_of
 
 BEST, LAST = "best.safetensors", "last.safetensors"
-RELEASED = (".pth", ".pt")
 DEFAULT_CLASSES = 10
 """Of a classifier whose option file or genotype does not say how many classes there are: CIFAR-10's."""
 
@@ -37,7 +36,7 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
 
     Args:
         source: an exported file (:func:`~sr_nas.export.network_file.load_network`), the folder of a training, whose best
-            network is taken, or a ``.pth`` or ``.pt`` file of released weights.
+            network is taken, or a ``.pth`` or ``.safetensors`` of released weights. What it is, its content says.
         arch: architecture of released weights; the others name their own.
         genotype: of released weights that do not contain it: names, a genotype file or a run folder.
 
@@ -45,16 +44,21 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
         UserError: none of these, or released weights without ``arch``.
     """
     path = Path(source)
-    for option, value in (("--arch", arch), ("--genotype", genotype)):
-        if value is not None and path.suffix not in RELEASED:
-            raise UserError(f"{option} is for released weights (.pth, .pt); {path} describes itself.")
     if path.suffix in (".json", ".yml", ".yaml"):
         raise UserError(
             f"{path} describes a network but holds no weights: train it with tools/train.py, and name the run's folder."
         )
-    if arch is not None:
-        return load_released(path, arch, read_genotype(genotype))
-    return load_network(trained_file(path) if path.is_dir() else path)
+    if path.is_dir():
+        path = trained_file(path)
+    if arch is None and genotype is None:
+        return load_network(path)
+    if kind_of(path) in ("onnx", "pt2") or read_metadata(path):
+        raise UserError(f"{path} describes its network itself: leave --arch and --genotype out, which are for released weights.")
+    if arch is None:
+        raise UserError(
+            f"--genotype: {path} does not say which network its tensors are of. Name it with --arch, e.g. --arch imdn."
+        )
+    return load_released(path, arch, read_genotype(genotype))
 
 
 def load_structure(path: Path, scale: int | None = None, num_classes: int | None = None) -> Network:
@@ -76,8 +80,6 @@ def load_structure(path: Path, scale: int | None = None, num_classes: int | None
         network = _from_genotype_file(path, scale, num_classes)
     elif path.suffix in (".yml", ".yaml"):
         network = _from_option_file(path, num_classes)
-    elif path.suffix in RELEASED and not read_metadata(path):
-        raise UserError(f"{path} does not describe itself: first tools/export.py --model {path} --arch NAME -o FILE.safetensors")
     else:
         network = countable(load_any(trained_file(path) if path.is_dir() else path))
     if isinstance(network, Classifier):
@@ -168,26 +170,19 @@ def load_pretrained(network: Network, path: Path, key: str | None = None, strict
 
     Args:
         network: changed in place.
-        path: an exported network, what a search left, or a ``.pth`` or ``.pt`` as BasicSR writes it.
+        path: an exported network, what a search left, or a ``.pth`` as BasicSR writes it.
         key: which of several networks in a ``.pth``; by default ``params_ema`` before ``params``.
         strict: refuse a file that lacks a tensor of the network, or has one of another shape or name.
 
     Raises:
         UserError: the file cannot be read, or not all tensors fit (strict), or none does, or the weights are not finite.
     """
-    where, remark, stated = f"path.pretrain_network_g: {path}", "", None
-    if path.suffix == ".safetensors":
-        metadata, tensors = read_file(path)
-        stated = metadata.get("scale")
-    elif path.suffix in RELEASED:
-        content = load_tensors(path)
-        tensors, wrapper = bare_tensors(content, path, key)
-        others = [name for name in WRAPPERS if name != wrapper and isinstance(content.get(name), Mapping)]
-        remark = f" ({wrapper} of it; it also has {listing(others)})" if wrapper and others else ""
-    else:
-        raise UserError(f"{where} is no .safetensors, .pth or .pt file.")
-    if broken := [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise UserError(f"{where} is of a diverged training: {broken[0]} is not finite.")
+    where = f"path.pretrain_network_g: {path}"
+    metadata, content = read_file(path)
+    # A .safetensors is of one network, and has no keys.
+    tensors, wrappers = bare_tensors(content, path, None if kind_of(path) == "safetensors" else key)
+    others = f"; it also has {listing(wrappers[1:])}" if wrappers[1:] else ""
+    remark, stated = f" ({wrappers[0]} of it{others})" if others else "", metadata.get("scale")
     state = network.state_dict()
     fitting = {name: tensor for name, tensor in tensors.items() if name in state and state[name].shape == tensor.shape}
     misfits = [name for name in dict.fromkeys((*state, *tensors)) if name not in fitting]
@@ -196,6 +191,8 @@ def load_pretrained(network: Network, path: Path, key: str | None = None, strict
         scales = f" The file is of scale {stated} and the network of {network.scale}." if differs else ""
         advice = " Set path.strict_load_g to false to take those that fit." if fitting else ""
         raise UserError(f"{where} does not fit the network; missing or of another shape: {listing(misfits, 5)}.{scales}{advice}")
+    if broken := [name for name, tensor in fitting.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{where} is of a diverged training: {broken[0]} is not finite.")
     network.load_state_dict(fitting, strict=False)
     new = [name for name in state if name not in fitting]
     fresh = f"; new: {listing(new, 5)}" if new else ""

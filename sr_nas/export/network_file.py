@@ -8,29 +8,44 @@ therefore carry one more, :data:`SETTINGS`.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sr_nas import __version__
 from sr_nas.contracts import Classifier, Network, SRNetwork
-from sr_nas.errors import UserError, listing
-from sr_nas.inference.optimize import OPSET, OnnxSession, Program, RuntimeNetwork, export_onnx, traced, verify_graph
+from sr_nas.errors import UserError, first_line, listing
+from sr_nas.inference.optimize import (
+    OPSET,
+    OnnxSession,
+    Program,
+    RuntimeNetwork,
+    export_onnx,
+    read_onnx,
+    traced,
+    verify_graph,
+    without_logging,
+)
 from sr_nas.registry import CLASSIFIERS, NETWORKS
-from sr_nas.runs.files import replacing
-from sr_nas.runs.run_dir import load_tensors
+from sr_nas.runs.files import kind_of, replacing
+from sr_nas.runs.run_dir import first_non_finite, load_tensors
 
 SETTINGS = "sr_nas.settings"
 """Name of the tensor, uint8, of JSON in UTF-8: ``{"architecture": name, "settings": arguments}``. No network of ours has a
 submodule ``sr_nas``."""
 PTH_METADATA = "sr_nas"
 PT2_METADATA = "sr_nas.json"
+WRAPPERS = ("params_ema", "params", "state_dict", "model")
+"""Keys under which training codes put the tensors of a network, the preferred one first."""
+PREFIXES = ("module.", "model.", "net_g.", "network.", "netG.")
+"""What DataParallel, Lightning and others put before the names of all tensors; no network of ours has such a module."""
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
@@ -73,18 +88,33 @@ def read_settings(tensor: Tensor) -> dict[str, str]:
         raise UserError(f"the tensor {SETTINGS} does not describe a network: {error!r}.") from error
 
 
-def build_network(metadata: Mapping[str, str]) -> Any:
+def build_network(metadata: Mapping[str, str], most: int) -> Any:
     """Build the network that metadata describe, freshly initialised.
+
+    Args:
+        metadata: ``architecture``, ``settings`` and ``task`` of :func:`describe_network`.
+        most: parameters (weights and biases each) that its file has room for; a larger network is refused before it is built.
 
     Raises:
         UserError: an architecture that is not known here, or settings that it does not take.
     """
-    architecture, settings = metadata["architecture"], json.loads(metadata["settings"])
+    architecture, count = metadata.get("architecture", ""), itertools.count(1)
     registry = CLASSIFIERS if metadata.get("task") == Classifier.task else NETWORKS
+
+    def limit(*_: object) -> None:
+        if next(count) > most:
+            raise ValueError("the network is far larger than its file")
+
+    hook = register_module_parameter_registration_hook(limit)
     try:
-        return registry.get(architecture)(**settings)
-    except TypeError as error:
-        raise UserError(f"{architecture} cannot be built from the settings {settings}: {error}.") from error
+        return registry.get(architecture)(**json.loads(metadata.get("settings", "")))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a constructor meets in settings that are damaged
+        settings = metadata.get("settings", "")[:300]
+        raise UserError(f"{architecture} cannot be built from its settings {settings}: {first_line(error)}.") from error
+    finally:
+        hook.remove()
 
 
 def save_network(path: Path, network: Network, training: dict[str, Any] | None = None, half: bool = False) -> str:
@@ -102,30 +132,41 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         half: ONNX that computes in float16, with weights of half the size.
 
     Raises:
-        UserError: a package for the graph is missing, PyTorch is too old, or the graph differs; nothing is written then.
+        UserError: weights are not finite, a package for the graph is missing, PyTorch is too old, or the graph differs; nothing
+            is written then.
+        OSError: nothing can be written there.
     """
-    metadata = describe_network(network, training)
-    if path.suffix == ".onnx":
+    if name := first_non_finite(network):
+        raise UserError(f"{path} is not written: {name} of the network is not finite, so it would give no image.")
+    metadata, suffix = describe_network(network, training), path.suffix.lower()
+    if suffix == ".onnx":
         session, difference = export_onnx(cast(SRNetwork, network), f"the ONNX graph of {path.name}", metadata, half)
         with replacing(path) as temporary:
             temporary.write_bytes(session.content)
         kind = f"ONNX opset {OPSET}, {'fp16' if half else 'fp32'}; ONNX Runtime"
-    elif path.suffix == ".pt2":
+    elif suffix == ".pt2":
         with replacing(path) as temporary:
-            torch.export.save(traced(network), temporary, extra_files={PT2_METADATA: json.dumps(metadata)})
-            difference = verify_graph(network, _load_graph(temporary), "fp32", f"the program of {path.name}")
+            with temporary.open("wb") as stream:  # which says that a disk is full
+                torch.export.save(traced(network), stream, extra_files={PT2_METADATA: json.dumps(metadata)})
+            difference = verify_graph(network, _load_graph(temporary, "pt2"), "fp32", f"the program of {path.name}")
         kind = f"torch.export of PyTorch {torch.__version__}; it"
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         text = json.dumps({"architecture": network.arch, "settings": network.settings()})
         described = tensors | {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8)}
-        with replacing(path) as temporary:
-            if path.suffix == ".pth":
-                torch.save({"params": tensors, "state_dict": described, PTH_METADATA: metadata}, temporary)
-            else:
-                save_file(described, temporary, metadata)
+        if suffix == ".pth":
+            with replacing(path) as temporary, temporary.open("wb") as stream:
+                torch.save({"params": tensors, "state_dict": described, PTH_METADATA: metadata}, stream)
+        else:
+            write_tensors(path, described, metadata)
         return ""
     return f"{kind} differs from the network by at most {difference:.2g} on three sizes"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a ``.safetensors``, all or nothing; an OSError where that cannot be."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(dict(tensors), metadata))
 
 
 def load_any(path: str | Path) -> Network:
@@ -141,37 +182,45 @@ def load_any(path: str | Path) -> Network:
             package that is missing.
     """
     path = Path(path)
-    if path.suffix in (".onnx", ".pt2"):
-        return _load_graph(path)
-    metadata, tensors = read_file(path)
-    if "architecture" not in metadata:
-        if path.suffix in (".pth", ".pt"):
-            raise UserError(f"{path} does not say what network it holds: name it with --arch, for example --arch imdn.")
+    if (kind := kind_of(path)) in ("onnx", "pt2"):
+        return _load_graph(path, kind)
+    metadata, content = read_file(path)
+    if not metadata:
         raise UserError(
-            f"{path} is a safetensors file, but not a network exported by sr_nas: its metadata has no 'architecture'."
+            f"{path} does not say which network its tensors are of. Name it with --arch, for example --arch imdn; where a "
+            f"command has no --arch, first make a file that does: tools/export.py --model {path} --arch NAME -o FILE.safetensors"
         )
-    network: Network = build_network(metadata)
+    tensors = bare_tensors(content, path)[0]
+    room = 1000 + 4 * len(tensors)
+    with torch.device("meta"):  # where a wrong size costs no memory
+        fit(build_network(metadata, room), tensors, path)
+    network: Network = build_network(metadata, room)
     return load_state(network, tensors, path)
 
 
-def _load_graph(path: Path) -> RuntimeNetwork:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.")
+def _load_graph(path: Path, kind: str) -> RuntimeNetwork:
     runner: OnnxSession | Program
-    if path.suffix == ".onnx":
-        runner = OnnxSession(path.read_bytes(), str(path))
+    if kind == "onnx":
+        runner = OnnxSession(read_onnx(path), str(path))
         metadata = runner.metadata
+    elif path.suffix.lower() != ".pt2":
+        raise UserError(
+            f"{path} is a program of torch.export, and reading one may run code of its author's. If you trust it, give it a name "
+            "that ends in .pt2."
+        )
     else:
         extra = {PT2_METADATA: ""}
         try:
-            runner = Program(torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra))
+            with without_logging():  # of PyTorch's own tracebacks
+                runner = Program(torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra))
             metadata = json.loads(extra[PT2_METADATA] or "{}")
         except Exception as error:  # torch.export.load raises whatever it meets in a damaged file
-            raise UserError(f"PyTorch {torch.__version__} cannot read {path} as a program of torch.export: {error}") from error
+            version, reason = torch.__version__, first_line(error)
+            raise UserError(f"PyTorch {version} cannot read {path} as a program of torch.export: {reason}") from error
     if "architecture" not in metadata:
         raise UserError(f"{path} was not exported by sr_nas: its metadata has no architecture.")
     with torch.device("meta"):
-        return RuntimeNetwork(build_network(metadata), runner)
+        return RuntimeNetwork(build_network(metadata, path.stat().st_size // 16), runner)
 
 
 def load_network(path: str | Path) -> SRNetwork:
@@ -192,11 +241,14 @@ def load_network(path: str | Path) -> SRNetwork:
 
 
 def load_state(network: AnyNetwork, tensors: Mapping[str, Tensor], path: str | Path) -> AnyNetwork:
-    """Give a network exactly these tensors and return it in eval mode.
+    """Give a network exactly these tensors and return it in eval mode; a UserError as :func:`fit` has it."""
+    fit(network, tensors, path)
+    network.load_state_dict(tensors)
+    return network.eval()
 
-    Raises:
-        UserError: a tensor is missing, of another shape, or unknown; ``path`` is the file that the message names.
-    """
+
+def fit(network: Network, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise UserError where a tensor of the network is missing, of another shape or unknown; ``path`` is the file to name."""
     state = network.state_dict()
     missing = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     unknown = [name for name in tensors if name not in state]
@@ -205,8 +257,6 @@ def load_state(network: AnyNetwork, tensors: Mapping[str, Tensor], path: str | P
             f"{path} does not fit its architecture {network.genotype}; missing or of another shape: "
             f"{listing(missing, 5) or 'nothing'}; unknown: {listing(unknown, 5) or 'nothing'}."
         )
-    network.load_state_dict(tensors)
-    return network.eval()
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -214,24 +264,73 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return read_file(Path(path))[0]
 
 
-def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the metadata (:func:`describe_network`) and the tensors, on the CPU, of a ``.safetensors`` or ``.pth`` of ours.
+def read_file(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the metadata (:func:`describe_network`) and the content, on the CPU, of a file of tensors, whatever its name.
 
-    Metadata are empty for a ``.safetensors`` by others, and both are for a ``.pth`` by others.
+    Metadata are empty for a file by others. The content of a ``.safetensors`` are its tensors by name, but for :data:`SETTINGS`;
+    for that of a ``.pth`` see :func:`bare_tensors`.
 
     Raises:
-        UserError: the file is missing, damaged, or would run code.
+        UserError: the file is missing, damaged, a graph, or would run code.
     """
-    if path.suffix in (".pth", ".pt"):
+    kind = kind_of(path)
+    if kind == "torch":
         content = load_tensors(path)
-        metadata, tensors = content.get(PTH_METADATA), content.get("params")
-        is_ours = isinstance(metadata, dict) and "architecture" in metadata and isinstance(tensors, dict)
-        return (metadata, tensors) if is_ours else ({}, {})  # type: ignore[return-value]
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.")
-    try:
-        with safe_open(path, framework="pt") as stream:
-            tensors = {name: stream.get_tensor(name) for name in stream.keys() if name != SETTINGS}  # noqa: SIM118 - no iterator
-            return dict(stream.metadata() or {}), tensors
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
+        metadata = content.pop(PTH_METADATA, None)
+    elif kind == "safetensors":
+        # Not mapped: a file that is cut while it is read would end the process.
+        data = path.read_bytes()
+        try:
+            content = load(data)
+        except Exception as error:  # SafetensorError, or what PyTorch says of a shape
+            raise UserError(f"{path} cannot be read as safetensors, and is damaged: {first_line(error)}.") from error
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__")
+        content.pop(SETTINGS, None)
+    else:
+        raise UserError(
+            f"{path} is a graph ({kind}): it holds no weights to take out. Take the .safetensors or .pth of its network."
+        )
+    described = isinstance(metadata, dict) and isinstance(metadata.get("architecture"), str)
+    return ({key: str(value) for key, value in metadata.items()} if described else {}), content
+
+
+def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
+    """Take the tensors out of the wrapper that a training code put around them, and its prefixes off their names.
+
+    Args:
+        content: of the file.
+        path: the file, for messages.
+        key: of the wrapper; by default the first of :data:`WRAPPERS` that the file has, else its only mapping of tensors, else
+            the content itself.
+
+    Returns:
+        The tensors, and the keys of all wrappers in the file, that of the tensors first.
+
+    Raises:
+        UserError: something there is no plain tensor; the message lists what the file holds.
+    """
+    wrappers = [name for name in WRAPPERS if _are_tensors(content.get(name))]
+    others = [name for name, value in content.items() if name not in WRAPPERS and _are_tensors(value)]
+    wrappers += others if wrappers or len(others) == 1 else []
+    if key is not None:
+        wrappers = [key, *(name for name in wrappers if name != key)]
+    tensors = content.get(wrappers[0]) if wrappers else content
+    if not _are_tensors(tensors):
+        expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
+        raise UserError(f"{path}: tensors are expected, {expected}; found {listing(content, 10) or 'nothing'}.")
+    # AveragedModel counts its updates; torch.compile puts its prefix before the names of any module.
+    named = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items() if name != "n_averaged"}  # type: ignore
+    while prefix := next((one for one in PREFIXES if named and all(name.startswith(one) for name in named)), None):
+        named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    return named, wrappers
+
+
+def _are_tensors(value: Any) -> bool:
+    """Whether a value is a mapping of names to tensors, each with a value in the file for every element."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(one, Tensor) for name, one in value.items())
+        and all(one.layout == torch.strided and not one.is_quantized and not one.is_meta for one in value.values())
+        and all(one.nbytes <= one.untyped_storage().nbytes() for one in value.values())
+    )

@@ -11,15 +11,12 @@ from torch import Tensor
 
 from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.export.network_file import load_state
+from sr_nas.export.network_file import bare_tensors, load_state, read_file
 from sr_nas.genotype import Genotype, genotype_from
 from sr_nas.networks.dlsr import DLSR, OPERATIONS, PUBLISHED, input_choices
 from sr_nas.networks.imdn import IMDN
 from sr_nas.networks.imdn import PUBLISHED as IMDN_PUBLISHED
-from sr_nas.runs.run_dir import load_tensors
 
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
-"""Keys under which training codes put the tensors of a network, the preferred one first."""
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """(regular expression, replacement) for a tensor's name; the first that matches applies."""
 
@@ -60,14 +57,14 @@ DLSR_PEAK = 255.0
 
 
 def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwork:
-    """Load a released ``.pth`` file into our network of the same architecture, in eval mode, on the CPU.
+    """Load a released ``.pth`` or ``.safetensors`` into our network of the same architecture, in eval mode, on the CPU.
 
-    The network takes and gives RGB in 0..1, whatever range its authors trained in. The tensors may lie bare or under one of
-    :data:`WRAPPERS`, with or without ``module.`` before their names, which are the authors' or ours, as BasicSR saves them after
-    training our network. Sizes follow from the tensors' shapes, of DLSR the operations too, but not which cells feed which.
+    The network takes and gives RGB in 0..1, whatever range its authors trained in. Wrappers and prefixes are those of
+    :func:`~sr_nas.export.network_file.bare_tensors`; names are the authors' or ours, as BasicSR saves them after training our
+    network. Sizes follow from the tensors' shapes, of DLSR the operations too, but not which cells feed which.
 
     Args:
-        path: the file; it must load with ``weights_only=True``.
+        path: the file; a ``.pth`` must load with ``weights_only=True``.
         arch: ``"imdn"`` or ``"dlsr"``, in any case.
         genotype: what the file itself does not contain, in any form of :func:`sr_nas.genotype.genotype_from`.
 
@@ -80,8 +77,8 @@ def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwor
             f"no released weights of '{arch}' are known{nearest(arch, known.values())} Known: {listing(known.values())}."
         )
     path, arch = Path(path), known[arch.lower()]
-    tensors, _ = bare_tensors(load_tensors(path), path)
-    from_authors = "head.weight" not in tensors
+    tensors, _ = bare_tensors(read_file(path)[1], path)
+    from_authors = any(name.startswith("fea_conv.") for name in tensors)
     if from_authors:
         rules = DLSR_NAMES if arch == DLSR.arch else IMDN_NAMES
         tensors = {_renamed(name, rules): tensor for name, tensor in tensors.items()}
@@ -134,25 +131,3 @@ def _dlsr_operation(tensors: Mapping[str, Tensor], index: int, path: Path) -> st
         raise UserError(f"{path}: operation {index + 1} of cell 1 is none of DLSR's; it has the tensors {listing(shapes)}.")
     kernel = max(shape[-1] for shape in shapes.values())
     return f"{kinds[len(shapes)]}_{kernel}x{kernel}"
-
-
-def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None) -> tuple[dict[str, Tensor], str | None]:
-    """Take the tensors out of the wrapper that a training code put around them.
-
-    Args:
-        content: of the file.
-        path: the file, for messages.
-        key: of the wrapper; by default the first of :data:`WRAPPERS` that the file has, or none.
-
-    Returns:
-        The tensors, and the key under which they lay, if any.
-
-    Raises:
-        UserError: something there is no tensor; the message lists what the file holds.
-    """
-    wrapper = key or next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-    tensors = content if wrapper is None else content.get(wrapper)
-    if not tensors or not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
-        raise UserError(f"{path}: tensors are expected, {expected}; found {listing(content, 10)}.")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}, wrapper

@@ -25,10 +25,9 @@ import cv2
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401 (Pillow's preinit leaves WebP out)
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from tifffile import TiffPage
 from torch import Tensor
 
@@ -127,12 +126,10 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
     number, page = _tiff_image(stream)
     tags = set(page.tags.keys())
     others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
-    decoded = tiff_pixels(number, page, data)
-    if decoded is None:
-        image = TiffImageFile(io.BytesIO(data))
-        image.seek(number)
-        decoded = _converted(image), 1  # Pillow turns a TIFF itself
-    return *decoded, Metadata(page.iccprofile, others)
+    pixels, orientation = tiff_pixels(number, page, data, _converted)
+    if sorted(pixels.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
+        raise UserError("it is damaged: what it states about the layout of its pixels is not so.")
+    return pixels, orientation, Metadata(page.iccprofile, others)
 
 
 def _tiff_image(stream: BinaryIO) -> tuple[int, TiffPage]:
@@ -151,7 +148,7 @@ def _opened(stream: BinaryIO) -> ImageFile:
     if head[12:16] == b"VP8X":  # a WebP's canvas, which is allocated when it is opened
         width, height = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
         _check_size(stream, width, height, 4 * width * height, 0)
-    Image.init()
+    Image.preinit()
     plugin = next((plugin for plugin, accept in map(Image.OPEN.__getitem__, _READABLE) if accept and accept(head) is True), None)
     if plugin is None:
         raise UserError(f"it is damaged, or of a kind that is not read; {listing(_READABLE)} of 8 or 16 bits are.")

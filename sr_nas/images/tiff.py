@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 import cv2
@@ -41,32 +45,48 @@ def main_image(stream: BinaryIO) -> tuple[int, tifffile.TiffPage]:
     return number, page
 
 
-def tiff_pixels(number: int, page: tifffile.TiffPage, data: bytes) -> tuple[np.ndarray, int] | None:
-    """Decode grey or RGB of 8 or 16 bits to HxWxC, with the orientation still to be applied; ``None``: Pillow decodes it."""
-    bits, samples = page.bitspersample, page.samplesperpixel
-    if bits < 8 or page.photometric > 2:
-        return None
-    alpha = samples > _COLOURS[page.photometric] and (*page.extrasamples, _UNASSOCIATED)[0]  # where not stated, alpha
-    planar = page.planarconfig == 2 and samples > 1
-    if page.compression in _UNPACKED and page.predictor in (1, 2):
+@contextlib.contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Drop what is written to stderr: libtiff's remarks on a damaged file, before an error names it."""
+    if sys.stderr is None:  # it was closed at the start; its number may be another file's now
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+@_muted_stderr()
+def tiff_pixels(
+    number: int, page: tifffile.TiffPage, data: bytes, convert: Callable[[Any], np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Decode to HxWxC, with the orientation still to be applied; ``convert`` makes the pixels of an image that Pillow opens."""
+    samples, planar = page.samplesperpixel, page.planarconfig == 2 and page.samplesperpixel > 1
+    plain = page.bitspersample >= 8 and page.photometric <= 2  # grey or RGB; an extra sample of which nothing is stated is alpha
+    alpha = plain and samples > _COLOURS[page.photometric] and (*page.extrasamples, _UNASSOCIATED)[0]
+    if plain and page.compression in _UNPACKED and page.predictor in (1, 2):
         pixels = page.asarray(maxworkers=1)
         pixels = np.moveaxis(pixels, 0, -1) if planar else np.atleast_3d(pixels)
         return _straight(pixels, page.photometric, alpha), page.tags.valueof(274, 1)
-    if bits == 8 and alpha != _ASSOCIATED and not (planar and alpha):
-        return None
-    if planar or (bits == 16 and (page.compression != _LZW or samples == 2 or page.photometric == 0)):
-        name = getattr(page.compression, "name", page.compression)
-        raise UserError(f"this kind of TIFF is not read with {name} compression; save it with ZIP compression, or as a PNG.")
-    if bits == 16:
+    if page.bitspersample == 16 or (planar and alpha):
+        if planar or page.compression != _LZW or samples == 2 or page.photometric == 0:
+            name = getattr(page.compression, "name", page.compression)
+            raise UserError(f"this kind of TIFF is not read with {name} compression; save it with ZIP compression, or as a PNG.")
         pixels = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, range=(number, number + 1))[1][0]
         pixels = pixels[..., [2, 1, 0, 3][:samples]] if samples > 1 else pixels[..., None]
-    else:
-        image: Any = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
-        image.seek(number)
-        # As stored: where Pillow divides by alpha, it cuts what it should round.
-        image.tile = [tile._replace(args=("RGBA" if image.mode == "RGBA" else "La", *tile.args[1:])) for tile in image.tile]
-        pixels = np.array(image)
-    return _straight(pixels, page.photometric, alpha), 1  # both turn it themselves
+        return _straight(pixels, page.photometric, alpha), 1  # it turns the image itself, as Pillow does
+    image: Any = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    image.seek(number)
+    if alpha != _ASSOCIATED:
+        return convert(image), 1
+    # As stored: where Pillow divides by alpha, it cuts what it should round.
+    image.tile = [tile._replace(args=("RGBA" if image.mode == "RGBA" else "La", *tile.args[1:])) for tile in image.tile]
+    return _straight(np.array(image), page.photometric, alpha), 1
 
 
 def _straight(pixels: np.ndarray, photometric: int, alpha: int) -> np.ndarray:
@@ -76,6 +96,7 @@ def _straight(pixels: np.ndarray, photometric: int, alpha: int) -> np.ndarray:
     if photometric == 0:
         colour = most - colour
     if alpha == _ASSOCIATED:
-        divided = (colour.astype(np.uint32) * most + extra // 2) // np.maximum(extra, 1)
-        colour = np.where(extra == 0, 0, np.minimum(divided, most)).astype(pixels.dtype)
+        divisor = np.maximum(extra[..., 0], 1)
+        for plane in np.moveaxis(colour, 2, 0):  # one at a time: the products take 32 bits
+            plane[:] = np.minimum((plane.astype(np.uint32) * most + divisor // 2) // divisor, most) * (extra[..., 0] > 0)
     return np.dstack([colour, extra]) if alpha in (_ASSOCIATED, _UNASSOCIATED) else colour

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -16,7 +19,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sr_nas.contracts import SRNetwork, reparameterized
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, first_line
 from sr_nas.inference.tiles import pools_globally, tile_overlap
 from sr_nas.registry import NETWORKS
 from sr_nas.runs.device import Precision
@@ -172,7 +175,7 @@ class OnnxSession:
                     warnings.simplefilter("ignore")
                     session = onnxruntime.InferenceSession(self.content, options, providers=providers)
             except Exception as error:  # as above
-                raise UserError(f"{self._name} cannot be read as ONNX: {error}") from error
+                raise UserError(f"{self._name} cannot be read as ONNX: {first_line(error)}") from error
             if PROVIDERS.get(device) not in session.get_providers():
                 advice = "install onnxruntime-gpu in place of onnxruntime, or " if device == "cuda" else ""
                 raise UserError(f"{self._name}: this ONNX Runtime does not run on {device}; {advice}use --num_gpu 0.")
@@ -184,6 +187,49 @@ def require_packages(*packages: str) -> None:
     """Raise UserError where a package for ONNX is missing."""
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         raise UserError(f"{' and '.join(missing)} must be installed for ONNX: pip install 'sr_nas[onnx]'")
+
+
+@contextmanager
+def without_logging() -> Iterator[None]:
+    """Keep PyTorch's log of an export or of a file that it cannot read off the terminal: an error says what matters."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
+
+
+def read_onnx(path: Path) -> bytes:
+    """Return the model in an ``.onnx`` file, with the weights that lie in other files beside it.
+
+    Raises:
+        UserError: such a file is missing, damaged, or outside the model's folder, or the package onnx is missing.
+    """
+    content, folder = path.read_bytes(), path.parent.resolve()
+    if b"location" not in content:  # the key under which a tensor names its file
+        return content
+    require_packages("onnx")
+    import onnx
+    from onnx.external_data_helper import _get_all_tensors, load_external_data_for_tensor, uses_external_data
+
+    try:
+        model = onnx.load_model_from_string(content)
+        for tensor in [tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor)]:
+            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            file = (folder / location).resolve()
+            if not file.is_relative_to(folder):
+                raise UserError(f"{path} is refused: it names {location}, outside its own folder, as the file of its weights.")
+            if not file.is_file():
+                raise UserError(f"{path} keeps its weights in {file}, which does not exist. Keep the two files together.")
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.ClearField("external_data")
+            tensor.data_location = onnx.TensorProto.DEFAULT
+        return model.SerializeToString()
+    except UserError:
+        raise
+    except Exception as error:  # onnx's and protobuf's have no common base
+        raise UserError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
 
 
 def export_onnx(
@@ -205,7 +251,7 @@ def export_onnx(
     require_packages("onnx", "onnxscript", "onnxruntime")
     program = traced(network, half)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_logging():
             warnings.simplefilter("ignore")
             exported: Any = torch.onnx.export(
                 program,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,8 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     table = Table(title=title, caption="multiply-adds as fvcore counts them")
     for heading in ("layer", "kind", "parameters", next(iter(multiply_adds))):
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
-    for name, kind, params, count in per_layer(network):
-        table.add_row(name, kind, f"{params:,}", f"{count / 1e9:.4f} G")
+    for times, name, kind, params, count in _blocks_once(per_layer(network)):
+        table.add_row(name, kind, f"{times}{params:,}", f"{times}{count / 1e9:.4f} G")
     console = Console(markup=False, highlight=False)
     console.print(table)
     lines = {"parameters": f"{costs['params']:,}"} | multiply_adds
@@ -139,6 +141,31 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         console.print(f"{name:<{width}}  {value}")
+
+
+def _blocks_once(layers: Sequence[tuple[str, str, int, int]]) -> list[tuple[Any, ...]]:
+    """Return the layers, those of equal blocks in a row once: ``("4 x ", "blocks.0-3.fuse", ...)``."""
+
+    def block(layer: tuple[str, str, int, int]) -> tuple[str, str]:
+        match = re.match(r"(\D+\.)(\d+)(?=\.)", layer[0])
+        return (match[1], match[2]) if match else ("", layer[0])
+
+    merged: list[tuple[str, list[str], list[Any]]] = []
+    for (stem, number), group in groupby(layers, block):
+        rows = [(name.removeprefix(stem + number), *rest) for name, *rest in group]
+        if merged and stem and merged[-1][::2] == (stem, rows):
+            merged[-1][1].append(number)
+        else:
+            merged.append((stem, [number], rows))
+    return [
+        (
+            f"{len(numbers)} x " if len(numbers) > 1 else "",
+            stem + "-".join(dict.fromkeys((numbers[0], numbers[-1]))) + name,
+            *rest,
+        )
+        for stem, numbers, rows in merged
+        for name, *rest in rows
+    ]
 
 
 def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from sr_nas.export.model import LAST, load_model, trained_file
 from sr_nas.export.network_file import read_metadata, save_network
 from sr_nas.genotype import read_genotype
 from sr_nas.options.load import read_yaml
-from sr_nas.report.model_card import model_card
+from sr_nas.report.model_card import as_text, model_card, remarks
 from sr_nas.runs.files import write_json, write_text
-from sr_nas.runs.run_dir import OPTIONS
+from sr_nas.runs.run_dir import OPTIONS, read_history
 
 SUFFIXES = {
     ".safetensors": "a network",
@@ -34,21 +35,21 @@ def main(args: Namespace) -> int:
         raise UserError("--arch and --genotype are for --model: a run knows its own.")
     if args.run is not None and not args.run.is_dir():
         raise UserError(f"--run: the folder {args.run} does not exist.")
-    if args.model is not None and args.model.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UserError(
-            f"--model: {args.model} holds no weights to take out (.safetensors, .pth, .pt); a run is exported with --run."
-        )
+    if args.model is not None and args.model.is_dir():
+        raise UserError(f"--model: {args.model} is a folder; a run is exported with --run {args.model}.")
     _check_output(args.output, args)
-    for line in _write_genotype(args.output, args) if args.output.suffix == ".json" else _write_network(args.output, args):
+    for line in (
+        _write_genotype(args.output, args) if args.output.suffix.lower() == ".json" else _write_network(args.output, args)
+    ):
         print(line)
     return 0
 
 
 def _check_output(output: Path, args: Namespace) -> None:
-    if output.suffix not in SUFFIXES:
+    if output.suffix.lower() not in SUFFIXES:
         kinds = listing(f"{suffix} ({what})" for suffix, what in SUFFIXES.items())
         raise UserError(f"--output: {output} must end in one of {kinds}.")
-    if output.suffix != ".onnx" and args.fp16:
+    if output.suffix.lower() != ".onnx" and args.fp16:
         raise UserError(f"--fp16 is for ONNX, and {output} is none.")
     if output.exists() and not args.overwrite:
         raise UserError(f"--output: {output} exists. Choose another name, or replace it with --overwrite.")
@@ -59,10 +60,20 @@ def _check_output(output: Path, args: Namespace) -> None:
 
 
 def _network(args: Namespace) -> tuple[SRNetwork, dict[str, Any]]:
-    """Return the network to export and the summary of its training."""
+    """Return the network to export and the summary of its training, with what only the folder of its run knows."""
     source = args.model or (args.run / LAST if args.last else trained_file(args.run))
-    network, metadata = load_model(source, args.arch, args.genotype), read_metadata(source)
-    return network, json.loads(metadata["training"]) if metadata else {"released": source.name}
+    metadata = read_metadata(source)
+    network = load_model(source, args.arch, args.genotype)
+    if not metadata:
+        return network, {"released": source.name}
+    try:
+        training = dict(json.loads(metadata["training"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{source} is damaged: its record of the training cannot be read.") from error
+    if args.run is not None:
+        with suppress(UserError):  # a network outlives the history of its run
+            training["iterations_done"] = read_history(args.run)[-1]["iteration"]
+    return network, training
 
 
 def _write_genotype(output: Path, args: Namespace) -> list[str]:
@@ -75,17 +86,22 @@ def _write_genotype(output: Path, args: Namespace) -> list[str]:
 def _write_network(output: Path, args: Namespace) -> list[str]:
     """Write the network's file and its model card; return lines that say what was written."""
     network, training = _network(args)
+    options = None if args.run is None else _options(args.run)
+    try:
+        card, warnings = model_card(output.name, network, training, options, args.license), remarks(training, options)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"the record of the training, in the model's file, is damaged: {error!r}.") from error
     verified = save_network(output, network, training, args.fp16)
     lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB"]
     lines += [verified] if verified else []
-    lines += [f"trained: {json.dumps(training)}"] if args.run is not None else []
-    card = output.with_suffix(".md")
-    if not args.no_card and card.exists() and not args.overwrite:
-        lines.append(f"{card} was there already and is kept; --overwrite replaces it")
+    lines += [f"trained: {as_text(training)}"] if args.run is not None else []
+    lines += [f"NOTE: {warning}" for warning in warnings]
+    file = output.with_suffix(".md")
+    if not args.no_card and file.exists() and not args.overwrite:
+        lines.append(f"{file} was there already and is kept; --overwrite replaces it")
     elif not args.no_card:
-        options = None if args.run is None else _options(args.run)
-        write_text(card, model_card(output.name, network, training, options, args.license))
-        lines.append(f"{card}: its model card")
+        write_text(file, card)
+        lines.append(f"{file}: its model card")
     return lines
 
 

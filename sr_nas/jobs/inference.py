@@ -18,7 +18,7 @@ from sr_nas.images.files import IMAGE_SUFFIXES, find_images, image_size, natural
 from sr_nas.inference.images import output_paths, upscale_files
 from sr_nas.inference.optimize import for_inference
 from sr_nas.inference.tiles import pools_globally
-from sr_nas.runs.device import pick_device
+from sr_nas.runs.device import pick_device, use_threads
 
 TILE_NOTE = (
     "[yellow]note[/]: this network pools or resamples over the whole image, so that tiles change its output slightly: each is an "
@@ -36,7 +36,7 @@ def main(args: Namespace) -> int:
         console.print(problem, markup=False, soft_wrap=True)
     if not inputs:
         return 1
-    device = pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu))
+    device, threads = pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu)), use_threads(args.num_threads)
     network = load_model(args.model, args.arch, args.genotype)
     pixels = _pixels_to_upscale(inputs, output_paths(inputs, args.output, args.suffix, roots), args)
     executed, engine = for_inference(network, args.engine, device, args.precision, pixels)
@@ -63,7 +63,7 @@ def main(args: Namespace) -> int:
                 warned = True
                 console.print(TILE_NOTE, soft_wrap=True)
     remarks = {
-        "written": f"written to {args.output} by {engine} on {device}",
+        "written": f"written to {args.output} by {engine} on {device} (threads: {threads})",
         "kept": "kept as they were there (--overwrite replaces them)",
         "left out": "left out as outputs of others",
         "failed": "failed",

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
 import torch
 
 from sr_nas.data.loader import loader_failure
-from sr_nas.errors import UserError, is_out_of_memory, listing, parse_json
+from sr_nas.errors import UserError, is_out_of_memory, listing, parse_json, reason
 from sr_nas.export.model import LAST
 from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, read_yaml
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import SearchView, TrainView
+from sr_nas.runs.device import cores, omp_threads, quickest_threads, use_threads
 from sr_nas.runs.distributed import CPU, from_first, world_size
-from sr_nas.runs.files import lock, sweep, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, run_folders
+from sr_nas.runs.files import lock, naming, sweep, write_json, write_text
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, restoring, run_folders
 
 PROVENANCE, LOG = "run.json", "log.txt"
 Content = TypeVar("Content")
@@ -37,6 +40,7 @@ class Run:
         initial_world_size: number of processes that the run was begun with; its batches are ``batch_size_per_gpu`` for each.
         state: of the checkpoint, ``None`` for a new run; set by :meth:`open`.
         notes: lines to say when the run begins.
+        threads: of this process on the CPU; set by :meth:`take_threads`.
         log: written by the first process only.
     """
 
@@ -48,6 +52,7 @@ class Run:
         self.folder = folder or Path(options.path.experiments_root) / options.name
         self.state: dict[str, Any] | None = None
         self._opened = False
+        self.threads = 1
         self.log = logging.getLogger(f"{__name__}.silent")
         self.log.propagate = False
         self.log.addHandler(logging.NullHandler())
@@ -75,6 +80,31 @@ class Run:
         """Samples of a batch, of all processes together."""
         return int(self.options.datasets.train.batch_size_per_gpu) * self.initial_world_size
 
+    def take_threads(self, measures: bool, loop: Any, step: Callable[[], object]) -> None:
+        """Set the threads of this process, and notes on them. Results on a CPU depend on them, so a resumed run keeps them.
+
+        ``"auto"`` of a new run is OMP_NUM_THREADS, else the quickest number where it ``measures``, else all cores. To measure,
+        ``step`` takes steps of the ``loop``, whose ``state_dict`` and ``load_state_dict`` make it what it was.
+        """
+        wanted, notes = self.options.num_threads, self.notes
+        if self._starts:
+            self.threads = use_threads(int(self._starts[0]["threads"]))
+            asked = f"num_threads {wanted}" if wanted != "auto" else f"OMP_NUM_THREADS {omp_threads() or self.threads}"
+            if asked.split()[1] != str(self.threads):
+                notes.append(f"{asked} is for new runs: this one keeps its threads, on which results depend")
+        elif wanted == "auto" and measures and not omp_threads() and world_size() == 1 < cores():
+            state = deepcopy(loop.state_dict())
+            with torch.random.fork_rng(devices=[]):
+                self.threads, figures = quickest_threads(step)
+            loop.load_state_dict(state)
+            notes.append(f"num_threads auto is {self.threads} here: a step takes {figures}")
+        else:
+            self.threads = use_threads(wanted)
+            if wanted == "auto" and omp_threads():
+                notes.append(f"num_threads auto is {self.threads} here, as OMP_NUM_THREADS says")
+        if self.threads > cores():
+            notes.append(f"{self.threads} threads are more than the cores that this process may use, {cores()}: it will be slow")
+
     def open(self, device: torch.device, images: Sequence[str] = ()) -> Run:
         """Make the folder, or lock it and load its checkpoint, which also sets PyTorch's random states.
 
@@ -92,12 +122,10 @@ class Run:
         """Hand the state of a resumed run to ``load``; a UserError if it is not a state of this run."""
         if self.state is not None:
             try:
-                load(self.state)
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # whatever misses its part
-                if is_out_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                raise UserError(f"{self.folder / CHECKPOINT} is not of this run ({reason}). {_anew(self.folder)}") from error
+                with restoring(self.folder / CHECKPOINT):
+                    load(self.state)
+            except UserError as error:
+                raise UserError(f"{error} {_anew(self.folder)}") from error
 
     def _open(self, device: torch.device, images: Sequence[str]) -> tuple[Path, dict[str, Any] | None]:
         if self._resumed is None:
@@ -138,25 +166,27 @@ class Run:
         data, size = self.options.datasets.train, world_size()
         share = f", batches of {self.batch}, {self.batch // size} for each of {size} process{'es' * (size > 1)}"
         alone = self.initial_world_size == size == 1
-        verb = verb if self.state is None else "going on"
-        return f"{verb} in {self.folder} on {device} with {data.name or data.type}{'' if alone else share}"
+        where = f"{self.folder} on {device} (threads: {self.threads})"
+        return f"{verb if self.state is None else 'going on'} in {where} with {data.name or data.type}{'' if alone else share}"
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        reason = self._blow(error) if isinstance(error, Exception) else ""
-        if reason or isinstance(error, KeyboardInterrupt):
+        blow = self._blow(error) if isinstance(error, Exception) else ""
+        if blow or isinstance(error, KeyboardInterrupt):
             has_state = (self._opened or self._resumed) and (self.folder / CHECKPOINT).is_file()
             saved = f"The last checkpoint is {self.folder / CHECKPOINT}; --auto_resume goes on from it."
-            text = f"{reason} {saved if has_state else 'Nothing is saved yet.'}".strip()
-            self.log.info("%s", text)
+            text = f"{blow} {saved if has_state else 'Nothing is saved yet.'}".strip()
+            with suppress(OSError):  # the log too may be on a disk that is full
+                self.log.info("%s", text if blow else f"stopped at once. {text}")
         for handler in list(self.log.handlers):
             self.log.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):
+                handler.close()
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(text) from error
-        if reason:
+        if blow:
             raise UserError(text) from error
 
     def _blow(self, error: Exception) -> str:
@@ -168,7 +198,7 @@ class Run:
                 f"a process that reads images ahead has failed: {lost}. Memory may be short, or in a container /dev/shm "
                 "(docker run --shm-size). With datasets.train.num_worker_per_gpu: 0 there are no such processes."
             )
-        return f"{error}." if isinstance(error, OSError) else ""
+        return reason(error) if isinstance(error, OSError) else ""
 
 
 def less_memory(options: AnySearch | AnyTraining) -> str:
@@ -232,8 +262,9 @@ def _read_starts(folder: Path) -> list[dict[str, Any]]:
     def read(file: Path) -> list[dict[str, Any]]:
         starts = parse_json(file.read_bytes(), file)
         first = starts[0] if isinstance(starts, list) and starts else None
-        if not isinstance(first, dict) or type(first.get("processes")) is not int or first["processes"] < 1:
-            raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes.")
+        numbers = [first.get(key) for key in ("processes", "threads")] if isinstance(first, dict) else [None]
+        if any(type(number) is not int or not 1 <= number <= most for number, most in zip(numbers, (2**31, 1024), strict=False)):
+            raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes and threads.")
         for start in starts:
             images = start.get("images", []) if isinstance(start, dict) else None
             if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
@@ -253,11 +284,20 @@ def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
         raise UserError(f"{error} So this run cannot go on; start a new one without --auto_resume.") from error
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose errors are those of the run: by default, logging prints a traceback and goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error that is being handled."""
+        with naming(Path(self.baseFilename)):
+            raise
+
+
 def _open_log(folder: Path) -> logging.Logger:
     logger = logging.getLogger(f"sr_nas.{folder.resolve()}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8", errors="backslashreplace")
+    handler = _LogFile(folder / LOG, encoding="utf-8")
     try:
         lock(cast(TextIO, handler.stream))
     except BlockingIOError as error:

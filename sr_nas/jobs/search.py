@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError
+from sr_nas.export.network_file import write_tensors
 from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
 from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
@@ -25,7 +25,7 @@ from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
 from sr_nas.report.progress import SearchView, decision, macs, truth
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
-from sr_nas.runs.files import replacing, write_json, write_text
+from sr_nas.runs.files import write_json, write_text
 from sr_nas.runs.run_dir import (
     CHECKPOINT,
     append_history,
@@ -42,6 +42,10 @@ ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_cli
 # Bytes, and a factor on those of tensors, for what libraries allocate besides. Fitted to steps of IMDN and DLSR spaces of one
 # thread on one machine, the worst of which lies 18 % off. Devices that are not here allocate nothing that is known.
 LIBRARIES = {"cpu": (36e6, 1.3)}
+
+
+# A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner.
+DRAW = 0.05
 
 
 def main(args: Namespace) -> int:
@@ -77,6 +81,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
     images = task.images(options)
     searcher = build_searcher(options, device, run.initial_world_size, images)
     memory = check_memory(searcher, options, run.batch // world_size())
+    run.take_threads(device.type == "cpu", searcher, lambda: searcher.run(_ignore, _ignore, lambda: True))
 
     run.open(device, images.names)
     run.restore(searcher.load_state_dict)
@@ -98,8 +103,12 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         lines = outcome(run.folder, choices)
         run.log.info("%s", "\n".join(lines))
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
     return 0
+
+
+def _ignore(_: object) -> None:
+    """Stand in for the callbacks of steps that leave no record."""
 
 
 class Recorder:
@@ -125,6 +134,7 @@ class Recorder:
             save_checkpoint(self.run.folder / CHECKPOINT, self.searcher.state_dict())
         elif is_first():
             cut_history(self.run.folder, self.searcher.step)
+            read_history(self.run.folder, self.searcher.space.choices())  # a damaged one is found now and not at the end
 
     def on_step(self, losses: Mapping[str, Any]) -> None:
         """Show a finished step."""
@@ -165,8 +175,7 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
         + dump_yaml(task.network_block(searcher.space.derive(genotype))),
     )
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
-    with replacing(folder / INHERITED) as temporary:
-        save_file(inherited, temporary)
+    write_tensors(folder / INHERITED, inherited)
     save(beta_figure(beta_curves(history, candidates)), folder / "plots" / "beta.png")
     save(alpha_figure(history, candidates), folder / "plots" / "alpha.png")
 
@@ -178,12 +187,14 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
     genotype = Genotype.from_json(last["genotype"])
     times = f", {margins.final_spread / margins.initial_spread:.0f} times as much" if margins.initial_spread else ""
     memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
-    rows = []
+    rows, draws = [], 0
     for label, names in genotype.picks:
-        clarity = ("decided by several choices", "", "") if label not in choices else ("keeps all it can", "", "")
+        clarity = ("decided by several choices" if label not in choices else "keeps all it can", "", "", "")
         if label in margins.weakest:
             even = 1 / len(choices[label].candidates)
-            clarity = (f"{margins.weakest[label]:.3f}", f"+{margins.margin[label]:.3f}", f"{even:.3f}")
+            draw = margins.margin[label] < DRAW * even
+            draws += draw
+            clarity = (f"{margins.weakest[label]:.3f}", f"+{margins.margin[label]:.3f}", f"{even:.3f}", "a draw" * draw)
         rows.append((label, JOINT.join(names), *clarity))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -192,6 +203,7 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
         f"network   {last['params']:,} parameters; " + "; ".join(f"{name} {value}" for name, value in macs(last, 2).items()),
         *(f"{'truth':<10}{name} {known}" for name, known in truth(last).items()),
         f"alpha     spread within a choice {margins.initial_spread:.4f} at the start, {margins.final_spread:.4f} now{times}",
+        *[f"undecided {draws} of {len(margins.margin)} choices lead by less than {DRAW:.0%} of an even draw"] * (draws > 0),
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]

@@ -58,8 +58,10 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     # Everything is built, and thereby checked, before there is a folder.
     logger = options.logger
     images, network, start = build_training(options)
-    validator = find_task(options.task).validator(options, network, images, device)
     trainer = build_trainer(options, images, network, device, precision, run.initial_world_size)
+    measures = device.type == "cpu" and not options.train.compile  # compiled code is for one number of threads
+    run.take_threads(measures, trainer, lambda: trainer.iteration < trainer.total and trainer.step())
+    validator = find_task(options.task).validator(options, network, images, device)
 
     run.open(device, images.names)
     checkpointer = Checkpointer(run, trainer, validator)
@@ -116,7 +118,7 @@ def fit(
                 scalars.write(trainer.iteration, scores)
                 if means:
                     texts = {name: validator.format(values) for name, values in means.items()}
-                    view.validation(trainer.iteration, texts, improved)
+                    view.validation(trainer.iteration, texts, improved, trainer.start_share)
             stopping = stop.agreed()
             if stopping or due(save_freq):
                 scalars.flush()
@@ -204,6 +206,7 @@ class Checkpointer:
         return {
             "run": options.name,
             "iteration": record["iteration"],
+            "total_iter": self.trainer.total,
             "data": options.datasets.train.name or options.datasets.train.type,
             "seed": options.manual_seed,
             **self.validator.card(),

@@ -19,8 +19,9 @@ from sr_nas.genotype import NETWORK_BLOCK, is_genotype_path
 from sr_nas.options.basicsr import MARK, from_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
-# Options that may change without changing what a run computes: at the top, in train, in every data set.
-FREE = ("logger", "num_gpu", "path")
+# Options that may change without changing what a run computes: at the top, in train, in every data set. A resumed run takes the
+# num_threads that it was begun with, whatever the option says now.
+FREE = ("logger", "num_gpu", "num_threads", "path")
 FREE_OF_TRAINING = ("divergence_factor",)
 FREE_OF_A_DATASET = ("name", "num_worker_per_gpu", "cache")
 MOST_BYTES, MOST_NODES, MOST_DEPTH = 2**20, 20_000, 40

@@ -27,6 +27,15 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Optimizer = Annotated[Component, FromRegistry(OPTIMIZERS)]
 
 
+def _check_threads(value: Any) -> Any:
+    if value != "auto" and not (isinstance(value, int) and 1 <= value <= 1024):
+        raise ValueError(f"Input should be auto or a whole number from 1 to 1024 (found {value!r}).")
+    return value
+
+
+Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(_check_threads)]
+
+
 class Dataset(Component):
     """A source of image pairs."""
 
@@ -94,6 +103,8 @@ class AnyRun(Strict):
     """Seed of everything random."""
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist. Under torchrun for each process."""
+    num_threads: Threads = "auto"
+    """Threads on the CPU, kept when a run is resumed. auto: OMP_NUM_THREADS where it is set, else the quickest of 1, 2, 4, ..."""
     logger: Logger = Logger()
     task: str
     datasets: Any

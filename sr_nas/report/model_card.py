@@ -24,9 +24,9 @@ session = onnxruntime.InferenceSession("{file}")
 network = torch.export.load("{file}").module()
 sr = network(lr)""",
 }
-USAGE_SR_NAS = """from sr_nas.export.model import load_model
+USAGE_SR_NAS = """from sr_nas import load_network
 
-network = load_model("{file}")
+network = load_network("{file}")
 sr = network(lr)"""
 
 
@@ -54,24 +54,43 @@ def model_card(
     ]
     if network.genotype.picks:  # networks of other projects have none
         parts += ["## Genotype", f"`{network.genotype}`"]
-    parts += ["## Training", _training(training, options), "## Validation", *_validation(training, options)]
-    parts += [f"## Use of `{file}`", f"```python\n{USAGE.get(suffix, USAGE_SR_NAS).format(file=file)}\n```"]
+    parts += ["## Training", *remarks(training, options), _training(training, options)]
+    parts += ["## Validation", *_validation(training, options)]
+    parts += [f"## Use of `{file}`", f"```python\n{USAGE.get(suffix.lower(), USAGE_SR_NAS).format(file=file)}\n```"]
     parts += [f"```sh\nsr-nas inference --model {file} -i photo.png -o upscaled\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def remarks(training: Mapping[str, Any], options: Mapping[str, Any] | None) -> list[str]:
+    """Return sentences on a network that is not of the end of its training, or that is worse than bicubic upscaling.
+
+    The arguments are those of :func:`model_card`. The best network of a training that has ended may be of any iteration.
+    """
+    total = training.get("total_iter") or ((options or {}).get("train") or {}).get("total_iter")
+    iteration, done, lines = training.get("iteration"), training.get("iterations_done"), []
+    if total and iteration is not None and max(iteration, done or 0) < total:
+        state = "its training has not ended" if done else "whether its training has ended is not known"
+        lines.append(f"It is of iteration {iteration} of {total}; {state}.")
+    for name, bicubic in (training.get("bicubic") or {}).items():
+        if (score := training["validation"][name]["psnr"]) < bicubic:
+            lines.append(f"It is below bicubic upscaling: on {name} {score:.3f} dB, bicubic {bicubic:.3f} dB.")
+    return lines
 
 
 def _training(training: Mapping[str, Any], options: Mapping[str, Any] | None) -> str:
     if "released" in training:
         return f"Weights released as `{training['released']}`. The file does not say how they were trained."
     # The options tell more of these than the file does.
-    covered = {"validation"} | ({"loss", "seed", "data"} if options is not None else set())
+    covered = {"validation", "bicubic", "iterations_done"} | (
+        {"loss", "seed", "data", "total_iter"} if options is not None else set()
+    )
     rows = {key: value for key, value in training.items() if key not in covered}
     if options is not None:
         data, train = (options.get("datasets") or {}).get("train") or {}, options.get("train") or {}
         rows |= {f"datasets.train.{key}": data.get(key) for key in DATA_OPTIONS}
         rows |= {f"train.{key}": train.get(key) for key in TRAIN_OPTIONS}
         rows["manual_seed"] = options.get("manual_seed")
-    table = [(key, _text(value)) for key, value in rows.items() if value is not None]
+    table = [(key, as_text(value)) for key, value in rows.items() if value is not None]
     return _table(("", ""), table) if table else "Not stated."
 
 
@@ -92,7 +111,8 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value of a record as words: a mapping as ``key value, key value``, without keys that have none."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner is not None)
-    return str(value)
+        return ", ".join(f"{key} {as_text(inner)}" for key, inner in value.items() if inner is not None)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

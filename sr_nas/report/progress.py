@@ -85,8 +85,8 @@ class RunView:
         return 1 / (self._progress.tasks[0].speed or math.nan)
 
     def message(self, *parts: str) -> None:
-        """Print one line of parts. It is never wrapped or read as markup."""
-        self.console.print(Text("  ".join(parts)), soft_wrap=True)
+        """Print one line of parts, which is not read as markup; a terminal wraps it between words."""
+        self.console.print(Text("  ".join(parts)), soft_wrap=not self.console.is_terminal)
 
     def advance(self, step: int) -> None:
         """Move the bar to the number of steps of the whole run that are done now."""
@@ -131,10 +131,14 @@ class TrainView(RunView):
             pace = f"{self.seconds_per_step:.3g} s an iteration"
             self.message(f"iteration {iteration:,}/{self.total:,}", *values, pace, f"time left {self.time_left}")
 
-    def validation(self, iteration: int, scores: Mapping[str, str], best: bool) -> None:
-        """Report the scores, as text by validation set; ``best`` marks the best ones of the run so far."""
-        parts = [f"{name} {text}" for name, text in scores.items()]
-        self.message(f"validation at {iteration:,}", *parts, *["best so far"] * best)
+    def validation(self, iteration: int, scores: Mapping[str, str], best: bool, start: float = 0.0) -> None:
+        """Report the scores, as text by validation set; ``best`` marks the best ones of the run so far.
+
+        ``start`` is the share of the first weights in the validated ones, a moving average: where it is large, they lag behind.
+        """
+        parts = [f"{name} {text}" for name, text in scores.items()] + ["best so far"] * best
+        average = [f"(moving average, {start:.0%} of it the start)"] * (start > 0.05)
+        self.message(f"validation at {iteration:,}", *parts, *average)
 
 
 def genotype_text(record: Mapping[str, Any]) -> str:

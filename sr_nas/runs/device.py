@@ -1,11 +1,14 @@
-"""The device of a run, the precision it computes in, and its memory."""
+"""The device of a run, the precision it computes in, its memory, and its threads on the CPU."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import psutil
@@ -23,6 +26,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Control groups of Linux, version 2 and 1: mount point, and files with the limit and the usage in bytes.
 CGROUPS = (("", "memory.max", "memory.current"), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
+# The same for processor time: mount point, and files that hold its limit and its period in microseconds.
+CPU_CGROUPS = (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 
 
 def pick_device(num_gpu: int | str) -> torch.device:
@@ -93,8 +98,50 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use: those it is bound to, or fewer under its container's limit."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *_cgroup_cores()]))
+
+
+def use_threads(count: int | Literal["auto"] | None) -> int:
+    """Set and return the threads of PyTorch, and of OpenCV where it is loaded. ONNX Runtime takes PyTorch's number.
+
+    ``"auto"`` and ``None`` are OMP_NUM_THREADS, where it is set, else this process's share of all cores.
+    """
+    if not isinstance(count, int):
+        count = omp_threads() or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(count)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(count)
+    return count
+
+
+def omp_threads() -> int | None:
+    """Return the number in OMP_NUM_THREADS, which the user or torchrun has set, or ``None``."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else None
+
+
+def quickest_threads(step: Callable[[], object]) -> tuple[int, str]:
+    """Time a step with 1, 2, 4, ... threads up to all cores and set the quickest number; return it and the figures in words.
+
+    A larger number must be a tenth quicker, since a thread that gains less costs more than it gives beside other work. Numbers
+    take turns, and medians count, so that other processes disturb all alike. ``step`` changes what it changes.
+    """
+    most, started = cores(), time.perf_counter()
+    seconds: dict[int, list[float]] = {count: [] for count in sorted({*(2**power for power in range(most.bit_length())), most})}
+    best = min(seconds)
+    step()  # whatever happens in the first step alone
+    while len(seconds[most]) < 3 and (not seconds[most] or time.perf_counter() - started < 20):
+        for count, times in seconds.items():
+            use_threads(count)
+            begun = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - begun)
+    medians = {count: median(times) for count, times in seconds.items()}
+    for count, value in medians.items():
+        best = count if value < 0.9 * medians[best] else best
+    return use_threads(best), ", ".join(f"{value:.3g} s with {count}" for count, value in medians.items())
 
 
 def available_memory(device: torch.device) -> int:
@@ -112,21 +159,39 @@ def _address_space() -> list[int]:
     return [] if limit == -1 else [max(0, limit - psutil.Process().memory_info().vms)]
 
 
-def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return the bytes that each memory limit on this process leaves (Linux: containers, batch systems such as Slurm)."""
-    left = []
+def _cgroup_folders(mount: str, root: Path, groups: Path) -> Iterator[Path]:
+    """Yield the folders of this process's control groups (Linux: containers, batch systems such as Slurm), where there are any.
+
+    A limit of any group above counts too. In a container the mount point itself is the container's group.
+    """
     with suppress(OSError):
         names = {line.split(":", 2)[2].strip("/") for line in groups.read_text(encoding="utf-8").splitlines()}
-        for mount, limit, usage in CGROUPS:
-            top = root / mount
-            # A limit of any group above counts too. In a container the mount point itself is the container's group.
-            for folder in {folder for name in names for folder in (top / name / "_").parents if folder.is_relative_to(top)}:
-                with suppress(OSError, ValueError):  # no such group, or no limit ("max")
-                    most, used = (int((folder / file).read_text(encoding="ascii")) for file in (limit, usage))
-                    stat = (folder / "memory.stat").read_text(encoding="ascii").split()
-                    # Cached files that the system can drop count as used.
-                    left.append(max(0, most - used + int(stat[stat.index("inactive_file") + 1])))
+        top = root / mount
+        yield from {folder for name in names for folder in (top / name / "_").parents if folder.is_relative_to(top)}
+
+
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return the bytes that each memory limit on this process leaves."""
+    left = []
+    for mount, limit, usage in CGROUPS:
+        for folder in _cgroup_folders(mount, root, groups):
+            with suppress(OSError, ValueError):  # no such group, or no limit ("max")
+                most, used = (int((folder / file).read_text(encoding="ascii")) for file in (limit, usage))
+                stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+                # Cached files that the system can drop count as used.
+                left.append(max(0, most - used + int(stat[stat.index("inactive_file") + 1])))
     return left
+
+
+def _cgroup_cores(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return the cores, rounded up, that each limit on this process's processor time gives it."""
+    limits = []
+    for mount, files in CPU_CGROUPS:
+        for folder in _cgroup_folders(mount, root, groups):
+            with suppress(OSError, ValueError):  # as above
+                quota, period = map(int, " ".join((folder / file).read_text(encoding="ascii") for file in files).split())
+                limits += [-(-quota // period)] * (quota > 0)
+    return limits
 
 
 def peak_memory(device: torch.device) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -175,18 +176,22 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 class GracefulShutdown:
-    """Context manager that notes SIGINT and SIGTERM, so that a run finishes its step and saves; call it to ask for a signal.
+    """Context manager that notes SIGINT, SIGTERM and SIGHUP, so that a run finishes its step and saves; call it to ask for one.
 
-    A second signal reaches the previous handler, which ends the process at once.
+    A second signal ends the process at once: SIGINT by a KeyboardInterrupt, after which a third one kills. SIGINT and SIGTERM are
+    heeded also where the process was started with them ignored, as a shell starts a background job: whoever sends one means it.
+    SIGHUP, of a terminal that is closed, is then left ignored (``nohup``); else the process writes no more to that terminal.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._received = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> GracefulShutdown:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous.setdefault(number, signal.signal(number, self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,5 +214,14 @@ class GracefulShutdown:
         return 128 + self.signal if self.signal else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self.__exit__()
+        if self._received:
+            signal.signal(number, signal.SIG_DFL)
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+        self._received, self.signal = True, number
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            with open(os.devnull, "w") as nowhere, suppress(OSError):  # writing to a closed terminal is an error
+                for output in (1, 2):
+                    if stat.S_ISCHR(os.fstat(output).st_mode):
+                        os.dup2(nowhere.fileno(), output)

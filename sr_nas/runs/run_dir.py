@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
-import pickle
 import platform
 import re
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 import sr_nas
-from sr_nas.errors import UserError, parse_json, shortened
+from sr_nas.errors import UserError, first_line, is_out_of_memory, parse_json, shortened
+from sr_nas.genotype import Choices
 from sr_nas.runs.distributed import world_size
-from sr_nas.runs.files import replacing, write_text
+from sr_nas.runs.files import kind_of, naming, replacing, write_text
 
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
@@ -54,30 +56,69 @@ def resumable_runs(root: Path, name: str) -> list[Path]:
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:
-    with (folder / HISTORY).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    """Add a record to a run's history, or raise an OSError and leave the history as it was."""
+    file = folder / HISTORY
+    with naming(file), file.open("ab", buffering=0) as stream:
+        size, line = stream.tell(), (json.dumps(record) + "\n").encode()
+        try:
+            if (written := stream.write(line)) < len(line):  # the disk is full, which the next byte is told
+                stream.write(line[written:])
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's history, without a last line cut off by a kill; a UserError if it is missing or damaged."""
+class SearchRecord(BaseModel):
+    """What a record of a search's history must hold for those who read it; others are of any kind."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, float | dict[str, float]]
+    epoch: int
+    step: int
+    seconds: float
+    alpha: dict[str, list[float]]
+    beta: dict[str, list[float]]
+    loss: dict[str, float]
+    genotype: dict[str, str | dict[str, str | list[str]]]
+    true_accuracy: dict[str, dict[str, float]] = {}
+
+
+def read_history(folder: Path, choices: Choices | None = None) -> list[dict[str, Any]]:
+    """Return the records of a run's history, without a last line cut off by a kill; a UserError if it is missing or damaged.
+
+    With the choices of a search its records are checked as a :class:`SearchRecord` of them.
+    """
     file = folder / HISTORY
     if not file.is_file():
         raise UserError(f"{folder} holds no {HISTORY}: is it the folder of a run?")
     lines = file.read_bytes().split(b"\n")
-    return [_record(line, f"{file}, record {number}") for number, line in enumerate(lines[:-1], start=1)]
+    return [_record(line, f"{file}, record {number}", choices) for number, line in enumerate(lines[:-1], start=1)]
 
 
-def _record(line: bytes, where: str) -> dict[str, Any]:
+def _record(line: bytes, where: str, choices: Choices | None) -> dict[str, Any]:
     record = parse_json(line, where)
-    if not isinstance(record, dict):
-        raise UserError(f"{where} is damaged: it is {shortened(record)} and not a mapping.")
+    try:
+        if not isinstance(record, dict):
+            raise ValueError(f"it is {shortened(record)} and not a mapping")
+        if choices is not None:
+            checked = SearchRecord.model_validate(record)
+            sizes = {label: len(choice.candidates) for label, choice in choices.items()}
+            if any(sizes != {label: len(values) for label, values in kind.items()} for kind in (checked.alpha, checked.beta)):
+                raise ValueError("its alpha or beta is not of the search's choices")
+    except ValueError as error:
+        address = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+        reason = f"{address} is missing or of another kind" if address else error
+        raise UserError(f"{where} is damaged: {reason}.") from error
     return record
 
 
 def cut_history(folder: Path, last: int, key: str = "step") -> None:
     """Drop the records after step ``last``: a run that resumes there writes them again."""
     if (folder / HISTORY).is_file():
-        records = [record for record in read_history(folder) if record[key] <= last]
+        records = read_history(folder)
+        if any(type(record.get(key)) is not int for record in records):
+            raise UserError(f"{folder / HISTORY} is damaged: a record has no whole number '{key}'.")
+        records = [record for record in records if record[key] <= last]
         write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -122,20 +163,33 @@ def _version(package: str) -> str | None:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` together with the states of this process's random generators (CPU, and CUDA where there is one)."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    with replacing(path) as temporary:
-        torch.save({**state, "random": {"cpu": torch.get_rng_state(), "cuda": cuda}}, temporary)
+    # To a stream of Python, which says that a disk is full; PyTorch's own writing says "unexpected pos".
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        torch.save({**state, "random": {"cpu": torch.get_rng_state(), "cuda": cuda}}, stream)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint to ``device`` and restore the states of the random generators; a UserError if it is none."""
+    """Read a checkpoint to ``device`` and restore the states of the random generators; a UserError if it is none or damaged."""
     state = load_tensors(path, device)
     random = state.pop("random", None)
     if random is None:
         raise UserError(f"{path} is no checkpoint of a run: it holds {', '.join(map(str, list(state)[:8]))}.")
-    torch.set_rng_state(random["cpu"].cpu())
-    if torch.cuda.is_available() and random["cuda"]:
-        torch.cuda.set_rng_state_all([state.cpu() for state in random["cuda"][: torch.cuda.device_count()]])
+    with restoring(path):
+        torch.set_rng_state(random["cpu"].cpu())
+        if torch.cuda.is_available() and random["cuda"]:
+            torch.cuda.set_rng_state_all([state.cpu() for state in random["cuda"][: torch.cuda.device_count()]])
     return state
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while the state in a checkpoint is given back into a UserError that names the checkpoint."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # whatever misses its part
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{path} is not of this run ({type(error).__name__}: {first_line(error)}).") from error
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -144,18 +198,22 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
     Raises:
         UserError: the file is missing, damaged, refused, or holds no mapping.
     """
+    if (kind := kind_of(path)) != "torch":
+        raise UserError(f"{path} is no PyTorch file of tensors: its content is {kind}.")
     try:
-        loaded = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} was refused: it holds more than tensors and plain values, or is no PyTorch file. Only files that load "
-            f"with weights_only=True are read. ({str(error).splitlines()[0]})"
-        ) from error
+        with path.open("rb") as stream:  # by a name, PyTorch would look at the suffix
+            loaded = torch.load(stream, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a PyTorch file: {reason}") from error
+        if is_out_of_memory(error):
+            raise
+        if foreign := re.search(r"GLOBAL ([\w.]+)|function <(?:built-in )?(?:function|class|method) '?([\w.]+)", str(error)):
+            raise UserError(
+                f"{path} was refused: it holds {foreign[1] or foreign[2]}, and reading that could run code of its author's. Only "
+                "tensors and plain values are read, such as the state_dict() of a network."
+            ) from error
+        # PyTorch's text may advise to read the file without this safety; the reason stands at its end.
+        why = first_line(Exception(str(error).split("WeightsUnpickler error: ")[-1] or type(error).__name__))
+        raise UserError(f"{path} cannot be read as a PyTorch file, and is damaged or of another kind: {why}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors.")
     return loaded

@@ -6,6 +6,7 @@ Directions of a landscape have the stated length, and a surface is known in clos
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,6 +22,7 @@ from sr_nas.analysis.curves import replacement
 from sr_nas.analysis.history import methods_of
 from sr_nas.analysis.landscape import over_plane, random_direction
 from sr_nas.analysis.sweep import read_axes, short_keys
+from sr_nas.analysis.tables import Table
 from sr_nas.classification.nasbench201 import EDGES, NASBENCH201_OPERATIONS, read_genotype
 from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
@@ -124,7 +126,7 @@ def test_a_folder_of_seeds_stands_for_its_runs(tmp_path: Path) -> None:
 
 
 def test_two_methods_of_one_name_are_both_named(tmp_path: Path) -> None:
-    both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "sac", 0, (0.1, 0.1), name="x_2")]
+    both = [made_up(tmp_path, "sa", 0, (0.1, 0.1), name="x"), made_up(tmp_path, "darts", 0, (0.1, 0.1), name="x_2")]
     options = both[1] / "options.yml"
     options.write_text(options.read_text().replace("name: x_2", "name: x"))
     assert [method.name for method in methods_of(both)] == ["x (x)", "x (x_2)"]
@@ -187,6 +189,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return root, words
 
 
+def test_a_mistyped_quantity_is_refused_before_a_search(tmp_path: Path) -> None:
+    words = ["sweep", "-opt", REPOSITORY / "options" / "sac_imdn.yml", "--over", "search:flops_weight=0,1", "--show", "gap_wrost"]
+    text = run("analyze", *words, "--force_yml", f"path:experiments_root={tmp_path}", code=1)
+    assert "--show: there is no 'gap_wrost' - did you mean 'gap_worst'?" in text and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_grid_reports_every_search_and_makes_none_twice(swept: tuple[Path, list[str]]) -> None:
     root, words = swept
@@ -206,7 +214,8 @@ def test_the_middle_of_a_landscape_is_the_search_itself(swept: tuple[Path, list[
     root, _ = swept
     folder = root / "tiny-nu1"
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-    run("analyze", "landscape", folder, "--grid", "3", "--batches", "2", "-o", root / "one")
+    printed = run("analyze", "landscape", folder, "--grid", "3", "--batches", "2", "-o", root / "one")
+    assert "tiny-nu1: row 2 of 3  time left " in printed
     run("analyze", "landscape", folder, "--grid", "3", "--batches", "2", "-o", root / "two")
     assert (root / "one" / "landscape.csv").read_bytes() == (root / "two" / "landscape.csv").read_bytes()
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
@@ -226,6 +235,32 @@ def test_the_middle_of_a_landscape_is_the_search_itself(swept: tuple[Path, list[
     assert float(rows[0.0, 0.0]["loss"]) == pytest.approx(loss, rel=1e-5)
     right = (torch.cat(outputs).argmax(1) == torch.cat(labels)).float().mean()
     assert float(rows[0.0, 0.0]["accuracy"]) == pytest.approx(100 * float(right))
+
+
+def test_a_landscape_that_is_stopped_keeps_the_rows_it_has(
+    swept: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(7))
+
+    def measure(alpha: object) -> dict[str, float]:
+        if next(calls) == 6:
+            raise KeyboardInterrupt
+        return {"loss": 1.0}
+
+    monkeypatch.setattr("sr_nas.analysis.landscape._measure", lambda *_: measure)
+    run("analyze", "landscape", swept[0] / "tiny-nu1", "--grid", "3", "-o", tmp_path / "out", code=130)
+    assert [float(row["second"]) for row in rows_of(tmp_path / "out" / "landscape.csv")] == [-1.0] * 3 + [0.0] * 3
+
+
+def test_a_table_too_wide_for_the_terminal_is_written_row_by_row() -> None:
+    rows = [{"quantity": f"accuracy_of_a_long_name_{number}", **{f"heading_{k}": "0.123" for k in range(9)}} for number in (1, 2)]
+    for tty, width in ((True, 80), (True, 160), (False, 80)):
+        console = Console(file=io.StringIO(), force_terminal=tty, width=width, color_system=None, legacy_windows=False)
+        Table(rows).print(console)
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert printed.count("heading_8") == (2 if (tty, width) == (True, 80) else 1)
+        assert all(f"accuracy_of_a_long_name_{number}" in printed for number in (1, 2))
+        assert not tty or max(map(len, printed.splitlines())) <= width
 
 
 ALPHA = {"a": torch.tensor([-7.0, -4.0, -4.0], dtype=torch.float64), "b": torch.tensor([0.0, 3.0], dtype=torch.float64)}
@@ -257,11 +292,11 @@ def test_a_plane_is_measured_at_alpha_plus_both_steps() -> None:
     def measure(alpha: dict[str, torch.Tensor]) -> dict[str, float]:
         return {"square": float(sum(logits.square().sum() for logits in alpha.values())), "first": float(alpha["a"][0])}
 
-    result = over_plane(measure, ALPHA, (first, second), steps, Console(quiet=True))
+    rows = list(over_plane(measure, ALPHA, (first, second), steps))
     dot = [[float(sum((x[k] * y[k]).sum() for k in ALPHA)) for y in (ALPHA, first, second)] for x in (ALPHA, first, second)]
     for row, b in enumerate(steps):
         for column, a in enumerate(steps):
             coefficients = (1.0, a, b)
             square = sum(dot[i][j] * coefficients[i] * coefficients[j] for i in range(3) for j in range(3))
-            assert result["square"][row, column] == pytest.approx(square)
-            assert result["first"][row, column] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))
+            assert rows[row][column]["square"] == pytest.approx(square)
+            assert rows[row][column]["first"] == pytest.approx(float(ALPHA["a"][0] + a * first["a"][0] + b * second["a"][0]))

@@ -177,7 +177,10 @@ def test_nothing_is_measured_twice(tmp_path: Path, place: Path, measured: Counte
     run("evaluate", "-opt", file)
     assert measured == {"two x2": 1}
     (tmp_path / "table" / MEASUREMENTS).write_text('{"a": ')
-    assert "is damaged" in run("evaluate", "-opt", file, code=1)
+    assert f"{MEASUREMENTS} is no JSON" in run("evaluate", "-opt", file, code=1)
+    for damaged in ([], {"a": 3}, {"a": [3]}, {"a": [{"psnr": 1, "ssim": 1, "seconds": "1", "memory_bytes": None}]}):
+        (tmp_path / "table" / MEASUREMENTS).write_text(json.dumps(damaged))
+        assert f"{MEASUREMENTS} is damaged. Delete it" in run("evaluate", "-opt", file, code=1)
 
 
 def test_what_changes_is_measured_again_and_nothing_else(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
@@ -366,8 +369,8 @@ def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(t
     (tmp_path / "broken.safetensors").touch()
     models = {"a": {"path": str(tmp_path / "weights.pth")}, "b": {"path": str(tmp_path / "broken.safetensors")}}
     printed = run("evaluate", "-opt", option_file(tmp_path, place, models=models), code=1)
-    assert "models.a: " in printed and "does not say what network it holds" in printed
-    assert "models.b: " in printed and "cannot be read as safetensors" in printed
+    assert "models.a: " in printed and "does not say which network its tensors are of" in printed
+    assert "models.b: " in printed and "broken.safetensors is empty" in printed
     assert not (tmp_path / "table").exists()
 
 
@@ -378,6 +381,7 @@ def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(t
         (["--model", "x"], "--model and --data, or an option file with -opt"),
         (["--model", "x", "--data", "y", "--save_images"], "--save_images belongs to -opt"),
         (["-opt", "x", "--scale", "2"], "--scale is said by the option file"),
+        (["-opt", "x", "--num_threads", "2"], "--num_threads is said by the option file"),
     ],
 )
 def test_the_two_forms_are_not_mixed(words: list[str], text: str) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from sr_nas.analysis import sweep
-from sr_nas.analysis.history import read_run
 from sr_nas.analysis.sweep import Seeds, finished, run_seeds, summarise
 from sr_nas.classification.nasbench201 import EDGES
 from sr_nas.classification.nasbench201_table import table
@@ -22,7 +21,7 @@ from sr_nas.cli import seeds
 from sr_nas.errors import UserError
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, append_history, read_history
-from sr_nas.task import search_options
+from sr_nas.task import find_task, search_options
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import run
 
@@ -36,7 +35,7 @@ def made_up(folder: Path, file: Path, **record: Any) -> Path:
     options = load_options(search_options, file, [f"name={folder.name}"], check_files=False)
     (folder / OPTIONS).write_text(dump_options(options))
     (folder / CHECKPOINT).touch()
-    append_history(folder, {"epoch": 3, "loss": {}, "seconds": 1.0} | record)
+    append_history(folder, {"epoch": 3, "step": 3, "loss": {}, "seconds": 1.0} | record)
     return folder
 
 
@@ -67,7 +66,8 @@ def test_a_summary_by_hand(tmp_path: Path) -> None:
 
 def test_links_of_dlsr_are_no_operations(tmp_path: Path) -> None:
     """The smallest gap is that of the operations, .6 - .3, though the two inputs of a cell are equal."""
-    choices = read_run(made_up(tmp_path / "probe", DLSR, alpha={}, beta={}, genotype={})).choices
+    options = load_options(search_options, DLSR, check_files=False)
+    choices = find_task(options.task).space(options).choices()
     beta = {label: [0.6, 0.3, *[0.1] * (len(choice.candidates) - 2)] for label, choice in choices.items()}
     beta |= {label: [0.5, 0.5, *[0.0] * (len(beta[label]) - 2)] for label, choice in choices.items() if choice.of == "inputs"}
     assert "inputs3" in beta and len(beta["op1"]) > 2

@@ -116,6 +116,7 @@ def fork(
     """
     with tempfile.TemporaryFile() as output:
         start = time.monotonic()
+        sys.stdout.flush()  # else the child has it too
         child = os.fork()
         if child == 0:
             _be_child(function, output, memory, folder)

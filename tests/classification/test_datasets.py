@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +119,41 @@ def test_npz(tmp_path: Path) -> None:
 def test_wrong_archives_are_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         LABELLED.get("npz")("train", dataroot=str(archive(tmp_path, **changed)))
+
+
+def damaged(data: bytes, count: int = 60) -> Iterator[bytes]:
+    """Data with a byte of its first or last 300 changed, or cut off."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        place = int(random.integers(min(300, len(data)))) * (-1) ** number
+        changed = bytearray(data)
+        changed[place] = random.integers(256)
+        yield bytes(changed) if number % 3 else data[: int(random.integers(len(data)))]
+
+
+def test_damaged_archives_and_pickles_are_read_or_refused(tmp_path: Path) -> None:
+    whole = archive(tmp_path).read_bytes()
+    np.savez_compressed(tmp_path / "images.npz", x_train=PIXELS)
+    for data in (*damaged(whole), *damaged((tmp_path / "images.npz").read_bytes())):
+        (tmp_path / "images.npz").write_bytes(data)
+        with suppress(UserError):
+            assert len(LABELLED.get("npz")("train", dataroot=str(tmp_path / "images.npz"))) == 6
+    batch = {"data": np.zeros((2, 768), np.uint8), "labels": [1, 2]}
+    for data in damaged(pickle.dumps(batch, 2)):
+        (tmp_path / "val_data").write_bytes(data)
+        with suppress(UserError):
+            assert len(LABELLED.get("imagenet16")("test", dataroot=str(tmp_path))) <= 2
+
+
+def test_a_pickle_that_asks_for_more_than_arrays_is_refused_and_not_run(tmp_path: Path) -> None:
+    class Canary:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    (tmp_path / "val_data").write_bytes(pickle.dumps({"data": Canary(), "labels": [1]}))
+    with pytest.raises(UserError, match=r"asks for (posix|nt)\.mkdir"):
+        LABELLED.get("imagenet16")("test", dataroot=str(tmp_path))
+    assert not (tmp_path / "run").exists()
 
 
 def test_cifar_from_its_official_form(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_files_that_are_no_network(network: IMDN, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         load_network(tmp_path / "broken.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UserError, match="not a network exported by sr_nas"):
+    with pytest.raises(UserError, match="does not say which network its tensors are of"):
         load_network(tmp_path / "foreign.safetensors")
     save_network(tmp_path / "net.safetensors", network)
     with safe_open(tmp_path / "net.safetensors", framework="pt") as stream:
@@ -106,13 +106,13 @@ def test_released_weights_in_every_wrapper(wrapper: str | None, prefix: str, tmp
 
 
 def test_released_files_that_do_not_fit(tmp_path: Path) -> None:
-    torch.save({"weights": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "odd.pth")
+    torch.save({"weights": {"a": torch.zeros(1), "b": 3}, "epoch": 3}, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="found weights, epoch"):
         load_released(tmp_path / "odd.pth", "imdn")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"holds no IMDN.*found a"):
         load_released(tmp_path / "other.pth", "imdn")
-    with pytest.raises(UserError, match="name it with --arch"):
+    with pytest.raises(UserError, match="Name it with --arch"):
         load_model(tmp_path / "other.pth")
     with pytest.raises(UserError, match="no released weights of 'imdm' are known - did you mean 'IMDN'"):
         load_released(tmp_path / "other.pth", "imdm")

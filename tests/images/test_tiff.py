@@ -113,6 +113,9 @@ def test_compressions_that_lack_a_library_are_named(capfd: pytest.CaptureFixture
     for compression, name in ((50000, "ZSTD"), (34933, "PNG"), (7, "JPEG")):
         with pytest.raises(UserError, match=f"not read with {name} compression"):
             decode(tags(t258=16, t259=compression))
+    for compression in (4, 5):
+        with pytest.raises(UserError, match="damaged"):
+            decode(tags(t258=1 if compression == 4 else 8, t259=compression))
     assert capfd.readouterr() == ("", ""), "OpenCV and libtiff say nothing beside the message"
 
 
@@ -131,6 +134,13 @@ def test_strips_that_are_missing_or_cut_off_are_an_error() -> None:
     for changed in ({"t257": 8}, {"t279": 0, "t258": 16}, {"t279": 8, "t278": 2}, {"t273": 900}, {"t273": 0}):
         with pytest.raises(UserError, match="damaged"):
             decode(tags(**changed))
+
+
+def test_a_layout_of_no_known_kind_is_an_error() -> None:
+    row = {"t257": 1, "t278": 1, "t262": 2, "t277": 3, "t279": 12}
+    np.testing.assert_array_equal(decode(tags(**row, t284=1)).ravel(), range(12))
+    with pytest.raises(UserError, match="damaged: what it states about the layout"):
+        decode(tags(**row, t284=32773))
 
 
 @pytest.mark.parametrize("compression", [1, 5, 8, 32773])

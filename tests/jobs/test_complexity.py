@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from sr_nas.complexity.costs import count_params
+from sr_nas.complexity.costs import count_params, per_layer
 from sr_nas.export.network_file import save_network
-from sr_nas.jobs.complexity import ROWS
+from sr_nas.jobs.complexity import ROWS, _blocks_once
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 from tests.conftest import REPOSITORY
@@ -51,6 +51,16 @@ def test_the_table_of_layers() -> None:
 
 
 @pytest.mark.usefixtures("only_parameters")
+def test_equal_blocks_are_one_and_the_rows_add_up() -> None:
+    network = IMDN(2, nf=16, num_blocks=3)
+    rows = _blocks_once(per_layer(network))
+    assert [times for times, name, *_ in rows if name.startswith("blocks.0-2.")] == ["3 x "] * 7
+    assert not any(times for times, name, *_ in rows if not name.startswith("blocks."))
+    assert sum(int(times[:-3] or 1) * params for times, _, _, params, _ in rows) == count_params(network)
+    different = [("a.0.x", "Conv2d", 1, 2), ("a.1.x", "Conv2d", 1, 3), ("a.2.x", "Conv2d", 1, 3), ("b.0.x", "Conv2d", 1, 3)]
+    assert [row[:2] for row in _blocks_once(different)] == [("", "a.0.x"), ("2 x ", "a.1-2.x"), ("", "b.0.x")]
+
+
 def test_settings_of_the_network() -> None:
     """A separable convolution has twice nf * kernel^2 + nf^2 values; here in two cells."""
     words = ["--arch", "dlsr", "--scale", "2", "--nf", "18", "--num_cells", "2", "--genotype"]

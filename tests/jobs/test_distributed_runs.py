@@ -82,7 +82,7 @@ def begun(root: Path, starts: str) -> SearchOptions:
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "world_size", lambda: 4)
     with pytest.raises(UserError, match=r"batches of 6, which 4 processes cannot share.*: 1, 2, 3, 6"):
-        Run.create_or_resume(begun(tmp_path, '[{"processes": 3}]'), True)
+        Run.create_or_resume(begun(tmp_path, '[{"processes": 3, "threads": 1}]'), True)
 
 
 def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path) -> None:
@@ -93,7 +93,8 @@ def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path) -> None:
         "3",
         '[{"seed": 0}]',
         '[{"processes": "2"}]',
-        '[{"processes": 0}]',
+        '[{"processes": 0, "threads": 1}]',
+        '[{"processes": 1, "threads": 0}]',
         "[" * 5000,
         '{"a": 1, "a": 2}',
     )
@@ -103,7 +104,7 @@ def test_a_damaged_note_of_the_beginning_is_named(tmp_path: Path) -> None:
 
 
 def test_damaged_options_of_the_beginning_are_named(tmp_path: Path) -> None:
-    options = begun(tmp_path, '[{"processes": 1}]')
+    options = begun(tmp_path, '[{"processes": 1, "threads": 1}]')
     file = tmp_path / options.name / "options.yml"
     for content in (b"", b"a: [", b"- 1", b"\xff\xfe", b"a: !!int x", b"[" * 5000, b"a: 1\na: 2", b"\0"):
         file.write_bytes(content)
@@ -119,7 +120,7 @@ def test_damaged_options_of_the_beginning_are_named(tmp_path: Path) -> None:
 
 
 def test_the_cache_of_a_data_set_may_change_and_its_patches_may_not(tmp_path: Path) -> None:
-    options = begun(tmp_path, '[{"processes": 1}]').model_dump(mode="json")
+    options = begun(tmp_path, '[{"processes": 1, "threads": 1}]').model_dump(mode="json")
     free, other = copy.deepcopy(options), copy.deepcopy(options)
     free["datasets"]["train"] |= {"cache": False, "name": "x", "num_worker_per_gpu": 3}
     other["datasets"]["train"]["gt_size"] = 32

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 from sr_nas.genotype import genotype_from
 from sr_nas.images.files import write_image
+from sr_nas.jobs.run import Run
+from sr_nas.jobs.search import outcome
 from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
-from sr_nas.runs.run_dir import load_tensors, read_history
+from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.
@@ -109,6 +111,19 @@ def test_the_option_block_builds_the_genotype(finished: tuple[Path, str]) -> Non
     assert not network.load_state_dict(load_file(folder / "inherited.safetensors"), strict=False).unexpected_keys
 
 
+def test_a_lead_within_a_draw_is_called_one(tmp_path: Path) -> None:
+    choices = IMDN.choices()
+    label, *others = choices
+    weights = {name: [0.5, 0.1, 0.1, *[0.3 / 9] * 9] for name in others} | {label: [0.085, 0.084, *[0.831 / 10] * 10]}
+    picks = {name: choice.candidates[0] for name, choice in choices.items()}
+    record = {"alpha": weights, "beta": weights, "genotype": {"arch": "IMDN", "genotype": picks}, "params": 1, "seconds": 1.0}
+    for _ in range(2):
+        append_history(tmp_path, record)
+    lines = outcome(tmp_path, choices)
+    assert [line.endswith("+0.001  0.083  a draw") for line in lines[1:5]] == [name == label for name in choices]
+    assert "undecided 1 of 4 choices lead by less than 5% of an even draw" in lines
+
+
 def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     search(tmp_path, *LONG)
@@ -136,6 +151,71 @@ def test_stopped_and_resumed_it_is_the_straight_run_to_the_bit(
     assert starts[0]["command"] == words[1:]
     assert len(starts) == 2
     assert not [path for path in (tmp_path / "tiny").iterdir() if path.name.startswith(".")]
+
+
+def threads_of(folder: Path) -> list[int]:
+    return [start["threads"] for start in json.loads((folder / "run.json").read_text())]
+
+
+def test_auto_measures_threads_and_leaves_the_run_of_that_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relaxation and schedule are those with the most state."""
+    words = ("search:relaxation=gumbel_softmax", "train:scheduler=CosineAnnealingLR", "search:steps_per_epoch=1")
+    search(tmp_path, *words, "name=fixed")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for room in ("runs.device", "jobs.run"):
+        monkeypatch.setattr(f"sr_nas.{room}.cores", lambda: 2)
+    medians = iter([1.0, 0.95])
+    monkeypatch.setattr("sr_nas.runs.device.median", lambda times: next(medians))
+    printed = search(tmp_path, *words, "num_threads=auto")
+    assert "num_threads auto is 1 here: a step takes 1 s with 1, 0.95 s with 2" in printed and "(threads: 1)" in printed
+    assert threads_of(tmp_path / "tiny") == threads_of(tmp_path / "fixed") == [1]
+    assert_equal(everything(tmp_path / "tiny"), everything(tmp_path / "fixed"))
+
+
+class Loop:
+    """Stands for a searcher; its step draws random numbers."""
+
+    steps = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+    def step(self) -> None:
+        self.steps += int(torch.rand(3).sum() < 3)
+
+
+def test_measuring_threads_draws_no_number_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("sr_nas.jobs.run.cores", lambda: 2)
+    loop, random, threads = Loop(), torch.get_rng_state(), torch.get_num_threads()
+    options = load_options(SearchOptions, TINY_SEARCH, ["num_threads=auto"])
+    new = Run(options, None, [])
+    new.take_threads(True, loop, loop.step)
+    assert "a step takes" in new.notes[0]
+    assert torch.equal(torch.get_rng_state(), random) and loop.steps == 0
+    torch.set_num_threads(threads)
+
+
+def test_a_resumed_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("search:epochs=1", "search:steps_per_epoch=1")
+    search(tmp_path, *short, "num_threads=2")
+    printed = search(tmp_path, *short, "num_threads=1", resume=True)
+    assert "going on in" in printed and "(threads: 2)" in printed
+    assert "num_threads 1 is for new runs: this one keeps its threads, on which results depend" in printed
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr("sr_nas.jobs.run.cores", lambda: 1)
+    printed = search(tmp_path, *short, "num_threads=auto", resume=True)
+    assert "OMP_NUM_THREADS 3 is for new runs" in printed
+    assert "2 threads are more than the cores that this process may use, 1" in printed
+    assert threads_of(tmp_path / "tiny") == [2, 2, 2]
+    assert "num_threads auto is 3 here, as OMP_NUM_THREADS says" in search(tmp_path, *short, "num_threads=auto", "name=new")
+    assert threads_of(tmp_path / "new") == [3]
+    for wrong in (0, 100_000, "many", None):
+        (tmp_path / "new" / "run.json").write_text(json.dumps([{"processes": 1, "threads": wrong}]))
+        assert "run.json is damaged" in search(tmp_path, *short, "num_threads=auto", "name=new", resume=True, code=1)
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_everything_at_once_and_resumed_to_the_bit(
     ]
     printed = train(tmp_path / "straight", *options)
     folder = tmp_path / "straight" / "tiny_train"
-    assert "on cpu in fp32 with" in printed
+    assert "on cpu in fp32 (threads: 1) with" in printed
     assert "bicubic on noise: " in printed and "bicubic on one: " in printed
     assert "the best network is judged by its PSNR on noise" in printed
 

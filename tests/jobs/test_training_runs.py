@@ -70,6 +70,19 @@ def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp
         assert record | {"memory_bytes": 0} == again | {"memory_bytes": 0}
 
 
+def test_auto_measures_threads_and_leaves_the_training_of_that_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("train:total_iter=2", "datasets:val=null", "datasets:train:num_worker_per_gpu=1")
+    train(tmp_path, *words, "name=fixed", "num_threads=2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for room in ("runs.device", "jobs.run"):
+        monkeypatch.setattr(f"sr_nas.{room}.cores", lambda: 2)
+    medians = iter([2.0, 1.0])
+    monkeypatch.setattr("sr_nas.runs.device.median", lambda times: next(medians))
+    assert "num_threads auto is 2 here: a step takes 2 s with 1, 1 s with 2" in train(tmp_path, *words, "num_threads=auto")
+    auto, fixed = (load_tensors(tmp_path / name / "checkpoint.pt") for name in ("tiny_train", "fixed"))
+    assert_equal(auto, fixed)
+
+
 def test_export_then_use_without_any_option_file(trained: Path, tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     run("export", "--run", trained, "-o", file)
@@ -176,6 +189,23 @@ def test_what_hits_a_run_is_one_message_with_the_checkpoint_to_go_on_from(
     assert saved in (tmp_path / "tiny_train" / "log.txt").read_text()
     monkeypatch.setattr(Trainer, "step", step)
     assert "iteration 4 of 12" in train(tmp_path, "datasets:val=null", resume=True)
+
+
+def test_ctrl_c_twice_says_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, before = Trainer.step, signal.getsignal(signal.SIGINT)
+
+    def interrupted(trainer: Trainer) -> dict[str, float]:
+        if trainer.iteration == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    printed = train(tmp_path, "datasets:val=null", code=130)
+    signal.signal(signal.SIGINT, before)
+    saved = f"stopped at once. The last checkpoint is {tmp_path / 'tiny_train' / 'checkpoint.pt'}; --auto_resume goes on from it."
+    assert printed.splitlines()[-1] == "train: " + saved.replace(" at once", "")
+    assert saved in (tmp_path / "tiny_train" / "log.txt").read_text()
 
 
 def test_what_exhausts_the_memory_before_a_run_begins_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

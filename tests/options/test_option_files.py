@@ -135,6 +135,11 @@ def test_all_problems_are_told_at_once() -> None:
         ("scale=5", "scale: Input should be 2, 3 or 4 (found 5)"),
         ("scale=true", "scale: Input should be 2, 3 or 4 (found True)"),
         ("num_gpu=true", "num_gpu: a number is expected, not true or false (found True)"),
+        *(
+            (f"num_threads={value}", "num_threads: Input should be auto or a whole number from 1 to 1024 (found ")
+            for value in ("0", "-1", "1.5", "many", "1025", "null", "[1]", "1e3")
+        ),
+        ("num_threads=true", "num_threads: a number is expected, not true or false"),
         ("datasets:train:gt_size=true", "datasets.train.gt_size: a number is expected, not true or false"),
         ("datasets:train:num_worker_per_gpu=false", "datasets.train.num_worker_per_gpu: a number is expected, not true"),
         ("train:optim_g:lr=true", "train.optim_g.lr: a number is expected, not true or false"),

@@ -19,6 +19,8 @@ class Site:
         kind: its media type.
         ranges: whether it sends parts.
         drops: for each of the next answers, after how many bytes the connection is closed; ``None`` is never.
+        lengths: whether it says how long its answers are.
+        location: where it sends everybody, if anywhere.
         statuses: status codes of the next answers, before it begins to send the file.
         ranges_asked: the Range header of every request.
     """
@@ -26,6 +28,8 @@ class Site:
     content: bytes
     kind: str = "application/zip"
     ranges: bool = True
+    lengths: bool = True
+    location: str = ""
     drops: list[int | None] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     ranges_asked: list[str | None] = field(default_factory=list)
@@ -41,6 +45,11 @@ def serving(site: Site) -> Iterator[Site]:
             if site.statuses:
                 self.send_error(site.statuses.pop(0))
                 return
+            if site.location:
+                self.send_response(302)
+                self.send_header("Location", site.location)
+                self.end_headers()
+                return
             start = 0
             if asked and site.ranges:
                 start = int(asked.removeprefix("bytes=").rstrip("-"))
@@ -51,7 +60,8 @@ def serving(site: Site) -> Iterator[Site]:
                 self.send_header("Content-Range", f"bytes {start}-{len(site.content) - 1}/{len(site.content)}")
             else:
                 self.send_response(200)
-            self.send_header("Content-Length", str(len(site.content) - start))
+            if site.lengths:
+                self.send_header("Content-Length", str(len(site.content) - start))
             self.send_header("Content-Type", site.kind)
             self.end_headers()
             cut = site.drops.pop(0) if site.drops else None

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import socket
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -104,6 +105,29 @@ def test_a_file_of_another_size_is_not_downloaded(site: Site, tmp_path: Path, co
     with pytest.raises(UserError, match=r"has [\d,]+ bytes, the published archive 5,120,000"):
         fetch(site, tmp_path)
     assert names(tmp_path) == [] and len(site.ranges_asked) == 1
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_no_more_is_taken_than_an_archive_may_have(
+    site: Site, tmp_path: Path, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preparation.download.LARGEST", 1 << 20)
+    site.content, site.lengths = CONTENT + b"more", False
+    with pytest.raises(UserError, match=r"sends more than the (5,120,000|1,048,576) bytes"):
+        fetch(site, tmp_path, size=size)
+    assert contents(tmp_path) == {"set.zip.part": b""} and len(site.ranges_asked) == 1
+
+
+def test_a_server_leads_to_other_servers_alone(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(CONTENT)
+    with serving(Site(b"", location=site.url)) as leading:
+        assert fetch(leading, tmp_path / "sets").read_bytes() == CONTENT
+        (tmp_path / "sets" / "set.zip").unlink()
+        for scheme in ("file", "ftp"):
+            leading.location = f"{scheme}://{tmp_path}/secret"
+            with pytest.raises(UserError, match=f"(?s)No connection adapters were found for '{scheme}:.*put it at"):
+                fetch(leading, tmp_path / "sets")
+    assert names(tmp_path / "sets") == []
 
 
 def test_a_file_of_another_content_is_not_taken_nor_kept(site: Site, tmp_path: Path) -> None:
@@ -262,7 +286,22 @@ def test_links_and_devices_are_no_images(tmp_path: Path, kind: bytes) -> None:
         unpack(tmp_path / "a.tar", one_image(), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.txt"])
+def test_an_archive_that_states_more_than_the_disk_holds_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bomb.tar", "w") as tar:
+        info = tarfile.TarInfo("in/a.png")
+        info.size = 2**60
+        tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
+        archive.writestr("in/a.png", b"x" * 99)
+    head = (tmp_path / "bomb.zip").read_bytes()
+    (tmp_path / "bomb.zip").write_bytes(head.replace(struct.pack("<I", 99), struct.pack("<I", 2**32 - 2)))
+    for name in ("bomb.tar", "bomb.zip"):
+        with pytest.raises(UserError, match=r"needs [0-9,]+ bytes, the disk|is no sound archive"):
+            unpack(tmp_path / name, one_image(), tmp_path / "root")
+        assert not (tmp_path / "root").exists() or contents(tmp_path / "root") == {}
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.xz", "a.tar.bz2", "a.txt"])
 def test_a_damaged_archive_is_reported_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     file, noise = tmp_path / name, np.random.default_rng(0).bytes(100_000)
     if name == "a.zip":

@@ -58,5 +58,5 @@ def test_what_is_not_known_is_not_stated() -> None:
     card = model_card("net.safetensors", IMDN(2, nf=16, num_blocks=1), {"released": "a.pth"}, None, None)
     assert rows(card)["license"] == "not stated"
     assert "Weights released as `a.pth`" in card and "Not measured" in card
-    assert 'load_model("net.safetensors")' in card
+    assert "from sr_nas import load_network" in card and 'load_network("net.safetensors")' in card
     assert rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, None, None))["loss"] == "L1Loss"

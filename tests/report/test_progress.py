@@ -74,13 +74,13 @@ def test_training_lines_every_print_freq_iterations_and_at_the_last() -> None:
             clock.now += 2.0
             view.step(iteration, {"loss": 0.0234375}, 2e-4)
         view.validation(1025, {"Set5": "32.210 dB / 0.8948", "Set14": "28.580 dB / 0.7811"}, best=True)
-        view.validation(1025, {"Set5": "32.100 dB / 0.8900"}, best=False)
+        view.validation(1025, {"Set5": "32.100 dB / 0.8900"}, best=False, start=0.82)
     assert written(console).splitlines() == [
         "iteration 1,010/1,025  loss 0.0234375  learning rate 0.0002  2 s an iteration  time left 0:00:30",
         "iteration 1,020/1,025  loss 0.0234375  learning rate 0.0002  2 s an iteration  time left 0:00:10",
         "iteration 1,025/1,025  loss 0.0234375  learning rate 0.0002  2 s an iteration  time left 0:00:00",
         "validation at 1,025  Set5 32.210 dB / 0.8948  Set14 28.580 dB / 0.7811  best so far",
-        "validation at 1,025  Set5 32.100 dB / 0.8900",
+        "validation at 1,025  Set5 32.100 dB / 0.8900  (moving average, 82% of it the start)",
     ]
 
 
@@ -101,6 +101,13 @@ def test_messages_are_neither_wrapped_nor_read_as_markup() -> None:
     with RunView(console, "run", 100) as view:
         view.message(text)
     assert written(console) == text + "\n"
+
+
+def test_a_terminal_breaks_messages_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, words = terminal(monkeypatch), [f"word{number}" for number in range(40)]
+    RunView(console, "run", 100).message(" ".join(words))
+    lines = written(console).splitlines()
+    assert " ".join(lines).split() == words and max(map(len, lines)) <= 80
 
 
 def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -12,13 +15,16 @@ from torch import nn
 
 from sr_nas.errors import UserError
 from sr_nas.runs.device import (
+    _cgroup_cores,
     _cgroup_memory,
     available_memory,
     check_precision,
     peak_memory,
     pick_device,
+    quickest_threads,
     reset_peak_memory,
     resolve_precision,
+    use_threads,
 )
 from tests.inference.tensors import upscale
 
@@ -154,3 +160,81 @@ def test_peak_memory_counts_from_where_it_is_reset() -> None:
     assert with_block - before > 140e6
     assert unchanged == with_block
     assert with_block - after > 140e6
+
+
+def test_limits_on_processor_time_above_a_group_count(tmp_path: Path) -> None:
+    root, groups = tmp_path / "cgroup", tmp_path / "groups"
+    groups.write_text("0::/outer/inner\n")
+    group(root / "outer" / "inner", cpu__max="max 100000")
+    assert _cgroup_cores(root, groups) == []
+    group(root / "outer", cpu__max="250000 100000")
+    assert _cgroup_cores(root, groups) == [3]
+    group(root / "outer" / "inner", cpu__max="50000 100000")
+    assert sorted(_cgroup_cores(root, groups)) == [1, 3]
+
+
+def test_limits_on_processor_time_of_version_1(tmp_path: Path) -> None:
+    root, groups = tmp_path / "cgroup", tmp_path / "groups"
+    groups.write_text("5:cpu,cpuacct:/docker/abc\n")
+    group(root / "cpu", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
+    assert _cgroup_cores(root, groups) == []
+    group(root / "cpu", cpu__cfs_quota_us=200000, cpu__cfs_period_us=100000)
+    assert _cgroup_cores(root, groups) == [2]
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without OMP_NUM_THREADS on eight cores; afterwards the threads are as before."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("sr_nas.runs.device.cores", lambda: 8)
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environment", "expected"),
+    [
+        (3, {"OMP_NUM_THREADS": "2"}, 3),
+        ("auto", {}, 8),
+        (None, {"OMP_NUM_THREADS": "2"}, 2),
+        ("auto", {"OMP_NUM_THREADS": "4,2"}, 4),
+        ("auto", {"OMP_NUM_THREADS": "many"}, 8),
+        ("auto", {"OMP_NUM_THREADS": "0"}, 8),
+        ("auto", {"LOCAL_WORLD_SIZE": "4"}, 2),
+        ("auto", {"LOCAL_WORLD_SIZE": "16"}, 1),
+    ],
+)
+def test_all_libraries_take_the_number_of_threads(
+    wanted: int | str | None, environment: dict[str, str], expected: int, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert use_threads(wanted) == torch.get_num_threads() == cv2.getNumThreads() == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quickest"),
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.58, 8: 3.0}, 2),  # 4 gain too little
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 1),
+        ({1: 1.0, 2: 0.95, 4: 0.5, 8: 0.3}, 8),
+        ({1: 1.0, 2: 5.0, 4: 0.5, 8: 0.49}, 4),
+    ],
+)
+def test_the_quickest_number_of_threads_also_beside_other_work(
+    seconds: dict[int, float], quickest: int, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, steps = [0.0], [0]
+
+    def step() -> None:
+        steps[0] += 1
+        # The first step of all is slow, and so is every seventh, while another process runs.
+        clock[0] += seconds[torch.get_num_threads()] * (50 if steps[0] % 7 == 1 else 1)
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr("sr_nas.runs.device.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    count, figures = quickest_threads(step)
+    assert count == quickest == torch.get_num_threads()
+    assert f"{seconds[8]:.3g} s with 8" in figures

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sr_nas.errors import UserError
+from sr_nas.genotype import Choice
 from sr_nas.runs.run_dir import (
     append_history,
     cut_history,
@@ -48,6 +50,64 @@ def test_a_damaged_record_is_named_by_its_line(record: bytes, tmp_path: Path) ->
     (tmp_path / "history.jsonl").write_bytes(b'{"step": 1}\n' + record + b'\n{"step": 3')
     with pytest.raises(UserError, match=r"history\.jsonl, record 2\b"):
         read_history(tmp_path)
+
+
+RECORD: dict[str, Any] = {
+    "epoch": 0,
+    "step": 0,
+    "seconds": 0.1,
+    "alpha": {"a": [0.1, 1]},
+    "beta": {"a": [0.5, 0.5]},
+    "loss": {"task": float("nan")},
+    "lambda": 0.2,
+    "expected_cost": {"flops": 1.0},
+    "genotype": {"arch": "X", "genotype": {"a": "x"}},
+    "params": 3,
+    "memory_bytes": 4,
+    "true_accuracy": {"cifar10": {"valid": 1.0, "test": 2}},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("alpha", 3, "alpha is missing or"),
+        ("alpha", {"a": [1]}, "alpha or beta is not of the search"),
+        ("alpha", {}, "alpha or beta is not of the search"),
+        ("beta", {"a": ["x", 1]}, r"beta\.a\.0 is"),
+        ("beta", None, "beta is"),
+        ("genotype", [], "genotype is"),
+        ("genotype", {"arch": 3}, r"genotype\.arch"),
+        ("loss", {"task": "x"}, r"loss\.task is"),
+        ("step", True, "step is"),
+        ("epoch", "0", "epoch is"),
+        ("params", "many", "params"),
+        ("true_accuracy", 3, "true_accuracy is"),
+    ],
+)
+def test_a_search_reads_records_of_its_own_choices_alone(key: str, value: object, words: str, tmp_path: Path) -> None:
+    choices = {"a": Choice(("x", "y"))}
+    append_history(tmp_path, RECORD)
+    assert read_history(tmp_path, choices)[0]["params"] == 3
+    append_history(tmp_path, RECORD | {key: value})
+    with pytest.raises(UserError, match=rf"history\.jsonl, record 2 is damaged: (its )?{words}"):
+        read_history(tmp_path, choices)
+
+
+def test_a_history_without_steps_cannot_be_cut(tmp_path: Path) -> None:
+    append_history(tmp_path, {"step": "1"})
+    with pytest.raises(UserError, match=r"history\.jsonl is damaged: a record has no whole number 'step'"):
+        cut_history(tmp_path, 1)
+
+
+def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path: Path) -> None:
+    values = torch.arange(1000.0)
+    save_checkpoint(tmp_path / "c.pt", {"step": 5, "values": values})
+    whole = (tmp_path / "c.pt").read_bytes()
+    place = whole.index(values[500:504].numpy().tobytes())
+    (tmp_path / "c.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(UserError, match=r"c\.pt is damaged"):
+        load_checkpoint(tmp_path / "c.pt", torch.device("cpu"))
 
 
 def test_checkpoints_bring_back_the_random_state(tmp_path: Path) -> None:

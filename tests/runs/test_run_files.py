@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_nas.runs.files import replacing, sweep, write_text
+from sr_nas.runs.files import replacing, sweep, wait_briefly, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -100,3 +100,11 @@ def test_kept_memory_costs_no_page_faults() -> None:
 @needs_linux
 def test_settings_in_the_environment_are_left_alone() -> None:
     assert allocations(MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+def test_threads_wait_briefly_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in (({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)):
+        environment = dict(before)
+        monkeypatch.setattr("sr_nas.runs.files.os.environ", environment)
+        wait_briefly()
+        assert environment.get("GOMP_SPINCOUNT") == after

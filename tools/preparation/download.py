@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +29,8 @@ Member = tuple[PurePosixPath, int, Callable[[], Any]]
 ARCHIVES = "archives"
 """Folder of the downloaded archives, below the folder of all data sets."""
 RETRIES, TIMEOUT, BLOCK = 5, 30.0, 1 << 18
+LARGEST = 10**9
+"""Bytes that are taken of an archive whose size is not published; it has about 250 MB."""
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 """Status codes that may change a moment later (RFC 9110, 15.5 and 15.6)."""
 
@@ -109,10 +111,14 @@ def _resume(archive: Archive, incomplete: Path, progress: Progress, url: str, ou
             total = start + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
             if total is not None and archive.size not in (None, total):
                 raise _Refused(f"the file there has {total:,} bytes, the published archive {archive.size:,}.")
+            most = archive.size or LARGEST
             check_room(incomplete.parent, (total or start) - start, archive.name)
             with incomplete.open("r+b" if start else "wb") as stream:
                 stream.seek(start)
                 for block in response.iter_content(BLOCK):
+                    if stream.tell() + len(block) > most:
+                        stream.truncate(0)
+                        raise _Refused(f"the server sends more than the {most:,} bytes that the archive may have.")
                     stream.write(block)
                     progress(stream.tell(), total)
     whole = pooch.hashes.hash_matches(str(incomplete), archive.checksum)
@@ -169,11 +175,14 @@ def _open_archive(file: Path) -> Iterator[list[Member]]:
         else:
             with tarfile.open(file) as tar:
                 yield [
-                    (PurePosixPath(info.name), info.size, partial(tar.extractfile, info))
+                    (PurePosixPath(info.name.replace("\\", "/")), info.size, partial(tar.extractfile, info))
                     for info in tar.getmembers()
                     if info.isreg()
                 ]
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # of whatever type, as damage has it
+        # EINVAL: it states a place that no file has. Another number: the disk is at fault.
+        if isinstance(error, UserError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
+            raise
         raise UserError(f"{file} is no sound archive: {error or type(error).__name__}. Remove it to fetch it again.") from error
 
 
