@@ -127,7 +127,7 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
     tags = set(page.tags.keys())
     others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
     pixels, orientation = tiff_pixels(number, page, data, _converted)
-    if sorted(pixels.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
+    if pixels.ndim != 3 or sorted(pixels.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
         raise UserError("it is damaged: what it states about the layout of its pixels is not so.")
     return pixels, orientation, Metadata(page.iccprofile, others)
 

@@ -141,6 +141,10 @@ def test_a_layout_of_no_known_kind_is_an_error() -> None:
     np.testing.assert_array_equal(decode(tags(**row, t284=1)).ravel(), range(12))
     with pytest.raises(UserError, match="damaged: what it states about the layout"):
         decode(tags(**row, t284=32773))
+    deep = cv2.imencode(".tif", noise(4, 4, 3, dtype=np.uint16))[1].tobytes()
+    assert decode(deep).shape == (4, 4, 3)
+    with pytest.raises(UserError, match="damaged: what it states about the layout"):
+        decode(deep.replace(struct.pack("<H", 277), struct.pack("<H", 347), 1))  # no SamplesPerPixel
 
 
 @pytest.mark.parametrize("compression", [1, 5, 8, 32773])
