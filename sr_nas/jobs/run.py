@@ -108,8 +108,8 @@ class Run:
     def open(self, device: torch.device, images: Sequence[str] = ()) -> Run:
         """Make the folder, or lock it and load its checkpoint, which also sets PyTorch's random states.
 
-        The names of the training images are noted. Where a training has others than it was begun with, that is a note; in a
-        search, whose halves would mix, an error.
+        The names of the images are noted. Where a training has others than it was begun with, that is a note; in a search,
+        whose halves would mix, an error.
 
         Raises:
             UserError: another process runs in the folder, its checkpoint cannot be read, or a search has other images.
@@ -145,7 +145,7 @@ class Run:
         if known is None:
             start["images"] = list(images)
         elif change := _change(known, images):
-            change = f"{self.folder} was begun with other training images: {change}"
+            change = f"{self.folder} was begun with other images: {change}"
             if isinstance(self.options, AnySearch):
                 raise UserError(
                     f"{change}. The halves of a search, one for the weights and one for alpha, would mix. "

@@ -63,7 +63,8 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     run.take_threads(measures, trainer, lambda: trainer.iteration < trainer.total and trainer.step())
     validator = find_task(options.task).validator(options, network, images, device)
 
-    run.open(device, images.names)
+    validated = (f"{name}: {image}" for name, pictures in validator.sets.items() for image in pictures.names)
+    run.open(device, [*images.names, *validated])
     checkpointer = Checkpointer(run, trainer, validator)
     checkpointer.begin()
     name, done, total = run.folder.name, trainer.iteration, trainer.total

@@ -193,7 +193,7 @@ def test_two_processes_that_fill_one_cache_at_once_read_the_same(photos: Path, t
     processes = [context.Process(target=read_and_delete, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    digests = {results.get(timeout=60) for _ in processes}
+    digests = {results.get(timeout=300) for _ in processes}
     for process in processes:
         process.join()
     pairs, expected = folder([str(photos)], scale=2), hashlib.sha256()

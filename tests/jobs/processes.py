@@ -42,10 +42,10 @@ def run(tool: str, *words: str | Path, code: int = 0) -> str:
 def interrupt(words: Sequence[str], watched: Path, lines: int, number: signal.Signals) -> int:
     """Start a process, send it a signal once the file ``watched`` has that many lines, and return its exit code."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         if watched.is_file() and watched.read_text().count("\n") >= lines:
             process.send_signal(number)
             break
         time.sleep(0.005)
-    return process.wait(timeout=60)
+    return process.wait(timeout=300)

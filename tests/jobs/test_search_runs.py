@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sr_nas.jobs.search import outcome
 from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
+from sr_nas.runs.files import write_json
 from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 
@@ -245,24 +247,28 @@ def test_other_images_are_refused_in_a_search_and_noted_in_a_training(tmp_path: 
         write_image(data / f"{name}.png", np.full((20, 20, 3), 128, np.uint8))
     folder = f"datasets:train={{type: folder, dataroot_gt: {data}, gt_size: 16, batch_size_per_gpu: 2}}"
     search(tmp_path, folder)
-    words = ["--force_yml", f"path:experiments_root={tmp_path}", folder, "datasets:val=null", "train:total_iter=1"]
+    words = ["--force_yml", f"path:experiments_root={tmp_path}", folder, "train:total_iter=1"]
     run("train", "-opt", TINY_TRAINING, *words)
+    assert json.loads((tmp_path / "tiny_train" / "run.json").read_text())[0]["images"] == ["a", "b", "c", "d", "chelsea: chelsea"]
     noted = json.loads((tmp_path / "tiny" / "run.json").read_text())
     assert noted[0]["images"] == ["a", "b", "c", "d"]
+    names = ["a", os.fsdecode(b"b\xff"), "\u65e5"]
+    write_json(tmp_path / "names.json", names)
+    assert json.loads((tmp_path / "names.json").read_bytes()) == names
     before = (tmp_path / "tiny" / "run.json").read_bytes()
     (data / "b.png").rename(data / "new.png")
     (data / "c.png").unlink()
     text = search(tmp_path, folder, resume=True, code=1)
-    assert "was begun with other training images: new is new; missing are b, c. The halves of a search" in text
+    assert "was begun with other images: new is new; missing are b, c. The halves of a search" in text
     assert (tmp_path / "tiny" / "run.json").read_bytes() == before
     text = run("train", "-opt", TINY_TRAINING, *words, "--auto_resume")
-    assert "was begun with other training images: new is new; missing are b, c\n" in text and "going on in" in text
+    assert "was begun with other images: new is new; missing are b, c\n" in text and "going on in" in text
     (data / "new.png").rename(data / "b.png")
     write_image(data / "c.png", np.full((20, 20, 3), 128, np.uint8))
     assert "going on in" in search(tmp_path, folder, resume=True)
     noted[0]["images"] = ["b", "a", "c", "d"]
     (tmp_path / "tiny" / "run.json").write_text(json.dumps(noted))
-    assert "was begun with other training images: their order. " in search(tmp_path, folder, resume=True, code=1)
+    assert "was begun with other images: their order. " in search(tmp_path, folder, resume=True, code=1)
     noted[0]["images"] = "abcd"
     (tmp_path / "tiny" / "run.json").write_text(json.dumps(noted))
     assert "run.json is damaged" in search(tmp_path, folder, resume=True, code=1)
