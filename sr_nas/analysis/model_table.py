@@ -375,7 +375,7 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
     problems: list[Problem] = []
     places = {name: Path(place).expanduser() for name, place in options.datasets.items() if place is not None}
     for (name, place), scale in product(places.items(), scales):
-        where = f"{name} x{scale}"
+        where = f"{name} x{scale}" if place.is_dir() else name
         try:
             _, pairs, lr = benchmark_set(place, scale)
             contents = digest(pairs.names, [file_digest(Path(file)) for files in pairs.files for file in dict.fromkeys(files)])
@@ -385,7 +385,8 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
             if not place.exists():
                 text += f". To have it, put its HR images into {place}/HR (see datasets/README.md)"
             advice = f"Name another folder with --force_yml datasets:{name}=FOLDER, or leave it out with datasets:{name}=null."
-            problems.append({"where": where, "text": f"{text}. {advice}"})
+            problem = {"where": where, "text": f"{text}. {advice}"}
+            problems += [problem] if problem not in problems else []
     return sets, problems
 
 
