@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import shutil
 import signal
 import sys
@@ -292,7 +293,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def with_errors_printed(command: str, run: Callable[[], int]) -> int:
-    """Return the exit code of a command; errors meant for the user are printed without a traceback and give 1."""
+    """Return the exit code of a command; errors meant for the user are printed without a traceback and give 1.
+
+    What the terminal's encoding lacks, perhaps the name of a file, is printed with backslashes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run()
     except KeyboardInterrupt as error:

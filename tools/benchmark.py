@@ -34,6 +34,7 @@ from torch.utils.data import Dataset
 
 from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.cli import main as sr_nas
+from sr_nas.cli import with_errors_printed
 from sr_nas.complexity.costs import count_macs
 from sr_nas.data.loader import PatchDataset, ResumableLoader
 from sr_nas.data.sources import folder, lmdb_pairs, sample
@@ -371,11 +372,11 @@ def main() -> int:
     """Run the command."""
     parsed = parser().parse_args()
     keep_freed_memory()
-    try:
-        results = parsed.run(parsed)
-    except UserError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 1
+    return with_errors_printed("benchmark", lambda: _run(parsed))
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    results = parsed.run(parsed)
     if parsed.json:
         about = {"torch": torch.__version__, "threads": parsed.threads, "cores": os.cpu_count(), "cpu": platform.processor()}
         print(json.dumps({"machine": about, **results}, indent=2))

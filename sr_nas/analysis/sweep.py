@@ -135,7 +135,7 @@ def run_seeds(plan: Seeds, say: Callable[[str], None]) -> int:
 
 def _start(plan: Seeds, seed: int, slot: int, gpus: int, threads: int) -> subprocess.Popen[bytes]:
     """Start a search with its share of the cores, and a GPU of its own where there are any."""
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONIOENCODING": "utf-8"}
     if gpus:
         visible = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -39,10 +40,12 @@ RESIZING = "bicubic-1"
 # (hubble_deep_field, retina), or show the same scene twice (motorcycle_right would leak one half of a split into the other).
 PHOTOS = ("astronaut.png", "coffee.png", "ihc.png", "motorcycle_left.png", "rocket.jpg")
 HELD_OUT = ("chelsea.png",)
+CLOCK_TICK = 10**7
+"""Nanoseconds: the longest step of the clock that file systems on Linux take times of changes from."""
 _ADVICE = "Free space, set SR_NAS_CACHE or cache: FOLDER to a folder on another disk, or decode each time (cache: false)."
 
-_environments: dict[str, tuple[int, Any]] = {}
-"""Real path of an LMDB -> process that opened it, and its environment."""
+_environments: dict[str, tuple[tuple[int, int, int], Any, int]] = {}
+"""Real path of an LMDB -> (process that opened it, device and inode of its file), its environment, bytes of all its pages."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,9 @@ def pixels(shape: Sequence[int]) -> str:
 class CachedImages:
     """Reads images through ``.npy`` files that are mapped into memory: a patch reads only the rows it lies on.
 
-    An entry is named after its source file, and after that file's size and modification time: pixels of a file that has
-    changed since are never returned, and are deleted when new ones are written. Processes may share a cache.
+    An entry is named after its source file and that file's state: size, inode, times of its content and of its last change of
+    any kind. The latter tell a replacement that keeps size and modification time, as ``cp -p`` and archives do. Pixels of another
+    state are never returned, and are deleted when new ones are written. Processes may share a cache.
 
     Attributes:
         folder: of the cache.
@@ -142,7 +146,10 @@ class CachedImages:
             state = source.stat()
         except OSError as error:
             raise UserError(f"{source} cannot be read any more: {error.strerror}.") from error
-        return self.folder / _digest(self.sources[index]) / f"{self.variant}-{state.st_size}-{state.st_mtime_ns}.npy"
+        if abs(time.time_ns() - state.st_ctime_ns) < CLOCK_TICK:
+            time.sleep(CLOCK_TICK / 1e9)  # a change within the tick of the last one would leave no trace
+        numbers = (state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
+        return self.folder / _digest(self.sources[index]) / f"{self.variant}-{'-'.join(map(str, numbers))}.npy"
 
     def _write(self, entry: Path, image: Image) -> None:
         try:
@@ -232,14 +239,27 @@ def _read_lmdb(folder: Path, key: str) -> Image:
 
 
 def open_lmdb(folder: Path) -> Any:
-    """Return the environment of an LMDB, opened once in each process: a forked one must not use its parent's."""
+    """Return the environment of an LMDB, opened once in each process: a forked one must not use its parent's.
+
+    Raises:
+        UserError: it cannot be opened, or its file is cut off, where reading the missing pages would end the process.
+    """
     place = os.path.realpath(folder)
-    process, environment = _environments.get(place, (None, None))
-    if environment is None or process != os.getpid():
-        if environment is not None:
-            environment.close()  # this process's copy, beside which LMDB refuses a second one of the same file
-        environment = lmdb.open(place, readonly=True, lock=False, readahead=False, meminit=False)
-        _environments[place] = (os.getpid(), environment)
+    try:
+        state = os.stat(os.path.join(place, "data.mdb"))
+        identity = (os.getpid(), state.st_dev, state.st_ino)
+        before, environment, size = _environments.get(place, (None, None, 0))
+        if before != identity:
+            if environment is not None:
+                environment.close()  # this process's copy, beside which LMDB refuses a second one of the same file
+            environment = lmdb.open(os.fsencode(place), readonly=True, lock=False, readahead=False, meminit=False)
+            size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+            _environments[place] = identity, environment, size
+    except (lmdb.Error, OSError) as error:
+        raise UserError(f"{folder} cannot be read as LMDB: {error}.") from error
+    if state.st_size < size:
+        text = f"{folder} is cut off: its data.mdb has {state.st_size:,} of {size:,} bytes. Copy or write it again."
+        raise UserError(text)
     return environment
 
 
@@ -336,6 +356,7 @@ def _lmdb_keys(folder: str) -> list[str]:
     keys = list(read_meta_info(meta_info, strip_folders=False))
     if not keys:
         raise UserError(f"{meta_info} lists no images.")
+    open_lmdb(Path(folder))  # before anything is read
     return keys
 
 

@@ -297,7 +297,7 @@ def _open_log(folder: Path) -> logging.Logger:
     logger = logging.getLogger(f"sr_nas.{folder.resolve()}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = _LogFile(folder / LOG, encoding="utf-8")
+    handler = _LogFile(folder / LOG, encoding="utf-8", errors="backslashreplace")
     try:
         lock(cast(TextIO, handler.stream))
     except BlockingIOError as error:

@@ -237,6 +237,8 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
     Raises:
         UserError: images of different sizes, or a crop that does not lie inside them.
     """
+    # A file's name may hold bytes that are not UTF-8, which matplotlib does not take.
+    columns = [(title.encode("utf-8", "backslashreplace").decode(), image) for title, image in columns]
     sizes = {title: f"{image.shape[1]}x{image.shape[0]}" for title, image in columns}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"'{title}' is {size}" for title, size in sizes.items())

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sr_nas.cli import main
+from sr_nas.images.files import write_image
 from tests.jobs.processes import run
 
 
@@ -47,6 +53,30 @@ def test_names_with_brackets_are_printed_as_they_are(model: Path, photos: Path, 
     (tmp_path / "set[red]" / "a[b].png").write_bytes((photos / "grey.png").read_bytes())
     printed = run("evaluate", "--model", model, "--data", tmp_path / "set[red]")
     assert "set[red] x2" in printed and "a[b]" in printed
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+def test_names_that_a_terminal_lacks_are_printed_with_backslashes(
+    model: Path, photos: Path, tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["\u65e5\u672c", os.fsdecode(b"b\xff")]
+    for name in names:
+        shutil.copy(photos / "grey.png", tmp_path / f"{name}.png")
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2)]
+    monkeypatch.setattr("sys.stdout", streams[0])
+    monkeypatch.setattr("sys.stderr", streams[1])
+    assert main(["evaluate", "--model", str(model), "--data", str(tmp_path)]) == 0
+    assert main(["evaluate", "--model", str(model), "--data", str(tmp_path / names[0])]) == 1
+    printed = [stream.buffer.getvalue().decode(encoding) for stream in streams]  # type: ignore[attr-defined]
+    shown = [name.encode(encoding, "backslashreplace").decode(encoding) for name in names]
+    assert all(name in printed[0] for name in shown) and shown[0] in printed[1]
+
+
+def test_lr_of_other_names_gets_no_advice_on_options_that_are_not_there(model: Path, tmp_path: Path) -> None:
+    for name in ("hr/a", "lr/a_lr"):
+        write_image(tmp_path / f"{name}.png", np.zeros((24, 24, 3), np.uint8))
+    printed = run("evaluate", "--model", model, "--data", tmp_path / "hr", "--lr", tmp_path / "lr", code=1)
+    assert "HR without LR: 1 (a)" in printed and "filename_tmpl" not in printed
 
 
 def test_evaluate_table_and_refusals(model: Path, photos: Path) -> None:

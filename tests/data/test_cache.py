@@ -94,7 +94,7 @@ def test_neither_memory_maps_nor_open_files_grow_with_the_images(tmp_path: Path,
     patches = PatchDataset(folder([str(tmp_path / "hr")], cache=cache, scale=2), 16)
 
     def held() -> tuple[int, int]:  # of images and of cached pixels alone: earlier tests' files may be closed at any moment
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
         return maps.count(".npy"), sum(file.endswith((".npy", ".bmp")) for file in open_files())
 
     for index in range(40):
@@ -132,6 +132,27 @@ def test_a_file_of_another_size_gets_new_pixels_even_at_the_same_time(tmp_path: 
         file = save(tmp_path / "hr/a.bmp", noise(side, side, 3))
         os.utime(file, ns=(0, 0))
         assert folder([str(tmp_path / "hr")], cache=True, scale=2).hr(0).shape == (side, side, 3)
+
+
+@pytest.mark.parametrize(("way", "cache"), [("in place", True), ("in place", False), ("renamed", True), ("link", True)])
+def test_a_file_replaced_by_one_of_equal_size_and_time_gets_new_pixels(tmp_path: Path, cache: bool, way: str) -> None:
+    versions = [save(tmp_path / f"{seed}.bmp", noise(17, 16, 3, seed=seed)) for seed in range(3)]
+    (tmp_path / "hr").mkdir()
+    target, running = tmp_path / "hr/a.bmp", None
+    for seed, file in enumerate(versions):
+        os.utime(file, ns=(0, 0))
+        if way == "link":
+            target.unlink(missing_ok=True)
+            target.symlink_to(file)
+        else:
+            shutil.copy2(file, tmp_path / "new.bmp" if way == "renamed" else target)
+        if way == "renamed":
+            (tmp_path / "new.bmp").replace(target)
+        running = running or folder([str(tmp_path / "hr")], cache=cache, scale=2)
+        for pairs in (running, folder([str(tmp_path / "hr")], cache=cache, scale=2)):
+            np.testing.assert_array_equal(pairs.hr(0), noise(17, 16, 3, seed=seed)[:16])
+            np.testing.assert_array_equal(pairs.lr(0), downscale(noise(17, 16, 3, seed=seed), 2))
+    assert len({(file.stat().st_size, file.stat().st_mtime_ns) for file in (*versions, target)}) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "text", "empty", "gone"])
@@ -244,6 +265,17 @@ def test_an_lmdb_that_is_written_again_gets_new_pixels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pairs.hr(1), image[::-1])
         _environments.pop(place)[1].close()  # it is written by another process, as a rule
     assert len(entries()) == 2
+
+
+def test_an_lmdb_that_another_took_the_place_of_is_opened_anew(tmp_path: Path) -> None:
+    """Of equal size and time, while it is open: else its old pixels would be kept as those of the new one."""
+    images = [noise(8, 8, 3, seed=seed) for seed in (0, 1)]
+    for name, image in zip(("hr", "new"), images, strict=True):
+        os.utime(Path(make_lmdb(tmp_path / name, {"a": image})) / "data.mdb", ns=(0, 0))
+    pairs = lmdb_pairs(str(tmp_path / "hr"), cache=True, scale=2)
+    np.testing.assert_array_equal(pairs.hr(0), images[0])
+    (tmp_path / "new/data.mdb").replace(tmp_path / "hr/data.mdb")
+    np.testing.assert_array_equal(pairs.hr(0), images[1])
 
 
 def test_a_patch_reads_the_rows_it_lies_on_alone(tmp_path: Path) -> None:

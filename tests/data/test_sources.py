@@ -41,7 +41,7 @@ def save(file: Path, image: np.ndarray) -> Path:
 
 def make_lmdb(place: Path, images: dict[str, np.ndarray]) -> str:
     """Write an LMDB folder as basicsr.utils.lmdb_util.LmdbMaker does."""
-    with lmdb.open(str(place), map_size=2**20) as environment, environment.begin(write=True) as transaction:
+    with lmdb.open(os.fsencode(place), map_size=2**20) as environment, environment.begin(write=True) as transaction:
         for key, image in images.items():
             png = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
             transaction.put(key.encode("ascii"), png.tobytes())
@@ -251,7 +251,36 @@ def test_an_lmdb_that_is_not_whole_says_what_is_wrong(tmp_path: Path, meta: str 
         last_hr(lmdb_pairs(str(place), scale=2))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.4, 0.9, 0.999])
+def test_a_cut_lmdb_is_refused_when_it_is_opened_and_while_it_is_open(tmp_path: Path, share: float) -> None:
+    place = make_lmdb(tmp_path / "hr.lmdb", {key: noise(64, 64, 3, seed=ord(key)) for key in "abcdef"})
+    file = Path(place) / "data.mdb"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: round(share * len(whole))])
+    with pytest.raises(UserError, match=r"is cut off|cannot be read as LMDB"):
+        lmdb_pairs(place, scale=2)
+    file.write_bytes(whole)
+    pairs = lmdb_pairs(place, scale=2)
+    last_hr(pairs)
+    cut = round(share * len(whole))
+    os.truncate(file, cut)
+    with pytest.raises(UserError, match=rf"hr\.lmdb is cut off: its data\.mdb has {cut:,} of {len(whole):,}"):
+        last_hr(pairs)
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
+    name = os.fsdecode(b"b\xff\xfed")
+    image = noise(12, 16, 3)
+    save(tmp_path / "hr/a.png", image).rename(tmp_path / f"hr/{name}.png")  # OpenCV would not write this name
+    (tmp_path / "hr").rename(tmp_path / name)
+    for cache in (True, False):
+        pairs = folder([str(tmp_path / name)], cache=cache, scale=2)
+        assert pairs.names == [name]
+        np.testing.assert_array_equal(pairs.lr(0), downscale(image, 2))
+    np.testing.assert_array_equal(lmdb_pairs(make_lmdb(tmp_path / f"{name}.lmdb", {"a": image}), scale=2).hr(0), image)
+
+
 def test_a_folder_without_data_is_no_lmdb(tmp_path: Path) -> None:
     (tmp_path / "meta_info.txt").write_text("a.png (4,4,3) 1\n")
-    with pytest.raises(UserError, match=r"1 of 1 files .* cannot be read:\n.*data\.mdb: No such file"):
+    with pytest.raises(UserError, match=r"cannot be read as LMDB: .*No such file.*data\.mdb"):
         lmdb_pairs(str(tmp_path), scale=2)

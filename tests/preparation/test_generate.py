@@ -6,6 +6,7 @@ import os
 from itertools import product
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import lmdb
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from preparation import generate
 from preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 
-from sr_nas.data.sources import folder, lmdb_pairs
+from sr_nas.data.sources import _environments, folder, lmdb_pairs
 from sr_nas.errors import UserError
 from sr_nas.images.files import decode, list_images, read_image, read_rgb, write_image
 from sr_nas.images.resize import downscale
@@ -237,6 +238,8 @@ def test_lr_images_made_here_pair_up_with_hr_in_basicsr(images: Path, tmp_path: 
     places = {"dataroot_gt": str(tmp_path / "hr.lmdb"), "dataroot_lq": str(tmp_path / "lr.lmdb")}
     theirs = PairedImageDataset({**places, "io_backend": {"type": "lmdb"}, "scale": 2, "phase": "val"})
     assert lmdb_pairs(places["dataroot_gt"], places["dataroot_lq"], scale=2).names == [file.stem for file in list_images(images)]
+    for place in places.values():
+        _environments.pop(place)[1].close()  # LMDB is opened once in a process
     for index in range(3):
         pixels = theirs[index]["lq"].numpy().transpose(1, 2, 0) * 255
         np.testing.assert_allclose(pixels, downscale(read_rgb(list_images(images)[index]), 2), atol=1e-3)
@@ -296,5 +299,18 @@ def test_keys_that_lmdb_does_not_take_and_a_full_disk(images: Path, tmp_path: Pa
     monkeypatch.undo()
     monkeypatch.setattr(generate, "MAP_SIZE", 2**14)
     with pytest.raises(UserError, match=r"cannot be written: .*MDB_MAP_FULL"):
+        pack(images, tmp_path / "out.lmdb")
+    monkeypatch.undo()
+    for name in (os.fsdecode(b"b\xff"), "two\nlines", "two\u2028lines"):
+        save(images / f"{name}.png")
+        with pytest.raises(UserError, match="is no key of LMDB: at most 511 bytes of UTF-8, without line breaks"):
+            pack(images, tmp_path / "out.lmdb")
+        (images / f"{name}.png").unlink()
+    # Written to a map without room, a page would end the process by a bus error.
+    monkeypatch.setattr("shutil.disk_usage", lambda place: Mock(free=generate.SPARE + 100))
+    with pytest.raises(UserError, match=r"the next image of out\.lmdb needs [\d,]+ bytes, the disk of .* has 1,048,676 left"):
+        pack(images, tmp_path / "out.lmdb")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: Mock(free=0))
+    with pytest.raises(UserError, match=r"out\.lmdb needs 1,048,576 bytes"):
         pack(images, tmp_path / "out.lmdb")
     assert [path.name for path in tmp_path.iterdir()] == ["hr"]

@@ -7,6 +7,8 @@ that image, unless ``overwrite`` is set. So a stopped run continues, and outputs
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +20,7 @@ import cv2
 import lmdb
 import numpy as np
 
-from preparation.outputs import atomic_dir, in_processes
+from preparation.outputs import atomic_dir, check_room, in_processes
 from sr_nas.data.layouts import by_stem, common_scale, match_names, naming_rules
 from sr_nas.errors import UserError
 from sr_nas.images.files import is_folder, list_images, read_image, read_rgb, write_image
@@ -27,6 +29,8 @@ from sr_nas.runs.files import ABANDONED, sweep
 
 MAP_SIZE = 2**40
 """Bytes of address space of an LMDB while it is written. The file takes only what is in it."""
+SPARE = 2**20
+"""Bytes on the disk that one image in an LMDB takes at most beside its data: pages that are copied, the lock file."""
 LONGEST_KEY = 511
 """Bytes of a key; the limit of LMDB."""
 REMEDY = "Choose another output folder, or --overwrite."
@@ -244,8 +248,8 @@ def write_lmdb(source: Path, output: Path, compression: int, workers: int) -> tu
     if scale is not None:
         images = {name.removesuffix(f"x{scale}"): file for name, file in images.items()}
     for key, file in images.items():
-        if len(key.encode()) > LONGEST_KEY or "\n" in key:
-            raise UserError(f"the name of {file} is no key of LMDB: at most {LONGEST_KEY} bytes, without line breaks.")
+        if len(os.fsencode(key)) > LONGEST_KEY or len(key.splitlines()) > 1 or re.search("[\udc80-\udcff]", key):
+            raise UserError(f"the name of {file} is no key of LMDB: at most {LONGEST_KEY} bytes of UTF-8, without line breaks.")
     return len(images), _fill_lmdb(images, output, compression, workers)
 
 
@@ -253,11 +257,14 @@ def _fill_lmdb(images: dict[str, Path], output: Path, compression: int, workers:
     encoded = in_processes(partial(_encode, compression), list(images.values()), workers)
     with atomic_dir(output) as folder:
         try:
+            # LMDB writes its lock file, and on a disk in memory more, through a map: where a page has no room, the process dies.
+            check_room(folder, SPARE, output.name)
             with (
-                lmdb.open(str(folder), map_size=MAP_SIZE, sync=False) as environment,
+                lmdb.open(os.fsencode(folder), map_size=MAP_SIZE, sync=False) as environment,
                 (folder / "meta_info.txt").open("w", encoding="utf-8") as meta,
             ):
                 for number, (key, (data, (height, width, channels))) in enumerate(zip(images, encoded, strict=True), 1):
+                    check_room(folder, len(data) + SPARE, f"the next image of {output.name}")
                     with environment.begin(write=True) as transaction:
                         transaction.put(key.encode(), data)
                     meta.write(f"{key}.png ({height},{width},{channels}) {compression}\n")
