@@ -1,7 +1,7 @@
-"""Measure the speed of sr_nas on this machine: supernets, search steps, inference and the data loader.
+"""Measure the speed of sr_nas on this machine: supernets, search steps, threads, inference and the data loader.
 
-``python tools/benchmark.py supernet|search-step|inference|data|all [--json]``. Variants run in turns in one process, so that
-whatever slows the machine for a while slows them all; what counts are the ratios between them. ``--clock cpu`` measures the time
+``python tools/benchmark.py supernet|search-step|threads|inference|data|all [--json]``. Variants run in turns, so that whatever
+slows the machine for a while slows them all; what counts are the ratios between them. ``--clock cpu`` measures the time
 of all cores that the process uses instead of the time on the clock, which a busy machine distorts. Peak memory is measured in a
 process of its own for every variant.
 """
@@ -13,11 +13,14 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,10 +48,11 @@ from sr_nas.images.files import list_images, read_rgb, write_image
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.inference.images import upscale_image
 from sr_nas.inference.optimize import for_inference
-from sr_nas.options.load import check_options
+from sr_nas.options.load import check_options, load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS, SPACES
-from sr_nas.runs.files import keep_freed_memory
+from sr_nas.runs.device import cores
+from sr_nas.runs.files import keep_freed_memory, wait_briefly
 from sr_nas.search.alpha import Alpha, softmax
 from sr_nas.task import build_searcher
 
@@ -182,6 +186,52 @@ def search(parsed: argparse.Namespace) -> dict[str, Any]:
     return measure_passes(parsed, search_step, [f"{how}, {order}" for order in parsed.order for how in ("plain", "fused")])
 
 
+def threads(parsed: argparse.Namespace) -> dict[str, Any]:
+    """A step of options/sac_imdn.yml by threads: alone, and beside two processes of two threads each that never rest."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not without ending the others
+    with ExitStack() as stack:
+
+        def process() -> tuple[ProcessPoolExecutor, int]:
+            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            stack.callback(os.kill, number := pool.submit(os.getpid).result(), signal.SIGKILL)
+            return pool, number
+
+        others, pools = dict(process() for _ in "ab"), {"2, PyTorch's waiting": process()[0]}
+        wait_briefly()  # in the processes that are started from now on
+        pools = {str(count): process()[0] for count in sorted({1, 2, cores()})} | pools
+
+        def step(name: str, what: signal.Signals) -> None:
+            for number in others.values():
+                os.kill(number, what)
+            pools[name].submit(_main_step, int(name.split(",")[0])).result()
+
+        for other in others:
+            other.submit(_never_rest)
+        places = {"alone": signal.SIGSTOP, "beside them": signal.SIGCONT}.items()
+        steps = {f"threads {name}: {place}": partial(step, name, what) for place, what in places for name in pools}
+        return {"a step of options/sac_imdn.yml": in_turns(steps, parsed.rounds, parsed.clock, parsed.threads)}
+
+
+def _never_rest() -> None:
+    _own_session(2)
+    x, weight = torch.rand(4, 32, 64, 64), torch.rand(32, 32, 3, 3)
+    while multiprocessing.parent_process().is_alive():  # type: ignore[union-attr]
+        nn.functional.conv2d(x, weight)
+
+
+@cache
+def _own_session(count: int) -> Step:
+    os.setsid()  # as if started from a terminal of its own: Linux shares processors among sessions
+    torch.set_num_threads(count)
+    keep_freed_memory()
+    searcher = build_searcher(load_options(SearchOptions, "options/sac_imdn.yml", ["search:epochs=9999"]), torch.device("cpu"))
+    return lambda: searcher.run(lambda losses: None, lambda record: None, lambda: True)
+
+
+def _main_step(count: int) -> None:
+    _own_session(count)()
+
+
 def inferring(file: str, engine: Any, size: tuple[int, int], device: torch.device) -> Step:
     """One image through a network in a file: ``plain`` PyTorch, or an engine of ``sr-nas inference``."""
     network = load_model(file).eval().to(device)
@@ -294,7 +344,7 @@ def _loaders(root: Path, parsed: argparse.Namespace) -> Iterator[tuple[str, Step
         yield name, ResumableLoader(dataset, range(len(pairs["folder"].names)), parsed.batch, seed=0).next
 
 
-MODEST = {"supernet": "3", "search-step": "3", "inference": "5", "data": "3"}
+MODEST = {"supernet": "3", "search-step": "3", "threads": "3", "inference": "5", "data": "3"}
 """What :func:`run_all` measures, and in how many rounds."""
 
 
@@ -321,6 +371,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("supernet", supernet, passes)
     add("search-step", search, passes).add_argument("--order", nargs="+", choices=("first", "second"), default=["first"])
+    add("threads", threads)
     one = add("inference", inference)
     one.add_argument("--arch", default="IMDN", help="architecture with fresh weights (default: IMDN)")
     one.add_argument("--genotype", metavar="A,B,...", help="its genotype (default: the published)")
