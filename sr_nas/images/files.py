@@ -74,9 +74,9 @@ class Metadata(NamedTuple):
 
 @contextlib.contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Lift Pillow's pixel limit, a global variable that guards servers, and mute its warnings; one thread at a time."""
+    """Lift Pillow's pixel limit, a global variable that guards servers, and mute warnings; one thread at a time."""
     with _pillow_lock, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -146,7 +146,7 @@ def _opened(stream: BinaryIO) -> ImageFile:
     """Open a file that is no TIFF, where the file and the memory hold its pixels."""
     head = stream.read(30)
     if head[12:16] == b"VP8X":  # a WebP's canvas, which is allocated when it is opened
-        width, height = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
         _check_size(stream, width, height, 4 * width * height, 0)
     Image.preinit()
     plugin = next((plugin for plugin, accept in map(Image.OPEN.__getitem__, _READABLE) if accept and accept(head) is True), None)
@@ -207,14 +207,10 @@ def _converted(image: ImageFile) -> np.ndarray:
 
 
 def _png_of_16_bits(image: ImageFile, data: bytes) -> np.ndarray:
-    image.load()  # complete, then
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise UserError("this kind of 16-bit PNG is not read; convert it to one of 8 bits.")
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    # Colour type 4 of a PNG, grey with alpha, is RGBA after OpenCV.
-    return pixels[..., 2:] if data[25] == 4 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    image.load()  # raises where something is missing
+    pixels = np.atleast_3d(np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.uint16))
+    # OpenCV's order is BGR, and colour type 4, grey with alpha, is BGRA.
+    return pixels[..., [2, 3] if data[25] == 4 else {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]]
 
 
 def _jpeg_pixels(image: ImageFile, data: bytes) -> np.ndarray | None:

@@ -149,6 +149,10 @@ def test_files_of_other_kinds_are_errors_that_say_why(data: bytes, why: str) -> 
 def test_the_jpeg_of_a_camera_with_a_preview_is_read() -> None:
     two = encoded(Image.fromarray(SMOOTH), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
     np.testing.assert_array_equal(decode(two), decode(encoded(Image.fromarray(SMOOTH), "JPEG")))
+    end = two.index(b"\xff\xd9")
+    np.testing.assert_array_equal(decode(two[:end] + bytes(64) + two[end:]), decode(two))
+    with pytest.raises(UserError, match="a part of its picture is missing"):
+        decode(two[: end - 300] + two[end:])
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
