@@ -35,7 +35,7 @@ from sr_nas.inference.optimize import (
 )
 from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.files import kind_of, replacing
-from sr_nas.runs.run_dir import first_non_finite, load_tensors
+from sr_nas.runs.run_dir import first_non_finite, load_tensors, write_torch
 
 SETTINGS = "sr_nas.settings"
 """Name of the tensor, uint8, of JSON in UTF-8: ``{"architecture": name, "settings": arguments}``. No network of ours has a
@@ -146,8 +146,9 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         kind = f"ONNX opset {OPSET}, {'fp16' if half else 'fp32'}; ONNX Runtime"
     elif suffix == ".pt2":
         with replacing(path) as temporary:
-            with temporary.open("wb") as stream:  # which says that a disk is full
-                torch.export.save(traced(network), stream, extra_files={PT2_METADATA: json.dumps(metadata)})
+            program = io.BytesIO()  # to a disk that is full PyTorch would not say so
+            torch.export.save(traced(network), program, extra_files={PT2_METADATA: json.dumps(metadata)})
+            temporary.write_bytes(program.getbuffer())
             difference = verify_graph(network, _load_graph(temporary, "pt2"), "fp32", f"the program of {path.name}")
         kind = f"torch.export of PyTorch {torch.__version__}; it"
     else:
@@ -155,8 +156,7 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         text = json.dumps({"architecture": network.arch, "settings": network.settings()})
         described = tensors | {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8)}
         if suffix == ".pth":
-            with replacing(path) as temporary, temporary.open("wb") as stream:
-                torch.save({"params": tensors, "state_dict": described, PTH_METADATA: metadata}, stream)
+            write_torch(path, {"params": tensors, "state_dict": described, PTH_METADATA: metadata})
         else:
             write_tensors(path, described, metadata)
         return ""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,15 @@ def _version(package: str) -> str | None:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` together with the states of this process's random generators (CPU, and CUDA where there is one)."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    # To a stream of Python, which says that a disk is full; PyTorch's own writing says "unexpected pos".
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        torch.save({**state, "random": {"cpu": torch.get_rng_state(), "cuda": cuda}}, stream)
+    write_torch(path, {**state, "random": {"cpu": torch.get_rng_state(), "cuda": cuda}})
+
+
+def write_torch(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of ``torch.save``, all or nothing; an OSError where that cannot be."""
+    buffer = BytesIO()
+    torch.save(content, buffer)  # to a disk that is full it would only say "unexpected pos"
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
