@@ -55,9 +55,7 @@ def load_model(source: str | Path, arch: str | None = None, genotype: Any = None
     if kind_of(path) in ("onnx", "pt2") or read_metadata(path):
         raise UserError(f"{path} describes its network itself: leave --arch and --genotype out, which are for released weights.")
     if arch is None:
-        raise UserError(
-            f"--genotype: {path} does not say which network its tensors are of. Name it with --arch, e.g. --arch imdn."
-        )
+        raise UserError(f"--genotype: {path} does not say which network its tensors are of. Name it with --arch too.")
     return load_released(path, arch, read_genotype(genotype))
 
 

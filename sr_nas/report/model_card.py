@@ -73,7 +73,7 @@ def remarks(training: Mapping[str, Any], options: Mapping[str, Any] | None) -> l
         lines.append(f"It is of iteration {iteration} of {total}; {state}.")
     for name, bicubic in (training.get("bicubic") or {}).items():
         if (score := training["validation"][name]["psnr"]) < bicubic:
-            lines.append(f"It is below bicubic upscaling: on {name} {score:.3f} dB, bicubic {bicubic:.3f} dB.")
+            lines.append(f"It is below bicubic upscaling on {name}: {score:.3f} dB and {bicubic:.3f} dB.")
     return lines
 
 

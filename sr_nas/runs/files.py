@@ -101,12 +101,12 @@ def kind_of(path: Path) -> Kind:
         raise UserError(f"{path} does not exist.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    if head.startswith(b"PK\3\4"):
+        return _kind_of_archive(path, size)
     if head[8:9] == b"{" or (path.suffix.lower() == ".safetensors" and head[6:8] == b"\0\0"):
         if int.from_bytes(head[:8], "little") > size - 8:
             raise UserError(f"{path} is cut off or damaged: its safetensors header is longer than the file.")
         return "safetensors"
-    if head.startswith(b"PK\3\4"):
-        return _kind_of_archive(path, size)
     if head[:1] == b"\x80" and head[1:2] <= b"\5":  # pickle, in which PyTorch wrote before 1.6
         return "torch"
     # Protocol buffers: field 1, the version of the format, then any other field of a model.

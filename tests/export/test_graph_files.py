@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,50 @@ def test_what_is_missing_or_foreign_is_said(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnxruntime must be installed for ONNX: pip install 'sr_nas\[onnx\]'"):
         load_model(tmp_path / "broken.onnx")
+
+
+@needs_onnx
+def test_weights_beside_an_onnx_file_are_read_and_nothing_outside_its_folder(files: Path, tmp_path: Path) -> None:
+    import onnx
+
+    network, x = tiny_imdn(), torch.rand(1, 3, 9, 8)
+    (tmp_path / "sub").mkdir()
+
+    def write(name: str, location: str) -> Path:
+        model = onnx.load(files / "imdn.onnx")
+        onnx.save(model, tmp_path / name, save_as_external_data=True, location="data", size_threshold=0)
+        model = onnx.load(tmp_path / name, load_external_data=False)
+        for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"):
+            entry.value = location
+        (tmp_path / name).write_bytes(model.SerializeToString())
+        return tmp_path / name
+
+    with torch.inference_mode():
+        torch.testing.assert_close(load_model(write("x.onnx", "data"))(x), network(x), rtol=0, atol=1e-5)
+    (tmp_path / "sub" / "data").symlink_to(tmp_path / "data")
+    for number, location in enumerate(("../data", str(tmp_path / "data"), "data", "../../dev/zero")):
+        file = write(f"{number}.onnx", location).rename(tmp_path / "sub" / f"{number}.onnx")
+        with pytest.raises(UserError, match="outside its own folder"):
+            load_model(file)
+    with pytest.raises(UserError, match="which does not exist"):
+        load_model(write("y.onnx", "gone"))
+
+
+def test_a_program_is_read_under_its_own_suffix_alone_and_without_pytorchs_log(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = (files / "imdn.pt2").read_bytes()
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"may run code of its author's.* ends in \.pt2"):
+        load_model(tmp_path / "x.pth")
+    (tmp_path / "y.PT2").write_bytes(content)
+    assert load_model(tmp_path / "y.PT2").scale == 2
+    with zipfile.ZipFile(tmp_path / "z.pt2", "w") as archive:
+        archive.writestr("z/archive_format", "pt2")
+        archive.writestr("z/models/model.json", "{")
+    with pytest.raises(UserError, match=r"cannot read .*z\.pt2 as a program"):
+        load_model(tmp_path / "z.pt2")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind", KINDS)

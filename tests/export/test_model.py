@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model, load_pretrained
+from sr_nas.export.network_file import describe_network, save_network
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 
@@ -32,6 +35,74 @@ def test_of_several_networks_one_is_taken_and_named(tmp_path: Path) -> None:
     assert bool((network.head.bias == 2).all())
     assert "(params of it; it also has params_ema): 1 of" in load_pretrained(network, file, "params", strict=False)
     assert bool((network.head.bias == 1).all())
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "net_g.", "_orig_mod.module."])
+@pytest.mark.parametrize("kind", [".pth", ".safetensors", ".PTH", ""])
+def test_prefixes_and_suffixes_of_other_tools_do_not_matter(prefix: str, kind: str, tmp_path: Path) -> None:
+    source, network, file = IMDN(2, 16, 1), IMDN(2, 16, 1), tmp_path / f"net{kind}"
+    tensors = {prefix + name: tensor for name, tensor in source.state_dict().items()} | {"n_averaged": torch.tensor(3)}
+    if kind == ".safetensors":
+        save_file(tensors, file)
+    else:
+        torch.save({"model_state_dict": tensors, "epoch": 3}, file)
+    load_pretrained(network, file)
+    released = load_model(file, "imdn", network.genotype)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]) and torch.equal(tensor, released.state_dict()[name])
+    with pytest.raises(UserError, match="Name it with --arch"):
+        load_model(file)
+    with pytest.raises(UserError, match="Name it with --arch too"):
+        load_model(file, genotype=network.genotype)
+
+
+def test_a_file_that_describes_itself_takes_no_architecture(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.pth"):
+        save_network(tmp_path / name, IMDN(2, 16, 1))
+        with pytest.raises(UserError, match=f"{name} describes its network itself: leave --arch and --genotype out"):
+            load_model(tmp_path / name, "imdn")
+
+
+def test_names_that_lie_about_the_content(tmp_path: Path) -> None:
+    network = IMDN(2, 16, 1).eval()
+    for true, wrong in ((".pth", "x.safetensors"), (".safetensors", "y.pth"), (".pth", "z.onnx"), (".safetensors", "w.pt2")):
+        save_network(tmp_path / f"net{true}", network)
+        (tmp_path / wrong).write_bytes((tmp_path / f"net{true}").read_bytes())
+        assert torch.equal(load_model(tmp_path / wrong).state_dict()["head.weight"], network.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_blocks": 10**8}, "far larger than its file"),
+        ({"nf": 10**6}, "missing or of another shape"),
+        ({"scale": -1}, "IMDN"),
+        ({"genotype": {}}, "genotype"),
+        ({"unknown": 1}, "cannot be built from its settings"),
+    ],
+)
+def test_settings_that_the_tensors_do_not_bear_out_take_no_memory(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    network = IMDN(2, 16, 1)
+    described = describe_network(network) | {"settings": json.dumps(network.settings() | settings)}
+    save_file(network.state_dict(), tmp_path / "x.safetensors", described)
+    with pytest.raises(UserError, match=words):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_tensors_that_the_file_has_no_values_for(tmp_path: Path) -> None:
+    torch.save({"head.weight": torch.zeros(1).expand(2**40)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="tensors are expected"):
+        load_pretrained(IMDN(2, 16, 1), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("kind", [".safetensors", ".pth", ".onnx", ".pt2"])
+def test_a_network_that_is_not_finite_is_not_written(kind: str, value: float, tmp_path: Path) -> None:
+    network = IMDN(2, 16, 1).eval()
+    network.tail.bias.data[0] = value
+    with pytest.raises(UserError, match=r"net\.\w+ is not written: tail\.bias of the network is not finite"):
+        save_network(tmp_path / f"net{kind}", network)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,12 @@ def test_a_card_tells_the_schedule_of_a_run(model: Path, tmp_path: Path) -> None
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best.safetensors").write_bytes(model.read_bytes())
     (tmp_path / "run" / "options.yml").write_text("train: {total_iter: 12}\nmanual_seed: 5\n")
-    run("export", "--run", tmp_path / "run", "-o", tmp_path / "x.safetensors")
+    (tmp_path / "run" / "history.jsonl").write_text('{"iteration": 9}\n')
+    network = load_network(model)
+    save_network(tmp_path / "run" / "best.safetensors", network, {"run": "mine", "iteration": 6, "total_iter": 12})
+    printed = run("export", "--run", tmp_path / "run", "-o", tmp_path / "x.safetensors")
+    assert "trained: run mine, iteration 6, total_iter 12" in printed
+    assert "NOTE: It is of iteration 6 of 12; its training has not ended." in printed
     assert "| train.total_iter | 12 |\n| manual_seed | 5 |" in (tmp_path / "x.md").read_text()
 
 

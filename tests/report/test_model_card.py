@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sr_nas.metrics import PROTOCOL
 from sr_nas.networks.imdn import IMDN
-from sr_nas.report.model_card import model_card
+from sr_nas.report.model_card import model_card, remarks
 
 TRAINING = {
     "run": "mine",
@@ -60,3 +62,22 @@ def test_what_is_not_known_is_not_stated() -> None:
     assert "Weights released as `a.pth`" in card and "Not measured" in card
     assert "from sr_nas import load_network" in card and 'load_network("net.safetensors")' in card
     assert rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, None, None))["loss"] == "L1Loss"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, ["It is of iteration 400 of 500; whether its training has ended is not known."]),
+        ({"iterations_done": 450}, ["It is of iteration 400 of 500; its training has not ended."]),
+        ({"iterations_done": 500, "bicubic": {"Set5": 33.66}}, []),
+        (
+            {"total_iter": 400, "bicubic": {"Set5": 40.0}},
+            ["It is below bicubic upscaling on Set5: 37.988 dB and 40.000 dB."],
+        ),
+    ],
+)
+def test_an_unfinished_training_and_a_network_below_bicubic_are_said(more: dict[str, Any], words: list[str]) -> None:
+    training = TRAINING | more
+    assert remarks(training, OPTIONS) == words
+    card = model_card("net.onnx", IMDN(2, nf=16, num_blocks=1), training, OPTIONS, None)
+    assert all(word in card for word in words) and ("It is " in card) == bool(words)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,77 @@ def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"c\.pt"):
         load_tensors(tmp_path / "c.pt")
+
+
+def test_a_record_that_does_not_fit_on_the_disk_leaves_the_history_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_history(tmp_path, {"step": 1})
+    before = (tmp_path / "history.jsonl").read_bytes()
+    real = Path.open
+
+    class Full:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.stream, self.calls = real(*arguments, **options), 0
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.stream.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stream, name)
+
+        def write(self, data: bytes) -> int:
+            self.calls += 1
+            if self.calls > 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(self.stream.write(data[:5]))
+
+    monkeypatch.setattr(Path, "open", lambda path, *arguments, **options: Full(path, *arguments, **options))
+    with pytest.raises(OSError, match="No space left") as caught:
+        append_history(tmp_path, {"step": 2})
+    assert caught.value.filename == str(tmp_path / "history.jsonl")
+    monkeypatch.undo()
+    assert (tmp_path / "history.jsonl").read_bytes() == before
+
+
+def test_a_changed_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    weights = torch.arange(64.0)
+    save_checkpoint(tmp_path / "c.pt", {"weights": weights})
+    content = bytearray((tmp_path / "c.pt").read_bytes())
+    content[content.index(weights.numpy().tobytes()) + 9] ^= 1
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"c\.pt is damaged: its part .*/data/\d+ does not have the check sum"):
+        load_tensors(tmp_path / "c.pt")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
+def test_a_full_disk_is_said_by_every_writer_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.pt").write_bytes(b"before")
+    real = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: real(Path("/dev/full"), data))
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_checkpoint(tmp_path / "c.pt", {"weights": torch.zeros(20000)})
+    assert caught.value.filename == str(tmp_path / "c.pt")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("c.pt", b"before")]
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_would_run_code_is_named_and_not_run(legacy: bool, tmp_path: Path) -> None:
+    torch.save({"a": Harmful(tmp_path / "canary")}, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"c\.pt was refused: it holds \w+\.mkdir") as caught:
+        load_tensors(tmp_path / "c.pt")
+    assert not (tmp_path / "canary").exists() and "weights_only" not in str(caught.value)
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import stat
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from sr_nas.runs.files import replacing, sweep, wait_briefly, write_text
+from sr_nas.errors import UserError, reason
+from sr_nas.runs.files import kind_of, replacing, sweep, wait_briefly, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -26,6 +30,80 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_failed_write_names_the_file_that_was_meant(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("ne")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fail()
+    assert reason(caught.value) == (
+        f"{tmp_path / 'a.txt'}: No space left on device. Free some space there, and run the command again."
+    )
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(tmp_path / "gone" / "a.txt", "new")
+    assert caught.value.filename == str(tmp_path / "gone" / "a.txt")
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "a.txt"):
+        (tmp_path / "other").read_text()
+    assert caught.value.filename == str(tmp_path / "other")
+
+
+ZIP = io.BytesIO()
+with zipfile.ZipFile(ZIP, "w") as _archive:
+    _archive.writestr("photos/a.png", b"1")
+BOMB = io.BytesIO()
+with zipfile.ZipFile(BOMB, "w", zipfile.ZIP_DEFLATED) as _archive:
+    _archive.writestr("x/data.pkl", bytes(2**20))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer, .*git lfs pull"),
+        (b"/annex/objects/MD5E-s1--2.pth\n", "git annex get"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "an HTML or XML page"),
+        (b'{"error": "not found"}', "is JSON"),
+        (b"GIF89a\1\0", "is an image"),
+        (b"\x1f\x8b\x08", "compressed; unpack it first"),
+        (b"\x89HDF\r\n", "another framework"),
+        (b"Not Found", "text, which begins with 'Not Found'"),
+        (bytes(range(200, 256)), "damaged, or of a kind that is not known"),
+        ((2**60).to_bytes(8, "little") + b"{}", "header is longer than the file"),
+        (b"PK\3\4 cut", "cut off or damaged"),
+        (ZIP.getvalue(), r"a zip archive of photos/a\.png, and no model"),
+        (BOMB.getvalue(), "far larger than PyTorch's own files"),
+    ],
+)
+def test_what_is_no_model_is_told_by_its_content(content: bytes, words: str, tmp_path: Path) -> None:
+    for name in ("net.pth", "net.SAFETENSORS", "net.onnx", "net.pt2", "net"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} .*{words}"):
+            kind_of(tmp_path / name)
+
+
+def test_a_model_that_is_no_file_or_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        kind_of(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        kind_of(tmp_path / "gone")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="is no regular file"):
+            kind_of(tmp_path / "pipe")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "net.pth").touch()
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match=r"net\.pth cannot be read: Permission denied"):
+        kind_of(tmp_path / "net.pth")
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
