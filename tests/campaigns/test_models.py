@@ -12,9 +12,8 @@ import torch
 from sr_nas.export.network_file import save_network, write_tensors
 from sr_nas.networks.imdn import IMDN
 from sr_nas.runs.files import KINDS
-from tests.campaigns.machinery import Campaign
+from tests.campaigns.machinery import OK, Campaign, command
 from tests.export.networks import tiny_imdn
-from tests.jobs.processes import run
 
 pytestmark = pytest.mark.campaign
 HERE = Path(__file__).parents[1] / "jobs"
@@ -41,7 +40,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
     content = torch.load(place / "net.pth", weights_only=True)
     torch.save(content, place / "legacy.pth", _use_new_zipfile_serialization=False)
-    return place
 
 
 def damaged(campaign: Campaign, content: bytes, others: list[bytes]) -> bytes:
@@ -99,18 +97,18 @@ def test_damaged_models(name: str, campaign: Campaign, models: Path, photos: Pat
 def test_damaged_states_of_runs(kind: str, campaign: Campaign, models: Path, tmp_path: Path) -> None:
     canary, words = tmp_path / "canary", ["--force_yml", f"path:experiments_root={tmp_path}", "datasets:val=null"]
     torch.save({"params": {"a": Canary(canary)}}, tmp_path / "harm.pth")
-    run("train", "-opt", HERE / "tiny_train.yml", *words, "train:total_iter=2")
+    assert command("train", "-opt", HERE / "tiny_train.yml", *words, "train:total_iter=2").verdict == OK
     folder, weights = tmp_path / "tiny_train", tmp_path / "inherited.safetensors"
     write_tensors(weights, IMDN(2, 16, 1).state_dict())
     file = folder / kind if kind == "checkpoint.pt" else weights
     whole, others = file.read_bytes(), [(tmp_path / "harm.pth").read_bytes(), *((models / name).read_bytes() for name in NAMES)]
     for number in range(campaign.count(500)):
         file.write_bytes(others[0] if number % 10 == 0 else damaged(campaign, whole, others))
-        command = ["train", "-opt", HERE / "tiny_train.yml", *words, "train:total_iter=2"]
+        train = ["train", "-opt", HERE / "tiny_train.yml", *words, "train:total_iter=2"]
         if kind == "checkpoint.pt":
-            campaign.run(*command, "--auto_resume")
+            campaign.run(*train, "--auto_resume")
         else:
-            campaign.run(*command, f"path:pretrain_network_g={weights}", "path:strict_load_g=false", f"name=x{number}")
+            campaign.run(*train, f"path:pretrain_network_g={weights}", "path:strict_load_g=false", f"name=x{number}")
         assert not canary.exists()
 
 
