@@ -12,7 +12,7 @@ import torch
 from sr_nas.export.network_file import save_network, write_tensors
 from sr_nas.networks.imdn import IMDN
 from sr_nas.runs.files import KINDS
-from tests.campaigns.machinery import OK, Campaign, command
+from tests.campaigns.machinery import OK, Campaign, command, fork
 from tests.export.networks import tiny_imdn
 
 pytestmark = pytest.mark.campaign
@@ -32,12 +32,18 @@ class Canary:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small network as a file of each kind, written by a child."""
     place = tmp_path_factory.mktemp("models")
+    outcome = fork(lambda: write_models(place), memory=None)
+    assert outcome.verdict == OK, outcome.text
+    return place
+
+
+def write_models(place: Path) -> None:
+    training = {"run": "x", "iteration": 3, "validation": {"Set5": {"psnr": 30.0, "ssim": 0.9}}}
     for name in NAMES:
         if name != "legacy.pth":
-            save_network(
-                place / name, tiny_imdn(), {"run": "x", "iteration": 3, "validation": {"Set5": {"psnr": 30.0, "ssim": 0.9}}}
-            )
+            save_network(place / name, tiny_imdn(), training)
     content = torch.load(place / "net.pth", weights_only=True)
     torch.save(content, place / "legacy.pth", _use_new_zipfile_serialization=False)
 
