@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,9 +42,9 @@ from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import CLASSIFICATION_SPACES, CLASSIFIERS
 
 Stem = Literal["cifar", "imagenet"]
-AtLeast1 = Annotated[int, Ge(1)]
-AtLeast2 = Annotated[int, Ge(2)]
-AtLeast3 = Annotated[int, Ge(3)]
+AtLeast1 = Annotated[int, Ge(1), Le(4096)]
+AtLeast2 = Annotated[int, Ge(2), Le(4096)]
+AtLeast3 = Annotated[int, Ge(3), Le(4096)]
 Candidates = list[str] | dict[str, list[str]] | None
 
 RunEdge = Callable[[str, int, int, nn.Module, Tensor], Tensor]

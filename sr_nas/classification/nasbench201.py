@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from sr_nas.classification.darts_operations import Zero, relu_conv_bn
@@ -22,8 +22,8 @@ from sr_nas.ops.fused import Execution
 from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
 from sr_nas.registry import CLASSIFICATION_SPACES, CLASSIFIERS, Registry
 
-Channels = Annotated[int, Ge(1)]
-Cells = Annotated[int, Ge(1)]
+Channels = Annotated[int, Ge(1), Le(4096)]
+Cells = Annotated[int, Ge(1), Le(1000)]
 
 ARCH = "NASBench201"
 NODES = 4

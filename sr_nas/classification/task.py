@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Lt
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -43,9 +43,9 @@ class LabelledImages(Component):
     """What to call it in logs; by default its type."""
     limit: Annotated[int, Field(ge=2)] | None = None
     """Use the first so many images only; by default all."""
-    batch_size_per_gpu: PositiveInt = 64
+    batch_size_per_gpu: Annotated[int, Field(gt=0, le=2**16)] = 64
     """Images per batch; under torchrun for each of the processes that a run is begun with."""
-    num_worker_per_gpu: NonNegativeInt = 0
+    num_worker_per_gpu: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that load images, for each of a search's two streams; 0 loads them in the run's own process."""
 
 

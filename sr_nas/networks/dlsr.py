@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,8 +19,8 @@ from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import JOINT, Choice, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import NETWORKS, Registry
 
-Features = Annotated[int, Ge(8), MultipleOf(2)]
-Cells = Annotated[int, Ge(2)]
+Features = Annotated[int, Ge(8), Le(4096), MultipleOf(2)]
+Cells = Annotated[int, Ge(2), Le(1000)]
 
 OPERATIONS = ("op1", "op2", "op3")
 # The genotype and the links of the released DLSR_para_loss_x2.pt.

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,8 +19,8 @@ from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import NETWORKS, Registry
 
-Features = Annotated[int, Ge(16), MultipleOf(4)]
-Blocks = Annotated[int, Ge(1)]
+Features = Annotated[int, Ge(16), Le(4096), MultipleOf(4)]
+Blocks = Annotated[int, Ge(1), Le(1000)]
 
 LABELS = ("conv1", "conv2", "conv3", "conv4")
 PUBLISHED = ("conv_3x3",) * 4

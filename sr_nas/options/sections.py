@@ -46,11 +46,11 @@ class Dataset(Component):
 class TrainDataset(Dataset):
     """A source of image pairs, and how patches are drawn from it."""
 
-    gt_size: PositiveInt = 96
+    gt_size: Annotated[int, Field(gt=0, le=2**17)] = 96
     """Side of an HR patch in pixels; a multiple of the scale."""
-    batch_size_per_gpu: PositiveInt = 16
+    batch_size_per_gpu: Annotated[int, Field(gt=0, le=2**16)] = 16
     """Patches per batch; under torchrun for each of the processes that a run is begun with."""
-    num_worker_per_gpu: NonNegativeInt = 0
+    num_worker_per_gpu: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that load patches, for each of a search's two streams; 0 loads them in the run's own process."""
     use_hflip: bool = True
     """Flip patches left to right at random."""
