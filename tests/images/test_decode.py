@@ -135,6 +135,8 @@ def test_cmyk_becomes_rgb() -> None:
     [
         (b"hello", "of a kind that is not read"),
         (encoded(Image.new("P", (4, 4)), "GIF"), "of a kind that is not read"),
+        (encoded(Image.new("L", (4, 4)), "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "12-bit"),
+        (b"BM" + struct.pack("<IHHIIHHHH", 90, 0, 0, 26, 12, 65535, 65535, 1, 24) + bytes(64), "cannot hold"),  # OS/2's header
         (encoded(Image.new("F", (4, 4)), "TIFF"), "floating point"),
         (encoded(Image.new("I", (4, 4)), "TIFF"), "32-bit integers"),
         (encoded(Image.new("L", (4, 4)), "TIFF", save_all=True, append_images=[Image.new("L", (4, 4))]), "holds 2 images"),
