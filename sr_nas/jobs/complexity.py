@@ -7,7 +7,6 @@ import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -144,28 +143,17 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
 
 
 def _blocks_once(layers: Sequence[tuple[str, str, int, int]]) -> list[tuple[Any, ...]]:
-    """Return the layers, those of equal blocks in a row once: ``("4 x ", "blocks.0-3.fuse", ...)``."""
-
-    def block(layer: tuple[str, str, int, int]) -> tuple[str, str]:
-        match = re.match(r"(\D+\.)(\d+)(?=\.)", layer[0])
-        return (match[1], match[2]) if match else ("", layer[0])
-
-    merged: list[tuple[str, list[str], list[Any]]] = []
-    for (stem, number), group in groupby(layers, block):
-        rows = [(name.removeprefix(stem + number), *rest) for name, *rest in group]
-        if merged and stem and merged[-1][::2] == (stem, rows):
-            merged[-1][1].append(number)
-        else:
-            merged.append((stem, [number], rows))
-    return [
-        (
-            f"{len(numbers)} x " if len(numbers) > 1 else "",
-            stem + "-".join(dict.fromkeys((numbers[0], numbers[-1]))) + name,
-            *rest,
-        )
-        for stem, numbers, rows in merged
-        for name, *rest in rows
-    ]
+    """Return the layers, those that numbered blocks have alike once: ``("4 x ", "blocks.0-3.fuse", ...)``."""
+    merged: dict[tuple[Any, ...], list[str]] = {}
+    for name, *rest in layers:
+        match = re.match(r"(\D+\.(?:\d+\.)*)(\d+)(\.\D.*)", name) or ("", name, "", "")
+        merged.setdefault((match[1], match[3], *rest), []).append(match[2])
+    rows: list[tuple[Any, ...]] = []
+    for (stem, tail, *rest), numbers in merged.items():
+        gaps = len(numbers) > 1 and int(numbers[-1]) - int(numbers[0]) >= len(numbers)
+        which = ",".join(numbers) if gaps else "-".join(dict.fromkeys((numbers[0], numbers[-1])))
+        rows.append((f"{len(numbers)} x " * (len(numbers) > 1), f"{stem}{which}{tail}", *rest))
+    return rows
 
 
 def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:

@@ -58,7 +58,8 @@ def test_equal_blocks_are_one_and_the_rows_add_up() -> None:
     assert not any(times for times, name, *_ in rows if not name.startswith("blocks."))
     assert sum(int(times[:-3] or 1) * params for times, _, _, params, _ in rows) == count_params(network)
     different = [("a.0.x", "Conv2d", 1, 2), ("a.1.x", "Conv2d", 1, 3), ("a.2.x", "Conv2d", 1, 3), ("b.0.x", "Conv2d", 1, 3)]
-    assert [row[:2] for row in _blocks_once(different)] == [("", "a.0.x"), ("2 x ", "a.1-2.x"), ("", "b.0.x")]
+    different += [("a.4.x", "Conv2d", 1, 2), ("a.5.x", "Conv2d", 1, 2)]
+    assert [row[:2] for row in _blocks_once(different)] == [("3 x ", "a.0,4,5.x"), ("2 x ", "a.1-2.x"), ("", "b.0.x")]
 
 
 def test_settings_of_the_network() -> None:
