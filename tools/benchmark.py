@@ -159,7 +159,7 @@ def search_step(case: str, variant: str, batch: int, size: int, settings: dict[s
         },
     }
     searcher = build_searcher(check_options(SearchOptions, raw, case), device)
-    return lambda: searcher.run(lambda losses: None, lambda record: None, lambda: True)
+    return lambda: searcher.run(between_steps=lambda: True)
 
 
 def measure_passes(parsed: argparse.Namespace, make_step: Callable[..., Step], variants: Sequence[str]) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _own_session(count: int) -> Step:
     torch.set_num_threads(count)
     keep_freed_memory()
     searcher = build_searcher(load_options(SearchOptions, "options/sac_imdn.yml", ["search:epochs=9999"]), torch.device("cpu"))
-    return lambda: searcher.run(lambda losses: None, lambda record: None, lambda: True)
+    return lambda: searcher.run(between_steps=lambda: True)
 
 
 def _main_step(count: int) -> None:

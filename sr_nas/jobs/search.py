@@ -81,7 +81,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
     images = task.images(options)
     searcher = build_searcher(options, device, run.initial_world_size, images)
     memory = check_memory(searcher, options, run.batch // world_size())
-    run.take_threads(device.type == "cpu", searcher, lambda: searcher.run(_ignore, _ignore, lambda: True))
+    run.take_threads(device.type == "cpu", searcher, lambda: searcher.run(between_steps=lambda: True))
 
     run.open(device, images.names)
     run.restore(searcher.load_state_dict)
@@ -105,10 +105,6 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
     return 0
-
-
-def _ignore(_: object) -> None:
-    """Stand in for the callbacks of steps that leave no record."""
 
 
 class Recorder:

@@ -104,13 +104,13 @@ def cores() -> int:
 
 
 def use_threads(count: int | Literal["auto"] | None) -> int:
-    """Set and return the threads of PyTorch, and of OpenCV where it is loaded. ONNX Runtime takes PyTorch's number.
+    """Set and return the threads of PyTorch, and of OpenCV where it is loaded, 1024 at most. ONNX Runtime takes PyTorch's.
 
     ``"auto"`` and ``None`` are OMP_NUM_THREADS, where it is set, else this process's share of all cores.
     """
     if not isinstance(count, int):
         count = omp_threads() or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(count)
+    torch.set_num_threads(count := min(count, 1024))
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(count)
     return count
@@ -125,12 +125,10 @@ def omp_threads() -> int | None:
 def quickest_threads(step: Callable[[], object]) -> tuple[int, str]:
     """Time a step with 1, 2, 4, ... threads up to all cores and set the quickest number; return it and the figures in words.
 
-    A larger number must be a tenth quicker, since a thread that gains less costs more than it gives beside other work. Numbers
-    take turns, and medians count, so that other processes disturb all alike. ``step`` changes what it changes.
+    A larger number must be a tenth quicker. Numbers take turns, and medians count: other processes disturb all alike.
     """
-    most, started = cores(), time.perf_counter()
+    most, started, best = cores(), time.perf_counter(), 1
     seconds: dict[int, list[float]] = {count: [] for count in sorted({*(2**power for power in range(most.bit_length())), most})}
-    best = min(seconds)
     step()  # whatever happens in the first step alone
     while len(seconds[most]) < 3 and (not seconds[most] or time.perf_counter() - started < 20):
         for count, times in seconds.items():

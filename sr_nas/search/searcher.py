@@ -110,8 +110,8 @@ class Searcher:
 
     def run(
         self,
-        on_step: Callable[[Mapping[str, Tensor]], None],
-        on_epoch: Callable[[Record], None],
+        on_step: Callable[[Mapping[str, Tensor]], None] = lambda losses: None,
+        on_epoch: Callable[[Record], None] = lambda record: None,
         between_steps: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Search on from the current step; return whether the search is finished.

@@ -199,6 +199,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (3, {"OMP_NUM_THREADS": "2"}, 3),
         ("auto", {}, 8),
         (None, {"OMP_NUM_THREADS": "2"}, 2),
+        ("auto", {"OMP_NUM_THREADS": "100000"}, 1024),
         ("auto", {"OMP_NUM_THREADS": "4,2"}, 4),
         ("auto", {"OMP_NUM_THREADS": "many"}, 8),
         ("auto", {"OMP_NUM_THREADS": "0"}, 8),
