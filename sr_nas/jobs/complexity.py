@@ -130,10 +130,12 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     multiply_adds = macs(costs, 2)
     table = Table(title=title, caption="multiply-adds as fvcore counts them")
     for heading in ("layer", "kind", "parameters", next(iter(multiply_adds))):
-        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
+        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", overflow="fold")
     for times, name, kind, params, count in _blocks_once(per_layer(network)):
         table.add_row(name, kind, f"{times}{params:,}", f"{times}{count / 1e9:.4f} G")
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a file is as wide as it needs
+        console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
     console.print(table)
     lines = {"parameters": f"{costs['params']:,}"} | multiply_adds
     lines |= {f"true accuracy, {name}": accuracy for name, accuracy in truth(costs).items()}

@@ -48,6 +48,9 @@ def test_a_genotype_in_words_and_in_a_file(tmp_path: Path) -> None:
 def test_the_table_of_layers() -> None:
     table = run("complexity", "--arch", "imdn", "--nf", "16", "--num_blocks", "1")
     assert "MACs, LR input 1280x720" in table and "head" in table
+    names = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    table = run("complexity", "--arch", "nasbench201", "--genotype", names)
+    assert "stages.2.0-4.edges.3<-2.1" in table and "5 x 36,864" in table and "\u2026" not in table
 
 
 @pytest.mark.usefixtures("only_parameters")
