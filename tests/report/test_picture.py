@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,13 @@ def test_pixels_are_the_crop_enlarged_by_nearest_neighbour(tmp_path: Path, crop:
         expected = cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_NEAREST)
         x, y = int(placed.ox), height - int(placed.oy) - size[1]
         np.testing.assert_array_equal(written[y : y + size[1], x : x + size[0]], expected)
+
+
+def test_a_title_of_bytes_that_are_not_utf8_is_drawn_with_backslashes(tmp_path: Path) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    figure = comparison_figure([(os.fsdecode(b"b\xff"), image), ("$x_$", image)])
+    assert [text.get_text() for text in figure.texts[:2]] == ["b\\udcff", "$x_$"]
+    save(figure, tmp_path / "a.png")
 
 
 def test_titles_stand_over_their_columns_in_order() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sr_nas.errors import UserError, reason
-from sr_nas.runs.files import kind_of, replacing, sweep, wait_briefly, write_text
+from sr_nas.runs.files import kind_of, replacing, sweep, wait_briefly, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -113,6 +114,13 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_bytes_that_are_not_utf8_come_back_from_json(tmp_path: Path) -> None:
+    content = {os.fsdecode(b"b\xff\xfed"): "\u65e5"}
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content and "b\\udcff\\udcfed" in text and "\u65e5" in text
 
 
 def test_what_a_kill_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
