@@ -258,8 +258,7 @@ def open_lmdb(folder: Path) -> Any:
     except (lmdb.Error, OSError) as error:
         raise UserError(f"{folder} cannot be read as LMDB: {error}.") from error
     if state.st_size < size:
-        text = f"{folder} is cut off: its data.mdb has {state.st_size:,} of {size:,} bytes. Copy or write it again."
-        raise UserError(text)
+        raise UserError(f"{folder} is cut off: its data.mdb has {state.st_size:,} of {size:,} bytes. Copy or write it again.")
     return environment
 
 

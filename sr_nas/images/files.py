@@ -338,14 +338,10 @@ def find_images(folder: Path, recursive: bool = False, besides: Path | None = No
         raise UserError(f"{folder} {problems.get(type(error)) or f'cannot be listed: {error.strerror}'}.") from error
     images, others, links = list[Path](), list[Path](), list[Path]()
     entered = {os.path.realpath(place) for place in (folder, besides) if place is not None}
-
-    def unlisted(error: OSError) -> None:
-        images.append(Path(error.filename))
-
-    for place, folders, names in os.walk(folder, onerror=unlisted, followlinks=follow):
+    for place, folders, names in os.walk(folder, onerror=lambda error: images.append(Path(error.filename)), followlinks=follow):
         files, below = ([Path(place, name) for name in some if name[0] != "."] for some in (names, folders))
         others += [file for file in files if _OTHER_IMAGES.fullmatch(file.suffix)]
-        images += [file for file in files + below * (not recursive) if file.suffix.lower() in IMAGE_SUFFIXES]
+        images.extend(file for file in files + below * (not recursive) if file.suffix.lower() in IMAGE_SUFFIXES)
         folders.clear()  # what is in it then is walked
         for path in below if recursive else ():
             if path.is_symlink() and not follow:
