@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing_extensions import Self
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import JOINT, Choices
+from sr_nas.runs.files import naming
 
 # The speed is averaged over the last 1,000 steps (all that rich keeps), however long they took: a step changes its price on
 # the way, since a warm-up trains weights only.
@@ -218,24 +220,35 @@ class Scalars:
     """
 
     def __init__(self, run: Path | None, start: int = 0) -> None:
-        self._writer = None
+        self._writer, self._folder = None, (run or Path()) / "tb"
         if run is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(run / "tb", purge_step=start + 1)
+            threading.excepthook = _without_disks
+            with naming(self._folder):
+                self._writer = SummaryWriter(self._folder, purge_step=start + 1)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         """Add the values of an iteration by name; names with the same part before a slash share a group of charts."""
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, iteration)
+            with naming(self._folder):
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, iteration)
 
     def flush(self) -> None:
         """Write everything to disk. Call it before a checkpoint: a run resumed from there writes nothing earlier again."""
         if self._writer is not None:
-            self._writer.flush()
+            with naming(self._folder):
+                self._writer.flush()
 
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:
-            self._writer.close()
+            with naming(self._folder):
+                self._writer.close()
+
+
+def _without_disks(arguments: threading.ExceptHookArgs) -> None:
+    """Print what ends a thread, unless it is a disk: TensorBoard raises that in the run too."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,3 +173,22 @@ def test_scalars_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pyt
     scalars.flush()
     scalars.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_under_tensorboard_is_the_runs_error_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    scalars = Scalars(tmp_path)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        for step in range(200):
+            scalars.write(step, {"loss": 1.0})
+            scalars.flush()
+            time.sleep(0.01)
+    assert caught.value.filename == str(tmp_path / "tb") and "Traceback" not in capsys.readouterr().err
