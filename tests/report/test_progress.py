@@ -186,9 +186,13 @@ def test_a_full_disk_under_tensorboard_is_the_runs_error_alone(
 
     scalars = Scalars(tmp_path)
     monkeypatch.setattr(RecordWriter, "write", full)
-    with pytest.raises(OSError, match="No space left") as caught:
+
+    def write() -> None:
         for step in range(200):
             scalars.write(step, {"loss": 1.0})
             scalars.flush()
             time.sleep(0.01)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
     assert caught.value.filename == str(tmp_path / "tb") and "Traceback" not in capsys.readouterr().err
