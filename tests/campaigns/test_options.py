@@ -330,5 +330,9 @@ def test_run_folders(campaign: Campaign, tmp_path: Path) -> None:
         if outcome.verdict not in (OK, MESSAGE):
             campaign.cases[-1:] = [f"{name}: {changed[:2000]!r}\n{campaign.cases[-1]}"]
         written = {path.name for path in work.iterdir()} - {"runs", "analyses", "out.json", "out.pth", "out.md"}
-        assert not written and {path.name for path in (work / "runs").iterdir()} <= {run, "other", "stopped"}
+        assert not written and {path.name for path in (work / "runs").iterdir()} <= {
+            run,
+            "other",
+            *(f"stopped{end}" for end in ("", "_2", "_3")),
+        }
         shutil.rmtree(work)
