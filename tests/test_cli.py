@@ -43,7 +43,7 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_search_option_file_for_the_wrong_tool() -> None:
     printed = run("train", "-opt", REPOSITORY / "options" / "sac_imdn.yml", code=1)
-    assert "search: unknown key" in printed
+    assert "the key 'search' makes it an option file of tools/search.py" in printed
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
