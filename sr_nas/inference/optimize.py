@@ -150,7 +150,10 @@ class OnnxSession:
 
         self.content, self._name, self._sessions = content, name, {}  # type: ignore[var-annotated]
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}"
-        self.metadata: dict[str, str] = dict(self.on("cpu").get_modelmeta().custom_metadata_map)
+        try:
+            self.metadata: dict[str, str] = dict(self.on("cpu").get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name} is damaged: its metadata are not UTF-8.") from error
 
     def __call__(self, x: Tensor) -> Tensor:
         try:

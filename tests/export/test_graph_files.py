@@ -194,6 +194,14 @@ def test_weights_beside_an_onnx_file_are_read_and_nothing_outside_its_folder(fil
         load_model(write("y.onnx", "gone"))
 
 
+@needs_onnx
+def test_metadata_of_an_onnx_file_that_are_no_text(files: Path, tmp_path: Path) -> None:
+    content = (files / "imdn.onnx").read_bytes()
+    (tmp_path / "x.onnx").write_bytes(content.replace(b"0..1 RGB", b"0..1 R\xec\xff"))
+    with pytest.raises(UserError, match=r"x\.onnx is damaged: its metadata are not UTF-8"):
+        load_model(tmp_path / "x.onnx")
+
+
 def test_a_program_is_read_under_its_own_suffix_alone_and_without_pytorchs_log(
     files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
