@@ -43,7 +43,7 @@ _PREPARE = ("-o", f"{DISK}/out", "--workers", "1")
 _MODEL = ("--model", "model.safetensors")
 JOBS = {
     "search": _run("search", TINY_SEARCH, *_SEARCH, "logger:save_checkpoint_freq=2"),
-    "train": _run("train", TINY_TRAINING, "train:total_iter=10", "val:val_freq=4", "logger:save_checkpoint_freq=3"),
+    "train": _run("train", TINY_TRAINING, "train:total_iter=10", "val:val_freq=2", "logger:save_checkpoint_freq=5"),
     "sweep": Job((*_SWEEP, f"path:experiments_root={DISK}/runs"), 1),
     "lr": Job(("prepare_data", "lr", "photos", *_PREPARE), 5),
     "crop": Job(("prepare_data", "crop", "photos", "--size", "24", "--step", "12", *_PREPARE), 5),
