@@ -39,7 +39,7 @@ from sr_nas.options.sections import OutputPath, RunName, Threads
 from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
 from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
-from sr_nas.runs.files import ABANDONED, sweep, write_json, write_text
+from sr_nas.runs.files import ABANDONED, holds_nothing, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
 
 BICUBIC = "bicubic"
@@ -200,7 +200,7 @@ class Benchmark:
         self.folder = Path(options.path.experiments_root) / options.name
         self._file = self.folder / MEASUREMENTS
         self.folder.mkdir(parents=True, exist_ok=True)
-        if any(self.folder.iterdir()) and not self._file.is_file():
+        if not holds_nothing(self.folder) and not self._file.is_file():
             raise UserError(f"{self.folder} holds no benchmark but something else. Give the benchmark another name.")
         self.cache: dict[str, Any] = parse_json(self._file.read_bytes(), self._file) if self._file.is_file() else {}
         try:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from sr_nas.errors import UserError
-from sr_nas.runs.files import write_json, write_text
+from sr_nas.runs.files import holds_nothing, write_json, write_text
 from sr_nas.runs.run_dir import new_run
 
 Row = Mapping[str, str]
@@ -69,7 +69,7 @@ class Report:
 
 def check_output(folder: Path | None) -> None:
     """Raise UserError where a folder that the user named holds something already."""
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder is not None and folder.exists() and (not folder.is_dir() or not holds_nothing(folder)):
         raise UserError(f"-o {folder}: there is something already, and nothing is written over. Name a new folder.")
 
 

@@ -154,6 +154,11 @@ def sweep(folder: Path, age: float = 0) -> None:
                 leftover.unlink()
 
 
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty but for what killed processes have left unfinished."""
+    return all(_MARK in entry.name for entry in folder.iterdir())
+
+
 def lock(stream: TextIO) -> None:
     """Lock an open file until it is closed or the process ends; a BlockingIOError if another holds it. Nothing on Windows."""
     if sys.platform != "win32":

@@ -94,6 +94,13 @@ def test_nothing_is_written_over(runs: list[Path], tmp_path: Path) -> None:
     assert "nothing is written over" in printed and [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+def test_what_a_kill_has_left_stands_in_nobodys_way(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".gaps-unfinished-0123456789ab.json").write_text("{")
+    run("analyze", "gaps", runs[0], "-o", tmp_path / "mine")
+    assert (tmp_path / "mine" / "gaps.json").is_file()
+
+
 def test_analyses_without_a_folder_are_numbered(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run("analyze", "replace", runs[0])

@@ -364,6 +364,19 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, place: Path) -
     assert [(path.name, path.read_text()) for path in (tmp_path / "table").iterdir()] == [("options.yml", "mine")]
 
 
+def test_a_table_that_was_killed_in_its_first_write_is_begun_again(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / ".measurements-unfinished-0123456789ab.json").write_text("{")
+    run(
+        "evaluate",
+        "-opt",
+        option_file(
+            tmp_path, place, datasets={"Made": str(place / "Made")}, models={"two": {"path": str(place / "x2.safetensors")}}
+        ),
+    )
+    assert (tmp_path / "table" / "table.json").is_file()
+
+
 def test_all_models_that_cannot_be_loaded_are_told_before_anything_is_measured(tmp_path: Path, place: Path) -> None:
     torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "weights.pth")
     (tmp_path / "broken.safetensors").touch()
