@@ -17,7 +17,7 @@ from sr_nas.errors import UserError
 from sr_nas.optim import WarmUp
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import gradient_sync, largest, mean, replicate
-from sr_nas.runs.run_dir import first_non_finite
+from sr_nas.runs.run_dir import count_of, first_non_finite
 
 Losses = dict[str, float]
 """``loss``, the task loss; with a teacher also ``distill``. The weights minimise their sum."""
@@ -237,7 +237,7 @@ class Trainer:
         return {"iteration": self.iteration, "ema": None if self.ema is None else self.ema.state_dict(), **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iteration, self._latest = state["iteration"], None
+        self.iteration, self._latest = count_of(state["iteration"]), None
         for name in ("network", "optimizer", "scheduler", "stream", "watch"):
             getattr(self, name).load_state_dict(state[name])
         if self.ema is not None:

@@ -250,13 +250,18 @@ def load_state(network: AnyNetwork, tensors: Mapping[str, Tensor], path: str | P
 def fit(network: Network, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise UserError where a tensor of the network is missing, of another shape or unknown; ``path`` is the file to name."""
     state = network.state_dict()
-    missing = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
+    missing = [name for name, tensor in state.items() if name not in tensors or not _replaces(tensors[name], tensor)]
     unknown = [name for name in tensors if name not in state]
     if missing or unknown:
         raise UserError(
-            f"{path} does not fit its architecture {network.genotype}; missing or of another shape: "
+            f"{path} does not fit its architecture {network.genotype}; missing or of another shape or type: "
             f"{listing(missing, 5) or 'nothing'}; unknown: {listing(unknown, 5) or 'nothing'}."
         )
+
+
+def _replaces(new: Tensor, old: Tensor) -> bool:
+    """Return whether a tensor of a file can take the place of another: whole numbers would be weights without their unit."""
+    return new.shape == old.shape and (new.is_floating_point() or not old.is_floating_point())
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ import stat
 import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from sr_nas.errors import UserError, listing
 from sr_nas.images.encode import FORMATS, encode
-from sr_nas.images.tiff import main_image, tiff_pixels
+from sr_nas.images.tiff import main_image, muted_stderr, tiff_pixels
 from sr_nas.runs.device import available_memory
 from sr_nas.runs.files import replacing
 
@@ -55,6 +56,8 @@ _ORIENTATION = 274
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 """Pillow mode of a file of up to 8 bits -> mode of the returned pixels."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and line of the passes of an interlaced PNG, and their steps (PNG specification, 8.2)."""
 _DEFLATE = 1032  # bytes of one, at most
 _DESCRIPTIVE_TAGS = {270, 271, 272, 306, 315, 33432, 34665, 34853}
 """TIFF tags of title, camera, time, artist, copyright, EXIF and GPS."""
@@ -113,7 +116,8 @@ def decode_with_metadata(data: bytes) -> tuple[np.ndarray, Metadata]:
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever their code stumbles over in damaged data, of every type
-        raise UserError(f"it is damaged, cut off or too large ({str(error) or type(error).__name__}).") from error
+        problem = str(error) or type(error).__name__
+        raise UserError(f"it is damaged, cut off, too large or of a kind that is not read ({problem}).") from error
     return np.ascontiguousarray(_upright(pixels, orientation)), metadata
 
 
@@ -122,7 +126,7 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
     stream = io.BytesIO(data)
     if data[:4] not in _TIFF_MAGIC:
         image = _opened(stream)
-        return _pixels(image, data), image.getexif().get(_ORIENTATION, 1), _metadata(image, data)
+        return _pixels(image, data), _exif(image).get(_ORIENTATION, 1), _metadata(image, data)
     number, page = _tiff_image(stream)
     tags = set(page.tags.keys())
     others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
@@ -158,7 +162,7 @@ def _opened(stream: BinaryIO) -> ImageFile:
     settings = [tile[3] for tile in image.tile]
     least = width * height / {"PNG": 8 * _DEFLATE, "JPEG": 512, "MPO": 512}.get(image.format, math.inf)  # a bit a pixel or block
     if image.tile and image.tile[0][0] == "raw":
-        least = settings[0][1] * (height - 1)  # bytes of a line
+        least = settings[0][1] * height - 3  # bytes of a line; the last one may lack what fills it
     channels = 4 if image.mode == "P" or image.format == "WEBP" else len(image.getbands())
     _check_size(stream, width, height, width * height * channels * (2 if ";16" in str(settings) else 1), least)
     return image
@@ -191,6 +195,8 @@ def _pixels(image: ImageFile, data: bytes) -> np.ndarray:
     PngImageFile(io.BytesIO(data)).verify()  # decoding alone checks neither pixel checksums nor the end of the file
     depth, key = data[24], None if image.mode == "P" else image.info.pop("transparency", None)
     pixels = _png_of_16_bits(image, data) if depth == 16 else _converted(image)  # Pillow would cut RGB to 8 bits
+    if depth < 16 and (data[28] or image.mode == "P" or not pixels[-1].any()):
+        _check_lines(data, *image.size)
     if key is None or pixels.shape[2] in (2, 4):
         return pixels
     # The key is in units of the file, and its upper bits do not count (PNG specification, 11.3.1.1).
@@ -206,9 +212,27 @@ def _converted(image: ImageFile) -> np.ndarray:
     return np.atleast_3d(np.array(image if image.mode == mode else image.convert(mode)))
 
 
+def _check_lines(data: bytes, width: int, height: int) -> None:
+    """Raise where the data of a PNG end before its last line, which Pillow leaves at zero without a word."""
+    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in (_ADAM7 if data[28] else ((0, 0, 1, 1),))]
+    missing, at, inflater = sum(lines * (1 + -(-bits * size // 8)) for size, lines in sizes if size > 0), 8, zlib.decompressobj()
+    while missing > 0 and at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            missing -= len(inflater.decompress(data[at + 8 : end - 4], missing))
+        at = end
+    if missing > 0:
+        raise UserError("it is damaged: its last lines are missing.")
+
+
 def _png_of_16_bits(image: ImageFile, data: bytes) -> np.ndarray:
     image.load()  # raises where something is missing
-    pixels = np.atleast_3d(np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.uint16))
+    with muted_stderr():
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise UserError("it is damaged: its last lines are missing, or libpng cannot read it.")
+    pixels = np.atleast_3d(np.asarray(decoded, np.uint16))
     # OpenCV's order is BGR, and colour type 4, grey with alpha, is BGRA.
     return pixels[..., [2, 3] if data[25] == 4 else {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]]
 
@@ -254,8 +278,16 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
+def _exif(image: ImageFile) -> Any:
+    """Return the EXIF tags, or none where they cannot be parsed: the picture is whole nevertheless."""
+    try:
+        return image.getexif()
+    except Exception:  # of any type, as from decoders
+        return {}
+
+
 def _metadata(image: ImageFile, data: bytes) -> Metadata:
-    info, tags = image.info, set(image.getexif())
+    info, tags = image.info, set(_exif(image))
     exif = tags - {_ORIENTATION} or ("exif" in info and not tags)  # EXIF without any tag cannot be parsed
     present = {
         "EXIF": bool(exif),

@@ -46,8 +46,8 @@ def main_image(stream: BinaryIO) -> tuple[int, tifffile.TiffPage]:
 
 
 @contextlib.contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drop what is written to stderr: libtiff's remarks on a damaged file, before an error names it."""
+def muted_stderr() -> Iterator[None]:
+    """Drop what is written to stderr: what libtiff or libpng remark on a damaged file that an error names."""
     if sys.stderr is None:  # it was closed at the start; its number may be another file's now
         yield
         return
@@ -61,7 +61,7 @@ def _muted_stderr() -> Iterator[None]:
         os.close(stderr)
 
 
-@_muted_stderr()
+@muted_stderr()
 def tiff_pixels(
     number: int, page: tifffile.TiffPage, data: bytes, convert: Callable[[Any], np.ndarray]
 ) -> tuple[np.ndarray, int]:

@@ -19,7 +19,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sr_nas.contracts import SRNetwork, reparameterized
-from sr_nas.errors import UserError, first_line
+from sr_nas.errors import UserError, first_line, is_out_of_memory
 from sr_nas.inference.tiles import pools_globally, tile_overlap
 from sr_nas.registry import NETWORKS
 from sr_nas.runs.device import Precision
@@ -308,7 +308,17 @@ class RuntimeNetwork(SRNetwork):
             return self._structure[0](x)
         if torch.is_autocast_enabled(x.device.type):
             raise UserError("the precision of an exported graph was chosen when it was exported: run it as fp32.")
-        return self._runner(x)
+        try:
+            y = self._runner(x)
+        except Exception as error:  # as above
+            if isinstance(error, UserError) or is_out_of_memory(error):
+                raise
+            raise UserError(f"the graph does not run as the network that its metadata describe: {first_line(error)}") from error
+        if y.shape != (expected := (len(x), 3, *(self.scale * side for side in x.shape[2:]))):
+            raise UserError(
+                f"the graph is not of the network that its metadata describe: {tuple(y.shape)} instead of {expected}."
+            )
+        return y
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RuntimeNetwork:
         return self  # it never changes, and sessions cannot be copied

@@ -124,7 +124,8 @@ _Dumper.yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | Opti
 def parse_yaml(text: str, where: object) -> Any:
     """Read YAML from the user; raise UserError, which says ``where``, and in which line and column, where it is none."""
     try:
-        return yaml.load(text, Loader=OptionLoader)
+        loader = OptionLoader(text)
+        return loader.get_single_data()
     except yaml.reader.ReaderError as error:
         line, problem = text.count("\n", 0, error.position) + 1, f"the character {chr(error.character)!r} may not stand in YAML"
         raise UserError(f"{where}, line {line}: {problem}.") from error
@@ -133,6 +134,8 @@ def parse_yaml(text: str, where: object) -> Any:
         raise UserError(f"{where}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}.") from error
     except RecursionError as error:
         raise UserError(f"{where}: a mapping is merged into itself.") from error
+    except ValueError as error:  # such as of "\\U00110000"
+        raise UserError(f"{where}, line {loader.line + 1}, column {loader.column + 1}: no such character ({error}).") from error
 
 
 def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = None) -> Any:

@@ -199,6 +199,13 @@ def restoring(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is not of this run ({type(error).__name__}: {first_line(error)}).") from error
 
 
+def count_of(value: Any) -> int:
+    """Return a number of steps that a checkpoint holds; a ValueError where it is none."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{shortened(value)} is no number of steps")
+    return value
+
+
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a mapping of names to tensors with ``weights_only=True``: a file that would need to run code is refused.
 

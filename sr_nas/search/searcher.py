@@ -17,6 +17,7 @@ from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import broadcast, mean, replicate, world_size
+from sr_nas.runs.run_dir import count_of
 from sr_nas.search.alpha import Alpha, in_pass
 from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
 from sr_nas.search.objective import Objective, expected_cost
@@ -220,7 +221,7 @@ class Searcher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._unread = []
-        self.step, self.sums, self.seconds = state["step"], dict(state["sums"]), state["seconds"]
+        self.step, self.sums, self.seconds = count_of(state["step"]), dict(state["sums"]), float(state["seconds"])
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
 

@@ -252,3 +252,16 @@ def test_released_imdn_gives_its_score_through_onnx_runtime(shared: Path, tmp_pa
     run("export", "--model", shared / "weights" / "IMDN_x4.pth", "--arch", "imdn", "-o", file)
     pairs = folder([str(shared / "data/Set5/HR")], [str(shared / "data/Set5/LR_matlab/x4")], scale=4)
     assert evaluate_set(upscaler(load_model(file), device="cpu"), pairs, 4)["psnr"] == pytest.approx(32.210, abs=0.001)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_graph_of_another_network_than_its_metadata_describe_is_refused(scale: int) -> None:
+    def other(x: torch.Tensor) -> torch.Tensor:
+        if scale == 1:
+            raise ValueError("Required inputs (['x']) are missing\nmore")
+        return x.repeat(1, 1, scale, scale)
+
+    other.runtime, other.in_torch = "another tool's", True  # type: ignore[attr-defined]
+    words = {1: r"does not run as .* describe: Required inputs \(\['x'\]\) are missing$", 3: r"\(1, 3, 12, 15\) instead of"}
+    with pytest.raises(UserError, match=words[scale]):
+        RuntimeNetwork(tiny_imdn(), other)(torch.rand(1, 3, 4, 5))  # type: ignore[arg-type]

@@ -77,8 +77,20 @@ def test_files_that_are_no_network(network: IMDN, tmp_path: Path) -> None:
     save_network(tmp_path / "net.safetensors", network)
     with safe_open(tmp_path / "net.safetensors", framework="pt") as stream:
         save_file({"head.weight": stream.get_tensor("head.weight")}, tmp_path / "half.safetensors", stream.metadata())
-    with pytest.raises(UserError, match=r"missing or of another shape: head\.bias"):
+    with pytest.raises(UserError, match=r"missing or of another shape or type: head\.bias"):
         load_network(tmp_path / "half.safetensors")
+
+
+def test_whole_numbers_are_no_weights(network: IMDN, tmp_path: Path) -> None:
+    save_network(tmp_path / "net.safetensors", network)
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as stream:
+        tensors, metadata = {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
+    for dtype in (torch.int8, torch.uint8, torch.int64, torch.bool):
+        save_file(tensors | {"head.weight": tensors["head.weight"].to(dtype)}, tmp_path / "whole.safetensors", metadata)
+        with pytest.raises(UserError, match=r"missing or of another shape or type: head\.weight"):
+            load_network(tmp_path / "whole.safetensors")
+    save_file(tensors | {"head.weight": tensors["head.weight"].half()}, tmp_path / "half.safetensors", metadata)
+    load_network(tmp_path / "half.safetensors")
 
 
 def released_names(network: IMDN) -> dict[str, torch.Tensor]:

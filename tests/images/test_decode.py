@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import Metadata, decode, decode_with_metadata
+from sr_nas.images.files import Metadata, decode, decode_with_metadata, image_size
 from tests.images.encoded import bmp, chunk, encoded, noise, png
 
 SMOOTH = cv2.GaussianBlur(noise(80, 60, 3), (0, 0), 2)
@@ -165,11 +167,11 @@ def test_images_over_the_limit_of_pillow_are_read(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_error_without_words_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Image.Image, *_: object) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Image.Image, "getexif", fail)
-    with pytest.raises(UserError, match=r"too large \(MemoryError\)"):
+    monkeypatch.setattr("sr_nas.images.files._pixels", fail)
+    with pytest.raises(UserError, match=r"not read \(MemoryError\)"):
         decode(encoded(Image.fromarray(noise(6, 4, 3)), "BMP"))
 
 
@@ -276,10 +278,44 @@ def test_whatever_a_decoder_raises_is_damage(monkeypatch: pytest.MonkeyPatch, fo
         raise error
 
     data = encoded(Image.fromarray(noise(6, 4, 3)), form)
-    for place in ("PIL.Image.Image.getexif", "tifffile.TiffPage.asarray"):
+    for place in ("sr_nas.images.files._pixels", "tifffile.TiffPage.asarray"):
         monkeypatch.setattr(place, fail)
-    with pytest.raises(UserError, match=f"damaged, cut off or too large .{error.__name__}"):
+    with pytest.raises(UserError, match=f"damaged, .* not read .{error.__name__}"):
         decode(data)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("colour_type", "bits"), [(0, 1), (0, 8), (0, 16), (2, 8), (3, 8), (6, 8), (6, 16)])
+def test_a_png_whose_data_end_before_its_last_line_is_damaged(
+    capfd: pytest.CaptureFixture[str], colour_type: int, bits: int, interlaced: bool
+) -> None:
+    samples = 5 * {0: 1, 2: 3, 3: 1, 6: 4}[colour_type]
+    line = np.zeros(samples if bits == 16 else -(-bits * samples // 8), np.uint8)
+    palette = chunk(b"PLTE", bytes(6)) if colour_type == 3 else b""
+    for lines in (0, 3, 11) if interlaced else (0, 2, 3):
+        data = png(np.tile(line, (lines, 1)), colour_type, bits, palette, 5, 3)
+        header = data[12:28] + bytes([interlaced])
+        data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+        if lines == (11 if interlaced else 3):
+            assert decode(data).shape[:2] == (3, 5)
+        else:
+            with pytest.raises(UserError, match=r"its last lines are missing|cut off"):
+                decode(data)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_exif_that_cannot_be_parsed_leaves_the_picture(tmp_path: Path, form: str) -> None:
+    image = Image.fromarray(noise(6, 4, 3))
+    settings = {"lossless": True} if form == "WEBP" else {}
+    expected = decode(encoded(image, form, **settings))
+    for exif in (b"Exif\0\0garbage", b"Exif\0\0" + bytes(40), b"Exif\0\0II+\0\x08\0\0\0"):
+        data = encoded(image, form, exif=exif, **settings)
+        pixels, metadata = decode_with_metadata(data)
+        np.testing.assert_array_equal(pixels, expected)
+        assert metadata.others == ("EXIF",)
+        (tmp_path / "x").write_bytes(data)
+        assert image_size(tmp_path / "x") == (6, 4)
 
 
 HUGE = [(2**31, 2**31), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1), (2**31 - 1, 1), (2**16, 2**24)]
@@ -301,6 +337,14 @@ def test_a_bmp_that_states_more_than_can_be_is_refused_at_once(width: int, heigh
     for bits, packed in ((8, 1), (4, 2)):
         with pytest.raises(UserError, match=r"cannot hold|GiB of memory|not enough image data"):
             decode(bmp(width, height, bits, packed, 40, bytes(64)))
+
+
+def test_a_bmp_of_one_line_has_that_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_nas.images.files.available_memory", lambda device: 2**60)
+    for bits in (1, 8, 24, 32):
+        with pytest.raises(UserError, match="cannot hold"):
+            decode(bmp(2**30, 1, bits, 0, 40, bytes(64)))
+    assert decode(bmp(3, 1, 24, 0, 40, bytes(12))).shape == (1, 3, 3)
 
 
 def test_a_webp_and_a_jpeg_that_state_more_than_can_be_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

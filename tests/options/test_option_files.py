@@ -265,6 +265,7 @@ def test_aliases_of_aliases_are_refused_before_they_grow(form: str, tmp_path: Pa
         ("a: 1".encode("utf-16"), "line 1: not UTF-8"),
         (b"# \n" * 2**19, "is larger than 1 MiB"),
         (b"a: 1\n---\nb: 2", "line 2, column 1: but found another document"),
+        (b'a: 1\nb: "\\U00110000"', r"line 2, column \d+: no such character"),
     ],
 )
 def test_bytes_that_are_no_option_file(content: bytes, words: str, tmp_path: Path) -> None:

@@ -239,3 +239,10 @@ def test_a_search_without_steps_keeps_its_start() -> None:
     search = searcher(epochs=0)
     start = search.record(0)
     assert run(search) == [] and search.genotype().to_json() == start["genotype"]
+
+
+@pytest.mark.parametrize("step", [None, [1], -5, 1.5, True, "3"])
+def test_a_step_that_is_no_number_is_refused_before_the_history_is_cut(step: Any) -> None:
+    search = searcher()
+    with pytest.raises(ValueError, match="is no number of steps"):
+        search.load_state_dict(search.state_dict() | {"step": step})
