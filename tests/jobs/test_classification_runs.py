@@ -83,5 +83,5 @@ def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sr_nas.search.searcher.Searcher.alpha_step", exhausted)
     least = ("search:order=first", "datasets:train:num_worker_per_gpu=0", "datasets:train:batch_size_per_gpu=1")
     text = search(tmp_path, *least[:2], code=1)
-    assert "To take less, lower datasets.train.batch_size_per_gpu (now 4), in a new run. The last checkpoint is" in text
-    assert "take a smaller network_g, in a new run" in search(tmp_path, *least, code=1)
+    assert "(K, now 1) or lower datasets.train.batch_size_per_gpu (now 4), in a new run. The last checkpoint is" in text
+    assert "To take less, raise network_g.partial_channel (K, now 1), in a new run" in search(tmp_path, *least, code=1)

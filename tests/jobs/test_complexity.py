@@ -115,7 +115,7 @@ def test_whatever_holds_a_network(tmp_path: Path) -> None:
     printed = run("complexity", "--model", tmp_path / "deeper.json", code=1)
     assert "no choice 'inputs7'" in printed and "name the folder of its search instead" in " ".join(printed.split())
     torch.save({"params": network.state_dict()}, tmp_path / "released.pt")
-    assert f"first tools/export.py --model {tmp_path}" in " ".join(
+    assert f"first make a file that does: tools/export.py --model {tmp_path}" in " ".join(
         run("complexity", "--model", tmp_path / "released.pt", code=1).split()
     )
     (tmp_path / "bare.json").write_text(json.dumps(["conv_7x7"] * 3))
