@@ -354,7 +354,8 @@ def find_images(folder: Path, recursive: bool = False, besides: Path | None = No
     """Return what is named as an image in ``folder``, and below it if ``recursive``, in any order.
 
     That may be :func:`unreadable`, such as a broken link: without it the rest would be taken for the whole. A folder below that
-    cannot be listed is returned too. Images of other kinds, and links to folders that are not followed, are counted on stderr.
+    cannot be listed is returned too, and a broken link that may have led to one. Images of other kinds, and links to folders
+    that are not followed, are counted on stderr.
 
     Args:
         besides: a folder to leave out, as hidden files and folders are.
@@ -374,6 +375,8 @@ def find_images(folder: Path, recursive: bool = False, besides: Path | None = No
         files, below = ([Path(place, name) for name in some if name[0] != "."] for some in (names, folders))
         others += [file for file in files if _OTHER_IMAGES.fullmatch(file.suffix)]
         images.extend(file for file in files + below * (not recursive) if file.suffix.lower() in IMAGE_SUFFIXES)
+        if recursive:  # a link to a folder that is not there
+            images.extend(file for file in files if not file.suffix and not os.path.exists(file))
         folders.clear()  # what is in it then is walked
         for path in below if recursive else ():
             if path.is_symlink() and not follow:

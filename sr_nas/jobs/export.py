@@ -16,7 +16,7 @@ from sr_nas.genotype import read_genotype
 from sr_nas.options.load import read_yaml
 from sr_nas.report.model_card import as_text, model_card, remarks
 from sr_nas.runs.files import write_json, write_text
-from sr_nas.runs.run_dir import OPTIONS, read_history
+from sr_nas.runs.run_dir import OPTIONS, count_of, read_history
 
 SUFFIXES = {
     ".safetensors": "a network",
@@ -71,8 +71,8 @@ def _network(args: Namespace) -> tuple[SRNetwork, dict[str, Any]]:
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{source} is damaged: its record of the training cannot be read.") from error
     if args.run is not None:
-        with suppress(UserError):  # a network outlives the history of its run
-            training["iterations_done"] = read_history(args.run)[-1]["iteration"]
+        with suppress(UserError, LookupError, ValueError):  # a network outlives the history of its run
+            training["iterations_done"] = count_of(read_history(args.run)[-1]["iteration"])
     return network, training
 
 

@@ -225,3 +225,12 @@ def test_a_tiff_on_its_side_is_measured_upright_by_every_pillow(
     size = upright[::-1] if swapped else (7, 5)
     monkeypatch.setattr(TiffImageFile, "size", property(lambda self: size))
     assert image_size(file) == upright
+
+
+def test_a_broken_link_that_may_have_led_to_a_folder_is_no_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "notes").touch()
+    (tmp_path / "below").symlink_to("/nowhere/annex")
+    (tmp_path / "read.me").symlink_to("/nowhere/read.me")
+    assert set(find_images(tmp_path, recursive=True)) == {tmp_path / "a.png", tmp_path / "below"}
+    assert find_images(tmp_path) == [tmp_path / "a.png"]

@@ -49,6 +49,10 @@ def test_a_card_tells_the_schedule_of_a_run(model: Path, tmp_path: Path) -> None
     assert "trained: run mine, iteration 6, total_iter 12" in printed
     assert "NOTE: It is of iteration 6 of 12; its training has not ended." in printed
     assert "| train.total_iter | 12 |\n| manual_seed | 5 |" in (tmp_path / "x.md").read_text()
+    for history in ("", "{}\n", '{"iteration": null}\n', '{"iteration": "9"}\n', "x\n", "[]\n"):
+        (tmp_path / "run" / "history.jsonl").write_text(history)
+        printed = run("export", "--run", tmp_path / "run", "-o", tmp_path / "x.safetensors", "--overwrite")
+        assert "iterations_done" not in printed
 
 
 def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> None:
