@@ -71,7 +71,10 @@ def parse_json(content: bytes, where: object) -> Any:
         return mapping
 
     try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique)
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # raises where an escape is half a character, which no file can hold
+        return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON: {error}.") from error
 

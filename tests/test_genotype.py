@@ -74,5 +74,10 @@ def test_read_from_a_run_folder_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_bytes(b'{"arch": "T\xe4"}')
     with pytest.raises(UserError, match=r"broken\.json is no JSON: 'utf-8' codec"):
         read_genotype(tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_text(r'{"arch": "\ud800"}')
+    with pytest.raises(UserError, match=r"broken\.json is no JSON: .* surrogates not allowed"):
+        read_genotype(tmp_path / "broken.json")
+    (tmp_path / "whole.json").write_text(r'{"arch": "\ud83d\ude00"}')
+    assert read_genotype(tmp_path / "whole.json") == {"arch": "\N{GRINNING FACE}"}
     with pytest.raises(UserError, match=r"gone\.json does not exist"):
         read_genotype(tmp_path / "gone.json")
