@@ -169,7 +169,10 @@ class ResumableLoader:
         A UserError of the data set arrives as it was raised, from whichever process.
         """
         if self._batches is None:
-            self._batches = _load(self._dataset, self._addresses(), self._num_workers)
+            # A generator that held this loader would be a cycle. Workers that only the garbage collector ends take 5 s each,
+            # since it closes their queues before PyTorch can send the end through them.
+            addresses = _addresses(self.indices, self._seed, self.batch_size, self._slice, self._position)
+            self._batches = _load(self._dataset, addresses, self._num_workers)
         batch = next(self._batches)
         self._position += 1
         return batch
@@ -182,14 +185,17 @@ class ResumableLoader:
         self._position = state["position"]
         self._batches = None
 
-    def _addresses(self) -> Iterator[list[tuple[int, int]]]:
-        @functools.lru_cache(maxsize=2)  # a batch may lie in two passes
-        def permutation(number: int) -> list[int]:
-            return np.random.default_rng([self._seed, number]).permutation(self.indices).tolist()
 
-        for batch in itertools.count(self._position):
-            draws = [batch * self.batch_size + place for place in self._slice]
-            yield [(permutation(draw // len(self.indices))[draw % len(self.indices)], draw) for draw in draws]
+def _addresses(indices: Sequence[int], seed: int, batch_size: int, places: range, first: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield this process's addresses of every batch from number ``first`` on: (index, running number of the sample)."""
+
+    @functools.lru_cache(maxsize=2)  # a batch may lie in two passes
+    def permutation(number: int) -> list[int]:
+        return np.random.default_rng([seed, number]).permutation(indices).tolist()
+
+    for batch in itertools.count(first):
+        draws = [batch * batch_size + place for place in places]
+        yield [(permutation(draw // len(indices))[draw % len(indices)], draw) for draw in draws]
 
 
 def in_order(dataset: Dataset[Any], count: int, batch_size: int, num_workers: int = 0) -> Iterator[tuple[Tensor, ...]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import multiprocessing
 import signal
 
 import numpy as np
@@ -176,3 +178,17 @@ def test_in_order_every_item_comes_once_whoever_reads() -> None:
     assert torch.equal(torch.cat([batch[0] for batch in alone]), torch.stack([dataset[(index, index)][0] for index in range(7)]))
     with pytest.raises(UserError, match=r"a\.png is damaged"):
         list(in_order(Unreadable(), 2, 1))
+
+
+def test_workers_end_with_their_loader_and_need_no_garbage_collector() -> None:
+    """By the garbage collector, PyTorch would wait 5 s for each."""
+    gc.disable()
+    try:
+        loader = ResumableLoader(Addresses(), range(8), 2, seed=0, num_workers=2)
+        loader.next()
+        workers = multiprocessing.active_children()
+        assert len(workers) >= 2
+        del loader
+        assert not set(workers) & set(multiprocessing.active_children())
+    finally:
+        gc.enable()
