@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
@@ -59,6 +61,11 @@ def shortened(value: object, limit: int = 60) -> str:
     short.maxstring = short.maxother = short.maxlong = limit
     text = short.repr(value)
     return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-17:]}"
+
+
+def absent(path: Path) -> str:
+    """Return what is wrong with a path at which nothing is: "does not exist", or where the link leads."""
+    return f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "does not exist"
 
 
 def parse_json(content: bytes, where: object) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sr_nas.errors import UserError, listing, nearest, parse_json, shortened
+from sr_nas.errors import UserError, absent, listing, nearest, parse_json, shortened
 
 NETWORK_BLOCK = "network_g.yml"
 """File of a search's folder: the option block of the network that it has selected."""
@@ -152,7 +152,7 @@ def read_genotype(source: Any) -> Any:
     path = Path(source)
     file = path / "genotype.json" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{path} has no genotype.json: is its search finished?" if path.is_dir() else f"{path} does not exist.")
+        raise UserError(f"{path} has no genotype.json: is its search finished?" if path.is_dir() else f"{path} {absent(path)}.")
     content = parse_json(file.read_bytes(), file)
     if not isinstance(content, (dict, list)) or (isinstance(content, dict) and not isinstance(content.get("arch", ""), str)):
         raise UserError(f"{file} holds no genotype: a mapping with 'arch' and 'genotype' is expected, not {shortened(content)}.")

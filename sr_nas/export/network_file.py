@@ -322,7 +322,10 @@ def bare_tensors(content: Mapping[str, Any], path: Path, key: str | None = None)
     tensors = content.get(wrappers[0]) if wrappers else content
     if not _are_tensors(tensors):
         expected = f"under '{key}'" if key is not None else f"bare or under {listing(WRAPPERS)}"
-        raise UserError(f"{path}: tensors are expected, {expected}; found {listing(content, 10) or 'nothing'}.")
+        wrapper = next((name for name in ([key] if key is not None else WRAPPERS) if isinstance(content.get(name), Mapping)), "")
+        kinds = [f"{name} ({type(value).__name__})" for name, value in content[wrapper].items()] if wrapper else content
+        found = f"{wrapper}, and in it " * bool(wrapper) + (listing(kinds, 10) or "nothing")
+        raise UserError(f"{path}: plain tensors are expected, {expected}; found {found}.")
     # AveragedModel counts its updates; torch.compile puts its prefix before the names of any module.
     named = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items() if name != "n_averaged"}  # type: ignore
     while prefix := next((one for one in PREFIXES if named and all(name.startswith(one) for name in named)), None):

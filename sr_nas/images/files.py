@@ -194,14 +194,19 @@ def _pixels(image: ImageFile, data: bytes) -> np.ndarray:
         return _converted(image)
     PngImageFile(io.BytesIO(data)).verify()  # decoding alone checks neither pixel checksums nor the end of the file
     depth, key = data[24], None if image.mode == "P" else image.info.pop("transparency", None)
+    colours = next((len(content) // 3 for kind, content in _chunks(data) if kind == b"PLTE"), 0)
+    if image.mode == "P" and not colours:
+        raise UserError("it is damaged: its palette (PLTE) is missing, which its pixels are numbers of.")
     pixels = _png_of_16_bits(image, data) if depth == 16 else _converted(image)  # Pillow would cut RGB to 8 bits
+    if image.mode == "P" and (most := int(np.asarray(image).max())) >= colours:
+        raise UserError(f"it is damaged: a pixel has number {most} of a palette of {colours} colours.")
     if depth < 16 and (data[28] or image.mode == "P" or not pixels[-1].any()):
         _check_lines(data, *image.size)
     if key is None or pixels.shape[2] in (2, 4):
         return pixels
-    # The key is in units of the file, and its upper bits do not count (PNG specification, 11.3.1.1).
-    most = np.iinfo(pixels.dtype).max
-    key = (np.array(key) & 2**depth - 1) * (most // (2**depth - 1))
+    # The key is in units of the file, and its upper bits do not count (PNG specification, 11.3.1.1). Pillow's has lost them.
+    most, content = np.iinfo(pixels.dtype).max, next(content for kind, content in _chunks(data) if kind == b"tRNS")
+    key = (np.frombuffer(content, ">u2", pixels.shape[2]) & 2**depth - 1) * (most // (2**depth - 1))
     return np.dstack([pixels, np.where((pixels == key).all(axis=2), 0, most).astype(pixels.dtype)])
 
 
@@ -212,16 +217,23 @@ def _converted(image: ImageFile) -> np.ndarray:
     return np.atleast_3d(np.array(image if image.mode == mode else image.convert(mode)))
 
 
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and the content of each chunk of a PNG."""
+    at = 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at + 8 : end - 4]
+        at = end
+
+
 def _check_lines(data: bytes, width: int, height: int) -> None:
     """Raise where the data of a PNG end before its last line, which Pillow leaves at zero without a word."""
     bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
     sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in (_ADAM7 if data[28] else ((0, 0, 1, 1),))]
-    missing, at, inflater = sum(lines * (1 + -(-bits * size // 8)) for size, lines in sizes if size > 0), 8, zlib.decompressobj()
-    while missing > 0 and at < len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
-            missing -= len(inflater.decompress(data[at + 8 : end - 4], missing))
-        at = end
+    missing, inflater = sum(lines * (1 + -(-bits * size // 8)) for size, lines in sizes if size > 0), zlib.decompressobj()
+    for kind, content in _chunks(data):
+        if kind == b"IDAT" and missing > 0:
+            missing -= len(inflater.decompress(content, missing))
     if missing > 0:
         raise UserError("it is damaged: its last lines are missing.")
 
@@ -245,9 +257,10 @@ def _jpeg_pixels(image: ImageFile, data: bytes) -> np.ndarray | None:
     except ValueError as error:
         text = str(error)
         if re.search(r"corrupt|premature|truncated", text, re.IGNORECASE) and not _is_padding(text, data, start):
+            # Bytes behind the last block look alike, be they strange to it or blocks that damage has left over.
+            what = "damaged, or has bytes left over behind" if "extraneous" in text else "damaged or cut off: it lacks a part of"
             raise UserError(
-                f"it is damaged or cut off: a part of its picture is missing ({text}). Fetch it anew, or save it anew where it "
-                "looks right in a viewer."
+                f"it is {what} its picture ({text}). Fetch it anew, or save it anew where it looks right in a viewer."
             ) from error
         return None
     return None if image.mode == "CMYK" else pixels
@@ -264,9 +277,15 @@ def _is_padding(text: str, data: bytes, start: int) -> bool:
     end = data.find(marker, start, data.find(b"\xff\xd9", start) + 2)
     if end < 0 or marker != b"\xff\xd9":
         return end < 0
-    filling = re.match(rb"\0+|(.{1,8}?)\1{3,}", data[max(start, end - count - 99) : end][::-1], re.DOTALL)
-    # libjpeg does not count what it had read ahead; and the last repetition may be a part of one.
-    return filling is not None and abs(len(filling[0]) - count) <= 8
+    tail = np.frombuffer(data, np.uint8)[max(start, end - count - 99) : end][::-1]
+    for period in range(1, 17):
+        differs = np.append(tail[period:] != tail[:-period], True)
+        size = period + int(differs.argmax())
+        # libjpeg does not count up to 8 bytes that it had read ahead, to each of which an escape may belong.
+        uncounted = 8 + tail[max(size - 16, 0) : size].tobytes().count(b"\0\xff")
+        if 0 <= size - count <= uncounted and (size - period >= min(12, 3 * period) or not tail[:size].any()):
+            return True
+    return False
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

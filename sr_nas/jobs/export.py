@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.errors import UserError, listing
+from sr_nas.errors import UserError, absent, listing
 from sr_nas.export.model import LAST, load_model, trained_file
 from sr_nas.export.network_file import read_metadata, save_network
 from sr_nas.genotype import read_genotype
@@ -34,7 +34,7 @@ def main(args: Namespace) -> int:
     if args.run is not None and (args.arch is not None or args.genotype is not None):
         raise UserError("--arch and --genotype are for --model: a run knows its own.")
     if args.run is not None and not args.run.is_dir():
-        raise UserError(f"--run: the folder {args.run} does not exist.")
+        raise UserError(f"--run: the folder {args.run} {absent(args.run)}.")
     if args.model is not None and args.model.is_dir():
         raise UserError(f"--model: {args.model} is a folder; a run is exported with --run {args.model}.")
     _check_output(args.output, args)

@@ -164,11 +164,12 @@ class Recorder:
 def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
     """Write the genotype, the option block that trains it, the weights that it inherits from the supernet, and the plots."""
     genotype, history, candidates = searcher.genotype(), read_history(folder), candidates_of(searcher.space.choices())
-    write_json(folder / GENOTYPE, genotype.to_json())
+    block = task.network_block(searcher.space.derive(genotype))
+    size = {key: value for key, value in block["network_g"].items() if key != "genotype"}
+    write_json(folder / GENOTYPE, genotype.to_json() | {"network_g": size})
     write_text(
         folder / NETWORK_BLOCK,
-        "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n"
-        + dump_yaml(task.network_block(searcher.space.derive(genotype))),
+        "# The searched network, for the option file of its training: copy it, or inherit it with _base_.\n" + dump_yaml(block),
     )
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
     write_tensors(folder / INHERITED, inherited)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sr_nas.errors import UserError, listing, nearest, shortened
-from sr_nas.genotype import NETWORK_BLOCK, is_genotype_path
+from sr_nas.errors import UserError, absent, listing, nearest, shortened
+from sr_nas.genotype import NETWORK_BLOCK, is_genotype_path, read_genotype
 from sr_nas.options.basicsr import MARK, from_basicsr
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -169,7 +169,7 @@ def read_options(
 
     ``_base_`` names one file or a list of files, relative to the file that names them. Later bases win over earlier ones, the
     file over its bases, and over the file ``section:key=value`` texts, in any order, whose value is read as YAML.
-    A genotype given by the folder of its search brings the size that it was searched at, where no size is given.
+    A genotype given by the folder or the file of its search brings the size that it was searched at, where no size is given.
 
     Raises:
         UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form; a genotype
@@ -203,7 +203,11 @@ def _with_searched_size(options: dict[str, Any], networks: Sequence[Any], path: 
     if not is_genotype_path(source):
         return options
     block = (Path(source) if os.path.isdir(source) else Path(source).parent) / NETWORK_BLOCK
-    searched = read_yaml(block).get("network_g") if block.is_file() else None
+    content: Any = None
+    with suppress(UserError, OSError):  # what is no genotype is refused where the options are checked
+        content = None if block.is_file() else read_genotype(source)
+    content = read_yaml(block) if block.is_file() else content
+    searched = content.get("network_g") if isinstance(content, dict) else None
     if not isinstance(searched, dict) or searched.get("type") != network.get("type"):
         return options
     size = _without(searched, ("type", "genotype"))
@@ -216,7 +220,8 @@ def _with_searched_size(options: dict[str, Any], networks: Sequence[Any], path: 
             raise UserError(
                 f"{path}: the genotype of {source} was searched at {was},\nand this network would be {here}. Say which:\n"
                 f"  --force_yml {texts[0]}   as searched\n  --force_yml {texts[1]}   as the option file has it\n"
-                f"or inherit the searched network: _base_: [{path}, {block}]"
+                + f"or inherit the searched network: _base_: [{path}, {block}]"
+                * block.is_file()
             )
         _LOGGER.warning("the genotype of %s was searched at %s, and this network is %s", source, was, here)
     return options | {"network_g": size | network}
@@ -230,8 +235,8 @@ def read_yaml(path: Path, asked_by: str = "") -> dict[str, Any]:
         with path.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError(f"option file {path} does not exist{asked_by}{nearest(path.name, siblings)}") from error
+        siblings = [file.name for file in path.parent.glob("*.y*ml") if file.exists()] if path.parent.is_dir() else []
+        raise UserError(f"option file {path} {absent(path)}{asked_by}{nearest(path.name, siblings)}") from error
     except OSError as error:
         raise UserError(f"option file {path} cannot be read: {error.strerror}.") from error
     if len(content) > MOST_BYTES:

@@ -33,7 +33,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 from typing_extensions import Self
 
-from sr_nas.errors import UserError, listing, nearest
+from sr_nas.errors import UserError, absent, listing, nearest
 from sr_nas.genotype import GenotypeLike, is_genotype_path, read_genotype
 from sr_nas.registry import Registry
 
@@ -44,9 +44,9 @@ def describe_missing(path: Path, kind: str) -> str:
     while not missing.parent.exists():
         missing = missing.parent
     where = "" if missing == path else f": there is no '{missing}'"
-    siblings = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    siblings = [entry.name for entry in missing.parent.iterdir() if entry.exists()] if missing.parent.is_dir() else []
     source = " tools/prepare_data.py fetches data sets to datasets/." if path.parts[:1] == ("datasets",) else ""
-    return f"{kind} '{path}' does not exist{where}{nearest(missing.name, siblings)}{source}"
+    return f"{kind} '{path}' {absent(path)}{where}{nearest(missing.name, siblings)}{source}"
 
 
 def _must_exist(expected: str) -> AfterValidator:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from sr_nas.errors import UserError, listing
+from sr_nas.errors import UserError, absent, listing
 
 if sys.platform != "win32":
     import fcntl
@@ -86,7 +86,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path, expected: str = f"Models are read from {KINDS} files.") -> Kind:
     """Return which kind of model a file is, by its content: names are often wrong, and missing for what was downloaded.
 
     Raises:
@@ -98,7 +98,7 @@ def kind_of(path: Path) -> Kind:
         with path.open("rb") as stream:
             head, size = stream.read(512), path.stat().st_size
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
+        raise UserError(f"{path} {absent(path)}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     if head.startswith(b"PK\3\4"):
@@ -115,7 +115,7 @@ def kind_of(path: Path) -> Kind:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     text = f"text, which begins with {start[:30].decode(errors='replace')!r}" if start.isascii() and b"\0" not in start else ""
     what = next((what for what, begins in _OTHERS.items() if start.startswith(begins)), text) if start else "empty"
-    raise UserError(f"{path} is {what or 'damaged, or of a kind that is not known'}. Models are read from {KINDS} files.")
+    raise UserError(f"{path} is {what or 'damaged, or of a kind that is not known'}. {expected}")
 
 
 def _kind_of_archive(path: Path, size: int) -> Kind:

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -212,10 +213,12 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
     Raises:
         UserError: the file is missing, damaged, refused, or holds no mapping.
     """
-    if (kind := kind_of(path)) != "torch":
+    expected = ["A checkpoint of a run is expected."] * (path.name == CHECKPOINT)
+    if (kind := kind_of(path, *expected)) != "torch":
         raise UserError(f"{path} is no PyTorch file of tensors: its content is {kind}.")
     try:
-        with path.open("rb") as stream:  # by a name, PyTorch would look at the suffix
+        with path.open("rb") as stream, warnings.catch_warnings():  # by a name, PyTorch would look at the suffix
+            warnings.simplefilter("ignore")
             loaded = torch.load(stream, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler meets in a damaged file
         if is_out_of_memory(error):

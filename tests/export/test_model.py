@@ -110,7 +110,11 @@ def test_a_network_that_is_not_finite_is_not_written(kind: str, value: float, tm
     [
         ({"net_a": {"w": torch.ones(1)}, "net_b": {"w": torch.ones(1)}}, None, "bare or under .*found net_a, net_b"),
         ({"params": {"w": torch.ones(1)}}, "params_ema", "under 'params_ema'; found params"),
-        ({"params": {"w": 1.0}}, None, "tensors are expected"),
+        ({"params": {"w": 1.0}}, None, r"plain tensors are expected, .*; found params, and in it w \(float\)\."),
+        ({"state_dict": {"model": {"w": torch.ones(1)}}}, None, r"found state_dict, and in it model \(dict\)\."),
+        ({"params": {}}, None, "found params, and in it nothing"),
+        ({"params": {"w": 1.0}}, "params_ema", "under 'params_ema'; found params"),
+        ({"params": {"w": torch.ones(2, 2).to_sparse()}}, "params", r"under 'params'; found params, and in it w \(Tensor\)"),
     ],
 )
 def test_a_file_that_cannot_be_decided_says_what_is_in_it(content: Any, key: str | None, words: str, tmp_path: Path) -> None:

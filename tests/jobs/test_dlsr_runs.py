@@ -77,7 +77,7 @@ def test_the_genotype_is_trained_and_exported(finished: tuple[Path, str], tmp_pa
     )
     run("export", "--run", tmp_path / "tiny_train", "-o", tmp_path / "net.safetensors")
     trained = load_network(tmp_path / "net.safetensors")
-    assert trained.genotype.to_json() == json.loads((finished[0] / "genotype.json").read_text())
+    assert trained.genotype.to_json().items() <= json.loads((finished[0] / "genotype.json").read_text()).items()
     assert json.loads(run("complexity", "--model", tmp_path / "net.safetensors", "--json"))["params"] == sum(
         parameter.numel() for parameter in trained.parameters()
     )

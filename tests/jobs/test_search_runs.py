@@ -105,6 +105,7 @@ def test_the_option_block_builds_the_genotype(finished: tuple[Path, str]) -> Non
     block = yaml.safe_load((folder / "network_g.yml").read_text())
     genotype = json.loads((folder / "genotype.json").read_text())
     assert block["scale"] == 2
+    assert genotype["network_g"] == {"type": "IMDN", "nf": 16, "num_blocks": 1}
     assert block["network_g"] | {"genotype": None} == {"type": "IMDN", "nf": 16, "num_blocks": 1, "genotype": None}
     assert genotype_from(block["network_g"]["genotype"], "IMDN", IMDN.choices()) == genotype_from(
         genotype, "IMDN", IMDN.choices()

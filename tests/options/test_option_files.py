@@ -504,7 +504,19 @@ def test_the_size_of_a_genotype_is_taken_with_it_or_stated_beside_it(searched: P
     small = write(searched, "small.yml", f"_base_: {TRAIN}\nnetwork_g: {{genotype: {searched}}}")
     assert "was searched at" in refused(file=small, model=TrainOptions)
     (searched / "network_g.yml").unlink()
-    assert size(f"network_g:genotype={searched}") == (32, 4), "a genotype alone has no size"
+    assert size(f"network_g:genotype={searched}") == (32, 4), "names alone have no size"
+    names = json.loads((searched / "genotype.json").read_text())
+    sized = names | {"network_g": {"type": "IMDN", "nf": 16, "num_blocks": 3}}
+    (searched / "alone").mkdir()
+    alone = write(searched, "alone/g.json", json.dumps(sized))
+    assert size(f"network_g:genotype={alone}", file=bare) == (16, 3)
+    assert "was searched at nf 16" in (text := refused(f"network_g:genotype={alone}", file=TRAIN, model=TrainOptions))
+    assert "_base_" not in text
+    write(searched, "genotype.json", json.dumps(sized))
+    assert size(f"network_g:genotype={searched}", file=bare) == (16, 3)
+    for other in ({"type": "DLSR", "nf": 16}, "nf: 16", None, [16]):
+        alone.write_text(json.dumps(names | {"network_g": other}))
+        assert size(f"network_g:genotype={alone}") == (32, 4)
     write(searched, "network_g.yml", "[")
     assert "network_g.yml, line 1" in refused(f"network_g:genotype={searched}", file=TRAIN, model=TrainOptions)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from sr_nas.options.strict import ExistingFile, ExistingFolder
+from sr_nas.errors import UserError
+from sr_nas.export.model import load_structure
+from sr_nas.options.strict import ExistingFile, ExistingFolder, describe_missing
 
 
 class Settings(BaseModel):
@@ -69,3 +71,12 @@ def test_a_data_set_that_is_not_there_says_what_fetches_it(place: Path, monkeypa
     with pytest.raises(ValidationError) as caught:
         Settings(folder="elsewhere/CIFAR-10")
     assert "prepare_data" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.onnx", "genotype.json", "train.yml"])
+def test_links_that_lead_nowhere_are_called_that(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("gone")
+    with pytest.raises(UserError, match=rf"{name} is a link to gone, which is not there\.$"):
+        load_structure(tmp_path / name)
+    text = describe_missing(tmp_path / name, "file")
+    assert text.endswith(f"{name}' is a link to gone, which is not there.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice
 from sr_nas.runs.run_dir import (
+    CHECKPOINT,
     append_history,
     cut_history,
     load_checkpoint,
@@ -128,6 +130,23 @@ def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"c\.pt"):
         load_tensors(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"hello", b"\1\2\3"])
+def test_a_checkpoint_of_no_known_kind_is_no_model(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(UserError, match=r"\. A checkpoint of a run is expected\.$"):
+        load_checkpoint(tmp_path / CHECKPOINT, torch.device("cpu"))
+
+
+def test_pytorch_says_nothing_beside_our_message(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "c.pt").write_bytes(pickle.dumps({"w": 1}, protocol=4))
+    with pytest.raises(UserError, match="cannot be read as a PyTorch file"):
+        load_tensors(tmp_path / "c.pt")
+    torch.save({"w": torch.ones(2, 2).to_sparse_csr()}, tmp_path / "c.pt")
+    recwarn.clear()
+    assert load_tensors(tmp_path / "c.pt")["w"].layout == torch.sparse_csr
+    assert not recwarn.list
 
 
 def test_a_record_that_does_not_fit_on_the_disk_leaves_the_history_as_it_was(

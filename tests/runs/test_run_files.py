@@ -93,6 +93,9 @@ def test_a_model_that_is_no_file_or_cannot_be_read(tmp_path: Path, monkeypatch: 
         kind_of(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         kind_of(tmp_path / "gone")
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(UserError, match=r"link is a link to gone, which is not there\.$"):
+        kind_of(tmp_path / "link")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UserError, match="is no regular file"):
