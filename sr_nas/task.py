@@ -91,7 +91,7 @@ class Task(ABC):
 
     @abstractmethod
     def images(self, options: Any) -> Any:
-        """Open the training images, an ordered collection with a length and ``names``, which tell it from another one."""
+        """Open the training images, ordered, with a length and ``sizes``, name -> bytes, which tell them from others."""
 
     @abstractmethod
     def samples(self, options: Any, images: Any, seed: int) -> Dataset[Any]:

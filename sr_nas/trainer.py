@@ -237,7 +237,7 @@ class Trainer:
         return {"iteration": self.iteration, "ema": None if self.ema is None else self.ema.state_dict(), **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iteration, self._latest = count_of(state["iteration"]), None
+        self.iteration, self._latest = count_of(state["iteration"], self.total), None
         for name in ("network", "optimizer", "scheduler", "stream", "watch"):
             getattr(self, name).load_state_dict(state[name])
         if self.ema is not None:

@@ -29,6 +29,7 @@ from sr_nas.errors import UserError, listing
 from sr_nas.images.files import check_readable, find_images, is_folder, read_rgb
 from sr_nas.options.strict import ExistingFile, ExistingFolder
 from sr_nas.registry import LABELLED
+from sr_nas.runs.files import bytes_of
 
 Part = Literal["train", "test"]
 Pixels = NDArray[np.uint8]
@@ -56,6 +57,7 @@ class Labelled:
         mean, std: of the training images, per channel, in 0..1.
         transform: torchvision transform that gives all images one size, at random for training; ``None`` where they have one.
         files: name of every image with its class; empty where they lie in arrays.
+        root: folder of the files.
     """
 
     labels: Sequence[int]
@@ -65,6 +67,12 @@ class Labelled:
     std: Statistics
     transform: Callable[[Image.Image], Image.Image] | None = None
     files: Sequence[str] = ()
+    root: Path = Path()
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Name -> bytes of its file, ``None`` for arrays."""
+        return {name: bytes_of(str(self.root / name)) if self.files else None for name in self.names}
 
     @property
     def names(self) -> Sequence[str]:
@@ -292,7 +300,8 @@ def image_folder(
         steps = [Resize(round(size * 8 / 7)), CenterCrop(size)]
     reader = partial(_read_file, [file for file, _ in ordered])
     files = [str(Path(file).relative_to(folder)) for file, _ in ordered]
-    return Labelled([number for _, number in ordered], tuple(classes), reader, *IMAGENET_STATISTICS, Compose(steps), files)
+    labels = [number for _, number in ordered]
+    return Labelled(labels, tuple(classes), reader, *IMAGENET_STATISTICS, Compose(steps), files, folder)
 
 
 def _read_file(files: Sequence[str], index: int) -> Pixels:

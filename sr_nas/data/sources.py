@@ -27,7 +27,7 @@ from sr_nas.images.files import as_rgb, check_readable, decode, list_images, rea
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.options.strict import ExistingFolder
 from sr_nas.registry import PAIRS
-from sr_nas.runs.files import ABANDONED, cache_folder, replacing, sweep
+from sr_nas.runs.files import ABANDONED, bytes_of, cache_folder, replacing, sweep
 
 Image = NDArray[np.uint8]
 CacheOption = bool | Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
@@ -97,6 +97,11 @@ class Pairs:
                 "Check the scale, and that HR and LR are of the same set."
             )
         return image
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Name -> bytes of the files of a pair, ``None`` where they are unknown."""
+        return {name: bytes_of(*self.labels(index)) for index, name in enumerate(self.names)}
 
     def labels(self, index: int) -> tuple[str, str]:
         """Return the names of the HR and LR image in messages."""

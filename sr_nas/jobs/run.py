@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +20,7 @@ from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.device import cores, omp_threads, quickest_threads, use_threads
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, naming, sweep, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_checkpoint, new_run, provenance, restoring, run_folders
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, check_kinds, load_checkpoint, new_run, provenance, restoring, run_folders
 
 PROVENANCE, LOG = "run.json", "log.txt"
 Content = TypeVar("Content")
@@ -105,11 +105,11 @@ class Run:
         if self.threads > cores():
             notes.append(f"{self.threads} threads are more than the cores that this process may use, {cores()}: it will be slow")
 
-    def open(self, device: torch.device, images: Sequence[str] = ()) -> Run:
+    def open(self, device: torch.device, images: Mapping[str, int | None]) -> Run:
         """Make the folder, or lock it and load its checkpoint, which also sets PyTorch's random states.
 
-        The names of the images are noted. Where a training has others than it was begun with, that is a note; in a search,
-        whose halves would mix, an error.
+        The names of the images and the bytes of their files are recorded. Where a training has others than it was begun with,
+        that is a note; in a search, whose halves would mix, an error.
 
         Raises:
             UserError: another process runs in the folder, its checkpoint cannot be read, or a search has other images.
@@ -118,16 +118,17 @@ class Run:
         self._opened = True
         return self
 
-    def restore(self, load: Callable[[dict[str, Any]], object]) -> None:
-        """Hand the state of a resumed run to ``load``; a UserError if it is not a state of this run."""
+    def restore(self, load: Callable[[dict[str, Any]], object], fresh: dict[str, Any]) -> None:
+        """Hand the state of a resumed run to ``load``; a UserError if it is no state of this run, whose first is ``fresh``."""
         if self.state is not None:
             try:
                 with restoring(self.folder / CHECKPOINT):
+                    check_kinds(self.state, fresh)
                     load(self.state)
             except UserError as error:
                 raise UserError(f"{error} {_anew(self.folder)}") from error
 
-    def _open(self, device: torch.device, images: Sequence[str]) -> tuple[Path, dict[str, Any] | None]:
+    def _open(self, device: torch.device, images: Mapping[str, int | None]) -> tuple[Path, dict[str, Any] | None]:
         if self._resumed is None:
             self.folder = new_run(Path(self.options.path.experiments_root), self.options.name)
             write_text(self.folder / OPTIONS, dump_options(self.options))
@@ -143,7 +144,7 @@ class Run:
         start = provenance(self.options.manual_seed, device)
         known = next((start["images"] for start in self._starts if "images" in start), None)
         if known is None:
-            start["images"] = list(images)
+            start["images"] = dict(images)
         elif change := _change(known, images):
             change = f"{self.folder} was begun with other images: {change}"
             if isinstance(self.options, AnySearch):
@@ -249,9 +250,10 @@ def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str,
     return None, [], notes
 
 
-def _change(old: Sequence[str], new: Sequence[str]) -> str:
-    """Return in what two lists of names differ; nothing where they do not."""
-    parts = {"new": sorted(set(new) - set(old)), "missing": sorted(set(old) - set(new))}
+def _change(old: Mapping[str, int | None], new: Mapping[str, int | None]) -> str:
+    """Return in what two sets of images, name -> bytes, differ; nothing where they do not."""
+    resized = sorted(name for name in set(old) & set(new) if old[name] != new[name])
+    parts = {"new": sorted(set(new) - set(old)), "missing": sorted(set(old) - set(new)), "of another size in bytes": resized}
     texts = [f"{word} {'is' if len(names) == 1 else 'are'} {listing(names, 5)}" for word, names in parts.items() if names]
     return "; ".join(texts) or ("their order" if list(old) != list(new) else "")
 
@@ -266,9 +268,9 @@ def _read_starts(folder: Path) -> list[dict[str, Any]]:
         if any(type(number) is not int or not 1 <= number <= most for number, most in zip(numbers, (2**31, 1024), strict=False)):
             raise UserError(f"{file} is damaged: a list is expected whose first entry tells the number of processes and threads.")
         for start in starts:
-            images = start.get("images", []) if isinstance(start, dict) else None
-            if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
-                raise UserError(f"{file} is damaged: entries are expected that list the names of images.")
+            images = start.get("images", {}) if isinstance(start, dict) else None
+            if not isinstance(images, dict) or not all(size is None or type(size) is int for size in images.values()):
+                raise UserError(f"{file} is damaged: entries are expected that name the images and their bytes.")
         return starts
 
     return _read(folder, PROVENANCE, read)

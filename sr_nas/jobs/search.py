@@ -83,8 +83,8 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
     memory = check_memory(searcher, options, run.batch // world_size())
     run.take_threads(device.type == "cpu", searcher, lambda: searcher.run(between_steps=lambda: True))
 
-    run.open(device, images.names)
-    run.restore(searcher.load_state_dict)
+    run.open(device, images.sizes)
+    run.restore(searcher.load_state_dict, searcher.state_dict())
     recorder = Recorder(run, searcher, task)
     recorder.begin()
     choices, start, logger = searcher.space.choices(), searcher.step, options.logger
@@ -129,7 +129,8 @@ class Recorder:
             append_history(self.run.folder, self.searcher.record(0) | self._complexity(self.searcher.genotype()))
             save_checkpoint(self.run.folder / CHECKPOINT, self.searcher.state_dict())
         elif is_first():
-            cut_history(self.run.folder, self.searcher.step)
+            searcher = self.searcher
+            cut_history(self.run.folder, searcher.step, range(0, searcher.steps + 1, searcher.plan.steps_per_epoch))
             read_history(self.run.folder, self.searcher.space.choices())  # a damaged one is found now and not at the end
 
     def on_step(self, losses: Mapping[str, Any]) -> None:

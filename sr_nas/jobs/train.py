@@ -63,10 +63,10 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     run.take_threads(measures, trainer, lambda: trainer.iteration < trainer.total and trainer.step())
     validator = find_task(options.task).validator(options, network, images, device)
 
-    validated = (f"{name}: {image}" for name, pictures in validator.sets.items() for image in pictures.names)
-    run.open(device, [*images.names, *validated])
+    sizes = {f"{name}: {image}": size for name, pictures in validator.sets.items() for image, size in pictures.sizes.items()}
+    run.open(device, images.sizes | sizes)
     checkpointer = Checkpointer(run, trainer, validator)
-    checkpointer.begin()
+    checkpointer.begin(options.val.val_freq)
     name, done, total = run.folder.name, trainer.iteration, trainer.total
     with (
         closing(Scalars(run.folder if logger.use_tb_logger and is_first() else None, done)) as scalars,
@@ -151,15 +151,16 @@ class Checkpointer:
         self.count = 0
         self.saved: int | None = None
 
-    def begin(self) -> None:
-        """Write the checkpoint of iteration 0, or load that of the run which is resumed."""
+    def begin(self, every: int) -> None:
+        """Write the checkpoint of iteration 0, or load that of a resumed run, whose history has a record ``every`` so many."""
         if self.run.state is None:
             self.save()
             return
-        self.run.restore(self._load_state_dict)
+        self.run.restore(self._load_state_dict, self.trainer.state_dict() | {"keeper": self.state_dict()})
         self.saved = self.trainer.iteration
         if is_first():
-            cut_history(self.run.folder, self.saved, key="iteration")
+            total = self.trainer.total
+            cut_history(self.run.folder, self.saved, [*range(every, total, every), total], key="iteration")
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.best_iteration, self.sums, self.count = (state["keeper"][name] for name in self.state_dict())

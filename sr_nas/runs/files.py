@@ -75,6 +75,14 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def bytes_of(*files: str) -> int | None:
+    """Return the size of files together, each counted once; ``None`` where one is no file, such as an image in an LMDB."""
+    try:
+        return sum(os.stat(file).st_size for file in set(files))
+    except OSError:
+        return None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, all or nothing; bytes of a file name that are not UTF-8 as ``\\udc..``, which JSON reads back."""
     with replacing(path) as temporary:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 import sr_nas
 from sr_nas.errors import UserError, first_line, is_out_of_memory, parse_json, shortened
@@ -114,14 +114,25 @@ def _record(line: bytes, where: str, choices: Choices | None) -> dict[str, Any]:
     return record
 
 
-def cut_history(folder: Path, last: int, key: str = "step") -> None:
-    """Drop the records after step ``last``: a run that resumes there writes them again."""
-    if (folder / HISTORY).is_file():
-        records = read_history(folder)
-        if any(type(record.get(key)) is not int for record in records):
-            raise UserError(f"{folder / HISTORY} is damaged: a record has no whole number '{key}'.")
-        records = [record for record in records if record[key] <= last]
-        write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in records))
+def cut_history(folder: Path, last: int, due: Sequence[int], key: str = "step") -> None:
+    """Drop the records after step ``last``: a run that resumes there writes them again.
+
+    Raises:
+        UserError: the rest is not one record for each of the ``due`` steps up to ``last``, in their order.
+    """
+    file, due = folder / HISTORY, [step for step in due if step <= last]
+    records = read_history(folder) if file.is_file() else []
+    if any(type(record.get(key)) is not int for record in records):
+        raise UserError(f"{file} is damaged: a record has no whole number '{key}'.")
+    records = [record for record in records if record[key] <= last]
+    for number, (record, step) in enumerate(itertools.zip_longest(records, due), start=1):
+        if record is None or record[key] != step:
+            raise UserError(
+                f"{file} is missing or damaged: record {number} should be {'none' if step is None else f'that of {key} {step}'}, "
+                f"as the checkpoint is of {last}. Put back the file, or start a new run without --auto_resume."
+            )
+    if file.is_file():
+        write_text(file, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def provenance(seed: int, device: torch.device) -> dict[str, Any]:
@@ -200,11 +211,45 @@ def restoring(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is not of this run ({type(error).__name__}: {first_line(error)}).") from error
 
 
-def count_of(value: Any) -> int:
-    """Return a number of steps that a checkpoint holds; a ValueError where it is none."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{shortened(value)} is no number of steps")
+def count_of(value: Any, most: int | None = None) -> int:
+    """Return a number of steps that a file of a run holds; a ValueError where it is none, or more than ``most``."""
+    if type(value) is not int or value < 0 or (most is not None and value > most):
+        raise ValueError(f"{shortened(value)} is no number of steps" + (f" up to {most}" if most is not None else ""))
     return value
+
+
+def check_kinds(state: Any, fresh: Any, name: str = "state") -> None:
+    """Compare a checkpoint's state with that of a new run, value by value; a ValueError where one is missing or of another kind.
+
+    Tensors are of one kind if they have one shape and type. What is ``None`` in a new run may be a number, what is empty may hold
+    numbers, and an optimizer's state tensors too. Names that begin with ``_``, flags and the state of a gradient scaler may be
+    missing: they depend on PyTorch's version and on the device.
+    """
+    if isinstance(fresh, Mapping):
+        right = isinstance(state, Mapping)
+        if right and not (name.endswith(".scaler") and not state):
+            filled: dict[Any, Any] = dict.fromkeys(state, {} if name.endswith("optimizer.state") else 0.0)
+            for key, value in (fresh or filled).items():
+                if key in state:
+                    check_kinds(state[key], value, f"{name}.{key}")
+                elif not (str(key).startswith("_") or isinstance(value, bool | None)):
+                    raise ValueError(f"{name} has no {key}")
+    elif isinstance(fresh, list | tuple):
+        right = type(state) is type(fresh) and len(state) == (len(fresh) or len(state))
+        for place, value in enumerate(state if right else ()):
+            check_kinds(value, fresh[place] if fresh else 0.0, f"{name}.{place}")
+    elif isinstance(fresh, Tensor):
+        right = isinstance(state, Tensor) and (state.shape, state.dtype) == (fresh.shape, fresh.dtype)
+    elif isinstance(fresh, bool) or (fresh is None and "param_groups" in name):
+        right = isinstance(state, bool | None)
+    elif isinstance(fresh, float | None):
+        right = state is fresh or (type(state) in (int, float) and state == state)  # NaN is none
+        right |= "optimizer.state." in name and isinstance(state, Tensor)
+    else:
+        right = type(state) is type(fresh) and not (isinstance(fresh, int) and state < min(fresh, 0))
+    if not right:
+        text = f"a tensor {list(state.shape)}, {state.dtype}" if isinstance(state, Tensor) else shortened(state)
+        raise ValueError(f"{name} is {text}, in a new run it is {shortened(fresh)}")
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -221,7 +221,7 @@ class Searcher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._unread = []
-        self.step, self.sums, self.seconds = count_of(state["step"]), dict(state["sums"]), float(state["seconds"])
+        self.step, self.sums, self.seconds = count_of(state["step"], self.steps), dict(state["sums"]), float(state["seconds"])
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
 

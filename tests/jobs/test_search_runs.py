@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -233,6 +234,15 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     search(tmp_path)
+    state, history = (tmp_path / "tiny" / "checkpoint.pt").read_bytes(), (tmp_path / "tiny" / "history.jsonl").read_text()
+    for changed in ({"seconds": None}, {"seconds": "x"}, {"step": 10**9}, {"step": -1}, {"sums": {"train": []}}):
+        torch.save(torch.load(io.BytesIO(state), weights_only=True) | changed, tmp_path / "tiny" / "checkpoint.pt")
+        text = search(tmp_path, resume=True, code=1)
+        assert "checkpoint.pt is not of this run (ValueError: " in text and "Start a new run without --auto_resume." in text
+    (tmp_path / "tiny" / "checkpoint.pt").write_bytes(state)
+    for lines in (history.splitlines(True)[1:], history.splitlines(True)[::-1]):
+        (tmp_path / "tiny" / "history.jsonl").write_text("".join(lines))
+        assert "record 1 should be that of step 0" in search(tmp_path, resume=True, code=1)
     (tmp_path / "tiny" / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     text = search(tmp_path, resume=True, code=1)
     assert "checkpoint.pt" in text and "Start a new run without --auto_resume." in text
@@ -250,9 +260,16 @@ def test_other_images_are_refused_in_a_search_and_noted_in_a_training(tmp_path: 
     search(tmp_path, folder)
     words = ["--force_yml", f"path:experiments_root={tmp_path}", folder, "train:total_iter=1"]
     run("train", "-opt", TINY_TRAINING, *words)
-    assert json.loads((tmp_path / "tiny_train" / "run.json").read_text())[0]["images"] == ["a", "b", "c", "d", "chelsea: chelsea"]
+    images = json.loads((tmp_path / "tiny_train" / "run.json").read_text())[0]["images"]
+    assert images.keys() == {
+        "a",
+        "b",
+        "c",
+        "d",
+        "chelsea: chelsea",
+    }
     noted = json.loads((tmp_path / "tiny" / "run.json").read_text())
-    assert noted[0]["images"] == ["a", "b", "c", "d"]
+    assert noted[0]["images"] == {name: (data / f"{name}.png").stat().st_size for name in ("a", "b", "c", "d")}
     names = ["a", os.fsdecode(b"b\xff"), "\u65e5"]
     write_json(tmp_path / "names.json", names)
     assert json.loads((tmp_path / "names.json").read_bytes()) == names
@@ -267,7 +284,13 @@ def test_other_images_are_refused_in_a_search_and_noted_in_a_training(tmp_path: 
     (data / "new.png").rename(data / "b.png")
     write_image(data / "c.png", np.full((20, 20, 3), 128, np.uint8))
     assert "going on in" in search(tmp_path, folder, resume=True)
-    noted[0]["images"] = ["b", "a", "c", "d"]
+    sizes = noted[0]["images"]
+    noise, flat = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8), (data / "c.png").read_bytes()
+    write_image(data / "c.png", noise[0])
+    text = search(tmp_path, folder, resume=True, code=1)
+    assert "was begun with other images: of another size in bytes is c. The halves" in text
+    (data / "c.png").write_bytes(flat)
+    noted[0]["images"] = {name: sizes[name] for name in ("b", "a", "c", "d")}
     (tmp_path / "tiny" / "run.json").write_text(json.dumps(noted))
     assert "was begun with other images: their order. " in search(tmp_path, folder, resume=True, code=1)
     noted[0]["images"] = "abcd"

@@ -245,6 +245,17 @@ def test_a_run_that_cannot_go_on_says_how_its_weights_can(trained: Path, tmp_pat
         torch.save(state | changed, folder / "checkpoint.pt")
         text = train(tmp_path, *LONG, resume=True, code=1)
         assert f"{folder / 'checkpoint.pt'} is not of this run (" in text and way in text, changed
+    places = [("scheduler", "done"), ("scheduler", "rates"), ("stream", "position"), ("watch", "lowest"), ("watch", "losses")]
+    for part, key in [*places, ("keeper", "best"), ("keeper", "sums"), ("keeper", "count")]:
+        torch.save(state | {part: state[part] | {key: "x"}}, folder / "checkpoint.pt")
+        text = train(tmp_path, *LONG, resume=True, code=1)
+        assert f"is not of this run (ValueError: state.{part}.{key} is 'x', in a new run it is " in text and way in text, key
+    for count in (-1, 41, 10**9):
+        torch.save(state | {"iteration": count}, folder / "checkpoint.pt")
+        assert "is not of this run (" in train(tmp_path, *LONG, resume=True, code=1)
+    torch.save(state, folder / "checkpoint.pt")
+    (folder / "history.jsonl").rename(folder / "history")
+    assert "record 1 should be that of iteration 10, as the checkpoint is of 40" in train(tmp_path, *LONG, resume=True, code=1)
     (folder / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     assert way in train(tmp_path, *LONG, resume=True, code=1)
     (folder / "checkpoint.pt").unlink()

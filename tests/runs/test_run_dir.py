@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import pickle
 from pathlib import Path
@@ -17,6 +18,7 @@ from sr_nas.genotype import Choice
 from sr_nas.runs.run_dir import (
     CHECKPOINT,
     append_history,
+    check_kinds,
     cut_history,
     load_checkpoint,
     load_tensors,
@@ -43,7 +45,7 @@ def test_history(tmp_path: Path) -> None:
     with (tmp_path / "history.jsonl").open("a") as stream:
         stream.write('{"step": 4, "al')  # a kill in the middle of a line
     assert [record["step"] for record in read_history(tmp_path)] == [1, 2, 3]
-    cut_history(tmp_path, 2)
+    cut_history(tmp_path, 2, (1, 2, 3))
     assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == [{"step": 1}, {"step": 2}]
     with pytest.raises(UserError, match="is it the folder of a run"):
         read_history(tmp_path / "gone")
@@ -101,7 +103,93 @@ def test_a_search_reads_records_of_its_own_choices_alone(key: str, value: object
 def test_a_history_without_steps_cannot_be_cut(tmp_path: Path) -> None:
     append_history(tmp_path, {"step": "1"})
     with pytest.raises(UserError, match=r"history\.jsonl is damaged: a record has no whole number 'step'"):
-        cut_history(tmp_path, 1)
+        cut_history(tmp_path, 1, (1,))
+
+
+@pytest.mark.parametrize(
+    ("steps", "wrong"),
+    [
+        (None, 1),
+        ((), 1),
+        ((4, 8), 1),
+        ((8, 4, 0), 1),
+        ((0, 8), 2),
+        ((0, 4), 3),
+        ((0, 4, 4), 3),
+        ((0, 4, 8), 0),
+    ],
+)
+def test_a_history_that_lacks_a_record_is_refused(steps: tuple[int, ...] | None, wrong: int, tmp_path: Path) -> None:
+    if steps is not None:
+        (tmp_path / "history.jsonl").touch()
+    for step in (*(steps or ()), 16, 12):  # those after the checkpoint are dropped in any case
+        if steps is not None:
+            append_history(tmp_path, {"step": step})
+    before = (tmp_path / "history.jsonl").read_bytes() if steps is not None else b""
+    if wrong:
+        with pytest.raises(
+            UserError, match=rf"history\.jsonl is missing or damaged: record {wrong} should be .* start a new run"
+        ):
+            cut_history(tmp_path, 9, range(0, 21, 4))
+        assert steps is None or (tmp_path / "history.jsonl").read_bytes() == before
+    else:
+        cut_history(tmp_path, 9, range(0, 21, 4))
+        assert [record["step"] for record in read_history(tmp_path)] == [0, 4, 8]
+
+
+def test_nothing_is_missing_in_a_history_before_its_first_record(tmp_path: Path) -> None:
+    cut_history(tmp_path, 3, (4, 8))
+    assert not list(tmp_path.iterdir())
+
+
+FRESH: dict[str, Any] = {
+    "step": 0,
+    "best": None,
+    "seconds": 0.0,
+    "sums": {},
+    "losses": [],
+    "betas": (0.9, 0.999),
+    "weight": torch.zeros(2),
+    "scaler": {"scale": 1.0},
+    "weight_optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "fused": None, "params": [0]}]},
+}
+
+
+def test_states_of_the_kinds_of_a_new_run() -> None:
+    later = {
+        "step": 7,
+        "best": 31.5,
+        "seconds": 3,
+        "sums": {"loss": 1.0},
+        "losses": [1.0, 2.0],
+        "weight": torch.ones(2),
+        "scaler": {},
+    }
+    group = {"lr": 0.2, "fused": True, "params": [0]}
+    check_kinds(FRESH, FRESH)
+    check_kinds(
+        FRESH | later | {"weight_optimizer": {"state": {0: {"exp_avg": torch.ones(2), "step": 3}}, "param_groups": [group]}},
+        FRESH,
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [None, "x", [], {"x": "x"}, [None], -1, True, math.nan, torch.zeros(3), torch.zeros(2).double()]
+)
+@pytest.mark.parametrize("key", list(FRESH))
+def test_states_of_other_kinds_are_refused(key: str, value: object) -> None:
+    accepted = [("best", None), ("best", -1), ("losses", []), ("seconds", -1)]
+    if not isinstance(value, torch.Tensor) and (key, value) in accepted:
+        check_kinds(FRESH | {key: value}, FRESH)
+        return
+    with pytest.raises(ValueError, match=rf"^state\.{key}\b"):
+        check_kinds(FRESH | {key: value}, FRESH)
+
+
+@pytest.mark.parametrize("state", [{0: "x"}, {0: {"exp_avg": None}}, {0: {"exp_avg": "x"}}, {0: {"exp_avg": []}}, {0: []}, []])
+def test_states_of_optimizers_hold_tensors(state: object) -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.state\b"):
+        check_kinds(FRESH | {"weight_optimizer": FRESH["weight_optimizer"] | {"state": state}}, FRESH)
 
 
 def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path: Path) -> None:
