@@ -68,8 +68,11 @@ def absent(path: Path) -> str:
     return f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "does not exist"
 
 
-def parse_json(content: bytes, where: object) -> Any:
-    """Read JSON whose mappings name every key once; raise UserError, which says ``where``, if it is none."""
+def parse_json(content: bytes, where: object, halves: str = "strict") -> Any:
+    """Read JSON whose mappings name every key once; raise UserError, which says ``where``, if it is none.
+
+    Half a character is refused, with ``halves="surrogateescape"`` unless it is a byte of a file's name that is not UTF-8.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
@@ -80,7 +83,7 @@ def parse_json(content: bytes, where: object) -> Any:
     try:
         value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique)
         if b"\\u" in content:
-            json.dumps(value, ensure_ascii=False).encode()  # raises where an escape is half a character, which no file can hold
+            json.dumps(value, ensure_ascii=False).encode(errors=halves)  # raises at half a character, which no file holds
         return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON: {error}.") from error

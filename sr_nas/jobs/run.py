@@ -262,7 +262,7 @@ def _read_starts(folder: Path) -> list[dict[str, Any]]:
     """Return one provenance record for every time that a run was begun or resumed."""
 
     def read(file: Path) -> list[dict[str, Any]]:
-        starts = parse_json(file.read_bytes(), file)
+        starts = parse_json(file.read_bytes(), file, halves="surrogateescape")
         first = starts[0] if isinstance(starts, list) and starts else None
         numbers = [first.get(key) for key in ("processes", "threads")] if isinstance(first, dict) else [None]
         if any(type(number) is not int or not 1 <= number <= most for number, most in zip(numbers, (2**31, 1024), strict=False)):

@@ -243,6 +243,7 @@ def test_classes_and_order(root: Path) -> None:
     for index, name in enumerate(files):
         np.testing.assert_array_equal(train.read(index), read_rgb(root / "train" / name))
     assert list(train.names) == files and list(train.first(2).names) == files[:2]
+    assert train.sizes == {name: (root / "train" / name).stat().st_size for name in files}
 
 
 def test_images_of_all_sizes_become_one_and_training_is_addressed(root: Path) -> None:

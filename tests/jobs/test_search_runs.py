@@ -285,6 +285,12 @@ def test_other_images_are_refused_in_a_search_and_noted_in_a_training(tmp_path: 
     write_image(data / "c.png", np.full((20, 20, 3), 128, np.uint8))
     assert "going on in" in search(tmp_path, folder, resume=True)
     sizes = noted[0]["images"]
+    odd = os.fsdecode(b"\xff")
+    noted[0]["images"] |= {odd: 3}
+    write_json(tmp_path / "tiny" / "run.json", noted)
+    assert "was begun with other images: missing is " in search(tmp_path, folder, resume=True, code=1)
+    del noted[0]["images"][odd]
+    write_json(tmp_path / "tiny" / "run.json", noted)
     noise, flat = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8), (data / "c.png").read_bytes()
     write_image(data / "c.png", noise[0])
     text = search(tmp_path, folder, resume=True, code=1)
