@@ -44,7 +44,8 @@ from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
 from sr_nas.export.model import build_by_name, load_model
 from sr_nas.export.network_file import save_network
-from sr_nas.images.files import list_images, read_rgb, write_image
+from sr_nas.images.files import read_rgb, write_image
+from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.inference.images import upscale_image
 from sr_nas.inference.optimize import for_inference

@@ -26,7 +26,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import check_readable, find_images, is_folder, read_rgb
+from sr_nas.images.files import check_readable, read_rgb
+from sr_nas.images.folders import find_images, is_folder
 from sr_nas.options.strict import ExistingFile, ExistingFolder
 from sr_nas.registry import LABELLED
 from sr_nas.runs.files import bytes_of

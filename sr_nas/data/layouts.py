@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import image_size, is_folder, list_images
+from sr_nas.images.files import image_size
+from sr_nas.images.folders import is_folder, list_images
 from sr_nas.options.strict import describe_missing
 
 SCALES = (2, 3, 4, 8)

@@ -23,7 +23,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_nas.data.layouts import SCALES, by_stem, check_template, find_sets, match_names, naming_rules, read_meta_info
 from sr_nas.errors import UserError, listing
-from sr_nas.images.files import as_rgb, check_readable, decode, list_images, read_rgb
+from sr_nas.images.files import as_rgb, check_readable, decode, read_rgb
+from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.options.strict import ExistingFolder
 from sr_nas.registry import PAIRS

@@ -1,4 +1,4 @@
-"""Image files: decoding, reading, listing and writing them; pixel arrays <-> tensors.
+"""Image files: decoding, reading and writing them; pixel arrays <-> tensors.
 
 Damaged files are an error, never half an image.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import io
 import logging
 import math
 import os
 import re
 import stat
-import sys
 import threading
 import warnings
 import zlib
@@ -40,14 +38,8 @@ from sr_nas.runs.files import replacing
 
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes of the files that are read and written, in lower case; upper case is accepted too."""
-_OTHER_IMAGES = re.compile(
-    r"\.(3fr|apng|arw|avif|bpg|cr[23w]|cur|dcr|dds|dib|dng|dpx|emf|eps|erf|exr|fits?|flif|gif|hdr|hei[cf]s?|hif|icns|ico|iiq|j2[ck]|"
-    r"jp2|jp[cfmx]|jxl|jxr|kdc|mef|mos|mpo|mrw|nef|nrw|orf|p[abgnp]m|pcx|pef|pfm|pict|pjp|pjpeg|ps[bd]|qoi|raf|raw|rw[2l]|sgi|sr[2fw]|"
-    r"svg|tga|wbmp|wdp|wmf|x3f|x[bp]m|xcf)",
-    re.IGNORECASE,
-)
-"""Suffixes of images that are not read."""
-_NO_PERMISSION = os.strerror(errno.EACCES)
+NO_PERMISSION = os.strerror(errno.EACCES)
+"""What the system says of a file or folder that this user may not read."""
 _READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """Formats that are decoded, by Pillow's names."""
 _ORIENTATION = 274
@@ -339,10 +331,10 @@ def unreadable(path: Path | str) -> str:
         broken = isinstance(error, FileNotFoundError) and os.path.islink(path)
         return f"it is a link to {os.readlink(path)}, which is not there" if broken else error.strerror or str(error)
     if stat.S_ISDIR(mode):
-        return "it is a folder" if os.access(path, os.R_OK | os.X_OK) else f"it is a folder: {_NO_PERMISSION}"
+        return "it is a folder" if os.access(path, os.R_OK | os.X_OK) else f"it is a folder: {NO_PERMISSION}"
     if not stat.S_ISREG(mode):
         return "it is a pipe, a socket or a device"
-    return "" if os.access(path, os.R_OK) else _NO_PERMISSION
+    return "" if os.access(path, os.R_OK) else NO_PERMISSION
 
 
 def check_readable(files: Iterable[str]) -> None:
@@ -353,74 +345,6 @@ def check_readable(files: Iterable[str]) -> None:
         head = f"{len(problems)} of {len(files)} files of the data set cannot be read:"
         rest = [f"  ... and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise UserError("\n".join([head, *problems[:10], *rest, "Fetch them, or take them out."]))
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a folder is there; a UserError where this cannot be known: a broken link, or no permission to look."""
-    for place in (path.parent, path):
-        problem = "" if os.path.isdir(place) else unreadable(place) or "it is a file"
-        if problem == _NO_PERMISSION or (problem and os.path.islink(place)):
-            raise UserError(f"{place} cannot be read as a folder: {problem}.")
-    return os.path.isdir(path)
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return the images that :func:`find_images` finds directly in ``folder``, sorted by name."""
-    return sorted(find_images(folder))
-
-
-def find_images(folder: Path, recursive: bool = False, besides: Path | None = None, follow: bool = False) -> list[Path]:
-    """Return what is named as an image in ``folder``, and below it if ``recursive``, in any order.
-
-    That may be :func:`unreadable`, such as a broken link: without it the rest would be taken for the whole. A folder below that
-    cannot be listed is returned too, and a broken link that may have led to one. Images of other kinds, and links to folders
-    that are not followed, are counted on stderr.
-
-    Args:
-        besides: a folder to leave out, as hidden files and folders are.
-        follow: search folders that links lead to as well, each once.
-
-    Raises:
-        UserError: the folder is missing or cannot be listed, or no image is in it.
-    """
-    try:
-        content = sorted(name for name in os.listdir(folder) if name[0] != ".")
-    except OSError as error:
-        problems = {FileNotFoundError: "does not exist", NotADirectoryError: "is not a folder"}
-        raise UserError(f"{folder} {problems.get(type(error)) or f'cannot be listed: {error.strerror}'}.") from error
-    images, others, links = list[Path](), list[Path](), list[Path]()
-    entered = {os.path.realpath(place) for place in (folder, besides) if place is not None}
-    for place, folders, names in os.walk(folder, onerror=lambda error: images.append(Path(error.filename)), followlinks=follow):
-        files, below = ([Path(place, name) for name in some if name[0] != "."] for some in (names, folders))
-        others += [file for file in files if _OTHER_IMAGES.fullmatch(file.suffix)]
-        images.extend(file for file in files + below * (not recursive) if file.suffix.lower() in IMAGE_SUFFIXES)
-        if recursive:  # a link to a folder that is not there
-            images.extend(file for file in files if not file.suffix and not os.path.exists(file))
-        folders.clear()  # what is in it then is walked
-        for path in below if recursive else ():
-            if path.is_symlink() and not follow:
-                links.append(path)
-            elif (real := os.path.realpath(path)) not in entered:
-                entered.add(real)
-                folders.append(path.name)
-    if not images:
-        there = listing((name + "/" * os.path.isdir(folder / name) for name in content), limit=5) or "nothing"
-        raise UserError(f"no image in {folder}{' or below' * recursive}: looked for {listing(IMAGE_SUFFIXES)}, found {there}.")
-    for paths, remark in ((others, "images of other kinds are left out"), (links, "links to folders are not followed")):
-        if paths:
-            _note(f"{folder}: {len(paths)} {remark} ({listing(sorted(path.relative_to(folder) for path in paths), 5)})")
-    return images
-
-
-@functools.cache  # a set is listed several times, at each scale for example
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
-    """Sort key by which ``frame_9.png`` comes before ``frame_10.png``."""
-    parts = [re.split(r"(\d+)", part.lower()) for part in path.parts]
-    return [[int(piece) if number % 2 else piece for number, piece in enumerate(part)] for part in parts], str(path)
 
 
 def image_size(file: Path) -> tuple[int, int]:

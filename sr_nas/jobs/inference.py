@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
-from sr_nas.images.files import IMAGE_SUFFIXES, find_images, image_size, natural_order
+from sr_nas.images.files import IMAGE_SUFFIXES, image_size
+from sr_nas.images.folders import find_images, natural_order
 from sr_nas.inference.images import output_paths, upscale_files
 from sr_nas.inference.optimize import for_inference
 from sr_nas.inference.tiles import pools_globally

@@ -14,18 +14,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import (
-    IMAGE_SUFFIXES,
-    check_readable,
-    find_images,
-    image_size,
-    is_folder,
-    list_images,
-    natural_order,
-    read_image,
-    read_rgb,
-    write_image,
-)
+from sr_nas.images.files import IMAGE_SUFFIXES, check_readable, image_size, read_image, read_rgb, write_image
+from sr_nas.images.folders import find_images, is_folder, list_images, natural_order
 from tests.images.encoded import chunk, make_unreadable, noise
 
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageCms
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import Metadata, list_images, read_image, read_with_metadata, write_image
+from sr_nas.images.files import Metadata, read_image, read_with_metadata, write_image
+from sr_nas.images.folders import list_images
 from sr_nas.inference.images import output_paths, upscale_files
 from sr_nas.runs.files import ABANDONED
 

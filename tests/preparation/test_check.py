@@ -11,7 +11,8 @@ from preparation.check import Fingerprint, check, find_duplicates, fingerprint_o
 
 from sr_nas.data.layouts import find_sets, read_meta_info
 from sr_nas.errors import UserError
-from sr_nas.images.files import list_images, read_rgb, write_image
+from sr_nas.images.files import read_rgb, write_image
+from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
 from tests.preparation.images import noise, save
 

@@ -16,7 +16,8 @@ from preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 
 from sr_nas.data.sources import _environments, folder, lmdb_pairs
 from sr_nas.errors import UserError
-from sr_nas.images.files import decode, list_images, read_image, read_rgb, write_image
+from sr_nas.images.files import decode, read_image, read_rgb, write_image
+from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale
 from tests.preparation.images import contents, noise, save
 

@@ -23,7 +23,8 @@ import numpy as np
 from preparation.outputs import atomic_dir, check_room, in_processes
 from sr_nas.data.layouts import by_stem, common_scale, match_names, naming_rules
 from sr_nas.errors import UserError
-from sr_nas.images.files import is_folder, list_images, read_image, read_rgb, write_image
+from sr_nas.images.files import read_image, read_rgb, write_image
+from sr_nas.images.folders import is_folder, list_images
 from sr_nas.images.resize import downscale
 from sr_nas.runs.files import ABANDONED, sweep
 

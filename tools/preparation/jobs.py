@@ -15,7 +15,7 @@ from preparation.download import ARCHIVES, fetch_archive, is_there, parts_of, un
 from preparation.generate import Grid, Result, crop, make_lr, write_lmdb
 from sr_nas.data.layouts import ImageSet, by_stem, find_sets, read_meta_info
 from sr_nas.errors import UserError
-from sr_nas.images.files import list_images
+from sr_nas.images.folders import list_images
 from sr_nas.runs.device import cores
 
 MOST_LINES = 100
