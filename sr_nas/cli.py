@@ -17,7 +17,7 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sr_nas.errors import UserError, is_out_of_memory, nearest, reason
+from sr_nas.errors import UserError, amount, is_out_of_memory, nearest, reason
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 
 MOST_SEEDS = 10_000
@@ -43,6 +43,24 @@ def seeds(text: str) -> list[int]:
     if not numbers or len(set(numbers)) < len(numbers):
         raise ArgumentTypeError(f"'{text}' names no seed, or one twice")
     return numbers
+
+
+def amounts(text: str) -> list[float]:
+    """Argparse type: ``5G,10G`` as a list of numbers above 0."""
+    try:
+        numbers = [amount(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise ArgumentTypeError(f"'{text}' is not of the form 5G,10G,150K")
+    return numbers
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ArgumentTypeError(f"'{text}' is no size such as 320x180")
+    return int(width), int(height)
 
 
 def _tile_size(text: str) -> int | str | None:
@@ -89,6 +107,8 @@ def _search(parser: ArgumentParser) -> None:
     _run(parser)
     text = "one search per seed, such as 0-9 or 0,3,5, and a summary of all; they resume"
     parser.add_argument("--seeds", type=seeds, metavar="0-9", help=text)
+    text = "print the best network of the search for each of these budgets, of its first one's cost, else of macs_hr"
+    parser.add_argument("--front", type=amounts, default=(), metavar="5G,10G,...", help=text)
     text = "with --seeds, searches at a time (default: one per GPU, else per core)"
     parser.add_argument("--jobs", type=whole_number, metavar="N", help=text)
 
@@ -180,7 +200,10 @@ def _complexity(parser: ArgumentParser) -> None:
     network.add_argument("--model", type=Path, metavar="PATH", help=kinds)
     text = f"a table of the paper's networks and of each {kinds}"
     network.add_argument("--compare", nargs="*", type=Path, metavar="PATH", help=text)
+    text = "the cheapest and the dearest network of a search's space, by its option file"
+    network.add_argument("--space", type=Path, metavar="FILE", help=text)
     add("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: 4; of a genotype file: 2)")
+    add("--latency", action="store_true", help="also time the network on this device, for an HR output of 1280x720")
     add("--num_classes", type=int, metavar="N", help="classes that a classifier tells apart (default: 10)")
     add("--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network")
     text = "NATS-Bench's or NAS-Bench-201's own file or folder to read true accuracies from; needs sr_nas[nasbench]"
@@ -206,6 +229,26 @@ def _export(parser: ArgumentParser) -> None:
     add("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
     add("--license", metavar="NAME", help="license of the weights, for the model card (default: not stated)")
     add("--overwrite", action="store_true", help="replace the file and its model card if they exist")
+
+
+def _latency(parser: ArgumentParser) -> None:
+    """Measure the latency of a search space on this device: a table for the budget latency_ms of a search.
+
+    Each candidate is timed in its place of a reference network, and random networks are timed to see how well the sums predict.
+    """
+    _option_file(parser, "network_g:nf=24")
+    add = parser.add_argument
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help="table to write (.json); a plot is put beside it")
+    text = "what runs the networks (default: torch, which folds BatchNorms as inference does)"
+    add("--engine", choices=("torch", "onnxruntime"), default="torch", help=text)
+    add("--lr", type=_size, default=(320, 180), metavar="WxH", help="size of the LR image (default: 320x180)")
+    add("--threads", type=whole_number, metavar="N", help="threads of a CPU (default: PyTorch's)")
+    add("--rounds", type=whole_number, default=30, metavar="N", help="times that each network is run (default: 30)")
+    add("--networks", type=whole_number, default=30, metavar="N", help="random networks to check the table with (default: 30)")
+    text = "cpu: time of all cores that this process uses, which other work distorts less, if --threads is 1 (default: wall)"
+    add("--clock", choices=("wall", "cpu"), default="wall", help=text)
+    add("--seed", type=int, default=0, help="of the random networks (default: 0)")
+    add("--overwrite", action="store_true", help="replace the table if it exists")
 
 
 def _inference(parser: ArgumentParser) -> None:
@@ -235,6 +278,7 @@ COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "evaluate": _evaluate,
     "analyze": _analyze,
     "complexity": _complexity,
+    "latency": _latency,
     "export": _export,
     "inference": _inference,
 }

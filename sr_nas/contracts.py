@@ -34,6 +34,40 @@ class CostSite:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Latency:
+    """Latency of the networks of a space on one device, as ``tools/latency.py`` measures it, in milliseconds.
+
+    Attributes:
+        fixed: of every network, besides its candidates.
+        of_candidates: label -> candidate name -> what it adds; the cheapest of each label adds 0.
+    """
+
+    fixed: float
+    of_candidates: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a candidate stands in a network when its cost is measured; by default, a whole network.
+
+    Attributes:
+        channels: input channels.
+        downscale: the input is this many times smaller, per side, than the network's.
+        scale: upscaling factor of the network, ``None`` for a classifier.
+        label: of the choice; ``""`` for a whole network.
+        name: of the candidate.
+        latency: table of the device, where there is one.
+    """
+
+    channels: int = 3
+    downscale: int = 1
+    scale: int | None = None
+    label: str = ""
+    name: str = ""
+    latency: Latency | None = None
+
+
 class Stream(Protocol):
     """Endless batches; after loading a state it goes on from where the state was taken."""
 

@@ -93,3 +93,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that the memory of the device or of the machine does not suffice."""
     text = "" if isinstance(error, UserError) else str(error).lower()
     return isinstance(error, MemoryError) or any(part in text for part in OUT_OF_MEMORY)
+
+
+def amount(text: str) -> float:
+    """Read a number as people write it: ``20G``, ``2.5M``, ``150K``, ``1e9``; raise ValueError for anything else."""
+    power = " KMG".find(text[-1:].upper()) if text.strip() else 0
+    return float(text[:-1]) * 1000.0**power if power > 0 else float(text)
+
+
+def short(number: float) -> str:
+    """Write a number as :func:`amount` reads it, to four digits: ``8.434G``, ``168.4K``, ``15.2``."""
+    unit = next((unit for unit in (1e9, 1e6, 1e3) if number >= unit), 1.0)
+    return f"{number / unit:.4g}" + {1e9: "G", 1e6: "M", 1e3: "K"}.get(unit, "")

@@ -34,6 +34,7 @@ class SuperResolution(Task):
     """Networks that upscale an image by 2, 3 or 4 (:class:`sr_nas.contracts.SRNetwork`)."""
 
     search_options, training_options = SearchOptions, TrainOptions
+    costs = ("macs_hr", "macs_lr", "params")
 
     def images(self, options: Any) -> Pairs:
         return PAIRS.build(options.datasets.train)(scale=options.scale)

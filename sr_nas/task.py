@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sr_nas.complexity.costs import cost_table
-from sr_nas.contracts import Network
+from sr_nas.complexity.costs import cost_table, cost_tables, fixed_costs
+from sr_nas.complexity.latency import read_latency
+from sr_nas.contracts import Latency, Network, SearchSpace
 from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_pretrained
@@ -28,6 +29,7 @@ from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS,
 from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
 from sr_nas.search.alpha import Alpha
+from sr_nas.search.budget import Cost
 from sr_nas.search.objective import Objective
 from sr_nas.search.searcher import Plan, Searcher
 from sr_nas.trainer import DivergenceWatch, Trainer, check_compiler
@@ -88,6 +90,8 @@ class Task(ABC):
 
     search_options: ClassVar[type[AnySearch]]
     training_options: ClassVar[type[AnyTraining]]
+    costs: ClassVar[tuple[str, ...]] = ("params",)
+    """Registered costs that tell how large a network of the task is, the most usual first."""
 
     @abstractmethod
     def images(self, options: Any) -> Any:
@@ -189,6 +193,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
     choices = space.choices()
     generator = torch.Generator().manual_seed(seed + ALPHA_SEED)
     alpha = Alpha(choices, section.alpha.init, section.alpha.value, section.alpha.offset, generator).to(device)
+    latency = read_latency(Path(section.latency_table), space, section.foreign_latency) if section.latency_table else None
     objective = Objective(
         task=task.loss(options),
         regularizer=REGULARIZERS.build(section.regularizer),
@@ -197,7 +202,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             label: choice for label, choice in choices.items() if choice.of == "operations" or section.regularizer.on_inputs
         },
         costs={
-            name: (weight, {label: costs.to(device) for label, costs in cost_table(space, name).items()})
+            name: (weight, {label: costs.to(device, torch.float32) for label, costs in cost_table(space, name, latency).items()})
             for name, weight in section.costs().items()
         },
     )
@@ -224,7 +229,21 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             precision=options.train.precision,
             seed=seed + RELAXATION_SEED,
         ),
+        budgets=network_costs(space, section.budget.limits(), latency),
     )
+
+
+def network_costs(space: SearchSpace, limits: Mapping[str, float], latency: Latency | None = None) -> dict[str, Cost]:
+    """Return registered costs of the whole networks of a space, each with its limit, ``math.inf`` for none.
+
+    Raises:
+        UserError: a cost does not add up over the choices of the space.
+    """
+    if not limits:
+        return {}
+    tables = cost_tables(space, limits, latency)
+    fixed = fixed_costs(space, tables, latency)
+    return {name: Cost(fixed[name], tables[name], limit) for name, limit in limits.items()}
 
 
 def build_training(options: AnyTraining) -> tuple[Any, Any, list[str]]:

@@ -4,23 +4,26 @@ What fvcore calls a FLOP is one multiply-add. The "FLOPs at 1280x720" of the SA-
 *input* of 1280x720; the "Multi-Adds" of super-resolution papers use a high-resolution *output* of 1280x720. Both are given
 here, each under its name.
 
-To add a cost that a search may penalise, register a function here: a candidate module, its input channels and how many times
-smaller per side its input is than the network's, to a number. Costs must add up over the modules of a network. An option file
-weighs a cost with ``search.<name>_weight``.
+To add a cost that a search may penalise or bound, register a function here: a candidate module, and by name those attributes of
+its :class:`~sr_nas.contracts.Place` that matter, to a number. Costs must add up over the modules of a network. An option file
+weighs a cost with ``search.<name>_weight`` and bounds it with ``search.budget.<name>``.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
+from inspect import signature
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.complexity.receptive_field import receptive_field
-from sr_nas.contracts import Classifier, CostSite, SearchSpace, SRNetwork, reparameterized
+from sr_nas.contracts import Classifier, CostSite, Latency, Place, SearchSpace, SRNetwork, reparameterized
 from sr_nas.errors import UserError, listing
 from sr_nas.registry import COSTS
 
@@ -41,14 +44,23 @@ Size = tuple[float | Fraction, float | Fraction]
 """Height and width of an input in pixels."""
 Trace = dict[str, Fraction]
 """Module name (``""`` for the whole) -> MACs."""
+Forms = dict[tuple[int, int, int], "_Form"]
+"""(step, residue of the height, of the width) -> form of a network's MACs; those made already."""
+
+
+@COSTS.register("flops")
+@COSTS.register()
+def macs_lr(candidate: nn.Module, channels: int, downscale: int) -> float:
+    """Multiply-adds, fvcore's FLOPs, for a low-resolution network input of 1280x720 (SA-DARTS, section 6.7.3: "FLOPs")."""
+    height, width = LR_1280x720
+    return float(_exact_macs(candidate, channels, Fraction(height, downscale), Fraction(width, downscale)))
 
 
 @COSTS.register()
-def flops(candidate: nn.Module, channels: int, downscale: int) -> float:
-    """fvcore's FLOPs (multiply-adds) for a low-resolution network input of 1280x720 (SA-DARTS, section 6.7.3)."""
+def macs_hr(candidate: nn.Module, channels: int, downscale: int, scale: int) -> float:
+    """Multiply-adds for a high-resolution output of 1280x720, as tables of super-resolution have them."""
     height, width = LR_1280x720
-    (macs,) = count_macs(candidate, (Fraction(height, downscale), Fraction(width, downscale)), channels=channels)
-    return float(macs[""])
+    return float(_exact_macs(candidate, channels, Fraction(height, scale * downscale), Fraction(width, scale * downscale)))
 
 
 @COSTS.register()
@@ -57,28 +69,94 @@ def params(candidate: nn.Module, channels: int, downscale: int) -> float:
     return float(count_params(candidate))
 
 
-def cost_table(space: SearchSpace, cost: str) -> dict[str, Tensor]:
-    """Return label -> registered cost of each candidate, float32 [candidates], summed over all sites that share the label.
+@COSTS.register()
+def latency_ms(candidate: nn.Module, label: str, name: str, latency: Latency | None) -> float:
+    """Milliseconds on this device by a table of ``tools/latency.py``, which depend on the place in the network."""
+    if latency is None:
+        raise UserError("latency_ms needs a table of this device in search.latency_table: tools/latency.py measures one.")
+    if label:
+        return latency.of_candidates[label][name]
+    picks = dict(candidate.genotype.picks)  # type: ignore[union-attr, arg-type] # of a whole network
+    return latency.fixed + sum(costs[picks[label][0]] for label, costs in latency.of_candidates.items())
+
+
+def cost_table(space: SearchSpace, cost: str, latency: Latency | None = None) -> dict[str, Tensor]:
+    """Return label -> registered cost of each candidate, float64 [candidates], summed over all sites that share the label.
+
+    ``latency`` is the device's table, which the cost ``latency_ms`` needs.
 
     Raises:
-        UserError: all candidates of a label cost nothing, so that there is nothing to weigh.
+        UserError: all candidates of a label cost nothing, so that there is nothing to choose by.
     """
-    measure, choices = COSTS.get(cost), space.choices()
+    return cost_tables(space, (cost,), latency)[cost]
 
-    @cache  # labels may share their sites
-    def cost_at(site: CostSite, name: str) -> float:
-        return float(site.count * measure(reparameterized(site.build(name)), site.channels, site.downscale))
 
+def cost_tables(space: SearchSpace, names: Iterable[str], latency: Latency | None = None) -> dict[str, dict[str, Tensor]]:
+    """Return :func:`cost_table` of several costs, for which every candidate is built and traced once."""
+    choices, places, scale = space.choices(), space.cost_sites(), getattr(space, "scale", None)
+    built = cache(lambda site, name: reparameterized(site.build(name)))  # labels and costs share sites
+
+    @cache
+    def cost_at(cost: str, site: CostSite, name: str, label: str = "") -> float:
+        return measure(cost, built(site, name), Place(site.channels, site.downscale, scale, label, name, latency))
+
+    tables: dict[str, dict[str, Tensor]] = {}
     # Building a candidate draws initial weights; the random numbers of a search must not depend on what is measured.
     with torch.random.fork_rng(devices=[]):
-        table = {
-            label: [sum(cost_at(site, name) for site in sites) for name in choices[label].candidates]
-            for label, sites in space.cost_sites().items()
+        for cost in names:
+            table = tables[cost] = {}
+            by_label = "label" in signature(COSTS.get(cost)).parameters  # what a candidate costs in all places of its label
+            for label, sites in places.items():
+                table[label] = torch.tensor(
+                    [
+                        cost_at(cost, sites[0], name, label)
+                        if by_label
+                        else sum(site.count * cost_at(cost, site, name) for site in sites)
+                        for name in choices[label].candidates
+                    ],
+                    dtype=torch.float64,
+                )
+            if free := [label for label, costs in table.items() if not costs.any()]:
+                raise UserError(
+                    f"search: no candidate of {listing(free)} costs anything in {cost}; leave its weight and budget out."
+                )
+    return tables
+
+
+def fixed_costs(
+    space: SearchSpace, tables: Mapping[str, Mapping[str, Tensor]], latency: Latency | None = None
+) -> dict[str, float]:
+    """Return what every network of a space costs besides the candidates of its tables, by cost.
+
+    Raises:
+        UserError: the costs of two networks do not differ by what a table says.
+    """
+    rests: dict[str, list[float]] = {cost: [] for cost in tables}
+    ones = {label: torch.ones(len(choice.candidates)) for label, choice in space.choices().items()}
+    for place in (0, -1):  # the networks of all first and of all last candidates
+        weights = {
+            label: one if label not in next(iter(tables.values())) else torch.eye(len(one))[place] for label, one in ones.items()
         }
-    free = [label for label, costs in table.items() if not any(costs)]
-    if free:
-        raise UserError(f"search.{cost}_weight: no candidate of {listing(free)} costs anything in {cost}, so leave it out.")
-    return {label: torch.tensor(costs) for label, costs in table.items()}
+        with torch.random.fork_rng(devices=[]):
+            network = reparameterized(space.derive(space.decode(weights)))
+        for cost, table in tables.items():
+            whole = measure(cost, network, Place(scale=getattr(space, "scale", None), latency=latency))
+            rests[cost].append(whole - sum(float(costs[place]) for costs in table.values()))
+    for cost, (first, last) in rests.items():
+        if abs(first - last) > 1e-6 * max(abs(first), abs(last)):
+            raise UserError(
+                f"search.budget.{cost}: in {space.arch} it does not add up over the choices, so it cannot be bounded."
+            )
+    return {cost: first for cost, (first, _) in rests.items()}
+
+
+def measure(cost: str, module: nn.Module, place: Place) -> float:
+    """Return a registered cost of a module at its place; a UserError where the place lacks what the cost depends on."""
+    function = COSTS.get(cost)
+    wanted = {name: value for name, value in vars(place).items() if name in signature(function).parameters}
+    if "scale" in wanted and place.scale is None:
+        raise UserError(f"{cost} is a cost of networks of super-resolution, which have a scale.")
+    return float(function(module, **wanted))
 
 
 def count_params(network: nn.Module) -> int:
@@ -147,7 +225,7 @@ def count_macs(network: nn.Module, *sizes: Size, channels: int = 3) -> list[dict
     Raises:
         ValueError: the count does not follow this form.
     """
-    forms: dict[tuple[int, int, int], _Form] = {}
+    forms: Forms = {}
     counts = [_count(network, channels, Fraction(height), Fraction(width), forms) for height, width in sizes]
     return [{name: round(macs) for name, macs in count.items()} for count in counts]
 
@@ -157,9 +235,16 @@ def trace_macs(network: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     return {name: round(macs) for name, macs in _trace(network, 3, *size).items()}
 
 
-def _count(
-    network: nn.Module, channels: int, height: Fraction, width: Fraction, forms: dict[tuple[int, int, int], _Form]
-) -> Trace:
+_FORMS: WeakKeyDictionary[nn.Module, Forms] = WeakKeyDictionary()
+"""Forms of modules whose MACs are asked for at several sizes, in :func:`_exact_macs`."""
+
+
+def _exact_macs(network: nn.Module, channels: int, height: Fraction, width: Fraction) -> Fraction:
+    """Count as :func:`count_macs` does, without rounding, so that counts of modules add up to that of their network."""
+    return _count(network, channels, height, width, _FORMS.setdefault(network, {}))[""]
+
+
+def _count(network: nn.Module, channels: int, height: Fraction, width: Fraction, forms: Forms) -> Trace:
     whole = (round(height), round(width))
     if whole == (height, width) and max(whole) <= _TRACED:
         return _trace(network, channels, *whole)

@@ -10,18 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from sr_nas.classification.nasbench201_table import official_accuracy
-from sr_nas.complexity.costs import complexity, footprint, per_layer
+from sr_nas.complexity.costs import LR_1280x720, complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
-from sr_nas.errors import UserError, shortened
+from sr_nas.errors import UserError, short, shortened
 from sr_nas.export.model import build_by_name, load_structure
-from sr_nas.options.load import parse_yaml
+from sr_nas.genotype import Genotype
+from sr_nas.jobs.latency import Clock
+from sr_nas.jobs.search import extremes
+from sr_nas.options.load import load_options, parse_yaml
 from sr_nas.report.progress import macs, truth
-from sr_nas.task import complexity_of
+from sr_nas.runs.device import pick_device
+from sr_nas.task import complexity_of, find_task, search_options
 
 LEGEND = """\
 LR      multiply-adds (fvcore) for an LR input of 1280x720
@@ -87,6 +92,8 @@ ROWS = (
 
 def main(args: Namespace) -> int:
     """Run ``complexity``; ``args.settings`` are the words that no argument takes: settings of the network."""
+    if args.space is not None:
+        return _print_space(args.space, args.json)
     if args.arch is None and (args.settings or args.genotype is not None):
         first = (args.settings or ["--genotype"])[0]
         raise UserError(f"{first} describes a network that --arch names; --model and --compare take none.")
@@ -100,12 +107,35 @@ def main(args: Namespace) -> int:
         settings = _settings(args.settings) | ({} if args.genotype is None else {"genotype": args.genotype})
         network = build_by_name(args.arch, settings, args.scale, args.num_classes)
     costs = complexity_of(network)
+    if args.latency:
+        if not isinstance(network, SRNetwork):
+            raise UserError("--latency is for networks of super-resolution.")
+        lr = (round(LR_1280x720[1] / network.scale), round(LR_1280x720[0] / network.scale))
+        clock = Clock(pick_device("auto"), size=lr)
+        costs["latency_ms"] = float(np.median(clock.measure([network])))
+        costs["latency_spread"] = clock.spread
     if args.official is not None:
         costs["true_accuracy"] = official_accuracy(network.genotype, args.official)
     if args.json:
         print(json.dumps(costs))
     else:
         _print_layers(network, costs)
+    return 0
+
+
+def _print_space(file: Path, as_json: bool) -> int:
+    """Print the cheapest and the dearest network, in each cost, of the space that an option file of a search names."""
+    options = load_options(search_options, file)
+    task = find_task(options.task)
+    rows = extremes(task.space(options), task)
+    if as_json:
+        print(json.dumps(rows))
+        return 0
+    table = Table("cost", "at least", "at most", "cheapest", "dearest")
+    for row in rows:
+        networks = [", ".join(Genotype.from_json(row[key]).names) for key in ("cheapest", "dearest")]
+        table.add_row(row["cost"], short(row["least"]), short(row["most"]), *networks)
+    Console(markup=False, highlight=False).print(table)
     return 0
 
 
@@ -138,6 +168,8 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
         console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
     console.print(table)
     lines = {"parameters": f"{costs['params']:,}"} | multiply_adds
+    if "latency_ms" in costs:
+        lines["latency, HR output 1280x720"] = f"{costs['latency_ms']:.4g} ms here (spread {costs['latency_spread']:.0%})"
     lines |= {f"true accuracy, {name}": accuracy for name, accuracy in truth(costs).items()}
     width = max(map(len, lines))
     for name, value in lines.items():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,13 +19,15 @@ from rich.console import Console
 from torch import Tensor
 
 from sr_nas.complexity.memory import extrapolated_peak
-from sr_nas.errors import UserError
+from sr_nas.contracts import SRNetwork
+from sr_nas.errors import UserError, parse_json, short
 from sr_nas.export.network_file import write_tensors
 from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
+from sr_nas.jobs.latency import Clock
 from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
-from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, save
+from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, budget_figure, front_figure, save
 from sr_nas.report.progress import SearchView, decision, macs, truth
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
@@ -34,10 +40,11 @@ from sr_nas.runs.run_dir import (
     refuse_non_finite,
     save_checkpoint,
 )
+from sr_nas.search.budget import Cost, decode_picks, front
 from sr_nas.search.searcher import Record, Searcher
-from sr_nas.task import Task, build_searcher, find_task, search_options
+from sr_nas.task import Task, build_searcher, find_task, network_costs, search_options
 
-GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
+GENOTYPE, INHERITED, FRONT = "genotype.json", "inherited.safetensors", "front.json"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 # Bytes, and a factor on those of tensors, for what libraries allocate besides. Fitted to steps of IMDN and DLSR spaces of one
 # thread on one machine, the worst of which lies 18 % off. Devices that are not here allocate nothing that is known.
@@ -51,16 +58,20 @@ DRAW = 0.05
 def main(args: Namespace) -> int:
     """Run the command ``search``; return its exit code."""
     with processes():
-        return run_search(load_options(search_options, args.opt, args.force_yml), Console(), args.auto_resume)[1]
+        options = load_options(search_options, args.opt, args.force_yml)
+        return run_search(options, Console(), args.auto_resume, args.front)[1]
 
 
-def run_search(options: AnySearch, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
+def run_search(
+    options: AnySearch, console: Console, auto_resume: bool = False, budgets: Sequence[float] = ()
+) -> tuple[Path, int]:
     """Search, or resume a search; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
         options: checked options.
         console: where the first process shows progress.
         auto_resume: resume the newest run of this name, where there is one.
+        budgets: to print the best network of, in the unit of the front's cost.
 
     Returns:
         The run folder and the exit code: 0, or 128 plus the signal that stopped the search.
@@ -71,16 +82,17 @@ def run_search(options: AnySearch, console: Console, auto_resume: bool = False) 
     device = pick_device(options.num_gpu)
     check_precision(device, options.train.precision)
     with Run.create_or_resume(options, auto_resume) as run:
-        code = _search(run, options, device, console if is_first() else Console(quiet=True, force_terminal=False))
+        code = _search(run, options, device, console if is_first() else Console(quiet=True, force_terminal=False), budgets)
         return run.folder, code
 
 
-def _search(run: Run, options: AnySearch, device: torch.device, console: Console) -> int:
+def _search(run: Run, options: AnySearch, device: torch.device, console: Console, budgets: Sequence[float]) -> int:
     # Everything is built, and thereby checked, before there is a folder.
     task = find_task(options.task)
     images = task.images(options)
     searcher = build_searcher(options, device, run.initial_world_size, images)
     memory = check_memory(searcher, options, run.batch // world_size())
+    costs = reachable(searcher.space, task, searcher.budgets)
     run.take_threads(device.type == "cpu", searcher, lambda: searcher.run(between_steps=lambda: True))
 
     run.open(device, images.sizes)
@@ -92,7 +104,8 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         SearchView(console, run.folder.name, searcher.steps, start, logger.print_freq, searcher.plan.epochs) as view,
         GracefulShutdown() as stop,
     ):
-        run.say(view, *run.notes, f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}")
+        begins = f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}"
+        run.say(view, *run.notes, begins, *[f"networks of this space have {range_of(costs)}"] * bool(costs))
         recorder.view, recorder.stop = view, stop
         if not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
             run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
@@ -100,7 +113,11 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         if not is_first():
             return 0
         write_results(run.folder, searcher, task)
-        lines = outcome(run.folder, choices)
+        lines = outcome(run.folder, choices) + write_front(run.folder, searcher, costs, budgets)
+        if "latency_ms" in searcher.budgets and options.search.latency_table:
+            genotype, cost = searcher.genotype(), searcher.budgets["latency_ms"]
+            table, network = Path(options.search.latency_table), searcher.space.derive(genotype)
+            lines.append(measured_latency(table, network, device, cost.of(genotype, choices), cost.limit))
         run.log.info("%s", "\n".join(lines))
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
@@ -176,6 +193,8 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
     write_tensors(folder / INHERITED, inherited)
     save(beta_figure(beta_curves(history, candidates)), folder / "plots" / "beta.png")
     save(alpha_figure(history, candidates), folder / "plots" / "alpha.png")
+    if searcher.budgets:
+        save(budget_figure(history), folder / "plots" / "budget.png")
 
 
 def outcome(folder: Path, choices: Choices) -> list[str]:
@@ -273,3 +292,62 @@ def step_bytes(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> in
 
 def _size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def reachable(space: Any, task: Task, budgets: Mapping[str, Cost] | None = None) -> dict[str, Cost]:
+    """Return the costs of the whole networks of a space, those of ``budgets`` first; none of a cost that does not add up."""
+    costs, others = dict(budgets or {}), [name for name in task.costs if name not in (budgets or {})]
+    with suppress(UserError):  # of spaces whose network keeps some of its choices alone
+        costs |= network_costs(space, dict.fromkeys(others, math.inf))
+    return costs
+
+
+def range_of(costs: Mapping[str, Cost]) -> str:
+    """Return what the networks of a space cost at least and at most, as text."""
+    return ", ".join(f"{name} {short(cost.least)} to {short(cost.most)}" for name, cost in costs.items())
+
+
+def extremes(space: Any, task: Task) -> list[dict[str, Any]]:
+    """Return for each cost its name, ``least`` and ``most``, and the genotypes ``cheapest`` and ``dearest``, JSON-ready."""
+    even, rows = {label: torch.ones(len(choice.candidates)) for label, choice in space.choices().items()}, []
+    for name, cost in reachable(space, task).items():
+        ends = {
+            key: decode_picks(space, even, {label: int(end(costs)) for label, costs in cost.table.items()}).to_json()
+            for key, end in (("cheapest", torch.argmin), ("dearest", torch.argmax))
+        }
+        rows.append({"cost": name, "least": cost.least, "most": cost.most, **ends})
+    return rows
+
+
+def write_front(folder: Path, searcher: Searcher, costs: Mapping[str, Cost], budgets: Sequence[float]) -> list[str]:
+    """Write the networks that no other beats in cost and in sum of log beta, as JSON and PNG; return lines on some budgets.
+
+    Nothing is written where the costs of a space do not add up. The first cost counts, the others are stated.
+    """
+    if not costs:
+        return []
+    name, cost = next(iter(costs.items()))
+    with torch.no_grad():
+        weights, choices = searcher.alpha.relax(searcher.relaxation), searcher.space.choices()
+        networks: list[dict[str, Any]] = [
+            {other: each.of(network.genotype, choices) for other, each in costs.items()}
+            | {"log_beta": network.log_beta, "genotype": network.genotype.to_json()}
+            for network in front(searcher.space, weights, [replace(cost, limit=math.inf)])
+        ]
+    write_json(folder / FRONT, {"cost": name, "networks": networks})
+    points = [(network[name], network["log_beta"]) for network in networks]
+    save(front_figure(name, points, getattr(searcher.budgets.get(name), "limit", None)), folder / "plots" / "front.png")
+    lines = []
+    for budget in budgets:
+        within = [network for network in networks if network[name] <= budget]
+        best = f"{short(within[0][name])}, {Genotype.from_json(within[0]['genotype'])}" if within else "none"
+        lines.append(f"front     {name} up to {short(budget)}: {best}")
+    return lines
+
+
+def measured_latency(table: Path, network: SRNetwork, device: torch.device, predicted: float, limit: float) -> str:
+    """Time a network as the candidates of a table were timed; return a line on it, on what was predicted, and the budget."""
+    content = parse_json(table.read_bytes(), table)
+    times = Clock(device, **content["how"]).measure([network])
+    threads = "" if torch.get_num_threads() == content["machine"]["threads"] else f", by {torch.get_num_threads()} threads"
+    return f"latency   {median(times[:, 0].tolist()):.4g} ms measured{threads}, {predicted:.4g} predicted, budget {limit:.4g}"

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
+from sr_nas.errors import amount
 from sr_nas.options.strict import Component, ExistingFile, ExistingPath, FromRegistry, Strict
 from sr_nas.registry import COSTS, LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
 
@@ -168,8 +169,38 @@ _COST_WEIGHTS: dict[str, Any] = {
 _CostWeights: Any = create_model("CostWeights", __base__=Strict, **_COST_WEIGHTS)
 
 
+def _amount(value: Any) -> Any:
+    try:
+        return amount(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # which is refused as no number
+
+
+Amount = Annotated[PositiveFloat, BeforeValidator(_amount, json_schema_input_type=PositiveFloat | str)]
+
+_BUDGETS: dict[str, Any] = {
+    name: (Amount | None, Field(None, description=f"Most {name} that the network may have.")) for name in COSTS.names()
+}
+_Budgets: Any = create_model("Budgets", __base__=Strict, **_BUDGETS)
+
+
+class Budget(_Budgets):
+    """Most that the whole searched network may cost, such as 1.5e10 or 15G. Every registered cost is a key."""
+
+    def limits(self) -> dict[str, float]:
+        """Registered cost -> its budget, for all that have one."""
+        return {name: limit for name in COSTS.names() if (limit := getattr(self, name)) is not None}
+
+
 class SearchSection(_CostWeights):
     """How the architecture is searched. Every registered cost has a key here, its name with the suffix ``_weight``."""
+
+    budget: Budget = Budget()
+    """What the network may cost at most; one alone or several together."""
+    latency_table: ExistingFile | None = None
+    """Table of this device by tools/latency.py, which a weight or budget of latency_ms needs."""
+    foreign_latency: bool = False
+    """Take a table that was measured on another machine."""
 
     epochs: NonNegativeInt
     """Length of the search; 0 keeps the genotype of alpha's start, with init normal a random network."""

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from sr_nas.errors import UserError, listing
 from sr_nas.runs.files import replacing
@@ -127,6 +127,59 @@ def alpha_figure(history: Sequence[Mapping[str, Any]], choices: Candidates) -> F
             axes.plot(epochs, statistic(values, axis=1), label=label, **drawing, marker="o", markevery=[-1])
         style_epochs(axes, f"{name} of alpha")
     add_legend(figure, styles)
+    return figure
+
+
+def budget_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return a figure of the budgets of a search: costs over the budget by epoch, and the multipliers.
+
+    Each budget has a panel with the cost that beta expects, that of alpha's argmax, and that of the decoded genotype.
+    """
+    names, epochs = list(history[-1]["budget"]), [record["epoch"] for record in history]
+    lines = {"expected": "expected by beta", "argmax": "largest beta", "decoded": "genotype"}
+    styles = line_styles(lines.values()) | {"budget": {"color": FAINT, "linestyle": ":"}}
+    figure, grid = panel_grid(len(names) + 1, [*styles, *names])
+    for axes, name in zip(grid, names, strict=False):
+        for key, label in lines.items():
+            share = [record["budget"][name][key] / record["budget"][name]["limit"] for record in history]
+            axes.plot(epochs, share, linewidth=1.6, **styles[label], marker="o", markevery=[-1], markersize=5)
+        axes.axhline(1, color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
+        style_epochs(axes, f"{name} / budget")
+    for name, look in line_styles(names).items():
+        grid[-1].plot(
+            epochs, [record["budget"][name]["multiplier"] for record in history], **look, label=name, marker="o", markevery=[-1]
+        )
+    style_epochs(grid[-1], "multiplier")
+    if len(names) > 1:
+        grid[-1].legend(frameon=False, fontsize=8)
+    add_legend(figure, styles)
+    return figure
+
+
+def front_figure(cost: str, points: Sequence[tuple[float, float]], limit: float | None = None) -> Figure:
+    """Return a figure of the Pareto front of a search, (cost, sum of log beta) of each network, with the budget where one is."""
+    figure = new_figure(5.2, 3.4)
+    axes = figure.subplots()
+    costs, log_beta = zip(*sorted(points), strict=True)
+    axes.step(costs, log_beta, where="post", color=COLOURS[0], linewidth=1.4)
+    axes.plot(costs, log_beta, "o", color=COLOURS[0], markersize=4)
+    if limit is not None:
+        axes.axvline(limit, color=FAINT, linewidth=1.0, linestyle=":")
+        axes.annotate("budget", (limit, 0.02), (3, 0), ("data", "axes fraction"), "offset points", fontsize=8, color=INK)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    style(axes, "best network for each budget", cost, "sum of log beta")
+    return figure
+
+
+def latency_figure(points: Sequence[tuple[float, float]]) -> Figure:
+    """Return a figure of the predicted and the measured latency of networks in milliseconds, with the line of equality."""
+    figure = new_figure(4.2, 3.8)
+    axes = figure.subplots()
+    predicted, measured = zip(*points, strict=True)
+    ends = [min(*predicted, *measured), max(*predicted, *measured)]
+    axes.plot(ends, ends, color=FAINT, linewidth=1.0, linestyle=":")
+    axes.plot(predicted, measured, "o", color=COLOURS[0], markersize=5, alpha=0.8)
+    style(axes, "latency of random networks", "predicted by the table, ms", "measured, ms")
     return figure
 
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typing_extensions import Self
 
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, short
 from sr_nas.genotype import JOINT, Choices
 from sr_nas.runs.files import naming
 
@@ -116,7 +116,7 @@ class SearchView(RunView):
             *_named({**record["loss"], "lambda": record["lambda"]}),
             genotype_text(record),
             f"parameters {record['params']:,}",
-            *(f"{name} {value}" for name, value in (macs(record) | truth(record)).items()),
+            *(f"{name} {value}" for name, value in (macs(record) | truth(record) | budgets(record)).items()),
             f"took {duration(record['seconds'])}",
             f"time left {self.time_left}",
         )
@@ -154,6 +154,15 @@ def macs(record: Mapping[str, Any], decimals: int = 1) -> dict[str, str]:
     """Return every ``macs_[lr_|hr_]<width>x<height>`` of a record in G or M, by the full name of its convention."""
     matches = {key: re.fullmatch(r"macs_(?:(lr|hr)_)?(\d+x\d+)", key) for key in record}
     return {f"MACs, {MACS_INPUTS[match[1]]} {match[2]}": _giga(record[key], decimals) for key, match in matches.items() if match}
+
+
+def budgets(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return each budget of a record's search, the cost of its network and what beta expects, as text."""
+    return {
+        f"budget {name}": f"{short(costs['decoded'])} of {short(costs['limit'])} (expected {short(costs['expected'])}, "
+        f"multiplier {costs['multiplier']:.2f})"
+        for name, costs in record.get("budget", {}).items()
+    }
 
 
 def truth(record: Mapping[str, Any]) -> dict[str, str]:

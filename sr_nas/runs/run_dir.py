@@ -83,6 +83,7 @@ class SearchRecord(BaseModel):
     loss: dict[str, float]
     genotype: dict[str, str | dict[str, str | list[str]]]
     true_accuracy: dict[str, dict[str, float]] = {}
+    budget: dict[str, dict[str, float]] = {}
 
 
 def read_history(folder: Path, choices: Choices | None = None) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sr_nas.contracts import Stream
+from sr_nas.contracts import Stream, Weights
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.runs.device import Precision, autocast
@@ -20,11 +20,12 @@ from sr_nas.runs.distributed import broadcast, mean, replicate, world_size
 from sr_nas.runs.run_dir import count_of
 from sr_nas.search.alpha import Alpha, in_pass
 from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.budget import Cost, Multipliers, check_limits, decode
 from sr_nas.search.objective import Objective, expected_cost
 
 Record = dict[str, Any]
 
-_STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation")
+_STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation", "multipliers")
 _ADVICE = "Lower train.optim_g.lr, search.alpha.optim.lr or the weights of regulariser and costs, or set train.grad_clip_norm."
 
 
@@ -72,6 +73,7 @@ class Searcher:
         training: batches for the weights.
         validation: batches for alpha, of other images.
         scheduler: of the weights' learning rate, stepped once per epoch.
+        budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
     """
 
     space: Any
@@ -84,8 +86,11 @@ class Searcher:
     alpha_optimizer: Optimizer
     scheduler: LRScheduler
     plan: Plan
+    budgets: Mapping[str, Cost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_limits(self.space, self.budgets)
+        self.multipliers = Multipliers(self.budgets)
         self.device = next(iter(self.alpha.parameters())).device
         # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
         self._replica = replicate(self.space)
@@ -155,6 +160,8 @@ class Searcher:
         validation = self.next_batch(self.validation)
         self.alpha_optimizer.zero_grad()
         parts = self.alpha_gradient(validation, training)
+        if self.budgets:
+            self.multipliers.add_gradient(self.alpha, self.relaxation)
         self.alpha_optimizer.step()
         return parts
 
@@ -206,12 +213,27 @@ class Searcher:
             "expected_cost": {name: expected_cost(weights, table).item() for name, (_, table) in self.objective.costs.items()},
             "genotype": self.genotype().to_json(),
             "seconds": self.seconds,
+            **({"budget": self.budget_record(weights)} if self.budgets else {}),
+        }
+
+    def budget_record(self, weights: Weights) -> Record:
+        """Name of a budget -> its ``limit``, ``multiplier``, and the cost ``expected``, of the ``argmax`` and ``decoded``."""
+        choices, argmax, genotype = self.space.choices(), self.space.decode(weights), self.genotype()
+        return {
+            name: {
+                "limit": cost.limit,
+                "expected": cost.expected(weights).item(),
+                "argmax": cost.of(argmax, choices),
+                "decoded": cost.of(genotype, choices),
+                "multiplier": self.multipliers.values.get(name, 0.0),
+            }
+            for name, cost in self.budgets.items()
         }
 
     @torch.no_grad()
     def genotype(self) -> Genotype:
-        """The network that alpha prefers now."""
-        return self.space.decode(self.alpha.relax(self.relaxation))
+        """The network that alpha prefers now among those within all budgets."""
+        return decode(self.space, self.alpha.relax(self.relaxation), list(self.budgets.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the search depends on; tensors and plain values only. Raises as :meth:`read_losses`."""

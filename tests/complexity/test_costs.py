@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.costs import LR_1280x720, complexity, cost_table, count_macs, flops, params, per_layer
+from sr_nas.complexity.costs import LR_1280x720, complexity, cost_table, count_macs, macs_lr, params, per_layer
 from sr_nas.contracts import CostSite
 from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
@@ -134,8 +134,8 @@ def test_a_small_image_is_traced_whatever_its_form() -> None:
 def test_costs_of_a_candidate() -> None:
     """A 3x3 convolution 8 -> 4 with biases, at a quarter of 1280x720 per side."""
     candidate = nn.Conv2d(8, 4, 3, padding=1)
-    assert flops(candidate, 8, 4) == 8 * 4 * 9 * 320 * 180
-    assert flops(nn.Conv2d(8, 4, 1), 8, 3) == 8 * 4 * 1280 * 720 / 9
+    assert macs_lr(candidate, 8, 4) == 8 * 4 * 9 * 320 * 180
+    assert macs_lr(nn.Conv2d(8, 4, 1), 8, 3) == 8 * 4 * 1280 * 720 / 9
     assert params(candidate, 8, 4) == 8 * 4 * 9 + 4
 
 
@@ -169,5 +169,5 @@ def test_a_table_sums_over_the_places_of_a_label() -> None:
 
 def test_a_label_that_costs_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Space, "build", lambda self, name: nn.Identity())
-    with pytest.raises(UserError, match=r"search\.params_weight: no candidate of a, b costs anything in params"):
+    with pytest.raises(UserError, match=r"search: no candidate of a, b costs anything in params"):
         cost_table(Space(), "params")  # type: ignore[arg-type]

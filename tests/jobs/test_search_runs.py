@@ -27,7 +27,7 @@ from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.
-LONG = ("search:epochs=12", "search:steps_per_epoch=8", "logger:save_checkpoint_freq=3")
+LONG = ("search:epochs=12", "search:steps_per_epoch=8", "logger:save_checkpoint_freq=3", "search:budget:macs_hr=1.7G")
 
 
 def search(root: Path, *overrides: str, resume: bool = False, code: int = 0) -> str:
@@ -73,9 +73,10 @@ def test_everything_promised_is_there(finished: tuple[Path, str]) -> None:
         "genotype.json",
         "network_g.yml",
         "inherited.safetensors",
+        "front.json",
     }
     assert {path.name for path in folder.iterdir()} == {*names, "plots"}
-    assert {path.name for path in (folder / "plots").iterdir()} == {"alpha.png", "beta.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {"alpha.png", "beta.png", "budget.png", "front.png"}
     start = json.loads((folder / "run.json").read_text())[0]
     assert start["seed"] == 0
     assert start["packages"]["torch"] == torch.__version__.split("+")[0]

@@ -1,0 +1,174 @@
+"""The command ``latency``: a table of what each candidate of a search space adds to the time of a network on this device."""
+
+from __future__ import annotations
+
+import random
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from sr_nas.complexity.costs import cost_table
+from sr_nas.complexity.latency import TRUSTED, agreement, machine, settings_of
+from sr_nas.contracts import SearchSpace, SRNetwork
+from sr_nas.errors import UserError
+from sr_nas.genotype import Genotype
+from sr_nas.inference.optimize import for_inference
+from sr_nas.options.load import load_options
+from sr_nas.report.plots import latency_figure, save
+from sr_nas.runs.device import pick_device
+from sr_nas.runs.files import write_json
+from sr_nas.task import find_task, search_options
+
+Times = npt.NDArray[np.float64]
+NOISY = 0.15
+"""Interquartile range of the times of one network, relative to their median, from which they are noise."""
+
+
+def main(args: Namespace) -> int:
+    """Run the command ``latency``; return its exit code."""
+    options = load_options(search_options, args.opt, args.force_yml)
+    if options.task != "super-resolution":
+        raise UserError(f"latency is for networks of super-resolution; {args.opt} is of {options.task}.")
+    if args.output.exists() and not args.overwrite:
+        raise UserError(f"{args.output} exists; --overwrite replaces it.")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device, space = pick_device(options.num_gpu), find_task(options.task).space(options)
+    how = {"engine": args.engine, "size": list(args.lr), "rounds": args.rounds, "clock": args.clock}
+    table = measure_table(space, Clock(device, **how), args.networks, random.Random(args.seed))
+    described = machine(str(device)) | {"threads": torch.get_num_threads()}
+    write_json(args.output, {"machine": described, "how": how, "space": settings_of(space), **table})
+    rows = table["check"]["networks"]
+    save(latency_figure([(row["predicted"], row["measured"]) for row in rows]), args.output.with_suffix(".png"))
+    for line in verdict(table, args.output):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+class Clock:
+    """Times networks on a device, in turns, so that whatever slows the machine for a while slows them all.
+
+    Args:
+        device: where the networks run.
+        engine: ``"torch"`` or ``"onnxruntime"``, as inference has them.
+        size: width and height of the LR image.
+        rounds: times that each network is run.
+        clock: ``"wall"``, or ``"cpu"`` for the time of all cores that this process uses.
+
+    Attributes:
+        spread: interquartile range of the times of a network, relative to their median; the median over the networks, and of
+            several calls of :meth:`measure` the largest.
+    """
+
+    def __init__(
+        self, device: torch.device, engine: Any = "torch", size: Sequence[int] = (320, 180), rounds: int = 30, clock: str = "wall"
+    ) -> None:
+        self.device, self.engine, self.rounds, self.spread = device, engine, rounds, 0.0
+        self.now = time.process_time if clock == "cpu" else time.perf_counter
+        self._lr = torch.rand(1, 3, size[1], size[0], device=device)
+
+    def measure(self, networks: Iterable[SRNetwork], title: str = "latency") -> Times:
+        """Return milliseconds, ``[rounds, networks]``; the networks run in another order in each round."""
+        console, steps = Console(stderr=True), []
+        for network in track(list(networks), f"{title}: networks", console=console, transient=True):
+            prepared, _ = for_inference(network.eval().to(self.device), self.engine, self.device)
+            steps.append(partial(prepared, self._lr))
+        times, order = np.empty((self.rounds, len(steps))), list(range(len(steps)))
+        with torch.inference_mode():
+            for step in steps:  # warm-up
+                step()
+            for turn in track(range(self.rounds), f"{title}: rounds", console=console, transient=True):
+                random.Random(turn).shuffle(order)
+                for index in order:
+                    times[turn, index] = self._time(steps[index])
+        low, middle, high = np.percentile(times, (25, 50, 75), axis=0)
+        self.spread = max(self.spread, float(np.median((high - low) / middle)))
+        return times
+
+    def _time(self, step: Callable[[], object]) -> float:
+        self._wait()
+        start = self.now()
+        step()
+        self._wait()
+        return 1e3 * (self.now() - start)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def measure_table(space: SearchSpace, clock: Clock, count: int, draw: random.Random) -> dict[str, Any]:
+    """Measure each candidate in its place of a reference network, and random networks to see what the sum of them is worth.
+
+    The reference has the candidate of middle multiply-adds for each label. What another candidate adds is the median over the
+    rounds of the time of the network with this one swapped, less that of the reference in the same round.
+
+    Raises:
+        UserError: the times of one and the same network differ too much to tell candidates apart.
+    """
+    choices, macs = space.choices(), cost_table(space, "macs_hr")
+    middle = {label: choices[label].candidates[int(costs.argsort()[len(costs) // 2])] for label, costs in macs.items()}
+
+    def network(picks: Mapping[str, str]) -> Genotype:
+        others = {label: torch.ones(len(choice.candidates)) for label, choice in choices.items()}
+        for label, name in picks.items():
+            others[label] = torch.eye(len(others[label]))[choices[label].candidates.index(name)]
+        return space.decode(others)
+
+    def times_of(picks: Sequence[Mapping[str, str]], title: str) -> Times:
+        return clock.measure((cast(SRNetwork, space.derive(network(pick))) for pick in picks), title)
+
+    swaps = [(label, name) for label in macs for name in choices[label].candidates if name != middle[label]]
+    times = times_of([middle, *({**middle, label: name} for label, name in swaps)], "candidates")
+    added = np.median(times[:, 1:] - times[:, :1], axis=0).tolist()
+    table = {label: {middle[label]: 0.0} for label in macs}
+    for (label, name), more in zip(swaps, added, strict=True):
+        table[label][name] = more
+    picks = [{label: draw.choice(choices[label].candidates) for label in macs} for _ in range(count)]
+    measured = np.median(times_of(picks, "check"), axis=0).tolist()
+    if clock.spread > NOISY:
+        raise UserError(
+            f"nothing is written: the times of one and the same network spread by {clock.spread:.0%}, so that they do not tell "
+            "candidates apart. Does other work run on this machine? Measure when it is idle, or with --clock cpu."
+        )
+    reference = median(times[:, 0])
+    predicted = [reference + sum(table[label][pick[label]] for label in macs) for pick in picks]
+    factor, offset, quality = agreement(predicted, measured)
+    least = {label: min(row.values()) for label, row in table.items()}
+    rows = [
+        {"genotype": network(pick).to_json(), "predicted": factor * guess + offset, "measured": time}
+        for pick, guess, time in zip(picks, predicted, measured, strict=True)
+    ]
+    return {
+        "fixed": factor * (reference + sum(least.values())) + offset,
+        "candidates": {
+            label: {name: factor * (row[name] - least[label]) for name in choices[label].candidates}
+            for label, row in table.items()
+        },
+        "check": quality | {"spread": clock.spread, "factor": factor, "offset": offset, "networks": rows},
+    }
+
+
+def verdict(table: Mapping[str, Any], file: Path) -> list[str]:
+    """Return lines on how far a table can be trusted."""
+    check, times = table["check"], [row["measured"] for row in table["check"]["networks"]]
+    lines = [
+        f"{len(times)} random networks of {min(times):.1f} to {max(times):.1f} ms, each predicted by a fit to the others:",
+        f"mean error {check['mean_error']:.1%}, worst {check['worst']:.1%}, within 10 % {check['within_10_percent']:.0%}, "
+        f"Spearman {check['spearman']:.3f}; times of one network spread by {check['spread']:.1%}",
+    ]
+    if check["spearman"] < TRUSTED:
+        lines.append(f"latency_ms cannot be trusted here: below a Spearman correlation of {TRUSTED} a search refuses the table")
+    return [*lines, f"written to {file}, and a plot beside it"]

@@ -1,0 +1,284 @@
+"""Budgets of a search: the best genotype within them, exactly, and the multipliers that keep alpha near them.
+
+The cost of a derived network is a fixed part plus what each chosen candidate adds, so that the best genotype under budgets is a
+multiple-choice knapsack, which :func:`front` solves. While alpha moves, :class:`Multipliers` pull it to where the network that
+will be decoded uses its budget. They compare decoded networks, as the multiplier of LightNAS (Luo et al. 2022) does, and not the
+cost that softmax expects (SA-DARTS, eq. 18): a mixture of the cheapest and the dearest candidates meets any budget on average,
+and no network of it need be near.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sr_nas.contracts import SearchSpace, Weights
+from sr_nas.errors import UserError, listing, short
+from sr_nas.genotype import Choices, Genotype
+from sr_nas.search.alpha import Alpha
+from sr_nas.search.objective import CostTable, expected_cost
+
+Values = npt.NDArray[np.float64]
+
+USED = 0.92
+"""Least share of the tightest budget that a search is to use: a budget is what may be spent, and larger networks are better."""
+MARGIN = 0.1
+"""By how much the sum of log beta of the best network within the budget is to exceed that of the best other one."""
+PENALTY, RATE = 2.0, 0.1
+"""rho of the augmented Lagrangian, and the step of its multiplier; a force of 1 on alpha is as strong as the task."""
+MEMORY = 0.95
+"""Decay of the running length of the task's gradient, by which the force is scaled."""
+BINS = 1000
+"""Steps in which :class:`Band` counts costs, between the cheapest network and the budget."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of derived networks: ``fixed`` plus ``table[label][i]`` for the candidate i that each label keeps.
+
+    Attributes:
+        fixed: what every network of the space costs.
+        table: label -> cost of each candidate, float64 ``[candidates]`` on the CPU; labels that cost nothing are absent.
+        limit: the budget, in the unit of the table.
+    """
+
+    fixed: float
+    table: CostTable
+    limit: float = math.inf
+
+    def of(self, genotype: Genotype, choices: Choices) -> float:
+        """Return the cost of a network of the space."""
+        return self.fixed + sum(
+            float(costs[choices[label].candidates.index(genotype[label][0])]) for label, costs in self.table.items()
+        )
+
+    def expected(self, weights: Weights) -> Tensor:
+        """Return the cost that relaxed weights expect, a scalar."""
+        first = next(iter(weights.values()))
+        return self.fixed + expected_cost(weights, {label: costs.to(first) for label, costs in self.table.items()})
+
+    @property
+    def least(self) -> float:
+        """Cost of the cheapest network."""
+        return self.fixed + sum(float(costs.min()) for costs in self.table.values())
+
+    @property
+    def most(self) -> float:
+        """Cost of the dearest network."""
+        return self.fixed + sum(float(costs.max()) for costs in self.table.values())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that no other one beats in all of its costs and in the sum of log beta.
+
+    Attributes:
+        genotype: of the network.
+        costs: in the order in which they were asked for.
+        log_beta: sum of the logarithms of beta of its candidates, over the labels that cost something.
+    """
+
+    genotype: Genotype
+    costs: tuple[float, ...]
+    log_beta: float
+
+
+def front(space: SearchSpace, weights: Weights, costs: Sequence[Cost]) -> list[Candidate]:
+    """Return the Pareto front of costs and sum of log beta within all limits, dearest first; empty where no network is.
+
+    A dynamic programme over the labels keeps what can still be best: of two beginnings, one that is dearer in everything and has
+    a smaller sum cannot. Labels without a cost are decoded as the space does.
+    """
+    labels = list(costs[0].table)
+    tables = [np.stack([cost.table[label].numpy() for cost in costs], axis=1) for label in labels]
+    # Of what is still to come, the least: a beginning that exceeds a limit with it is dropped.
+    rest = np.cumsum([table.min(axis=0) for table in tables[::-1]], axis=0)[::-1]
+    rest = np.concatenate([rest[1:], np.zeros((1, len(costs)))])
+    limits = np.array([cost.limit for cost in costs])
+    totals, scores = np.array([[cost.fixed for cost in costs]]), np.zeros(1)
+    picks = np.zeros((1, 0), np.int64)
+    for label, table, least in zip(labels, tables, rest, strict=True):
+        beta = weights[label].detach().double().cpu().clamp_min(torch.finfo(torch.float64).tiny).log().numpy()
+        totals = (totals[:, None] + table[None]).reshape(-1, len(costs))
+        scores = (scores[:, None] + beta[None]).ravel()
+        picks = np.concatenate([picks.repeat(len(beta), axis=0), np.tile(np.arange(len(beta)), len(picks))[:, None]], axis=1)
+        within = (totals + least <= limits).all(axis=1)
+        best = _not_dominated(totals[within], scores[within])
+        totals, scores, picks = totals[within][best], scores[within][best], picks[within][best]
+    order = np.lexsort((*totals.T[::-1], scores))[::-1]
+    genotypes = [decode_picks(space, weights, dict(zip(labels, picks[index], strict=True))) for index in order]
+    return list(map(Candidate, genotypes, map(tuple, totals[order].tolist()), scores[order].tolist()))
+
+
+def decode(space: SearchSpace, weights: Weights, costs: Sequence[Cost]) -> Genotype:
+    """Return the genotype of the largest sum of log beta within all limits: the space's own wherever that one is within them.
+
+    Some network must be within the limits (:func:`check_limits`).
+    """
+    genotype, choices = space.decode(weights), space.choices()
+    if all(cost.of(genotype, choices) <= cost.limit for cost in costs):
+        return genotype
+    return front(space, weights, costs)[0].genotype
+
+
+def check_limits(space: SearchSpace, budgets: Mapping[str, Cost]) -> None:
+    """Raise UserError, which names the network nearest to them, where no network of the space is within all budgets."""
+    even = {label: torch.ones(len(choice.candidates)) for label, choice in space.choices().items()}
+    for name, cost in budgets.items():
+        if cost.limit < cost.least:
+            cheapest = front(space, even, [replace(cost, limit=math.inf)])[-1].genotype
+            raise UserError(
+                f"search.budget.{name} is {short(cost.limit)}, and the cheapest network has {short(cost.least)}: {cheapest}."
+            )
+    if budgets and not front(space, even, list(budgets.values())):
+        raise UserError(
+            f"search.budget: no network of {space.arch} is within all of {listing(budgets)} together. Raise one of them."
+        )
+
+
+def decode_picks(space: SearchSpace, weights: Weights, picks: Mapping[str, int]) -> Genotype:
+    """Return the genotype with these candidates, by number, and the heaviest of all other labels."""
+    one_hot = {label: torch.eye(len(weights[label]))[index] for label, index in picks.items()}
+    return space.decode({**weights, **one_hot})
+
+
+def _not_dominated(totals: Values, scores: Values) -> npt.NDArray[np.int64]:
+    """Return the indices of the rows that no other equals or beats in all totals (less) and in the score (more)."""
+    order = np.lexsort((*totals.T[::-1], -scores))  # of equal scores the cheaper one first
+    if totals.shape[1] == 1:
+        cheapest = np.minimum.accumulate(totals[order, 0])
+        first = np.concatenate([[True], cheapest[1:] < cheapest[:-1]])[: len(order)]
+        return order[first]
+    kept: list[int] = []
+    for index in order:
+        if not (totals[kept] <= totals[index]).all(axis=1).any():
+            kept.append(int(index))
+    return np.array(kept, np.int64)
+
+
+class Band:
+    """The networks that use a budget: cost between ``USED * limit`` and the limit; where there are none, up to the dearest below.
+
+    Networks are told apart by a dynamic programme over costs rounded up to a thousandth of the budget's leeway, which takes a
+    fraction of a millisecond whatever the size of the space. Rounding up, it counts no network that exceeds the budget as within.
+    """
+
+    def __init__(self, cost: Cost) -> None:
+        step = (cost.limit - cost.least) / BINS
+        # Of candidates, costs above the cheapest of their label; more than BINS is over the budget, whatever the rest.
+        self.bins = {
+            label: np.minimum(np.ceil((costs - costs.min()).numpy() / step - 1e-9), BINS + 1).astype(int)
+            for label, costs in cost.table.items()
+        }
+        lowest = (USED * cost.limit - cost.least) / step
+        reachable = np.flatnonzero(np.isfinite(self._best({label: np.zeros(len(bins)) for label, bins in self.bins.items()})[0]))
+        self.lowest = int(min(max(lowest, 0), reachable[reachable <= BINS].max()))
+
+    def compare(self, log_beta: Mapping[str, Values], lowest: bool) -> tuple[dict[str, int], dict[str, int], float]:
+        """Return the candidates of the best network within the band, of the best one outside, and their lead over the former.
+
+        Without ``lowest`` the band begins at the cheapest network. The lead is ``-inf`` where no network is outside.
+        """
+        best, origins = self._best(log_beta)
+        first = self.lowest if lowest else 0
+        inside = first + int(best[first : BINS + 1].argmax())
+        outside = int(np.concatenate([best[:first], np.full(BINS + 1 - first, -np.inf), best[BINS + 1 :]]).argmax())
+        return self._trace(inside, origins), self._trace(outside, origins), float(best[outside] - best[inside])
+
+    def _best(self, log_beta: Mapping[str, Values]) -> tuple[Values, list[tuple[Any, Any]]]:
+        """Return the largest sum of log beta by bin, the last one for all that is over the budget, and by label its origins."""
+        best, origins = np.full(BINS + 2, -np.inf), []
+        best[0] = 0.0
+        for label, bins in self.bins.items():
+            total = np.full((len(bins), BINS + 2), -np.inf)
+            over = np.zeros(len(bins), int)  # the bin from which a candidate goes over the budget
+            for index, (cost, beta) in enumerate(zip(bins.tolist(), log_beta[label].tolist(), strict=True)):
+                total[index, cost : BINS + 1] = best[: BINS + 1 - cost] + beta
+                first = BINS + 1 - cost
+                over[index] = first + int(best[first:].argmax())
+                total[index, BINS + 1] = best[over[index]] + beta
+            chosen = total.argmax(axis=0)
+            origins.append((chosen, over))
+            best = total[chosen, np.arange(BINS + 2)]
+        return best, origins
+
+    def _trace(self, place: int, origins: list[tuple[Any, Any]]) -> dict[str, int]:
+        picks = {}
+        for (label, bins), (chosen, over) in zip(reversed(self.bins.items()), reversed(origins), strict=True):
+            picks[label] = int(chosen[place])
+            place = int(over[picks[label]]) if place == BINS + 1 else place - int(bins[picks[label]])
+        return picks
+
+
+class Multipliers:
+    """Lagrange multipliers of the budgets of a search; :meth:`state_dict` holds all that resuming needs.
+
+    The constraint of a budget is ``h = log beta(best network outside its band) - log beta(best one within) + MARGIN <= 0``, with
+    sums over the labels. Its term in alpha's loss is that of an augmented Lagrangian, ``(max(0, m + rho h)^2 - m^2) / (2 rho)``,
+    and the multiplier follows by ``m <- max(0, m + RATE h)`` after every alpha step. Its gradient on alpha is scaled to the
+    length of the task's, averaged over the last steps: so the scale of the losses cancels, and no strength is left to choose.
+
+    Args:
+        costs: name -> cost with its limit. A budget that no network exceeds has no effect at all.
+    """
+
+    def __init__(self, costs: Mapping[str, Cost]) -> None:
+        self.costs = {name: cost for name, cost in costs.items() if cost.limit < cost.most}
+        self.bands = {name: Band(cost) for name, cost in self.costs.items()}
+        self.values = dict.fromkeys(self.costs, 0.0)
+        self._length: float | None = None
+
+    def add_gradient(self, alpha: Alpha, relaxation: Callable[..., Tensor]) -> None:
+        """Add the budgets' gradient to the ``grad`` of alpha, which holds that of the task, and move the multipliers.
+
+        ``relaxation`` is applied without a draw.
+        """
+        if not self.costs:
+            return
+        logits = alpha.by_label()
+        log_beta = {
+            label: weights.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+            for label, weights in alpha.relax(relaxation).items()
+        }
+        values = {label: beta.detach().cpu().numpy() for label, beta in log_beta.items()}
+        shares = {
+            name: (cost.fixed + sum(float(costs[values[label].argmax()]) for label, costs in cost.table.items())) / cost.limit
+            for name, cost in self.costs.items()
+        }
+        tightest = max(shares, key=shares.__getitem__)
+        # A shift common to a choice, such as that of SA's regulariser, changes no beta and is no part of the task's pull.
+        gradients = [cast(Tensor, logits[label].grad) for label in self.costs[tightest].table]
+        task = [gradient - gradient.mean() for gradient in gradients]
+        length = _length(task)
+        self._length = length if self._length is None else MEMORY * self._length + (1 - MEMORY) * length
+        for name, band in self.bands.items():
+            inside, outside, lead = band.compare(values, lowest=name == tightest)
+            excess = max(lead + MARGIN, -self.values[name] / RATE)  # -inf where no network is outside
+            force = max(0.0, self.values[name] + PENALTY * excess)
+            self.values[name] += RATE * excess
+            differing = [label for label in inside if inside[label] != outside[label]]
+            if not force or not differing:
+                continue
+            gap = torch.stack([log_beta[label][outside[label]] - log_beta[label][inside[label]] for label in differing]).sum()
+            pull = torch.autograd.grad(gap, [logits[label] for label in differing], retain_graph=True)
+            scale = force * self._length / max(_length(pull), torch.finfo(torch.float32).tiny)
+            for label, gradient in zip(differing, pull, strict=True):
+                cast(Tensor, logits[label].grad).add_(gradient, alpha=scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": dict(self.values), "length": self._length}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.values, self._length = dict(state["values"]), state["length"]
+
+
+def _length(tensors: Sequence[Tensor]) -> float:
+    """Return the Euclidean length of all tensors together."""
+    return float(torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt())
