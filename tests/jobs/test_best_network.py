@@ -44,7 +44,7 @@ class Given(Validator):
 
 def checkpointer(root: Path, scores: list[float]) -> Checkpointer:
     options = load_options(TrainOptions, TINY_TRAINING, [f"path:experiments_root={root}"])
-    run = Run.create_or_resume(options, False).open(torch.device("cpu"))
+    run = Run.create_or_resume(options, False).open(torch.device("cpu"), {})
     return Checkpointer(run, trainer(total=8), Given(scores))
 
 
