@@ -77,6 +77,8 @@ def read_latency(file: Path, space: SearchSpace, foreign: bool = False) -> Laten
         machine, settings, quality = content["machine"], content["space"], content["check"]
         table = {label: {str(name): float(ms) for name, ms in row.items()} for label, row in content["candidates"].items()}
         fixed, spearman, device = float(content["fixed"]), float(quality["spearman"]), machine["device"]
+        if set(content["how"]) != {"engine", "size", "rounds", "clock"} or type(machine["threads"]) is not int:
+            raise ValueError("it does not say how networks were timed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"search.latency_table: {file} is no table of latencies ({error!r}). {advice}") from error
     if settings != settings_of(space):

@@ -39,8 +39,11 @@ def main(args: Namespace) -> int:
     options = load_options(search_options, args.opt, args.force_yml)
     if options.task != "super-resolution":
         raise UserError(f"latency is for networks of super-resolution; {args.opt} is of {options.task}.")
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"{args.output} exists; --overwrite replaces it.")
+    if args.output.suffix != ".json":
+        raise UserError(f"-o {args.output}: a table is a .json file; its plot is put beside it as .png.")
+    for file in (args.output, args.output.with_suffix(".png")):
+        if file.exists() and not args.overwrite:
+            raise UserError(f"{file} exists; --overwrite replaces it.")
     if args.threads:
         torch.set_num_threads(args.threads)
     device, space = pick_device(options.num_gpu), find_task(options.task).space(options)

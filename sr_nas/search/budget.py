@@ -166,12 +166,12 @@ def _not_dominated(totals: Values, scores: Values) -> npt.NDArray[np.int64]:
 class Band:
     """The networks that use a budget: cost between ``USED * limit`` and the limit; where there are none, up to the dearest below.
 
-    Networks are told apart by a dynamic programme over costs rounded up to a thousandth of the budget's leeway, which takes a
-    fraction of a millisecond whatever the size of the space. Rounding up, it counts no network that exceeds the budget as within.
+    Networks are told apart by a dynamic programme over costs rounded up to a thousandth of the budget's leeway, whose work grows
+    with the number of candidates and not of networks. Rounding up, it counts no network that exceeds the budget as within.
     """
 
     def __init__(self, cost: Cost) -> None:
-        step = (cost.limit - cost.least) / BINS
+        step = max(cost.limit - cost.least, 1e-12 * cost.most) / BINS  # there is no leeway in a budget of the cheapest network
         # Of candidates, costs above the cheapest of their label; more than BINS is over the budget, whatever the rest.
         self.bins = {
             label: np.minimum(np.ceil((costs - costs.min()).numpy() / step - 1e-9), BINS + 1).astype(int)

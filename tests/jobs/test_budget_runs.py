@@ -142,10 +142,19 @@ def test_a_table_of_latency_decides_a_search(tmp_path: Path, timed: Callable[[fl
     assert "cannot be trusted: it orders measured networks with a Spearman correlation of 0.50" in search(
         tmp_path, *words, code=1
     )
-    for damaged in ("", "[]", '{"machine": 1}', json.dumps(content | {"candidates": {"conv1": {}}})):
+    for damaged in (
+        "",
+        "[]",
+        '{"machine": 1}',
+        json.dumps(content | {"how": {}}),
+        json.dumps(content | {"candidates": {"conv1": {}}}),
+    ):
         file.write_text(damaged)
         assert "search.latency_table" in search(tmp_path, *words, code=1)
     assert "exists; --overwrite replaces it" in latency(file, code=1)
+    file.unlink()
+    assert "latency.png exists; --overwrite replaces it" in latency(file, code=1)
+    assert "a table is a .json file" in latency(tmp_path / "latency.png", "--overwrite", code=1)
 
 
 def test_noise_is_not_written(tmp_path: Path, timed: Callable[[float], None]) -> None:

@@ -151,6 +151,19 @@ def test_a_budget_below_the_cheapest_network_names_it(imdn: IMDNSpace, macs: Cos
         check_limits(imdn, {"macs_hr": limited(macs, 1.1 * macs.least), "shifted": shifted})
 
 
+def test_a_budget_of_just_the_cheapest_network_gives_it(imdn: IMDNSpace, macs: Cost) -> None:
+    cost, choices = limited(macs, macs.least), imdn.choices()
+    check_limits(imdn, {"macs_hr": cost})
+    log_beta = {
+        label: weight.double().log().numpy() for label, weight in random_weights(imdn, torch.Generator().manual_seed(5)).items()
+    }
+    inside, outside, _ = Band(cost).compare(log_beta, lowest=True)
+    assert macs.fixed + sum(float(macs.table[label][pick]) for label, pick in inside.items()) == macs.least
+    assert macs.fixed + sum(float(macs.table[label][pick]) for label, pick in outside.items()) > macs.least
+    weights = random_weights(imdn, torch.Generator().manual_seed(6))
+    assert cost.of(decode(imdn, weights, [cost]), choices) == macs.least
+
+
 def test_the_band_is_told_apart_as_by_enumeration(imdn: IMDNSpace, macs: Cost) -> None:
     labels = list(macs.table)
     totals = macs.fixed + sum(np.ix_(*(macs.table[label].numpy() for label in labels)), np.zeros(()))
