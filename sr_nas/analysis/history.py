@@ -34,6 +34,7 @@ TITLES = {
     "gap_mean": "top-2 gap, mean of choices",
     "loss_task": "loss on alpha's images",
     "loss_train": "loss on weights' images",
+    "latency_ms": "latency, HR 1280x720, ms",
 }
 
 

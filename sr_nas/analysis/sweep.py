@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,11 @@ from rich.console import Console
 
 from sr_nas.analysis.history import SEEDS, Method, Trials, axis_label, quantities, read_run
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, nearest, shortened
+from sr_nas.export.model import load_structure
 from sr_nas.genotype import Genotype
+from sr_nas.jobs.latency import latency_of
 from sr_nas.jobs.search import run_search
 from sr_nas.options.load import OptionLoader, load_options, parse_yaml
 from sr_nas.options.sections import AnySearch
@@ -42,6 +45,10 @@ QUANTITIES = r"alpha_(mean|median|std)|gap_(worst|mean)|share_.+|params|macs_.+|
 """Pattern of all quantities of a search, whatever its space."""
 DEFAULTS = ("cifar10_test", "share_skip_connect", "gap_worst"), ("macs_lr_1280x720", "gap_worst", "loss_task")
 """Quantities of a grid that are drawn: of NAS-Bench-201, and of other spaces."""
+COSTS = r"params|macs_.+|latency_ms"
+"""Pattern of the quantities that a table has besides those that are drawn."""
+ROUNDS = 5
+"""Times that each network of a sweep is run, for its latency."""
 Axes = Mapping[str, Sequence[str]]
 """``section:...:key`` of an option -> its values, as the user wrote them in YAML."""
 _CHILD = "import sys; from sr_nas.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -246,8 +253,9 @@ def cells_of(path: str, overrides: Sequence[str], axes: Axes, seeds: Sequence[in
 def sweep(args: Namespace) -> int:
     """Search every cell of a grid, resuming those that were begun; write ``sweep.json``, ``sweep.csv`` and ``sweep.png``.
 
-    ``args.show`` are the quantities to draw, by default those of :data:`DEFAULTS` that are known. Returns the exit code: that of
-    a search that was stopped by a signal, else 0.
+    ``args.show`` are the quantities to draw, by default those of :data:`DEFAULTS` that are known. The table has the costs and
+    the genotypes too; networks of super-resolution are timed on this device. Returns the exit code: that of a search that was
+    stopped by a signal, else 0.
     """
     check_output(args.output)
     console, axes = Console(markup=False), read_axes(args.over)
@@ -275,7 +283,7 @@ def sweep(args: Namespace) -> int:
             runs.append(read_run(folder))
         methods.append(Method(", ".join(cell.values), runs))
         drawn = _drawn(args.show, methods)  # after the first cell already: what this space does not have is refused
-    results = [method.quantities() for method in methods]
+    results = add_latency(methods, [method.quantities() for method in methods])
     content, trials, rows = [], [], []
     for cell, method, result in zip(cells, methods, results, strict=True):
         point = dict(zip(axes, cell.values, strict=True))
@@ -284,18 +292,33 @@ def sweep(args: Namespace) -> int:
             name: {"mean": float(result[name].mean[-1]), "std": float(result[name].std[-1]), "trials": values}
             for name, values in last.items()
         }
-        about = {"seeds": method.seeds, "runs": [str(run.folder) for run in method.runs]}
+        genotypes = [str(Genotype.from_json(run.history[-1]["genotype"])) for run in method.runs]
+        about = {"seeds": method.seeds, "runs": [str(run.folder) for run in method.runs], "genotypes": genotypes}
         content.append({**point, **about, "quantities": numbers})
         for place, seed in enumerate(method.seeds):
-            trials.append({**point, "seed": seed} | {name: values[place] for name, values in last.items()})
+            numbers_of = {name: values[place] for name, values in last.items()}
+            trials.append({**point, "seed": seed, "genotype": genotypes[place], **numbers_of})
         row = dict(zip(short_keys(axes), cell.values, strict=True)) | {"seeds": str(len(method.seeds))}
-        rows.append(row | {axis_label(name)[0]: result[name].last(axis_label(name)[1]) for name in drawn})
+        shown = dict.fromkeys([*drawn, *(name for name in result if re.fullmatch(COSTS, name))])
+        row |= {axis_label(name)[0]: result[name].last(axis_label(name)[1]) for name in shown}
+        rows.append(row | {"genotype" + "s" * (len(genotypes) > 1): "\n".join(genotypes)})
     written = open_output(args.output, "sweep")
     write_numbers(written / "sweep.json", content)
     write_csv(written / "sweep.csv", trials)
     save(sweep_figure({name: [result[name] for result in results] for name in drawn}, axes), written / "sweep.png")
     Report(written, rows).print(console)
     return 0
+
+
+def add_latency(methods: Sequence[Method], results: list[dict[str, Trials]]) -> list[dict[str, Trials]]:
+    """Return quantities by method with ``latency_ms`` of the final networks, where they are of super-resolution."""
+    if methods[0].runs[0].options.task != SRNetwork.task:
+        return results
+    networks = {run.folder: cast(SRNetwork, load_structure(run.folder)) for method in methods for run in method.runs}
+    times = dict(zip(networks, latency_of(list(networks.values()), ROUNDS)[0], strict=True))
+    for method, result in zip(methods, results, strict=True):
+        result["latency_ms"] = Trials(method.epochs[-1:], np.array([[times[run.folder]] for run in method.runs]))
+    return results
 
 
 def _drawn(names: Sequence[str], methods: Sequence[Method]) -> list[str]:

@@ -10,22 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from sr_nas.classification.nasbench201_table import official_accuracy
-from sr_nas.complexity.costs import LR_1280x720, complexity, footprint, per_layer
+from sr_nas.complexity.costs import complexity, footprint, per_layer
 from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError, short, shortened
 from sr_nas.export.model import build_by_name, load_structure
 from sr_nas.genotype import Genotype
-from sr_nas.jobs.latency import Clock
+from sr_nas.jobs.latency import latency_of
 from sr_nas.jobs.search import extremes
 from sr_nas.options.load import load_options, parse_yaml
 from sr_nas.report.progress import macs, truth
-from sr_nas.runs.device import pick_device
 from sr_nas.task import complexity_of, find_task, search_options
 
 LEGEND = """\
@@ -110,10 +108,7 @@ def main(args: Namespace) -> int:
     if args.latency:
         if not isinstance(network, SRNetwork):
             raise UserError("--latency is for networks of super-resolution.")
-        lr = (round(LR_1280x720[1] / network.scale), round(LR_1280x720[0] / network.scale))
-        clock = Clock(pick_device("auto"), size=lr)
-        costs["latency_ms"] = float(np.median(clock.measure([network])))
-        costs["latency_spread"] = clock.spread
+        (costs["latency_ms"],), costs["latency_spread"] = latency_of([network])
     if args.official is not None:
         costs["true_accuracy"] = official_accuracy(network.genotype, args.official)
     if args.json:
@@ -127,13 +122,15 @@ def _print_space(file: Path, as_json: bool) -> int:
     """Print the cheapest and the dearest network, in each cost, of the space that an option file of a search names."""
     options = load_options(search_options, file)
     task = find_task(options.task)
-    rows = extremes(task.space(options), task)
+    space = task.space(options)
+    rows = extremes(space, task)
     if as_json:
         print(json.dumps(rows))
         return 0
     table = Table("cost", "at least", "at most", "cheapest", "dearest")
     for row in rows:
-        networks = [", ".join(Genotype.from_json(row[key]).names) for key in ("cheapest", "dearest")]
+        ends = [Genotype.from_json(row[key]) for key in ("cheapest", "dearest")]
+        networks = [", ".join(genotype[label][0] for label in space.cost_sites()) for genotype in ends]
         table.add_row(row["cost"], short(row["least"]), short(row["most"]), *networks)
     Console(markup=False, highlight=False).print(table)
     return 0

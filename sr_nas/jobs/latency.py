@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from sr_nas.complexity.costs import cost_table
+from sr_nas.complexity.costs import LR_1280x720, cost_table
 from sr_nas.complexity.latency import TRUSTED, agreement, machine, settings_of
 from sr_nas.contracts import SearchSpace, SRNetwork
 from sr_nas.errors import UserError
@@ -82,15 +82,21 @@ class Clock:
 
     def measure(self, networks: Iterable[SRNetwork], title: str = "latency") -> Times:
         """Return milliseconds, ``[rounds, networks]``; the networks run in another order in each round."""
-        console, steps = Console(stderr=True), []
-        for network in track(list(networks), f"{title}: networks", console=console, transient=True):
+        console, steps = Console(stderr=True, markup=False, highlight=False), []
+        progress = partial(track, console=console, transient=True, disable=not console.is_terminal)
+        for network in progress(list(networks), f"{title}: networks"):
             prepared, _ = for_inference(network.eval().to(self.device), self.engine, self.device)
             steps.append(partial(prepared, self._lr))
         times, order = np.empty((self.rounds, len(steps))), list(range(len(steps)))
         with torch.inference_mode():
+            started = time.perf_counter()
             for step in steps:  # warm-up
                 step()
-            for turn in track(range(self.rounds), f"{title}: rounds", console=console, transient=True):
+            self._wait()
+            seconds = self.rounds * (time.perf_counter() - started)
+            what = f"{len(steps)} network" + "s" * (len(steps) > 1)
+            console.print(f"{title}: {what}, {self.rounds} times each: about {seconds:.0f} s", soft_wrap=True)
+            for turn in progress(range(self.rounds), f"{title}: rounds"):
                 random.Random(turn).shuffle(order)
                 for index in order:
                     times[turn, index] = self._time(steps[index])
@@ -110,6 +116,17 @@ class Clock:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+
+def latency_of(networks: Sequence[SRNetwork], rounds: int = 30) -> tuple[list[float], float]:
+    """Return milliseconds of networks of one scale on this device, for an HR output of 1280x720, and their relative spread.
+
+    The spread is that of :class:`Clock`; each time is the median over the rounds.
+    """
+    height, width = LR_1280x720
+    scale = networks[0].scale
+    clock = Clock(pick_device("auto"), size=(round(width / scale), round(height / scale)), rounds=rounds)
+    return np.median(clock.measure(networks), axis=0).tolist(), clock.spread
 
 
 def measure_table(space: SearchSpace, clock: Clock, count: int, draw: random.Random) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -56,6 +57,28 @@ def test_a_search_to_a_budget_says_what_it_costs_and_writes_its_front(tmp_path: 
         assert f"front     macs_hr up to {limit}: {short(best['macs_hr'])}, {Genotype.from_json(best['genotype'])}" in printed
     assert "front     macs_hr up to 1G: none" in printed
     assert all((folder / "plots" / f"{name}.png").stat().st_size for name in ("budget", "front", "beta"))
+
+
+def test_the_table_of_a_sweep_has_every_cost_and_the_genotype(tmp_path: Path, timed: Callable[[float], None]) -> None:
+    timed(0.0)
+    words = ["sweep", "-opt", TINY_SEARCH, "--over", "search:budget:macs_hr=1.7G,2G", "--seeds", "0,1"]
+    words += ["-o", str(tmp_path / "table")]
+    printed = run("analyze", *words, "--force_yml", f"path:experiments_root={tmp_path}")
+    assert "MACs, HR 1280x720, G" in printed and "MACs, LR 1280x720, G" in printed and "latency, HR 1280x720, ms" in printed
+    with (tmp_path / "table" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["search:budget:macs_hr"], row["seed"]) for row in rows] == [
+        ("1.7G", "0"),
+        ("1.7G", "1"),
+        ("2G", "0"),
+        ("2G", "1"),
+    ]
+    for row in rows:
+        names = row["genotype"].removeprefix("IMDN(").removesuffix(")").split(", ")
+        assert row["genotype"] in printed
+        counted = complexity(NETWORKS.get("IMDN")(scale=2, nf=16, num_blocks=1, genotype=names))
+        assert {name: float(row[name]) for name in counted} == counted
+        assert float(row["latency_ms"]) == pytest.approx(counted["params"] / 1000, rel=0.05)  # BatchNorm is folded before it runs
 
 
 def test_a_budget_above_the_largest_network_is_no_budget_to_the_bit(tmp_path: Path) -> None:
@@ -175,8 +198,9 @@ def test_agreement_by_hand() -> None:
 
 def test_latency_of_a_network_on_request(timed: Callable[[float], None]) -> None:
     timed(0.0)
-    counted = json.loads(
-        run("complexity", "--arch", "imdn", "--nf", "16", "--num_blocks", "1", "--scale", "2", "--latency", "--json")
-    )
+    words = ["--arch", "imdn", "--nf", "16", "--num_blocks", "1", "--scale", "2", "--latency", "--json"]
+    said, line = run("complexity", *words).splitlines()
+    assert re.fullmatch(r"latency: 1 network, 30 times each: about \d+ s", said)
+    counted = json.loads(line)
     assert counted["latency_ms"] == pytest.approx(counted["params"] / 1000) and counted["latency_spread"] == 0
     assert torch.get_num_threads() == 1

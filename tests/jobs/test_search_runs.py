@@ -27,7 +27,8 @@ from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, command, interrupt, run
 
 # Long enough that a signal sent after the first epoch arrives before the last.
-LONG = ("search:epochs=12", "search:steps_per_epoch=8", "logger:save_checkpoint_freq=3", "search:budget:macs_hr=1.7G")
+LONG = ("search:epochs=12", "search:steps_per_epoch=8", "logger:save_checkpoint_freq=3")
+LONG = (*LONG, "search:budget:macs_hr=1.7G", "search:budget:params=8K")
 
 
 def search(root: Path, *overrides: str, resume: bool = False, code: int = 0) -> str:

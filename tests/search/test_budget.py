@@ -94,8 +94,8 @@ def test_latency_is_a_cost_of_the_place(imdn: IMDNSpace) -> None:
 
 def test_random_logits_never_exceed_a_budget_and_are_decoded_as_by_enumeration(imdn: IMDNSpace, macs: Cost) -> None:
     generator, labels = torch.Generator().manual_seed(0), list(macs.table)
-    for number in range(200):
-        cost = limited(macs, macs.least * (1 + 7 * number / 200))
+    for number in range(1000):
+        cost = limited(macs, macs.least * (1 + 7 * number / 1000))
         weights = random_weights(imdn, generator)
         genotype = decode(imdn, weights, [cost])
         assert cost.of(genotype, imdn.choices()) <= cost.limit
