@@ -143,6 +143,81 @@ def check_limits(space: SearchSpace, budgets: Mapping[str, Cost]) -> None:
         )
 
 
+def draw(
+    space: SearchSpace,
+    costs: Sequence[Cost],
+    count: int,
+    generator: np.random.Generator,
+    low_share: float = USED,
+    high_share: float = 1.0,
+) -> list[Genotype]:
+    """Return different random networks of a band of costs, every network of it as likely as any other.
+
+    In the band are networks that cost at most ``high_share`` of every limit, and at least ``low_share`` of one of them. Labels
+    without a cost are decoded from random weights; without costs, all are.
+
+    Args:
+        space: to draw from.
+        costs: with finite limits; empty for the whole space.
+        count: of networks; fewer are returned where the band has no more.
+        generator: source of all that is random.
+        low_share: of the band.
+        high_share: of the band.
+    """
+    labels, sizes = list(costs[0].table) if costs else [], {label: len(own.candidates) for label, own in space.choices().items()}
+    networks: dict[object, Genotype] = {}
+    tries, before = max(1000, 20 * count), -1
+    # Where a network is left that was not drawn, so many tries all but surely find one.
+    while len(networks) < count and len(networks) > before:
+        before = len(networks)
+        picks = _draw_picks(costs, max(100_000, tries), generator, low_share, high_share)[:tries]
+        if len(labels) == len(sizes):
+            picks = picks[np.sort(np.unique(picks, axis=0, return_index=True)[1])]
+        for row in picks:
+            weights = {label: torch.from_numpy(generator.random(size)) for label, size in sizes.items()}
+            genotype = decode_picks(space, weights, dict(zip(labels, row.tolist(), strict=True)))
+            # In another order, the inputs of a cell are no other network.
+            networks.setdefault(tuple(tuple(sorted(names)) for _, names in genotype.picks), genotype)
+            if len(networks) == count:
+                break
+    return list(networks.values())
+
+
+def _draw_picks(costs: Sequence[Cost], count: int, generator: np.random.Generator, low: float, high: float) -> Values:
+    """Return the candidates, by number, of random networks of a band, int ``[at most count, labels that cost something]``.
+
+    A dynamic programme counts the beginnings of networks by their first cost, in steps. The last label is drawn first, each
+    candidate in proportion to the number of beginnings that fit it. What is outside of the band is left out at the end.
+    """
+    if not costs:
+        return np.zeros((count, 0), np.int64)
+    first, labels = costs[0], list(costs[0].table)
+    step = max(min(high * first.limit, first.most) - first.least, 1e-12 * first.most) / BINS
+    top = BINS + len(labels)  # every label is rounded up, by less than a step
+    above = [first.table[label].numpy() - float(first.table[label].min()) for label in labels]
+    bins = [np.minimum(np.ceil(own / step), top + 1).astype(int) for own in above]
+    ways = [np.eye(1, top + 1)[0]]
+    for own in bins:
+        ways.append(np.sum([np.concatenate([np.zeros(cost), ways[-1]])[: top + 1] for cost in own], axis=0))
+    last = ways[-1].copy()
+    if len(costs) == 1:
+        last[: max(0, math.floor((low * first.limit - first.least) / step))] = 0
+    if first.least > high * first.limit or not last.any():
+        return np.zeros((0, len(labels)), np.int64)
+    place, picks = generator.choice(top + 1, count, p=last / last.sum()), []
+    for own, beginnings in zip(bins[::-1], ways[-2::-1], strict=True):
+        left = place[:, None] - own
+        chances = np.where(left >= 0, beginnings[left.clip(0)], 0).cumsum(axis=1)
+        picks.append((chances > generator.random((count, 1)) * chances[:, -1:]).argmax(axis=1))
+        place = np.take_along_axis(left, picks[-1][:, None], axis=1)[:, 0]
+    result = np.stack(picks[::-1], axis=1)
+    totals = [
+        cost.fixed + sum(cost.table[label].numpy()[own] for label, own in zip(labels, result.T, strict=True)) for cost in costs
+    ]
+    shares = np.stack([total / cost.limit for total, cost in zip(totals, costs, strict=True)])
+    return result[(shares <= high).all(axis=0) & (shares >= low).any(axis=0)]
+
+
 def decode_picks(space: SearchSpace, weights: Weights, picks: Mapping[str, int]) -> Genotype:
     """Return the genotype with these candidates, by number, and the heaviest of all other labels."""
     one_hot = {label: torch.eye(len(weights[label]))[index] for label, index in picks.items()}

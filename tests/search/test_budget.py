@@ -16,7 +16,7 @@ from sr_nas.contracts import Latency, Place
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.search.alpha import Alpha, softmax
-from sr_nas.search.budget import USED, Band, Cost, Multipliers, check_limits, decode, front
+from sr_nas.search.budget import USED, Band, Cost, Multipliers, _draw_picks, check_limits, decode, draw, front
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.spaces.imdn import IMDNSpace
 from sr_nas.task import network_costs
@@ -181,6 +181,43 @@ def test_the_band_is_told_apart_as_by_enumeration(imdn: IMDNSpace, macs: Cost) -
         assert not surely.any() or scores[place] >= scores[surely].max()
         assert lead == pytest.approx(scores[other] - scores[place], abs=1e-12)
         assert not (surely[other])
+
+
+def test_draws_are_uniform_over_all_networks_of_the_band(imdn: IMDNSpace, macs: Cost) -> None:
+    labels = list(macs.table)
+    totals = macs.fixed + sum(np.ix_(*(macs.table[label].numpy() for label in labels)), np.zeros(()))
+    for limit in (9e9, 11e9, 30e9):
+        cost, generator = limited(macs, limit), np.random.default_rng(0)
+        band = np.argwhere((totals >= USED * limit) & (totals <= limit))
+        networks = draw(imdn, [cost], 10 * len(band) if limit == 9e9 else 1, generator)
+        assert len(networks) == (len(band) if limit == 9e9 else 1)
+        assert all(USED * limit <= cost.of(network, imdn.choices()) <= limit for network in networks)
+        picks = _draw_picks([cost], 20 * len(band), generator, USED, 1.0)
+        counts = {tuple(place): 0 for place in band.tolist()}
+        for pick in picks.tolist():
+            counts[tuple(pick)] += 1
+        expected = len(picks) / len(band)
+        chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+        freedom = len(band) - 1
+        assert len(picks) > 10 * len(band) and abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_draws_of_few_networks_are_all_of_the_band_and_those_of_one_uniform() -> None:
+    """Of the 8 ways to choose operations, 6 are within both budgets and use one of them; inputs cost nothing."""
+    space = DLSRSpace(2, 16, 4, candidates=["conv_1x1", "conv_3x3"])
+    params = network_cost(space, "params")
+    other = Cost(0.0, {label: torch.tensor([1.0, 0.0], dtype=torch.float64) for label in params.table}, 2.0)
+    params = limited(params, params.least + 0.7 * (params.most - params.least))
+    networks = draw(space, [params, other], 150, np.random.default_rng(0), low_share=0.6)
+    choices = space.choices()
+    ways = math.prod(math.comb(len(own.candidates), own.picks) for label, own in choices.items() if label not in params.table)
+    shares = [[cost.of(network, choices) / cost.limit for cost in (params, other)] for network in networks]
+    assert all(max(pair) <= 1 and max(pair) >= 0.6 for pair in shares)
+    assert len({str(network) for network in networks}) == len(networks) == 6 * ways
+    once = [str(draw(space, [params], 1, np.random.default_rng(seed), 0.0)[0]) for seed in range(20)]
+    assert len(set(once)) > 10
+    assert draw(space, [limited(params, params.least / 2)], 5, np.random.default_rng(0)) == []
+    assert len(draw(space, [], 200, np.random.default_rng(0))) == 8 * ways
 
 
 def test_the_gradient_is_that_of_the_augmented_lagrangian_at_the_task_s_length() -> None:
