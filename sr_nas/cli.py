@@ -105,8 +105,15 @@ def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
 def _search(parser: ArgumentParser) -> None:
     """Search a network in the space that an option file names."""
     _run(parser)
+    several = parser.add_mutually_exclusive_group()
     text = "one search per seed, such as 0-9 or 0,3,5, and a summary of all; they resume"
-    parser.add_argument("--seeds", type=seeds, metavar="0-9", help=text)
+    several.add_argument("--seeds", type=seeds, metavar="0-9", help=text)
+    text = "train the network, N random ones and the hand-made one of the same cost alike, and compare them; all of it resumes"
+    several.add_argument("--against-random", type=whole_number, metavar="N", help=text)
+    text = "with --against-random, option file of these trainings, whose network is replaced; their runs lie beside the search"
+    parser.add_argument("--training", metavar="FILE", help=text)
+    text = "with --against-random, seeds to train every network with (default: the training's own)"
+    parser.add_argument("--training_seeds", type=seeds, metavar="0-2", help=text)
     text = "print the best network of the search for each of these budgets, of its first one's cost, else of macs_hr"
     parser.add_argument("--front", type=amounts, default=(), metavar="5G,10G,...", help=text)
     text = "with --seeds, searches at a time (default: one per GPU, else per core)"
@@ -325,10 +332,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.settings = others
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    if command == "search" and args.seeds is not None:
-        args.module = "sr_nas.analysis.sweep"
-    if command == "search" and args.jobs is not None and args.seeds is None:
-        parser.error("--jobs goes with --seeds: it says how many of the searches run at a time")
+    if command == "search":
+        if args.seeds is not None or args.against_random is not None:
+            args.module = f"sr_nas.analysis.{'against_random' if args.seeds is None else 'sweep'}"
+        if args.jobs is not None and args.seeds is None:
+            parser.error("--jobs goes with --seeds: it says how many of the searches run at a time")
+        if (args.against_random is None) != (args.training is None) or (args.training_seeds and args.training is None):
+            parser.error("--against-random goes with --training, the option file of its trainings; --training_seeds with both")
     wait_briefly()
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
