@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from sr_nas.contracts import Place, SearchSpace, SRNetwork, reparameterized
 from sr_nas.errors import UserError, short
 from sr_nas.genotype import Genotype, read_genotype
 from sr_nas.jobs.run import Run
-from sr_nas.jobs.search import run_search
+from sr_nas.jobs.search import GENOTYPE, run_search
 from sr_nas.jobs.train import run_training
 from sr_nas.options.load import check_options, load_options
 from sr_nas.options.sections import AnySearch, AnyTraining, NetworkOptions
@@ -46,7 +48,7 @@ BAND = 0.05
 """Cost of a random network differs from that of the searched one by at most this share of it."""
 NEAR = 0.1
 """Share of the cost from which the hand-made network is said not to be of equal cost."""
-MOST_WIDTH = 4096
+MOST_WIDTH = 1024
 SEARCHED, RANDOM, HANDMADE = "searched", "random", "handmade"
 
 
@@ -79,7 +81,9 @@ def main(args: Namespace) -> int:
         0
     ]  # so that a wrong option of the training is an error before the search
     training_of(recipe, task.network_block(space.derive(first)), args.training, options.name, 0, options)
-    folder, code = run_search(options, console, True, args.front)
+    folder, code = _finished(options), 0
+    if folder is None or args.front:
+        folder, code = run_search(options, console, True, args.front)
     if code:
         return code
 
@@ -179,27 +183,27 @@ def _unordered(genotype: Genotype) -> dict[str, set[str]]:
     return {label: set(names) for label, names in genotype.picks}
 
 
-def hand_made(task: Task, block: Mapping[str, Any], cost_of: Any, target: float) -> SRNetwork | None:
+def hand_made(task: Task, block: Mapping[str, Any], cost_of: Callable[[SRNetwork], float], target: float) -> SRNetwork | None:
     """Return the network of the published genotype whose width ``nf`` makes its cost, which grows with it, nearest to ``target``.
 
     Its other settings are those of ``block``. ``None`` where it has no genotype by default, or no width.
     """
-    nearest: tuple[float, SRNetwork] | None = None
-    for network in _widths(task, block):
-        cost = cost_of(network)
-        if nearest is None or abs(cost - target) < nearest[0]:
-            nearest = abs(cost - target), network
-        if cost >= target:
-            break
-    return nearest[1] if nearest else None
-
-
-def _widths(task: Task, block: Mapping[str, Any]) -> Iterator[SRNetwork]:
-    size = {key: value for key, value in block["network_g"].items() if key != "genotype"}
+    size, options = {key: value for key, value in block["network_g"].items() if key != "genotype"}, {}
     for width in range(1, MOST_WIDTH + 1):
         with suppress(ValidationError):
-            options = NetworkOptions.model_validate({**block, "network_g": size | {"nf": width}})
-            yield task.network(options, None)
+            options[width] = NetworkOptions.model_validate({**block, "network_g": size | {"nf": width}})
+    if size.get("nf") not in options:
+        return None
+    widths, cost = list(options), cache(lambda width: cost_of(task.network(options[width], None)))
+    # Counting takes seconds in some networks. Costs grow about as the square of the width, which says where to begin.
+    place = min(bisect(widths, size["nf"] * math.sqrt(target / cost(size["nf"]))), len(widths) - 1)
+    while place and cost(widths[place]) > target:
+        place -= 1
+    while place + 1 < len(widths) and cost(widths[place]) < target:
+        place += 1
+    nearest = min(widths[max(place - 1, 0) : place + 1], key=lambda width: abs(cost(width) - target))
+    network: SRNetwork = task.network(options[nearest], None)
+    return network
 
 
 def train_all(plan: Sequence[AnyTraining], console: Console) -> tuple[list[Path], int]:
@@ -217,15 +221,19 @@ def train_all(plan: Sequence[AnyTraining], console: Console) -> tuple[list[Path]
         console.print(f"training {len(plan) - len(waiting) + number + 1} of {len(plan)}: {options.name}{left}", soft_wrap=True)
         folders[options.name], code = run_training(options, console, True)
         if code:
+            console.print("The same command goes on.")
             return [], code
     return [folder for folder in folders.values() if folder], 0
 
 
-def _finished(options: AnyTraining) -> Path | None:
-    """Return the folder of a training of these options that has come to its end."""
-    folder = Run.create_or_resume(options, True).folder
-    history = read_history(folder) if (folder / HISTORY).is_file() else []
-    return folder if history and history[-1].get("iteration") == options.train.total_iter else None
+def _finished(options: AnySearch | AnyTraining) -> Path | None:
+    """Return the folder of a run of these options that has come to its end."""
+    folder = Run.create_or_resume(options, True).resumed
+    if folder is None or not (folder / HISTORY).is_file() or not (last := read_history(folder)[-1:]):
+        return None
+    if isinstance(options, AnySearch):
+        return folder if last[0].get("epoch") == options.search.epochs and (folder / GENOTYPE).is_file() else None
+    return folder if last[0].get("iteration") == options.train.total_iter else None
 
 
 def compare(scores: Mapping[str, Values]) -> dict[str, Any]:
@@ -291,8 +299,10 @@ def write_comparison(
     verdicts = [_verdict(title, comparison) for title, comparison in comparisons.items()]
     notes = [
         *source["notes"],
-        f"PSNR after the last iteration, mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)}; differences "
-        "of the searched network are paired by seed, in brackets the 95 % interval of their mean",
+        "PSNR after the last iteration, of one seed: by how much another seed moves it is not known"
+        if len(seeds) == 1
+        else f"PSNR after the last iteration, mean ± standard deviation over {len(seeds)} seeds; differences of the searched "
+        "network are paired by seed, in brackets the 95 % interval of their mean",
         f"a random network is ranked first of {comparisons[sets[0]]['of']} with probability {1 / comparisons[sets[0]]['of']:.2f}",
     ]
     folder = open_output(None, name)

@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         folder: of the run; that of a new run is made by :meth:`open`.
+        resumed: the same of a run that is resumed, ``None`` for a new one.
         initial_world_size: number of processes that the run was begun with; its batches are ``batch_size_per_gpu`` for each.
         state: of the checkpoint, ``None`` for a new run; set by :meth:`open`.
         notes: lines to say when the run begins.
@@ -47,7 +48,7 @@ class Run:
     def __init__(
         self, options: AnySearch | AnyTraining, folder: Path | None, starts: list[dict[str, Any]], notes: Sequence[str] = ()
     ) -> None:
-        self.options, self._resumed, self._starts, self.notes = options, folder, starts, list(notes)
+        self.options, self.resumed, self._starts, self.notes = options, folder, starts, list(notes)
         self.initial_world_size = int(starts[0]["processes"]) if starts else world_size()
         self.folder = folder or Path(options.path.experiments_root) / options.name
         self.state: dict[str, Any] | None = None
@@ -129,12 +130,12 @@ class Run:
                 raise UserError(f"{error} {_anew(self.folder)}") from error
 
     def _open(self, device: torch.device, images: Mapping[str, int | None]) -> tuple[Path, dict[str, Any] | None]:
-        if self._resumed is None:
+        if self.resumed is None:
             self.folder = new_run(Path(self.options.path.experiments_root), self.options.name)
             write_text(self.folder / OPTIONS, dump_options(self.options))
         self.log = _open_log(self.folder)
         state = None
-        if self._resumed is not None:
+        if self.resumed is not None:
             try:
                 sweep(self.folder)
                 # With several processes each moves the state to its own device.
@@ -176,7 +177,7 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         blow = self._blow(error) if isinstance(error, Exception) else ""
         if blow or isinstance(error, KeyboardInterrupt):
-            has_state = (self._opened or self._resumed) and (self.folder / CHECKPOINT).is_file()
+            has_state = (self._opened or self.resumed) and (self.folder / CHECKPOINT).is_file()
             saved = f"The last checkpoint is {self.folder / CHECKPOINT}; --auto_resume goes on from it."
             text = f"{blow} {saved if has_state else 'Nothing is saved yet.'}".strip()
             with suppress(OSError):  # the log too may be on a disk that is full

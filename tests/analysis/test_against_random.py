@@ -61,11 +61,13 @@ def test_random_networks_are_those_of_the_band(count: int, seed: int) -> None:
 def test_the_hand_made_network_has_the_nearest_width() -> None:
     """By brute force over all widths that IMDN has, multiples of 4 from 16 on."""
     costs = {nf: count_params(IMDN(2, nf=nf, num_blocks=1)) for nf in range(16, 49, 4)}
-    block = SR.network_block(IMDN(2, nf=20, num_blocks=1, genotype=["dsconv_3x3"] * 4))
-    for target in (1, *range(costs[16], costs[44], 1234), (costs[20] + costs[24]) // 2, (costs[20] + costs[24]) // 2 + 1):
-        network = hand_made(SR, block, count_params, target)
+    targets = (1, costs[44], (costs[20] + costs[24]) // 2 - 1, (costs[20] + costs[24]) // 2 + 1)
+    block = SR.network_block(IMDN(2, nf=100, num_blocks=1, genotype=["dsconv_3x3"] * 4))
+    # The first guess is for costs that grow as the square of the width: too wide for their roots, too narrow for their squares.
+    for power, target in itertools.product((0.5, 1, 2), targets):
+        network = hand_made(SR, block, lambda network, power=power: count_params(network) ** power, target**power)
         assert network is not None and network.settings()["num_blocks"] == 1
-        assert network.settings()["nf"] == min(costs, key=lambda nf: abs(costs[nf] - target))
+        assert network.settings()["nf"] == min(costs, key=lambda nf: abs(costs[nf] ** power - target**power))
         assert network.genotype == IMDN(2).genotype
 
 
