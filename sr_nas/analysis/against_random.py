@@ -346,7 +346,8 @@ def comparison_figure(cost: str, costs: Mapping[str, float], psnr: Mapping[str, 
     figure = new_figure(4.2 * len(psnr) + 0.4, 3.6)
     for axes, (title, scores) in zip(figure.subplots(1, len(psnr), squeeze=False)[0], psnr.items(), strict=True):
         for kind, (colour, marker) in looks.items():
-            names = [name for name in scores if name.startswith(kind)]
+            if not (names := [name for name in scores if name.startswith(kind)]):
+                continue
             means = [float(scores[name].mean()) for name in names]
             bars = [float(scores[name].std(ddof=1)) if len(scores[name]) > 1 else 0.0 for name in names]
             look: dict[str, Any] = {"color": colour, "linestyle": "none", "capsize": 3, "label": kind}
