@@ -87,9 +87,10 @@ class Registry:
         self._filled = True
 
 
-RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw"))
+RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw", "picks"))
 REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
 SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
+SELECTIONS = Registry("selection", "sr_nas.search.searcher sr_nas.search.selection", supplied=("searcher",))
 SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 # A new space may bring its network in its own file.
 NETWORKS = Registry("network", "sr_nas.networks sr_nas.spaces", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"})

@@ -25,7 +25,7 @@ from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_pretrained
 from sr_nas.optim import WarmUp
 from sr_nas.options.sections import AnySearch, AnyTraining
-from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES, TASKS
+from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES, SELECTIONS, TASKS
 from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
 from sr_nas.search.alpha import Alpha
@@ -230,6 +230,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             seed=seed + RELAXATION_SEED,
         ),
         budgets=network_costs(space, section.budget.limits(), latency),
+        selection=SELECTIONS.build(section.selection),
     )
 
 

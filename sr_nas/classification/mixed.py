@@ -40,6 +40,8 @@ class CellMixedOp(MixedOp):
             self.bypass = nn.MaxPool2d(2, ceil_mode=True)
 
     def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
+        if weights.dtype == torch.bool:
+            return super()._mix(x, weights)
         # Zeros add nothing and give their weight no gradient, so they are not computed.
         first, *rest = (
             weight * candidate(x)
@@ -73,6 +75,8 @@ def mixed_together(ops: Sequence[MixedOp], weights: Sequence[Tensor], x: Tensor)
         weights: ``[number of candidates]`` for each.
         x: ``[N, C, H, W]``.
     """
+    if weights[0].dtype == torch.bool:
+        return mixed_apart(ops, weights, x)
     k, sampled = ops[0].partial_channel, ops[0].sampled
     mixed = _mix(ops, weights, x[:, :sampled])
     if k == 1:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -28,7 +28,7 @@ from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, budget_figure, front_figure, save
-from sr_nas.report.progress import SearchView, decision, macs, truth
+from sr_nas.report.progress import SearchView, decision, macs, selection, truth
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
 from sr_nas.runs.files import write_json, write_text
@@ -105,7 +105,8 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         GracefulShutdown() as stop,
     ):
         begins = f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}"
-        run.say(view, *run.notes, begins, *[f"networks of this space have {range_of(costs)}"] * bool(costs))
+        alpha = ["alpha stays as it starts: search.relaxation does not depend on it"] * (not searcher.learns_alpha)
+        run.say(view, *run.notes, begins, *alpha, *[f"networks of this space have {range_of(costs)}"] * bool(costs))
         recorder.view, recorder.stop = view, stop
         if not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
             run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
@@ -115,7 +116,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         write_results(run.folder, searcher, task)
         lines = outcome(run.folder, choices) + write_front(run.folder, searcher, costs, budgets)
         if "latency_ms" in searcher.budgets and options.search.latency_table:
-            genotype, cost = searcher.genotype(), searcher.budgets["latency_ms"]
+            genotype, cost = selected(run.folder), searcher.budgets["latency_ms"]
             table, network = Path(options.search.latency_table), searcher.space.derive(genotype)
             lines.append(measured_latency(table, network, device, cost.of(genotype, choices), cost.limit))
         run.log.info("%s", "\n".join(lines))
@@ -151,15 +152,21 @@ class Recorder:
             read_history(self.run.folder, self.searcher.space.choices())  # a damaged one is found now and not at the end
 
     def on_step(self, losses: Mapping[str, Any]) -> None:
-        """Show a finished step."""
+        """Show a finished step, and after the last one how the network is selected, which may take as long as an epoch."""
         self.view.step(self.searcher.step, losses)
+        kind = cast(AnySearch, self.run.options).search.selection.type
+        if self.searcher.step == self.searcher.steps and kind != "argmax":
+            self.run.say(self.view, f"selecting the network: {kind}")
 
     def on_epoch(self, record: Record) -> None:
         """Write the history record of a finished epoch."""
         if is_first():
-            record |= self._complexity(self.searcher.genotype()) | {"memory_bytes": peak_memory(self.searcher.device)}
+            record |= self._complexity(Genotype.from_json(record["genotype"]))
+            record["memory_bytes"] = peak_memory(self.searcher.device)
             append_history(self.run.folder, record)
             self.run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
+            for text in selection(record):
+                self.run.log.info("selected %s", text)
             self.view.epoch(record)
 
     def between_steps(self) -> bool:
@@ -181,7 +188,7 @@ class Recorder:
 
 def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
     """Write the genotype, the option block that trains it, the weights that it inherits from the supernet, and the plots."""
-    genotype, history, candidates = searcher.genotype(), read_history(folder), candidates_of(searcher.space.choices())
+    genotype, history, candidates = selected(folder), read_history(folder), candidates_of(searcher.space.choices())
     block = task.network_block(searcher.space.derive(genotype))
     size = {key: value for key, value in block["network_g"].items() if key != "genotype"}
     write_json(folder / GENOTYPE, genotype.to_json() | {"network_g": size})
@@ -197,6 +204,11 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
         save(budget_figure(history), folder / "plots" / "budget.png")
 
 
+def selected(folder: Path) -> Genotype:
+    """Return the network that a search ended with, as its last record has it."""
+    return Genotype.from_json(read_history(folder)[-1]["genotype"])
+
+
 def outcome(folder: Path, choices: Choices) -> list[str]:
     """Return lines on the result of a finished search: the genotype, how clear each choice is, and the network's cost."""
     history = read_history(folder)
@@ -209,9 +221,9 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
         clarity = ("decided by several choices" if label not in choices else "keeps all it can", "", "", "")
         if label in margins.weakest:
             even = 1 / len(choices[label].candidates)
-            draw = margins.margin[label] < DRAW * even
+            draw = abs(margins.margin[label]) < DRAW * even
             draws += draw
-            clarity = (f"{margins.weakest[label]:.3f}", f"+{margins.margin[label]:.3f}", f"{even:.3f}", "a draw" * draw)
+            clarity = (f"{margins.weakest[label]:.3f}", f"{margins.margin[label]:+.3f}", f"{even:.3f}", "a draw" * draw)
         rows.append((label, JOINT.join(names), *clarity))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -220,6 +232,7 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
         f"network   {last['params']:,} parameters; " + "; ".join(f"{name} {value}" for name, value in macs(last, 2).items()),
         *(f"{'truth':<10}{name} {known}" for name, known in truth(last).items()),
         f"alpha     spread within a choice {margins.initial_spread:.4f} at the start, {margins.final_spread:.4f} now{times}",
+        *[f"selected  {text}" for text in selection(last)],
         *[f"undecided {draws} of {len(margins.margin)} choices lead by less than {DRAW:.0%} of an even draw"] * (draws > 0),
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
@@ -263,7 +276,8 @@ def needed_memory(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) ->
 def step_bytes(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> int:
     """Return the most bytes that tensors of a search step take beside the supernet's weights, optimizer states included.
 
-    An alpha step, the larger part of a step, is run on a tiny batch and leaves nothing behind.
+    An alpha step, the larger part of a step, is run on a tiny batch and leaves nothing behind; or where alpha takes none,
+    the passes of a weight step.
 
     Args:
         searcher: with its supernet on its device.
@@ -276,9 +290,17 @@ def step_bytes(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> in
     training = x.clone(), target.clone()
     gradients = {parameter: parameter.grad for parameter in alpha.parameters()}
 
+    def step() -> None:
+        if searcher.learns_alpha:
+            searcher.alpha_gradient((x, target), training)
+        else:
+            context = searcher.context((x, target), training)
+            loss = context.task({}, training, alpha.relax(context.relaxation))
+            torch.autograd.grad(loss, list(space.parameters()), allow_unused=True)
+
     with torch.random.fork_rng(devices=[]):
         weights = [*space.parameters(), *space.buffers(), *alpha.parameters()]
-        peak = extrapolated_peak(lambda: searcher.alpha_gradient((x, target), training), pixels, weights, [x, target, *training])
+        peak = extrapolated_peak(step, pixels, weights, [x, target, *training])
     for parameter, gradient in gradients.items():
         parameter.grad = gradient
     # A copy of the optimizer takes a step, to see what state it keeps for each weight.

@@ -274,7 +274,7 @@ class FusedMixedOp(MixedOp):
         bound: list[Callable[[Tensor], Tensor]] = []
         for place, op in enumerate(cast("Sequence[FusedMixedOp]", ops)):
             bound.append(partial(MixedOp.forward, op, weights=weights[place]))
-            if all(norm.training == op.training for _, norm in op._plan.norms):
+            if weights[place].dtype != torch.bool and all(norm.training == op.training for _, norm in op._plan.norms):
                 alike.setdefault((op.training, op._plan.signature), []).append(place)
         for everyone in alike.values():
             count = max(1, TOGETHER // sum(parameter.numel() for parameter in ops[everyone[0]].candidates.parameters()))

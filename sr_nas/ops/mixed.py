@@ -52,7 +52,10 @@ class MixedOp(nn.Module):
         return [partial(op, weights=weight) for op, weight in zip(ops, weights, strict=True)]
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, with ``weights`` of ``[number of candidates]``."""
+        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, with ``weights`` of ``[number of candidates]``.
+
+        Of a bool mask, the candidates that are true are computed alone, and added up.
+        """
         if self.partial_channel == 1:
             return self._mix(x, weights)
         mixed = self._mix(x[:, : self.sampled], weights)
@@ -60,7 +63,11 @@ class MixedOp(nn.Module):
         return F.channel_shuffle(joined, self.partial_channel)
 
     def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
-        first, *rest = (weight * candidate(x) for weight, candidate in zip(weights, self.candidates.values(), strict=True))
+        pairs = zip(weights, self.candidates.values(), strict=True)
+        if weights.dtype == torch.bool:
+            first, *rest = (candidate(x) for chosen, candidate in pairs if chosen)
+        else:
+            first, *rest = (weight * candidate(x) for weight, candidate in pairs)
         for term in rest:
             first = first + term
         return first

@@ -22,7 +22,19 @@ from typing_extensions import Self
 
 from sr_nas.errors import amount
 from sr_nas.options.strict import Component, ExistingFile, ExistingPath, FromRegistry, Strict
-from sr_nas.registry import COSTS, LOSSES, LR_SCHEDULES, NETWORKS, OPTIMIZERS, PAIRS, REGULARIZERS, RELAXATIONS, SCHEDULES, SPACES
+from sr_nas.registry import (
+    COSTS,
+    LOSSES,
+    LR_SCHEDULES,
+    NETWORKS,
+    OPTIMIZERS,
+    PAIRS,
+    REGULARIZERS,
+    RELAXATIONS,
+    SCHEDULES,
+    SELECTIONS,
+    SPACES,
+)
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Optimizer = Annotated[Component, FromRegistry(OPTIMIZERS)]
@@ -220,6 +232,8 @@ class SearchSection(_CostWeights):
     """Share of the images that trains the weights; the others train alpha."""
     relaxation: Annotated[Component, FromRegistry(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)
     """From alpha to the weights of the candidates."""
+    selection: Annotated[Component, FromRegistry(SELECTIONS)] = Field(default={"type": "argmax"}, validate_default=True)
+    """How the network is chosen when the last epoch is done."""
     regularizer: Annotated[Regularizer, FromRegistry(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
     """Extra loss on alpha."""
     alpha: Alpha = Field(default={}, validate_default=True)
@@ -232,6 +246,10 @@ class SearchSection(_CostWeights):
             raise ValueError("xi belongs to order: second; a first-order search has no look-ahead step")
         if self.order == "first" and self.hessian != "exact":
             raise ValueError("hessian belongs to order: second; a first-order search has no second derivative")
+        if not self.epochs and self.selection.type != "argmax":
+            raise ValueError(
+                f"selection {self.selection.type} compares networks by trained weights; with no epochs there are none"
+            )
         return self
 
     def costs(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from sr_nas.errors import UserError, short
-from sr_nas.genotype import JOINT, Choices
+from sr_nas.genotype import JOINT, Choices, Genotype
 from sr_nas.runs.files import naming
 
 # The speed is averaged over the last 1,000 steps (all that rich keeps), however long they took: a step changes its price on
@@ -117,6 +117,7 @@ class SearchView(RunView):
             genotype_text(record),
             f"parameters {record['params']:,}",
             *(f"{name} {value}" for name, value in (macs(record) | truth(record) | budgets(record)).items()),
+            *selection(record),
             f"took {duration(record['seconds'])}",
             f"time left {self.time_left}",
         )
@@ -165,6 +166,12 @@ def budgets(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def selection(record: Mapping[str, Any]) -> list[str]:
+    """Return how the network of a search's last record was chosen, as text; nothing where it is the argmax of alpha."""
+    numbers = record.get("selection")
+    return [f"best of {numbers['scored']} by loss: {numbers['best']:.6g}, median {numbers['median']:.6g}"] if numbers else []
+
+
 def truth(record: Mapping[str, Any]) -> dict[str, str]:
     """Return data set -> trained accuracies in % of the record's network as text, where NAS-Bench-201 has them."""
     accuracies = record.get("true_accuracy", {})
@@ -190,7 +197,8 @@ class Decision:
 
     ``initial_spread`` and ``final_spread`` are the population standard deviation of alpha within a choice, mean over the choices,
     in epoch 0 and the last; a shift common to a choice, which softmax does not see, is not in it. By label, ``weakest`` is beta
-    of the weakest selected candidate, and ``margin`` that minus the strongest one dropped; choices that keep all are in neither.
+    of the weakest selected candidate, and ``margin`` that minus the strongest one dropped, negative where a budget or a selection
+    chose another than alpha; choices that keep all are in neither.
     """
 
     initial_spread: float
@@ -202,11 +210,14 @@ class Decision:
 def decision(history: Sequence[Mapping[str, Any]], choices: Choices) -> Decision:
     """Compare the last epoch of a search with epoch 0, the record made before any step."""
     spreads = [statistics.fmean(map(statistics.pstdev, history[epoch]["alpha"].values())) for epoch in (0, -1)]
-    weakest, margin = {}, {}
+    weakest, margin, selected = {}, {}, dict(Genotype.from_json(history[-1]["genotype"]).picks)
     for label, choice in choices.items():
         if choice.picks < len(choice.candidates):
-            ranked = sorted(history[-1]["beta"][label], reverse=True)
-            weakest[label], margin[label] = ranked[choice.picks - 1], ranked[choice.picks - 1] - ranked[choice.picks]
+            beta = dict(zip(choice.candidates, history[-1]["beta"][label], strict=True))
+            # Of spaces whose network keeps some of its choices alone, the heaviest.
+            names = selected.get(label, sorted(beta, key=beta.__getitem__, reverse=True)[: choice.picks])
+            weakest[label] = min(beta[name] for name in names)
+            margin[label] = weakest[label] - max(beta[name] for name in beta if name not in names)
     return Decision(spreads[0], spreads[1], weakest, margin)
 
 

@@ -106,13 +106,14 @@ def _is_first_report(text: str, store: Any) -> bool:
         return True  # the store was in the process that is lost
 
 
-def replicate(module: nn.Module) -> nn.Module:
+def replicate(module: nn.Module, partial: bool = False) -> nn.Module:
     """Return a module to call in place of ``module``, whose backward pass averages the gradients over the processes.
 
     It shares parameters and buffers, which are those of the first process: parameters from now on, buffers from the start of
-    every forward pass (BatchNorm normalises each slice by its own statistics). A single process gets ``module`` itself.
+    every forward pass (BatchNorm normalises each slice by its own statistics). A single process gets ``module`` itself. With
+    ``partial``, a pass may leave parameters out.
     """
-    return DistributedDataParallel(module) if world_size() > 1 else module
+    return DistributedDataParallel(module, find_unused_parameters=partial) if world_size() > 1 else module
 
 
 def gradient_sync(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:

@@ -1,7 +1,7 @@
 """Architecture parameters alpha, and the relaxations that turn them into the weights beta of mixed operations.
 
 To add a relaxation, register a function here. One that samples has a second parameter ``draw``: a :class:`Draw` in every pass,
-``None`` for records and genotypes.
+``None`` for records and genotypes. One with a parameter ``picks`` is told how many candidates the choice keeps.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Alpha(nn.Module):
                     f"search.alpha.offset: no choice has the candidate '{name}'{nearest(name, known)} Known: {listing(known)}."
                 )
         self.logits = nn.ParameterDict()
+        self.picks = {label: choice.picks for label, choice in choices.items()}
         for label, choice in choices.items():
             size = len(choice.candidates)
             start = value * torch.randn(size, generator=generator) if init == "normal" else torch.full((size,), value)
@@ -61,8 +62,10 @@ class Alpha(nn.Module):
         """Return label -> logits."""
         return dict(self.logits.items())
 
-    def relax(self, relaxation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return label -> weights, with a gradient to alpha."""
+    def relax(self, relaxation: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """Return label -> weights, with a gradient to alpha where the relaxation has one."""
+        if "picks" in inspect.signature(relaxation).parameters:
+            return {label: relaxation(logits, picks=self.picks[label]) for label, logits in self.by_label().items()}
         return {label: relaxation(logits) for label, logits in self.by_label().items()}
 
 
@@ -80,6 +83,10 @@ class Draw:
     def gumbel(self, like: Tensor) -> Tensor:
         """Return standard Gumbel noise, ``-log(-log(uniform))``, of the shape, dtype and device of ``like``."""
         return torch.from_numpy(self._random.gumbel(size=tuple(like.shape))).to(like)
+
+    def mask(self, size: int, picks: int) -> Tensor:
+        """Return a bool mask ``[size]`` on the CPU with ``picks`` places true, all sets of them equally likely."""
+        return torch.from_numpy(self._random.permutation(size) < picks)
 
 
 def in_pass(relaxation: Callable[..., Tensor], address: tuple[int, ...], progress: float) -> Callable[[Tensor], Tensor]:
@@ -109,3 +116,14 @@ def gumbel_softmax(
         return logits.softmax(dim=-1)
     current = final_temperature + (1 - draw.progress) * (temperature - final_temperature)
     return ((logits + draw.gumbel(logits)) / current).softmax(dim=-1)
+
+
+@RELAXATIONS.register()
+def uniform_path(logits: Tensor, draw: Draw | None = None, picks: int = 1) -> Tensor:
+    """A mask of the candidates to run, drawn uniformly in every pass, whatever alpha is (Li & Talwalkar 2019, weight sharing).
+
+    Bool ``[number of candidates]`` on the CPU, with as many true as the choice keeps: mixed operations run these alone, with a
+    weight of 1, so that a pass is one of the derived network. Alpha has no gradient, and takes no steps. Without a draw it is
+    ``softmax(alpha)``.
+    """
+    return logits.detach().softmax(dim=-1) if draw is None else draw.mask(len(logits), picks)

@@ -150,11 +150,13 @@ def draw(
     generator: np.random.Generator,
     low_share: float = USED,
     high_share: float = 1.0,
+    weights: Weights | None = None,
 ) -> list[Genotype]:
     """Return different random networks of a band of costs, every network of it as likely as any other.
 
     In the band are networks that cost at most ``high_share`` of every limit, and at least ``low_share`` of one of them. Labels
-    without a cost are decoded from random weights; without costs, all are.
+    without a cost are decoded from random weights; without costs, all are. With ``weights`` a network is as likely as the product
+    of those of its candidates.
 
     Args:
         space: to draw from.
@@ -163,19 +165,23 @@ def draw(
         generator: source of all that is random.
         low_share: of the band.
         high_share: of the band.
+        weights: label -> chances of its candidates; by default all are even.
     """
-    labels, sizes = list(costs[0].table) if costs else [], {label: len(own.candidates) for label, own in space.choices().items()}
+    labels = list(costs[0].table) if costs else []
+    even = {label: torch.ones(len(choice.candidates)) for label, choice in space.choices().items()}
+    beta = {label: own.detach().double().cpu().numpy() for label, own in (weights or even).items()}
     networks: dict[object, Genotype] = {}
     tries, before = max(1000, 20 * count), -1
     # Where a network is left that was not drawn, so many tries all but surely find one.
     while len(networks) < count and len(networks) > before:
         before = len(networks)
-        picks = _draw_picks(costs, max(100_000, tries), generator, low_share, high_share)[:tries]
-        if len(labels) == len(sizes):
+        picks = _draw_picks(costs, beta, tries if len(costs) < 2 else 100 * tries, generator, low_share, high_share)[:tries]
+        if len(labels) == len(beta):
             picks = picks[np.sort(np.unique(picks, axis=0, return_index=True)[1])]
         for row in picks:
-            weights = {label: torch.from_numpy(generator.random(size)) for label, size in sizes.items()}
-            genotype = decode_picks(space, weights, dict(zip(labels, row.tolist(), strict=True)))
+            # The heaviest of chance / exponential noise is a candidate as often as its chance says, and so on for the second.
+            noisy = {label: torch.from_numpy(own / generator.exponential(size=len(own))) for label, own in beta.items()}
+            genotype = decode_picks(space, noisy, dict(zip(labels, row.tolist(), strict=True)))
             # In another order, the inputs of a cell are no other network.
             networks.setdefault(tuple(tuple(sorted(names)) for _, names in genotype.picks), genotype)
             if len(networks) == count:
@@ -183,11 +189,14 @@ def draw(
     return list(networks.values())
 
 
-def _draw_picks(costs: Sequence[Cost], count: int, generator: np.random.Generator, low: float, high: float) -> Values:
+def _draw_picks(
+    costs: Sequence[Cost], chances: Mapping[str, Values], count: int, generator: np.random.Generator, low: float, high: float
+) -> Values:
     """Return the candidates, by number, of random networks of a band, int ``[at most count, labels that cost something]``.
 
-    A dynamic programme counts the beginnings of networks by their first cost, in steps. The last label is drawn first, each
-    candidate in proportion to the number of beginnings that fit it. What is outside of the band is left out at the end.
+    A dynamic programme adds up the chances of beginnings of networks by their first cost, in steps. The last label is drawn
+    first, each candidate in proportion to its chance times that of the beginnings that fit it. What is outside of the band is
+    left out.
     """
     if not costs:
         return np.zeros((count, 0), np.int64)
@@ -197,18 +206,19 @@ def _draw_picks(costs: Sequence[Cost], count: int, generator: np.random.Generato
     above = [first.table[label].numpy() - float(first.table[label].min()) for label in labels]
     bins = [np.minimum(np.ceil(own / step), top + 1).astype(int) for own in above]
     ways = [np.eye(1, top + 1)[0]]
-    for own in bins:
-        ways.append(np.sum([np.concatenate([np.zeros(cost), ways[-1]])[: top + 1] for cost in own], axis=0))
+    for label, own in zip(labels, bins, strict=True):
+        shifted = [np.concatenate([np.zeros(cost), ways[-1]])[: top + 1] for cost in own]
+        ways.append(chances[label] @ np.stack(shifted))
     last = ways[-1].copy()
     if len(costs) == 1:
         last[: max(0, math.floor((low * first.limit - first.least) / step))] = 0
     if first.least > high * first.limit or not last.any():
         return np.zeros((0, len(labels)), np.int64)
     place, picks = generator.choice(top + 1, count, p=last / last.sum()), []
-    for own, beginnings in zip(bins[::-1], ways[-2::-1], strict=True):
+    for label, own, beginnings in zip(labels[::-1], bins[::-1], ways[-2::-1], strict=True):
         left = place[:, None] - own
-        chances = np.where(left >= 0, beginnings[left.clip(0)], 0).cumsum(axis=1)
-        picks.append((chances > generator.random((count, 1)) * chances[:, -1:]).argmax(axis=1))
+        total = (chances[label] * np.where(left >= 0, beginnings[left.clip(0)], 0)).cumsum(axis=1)
+        picks.append((total > generator.random((count, 1)) * total[:, -1:]).argmax(axis=1))
         place = np.take_along_axis(left, picks[-1][:, None], axis=1)[:, 0]
     result = np.stack(picks[::-1], axis=1)
     totals = [

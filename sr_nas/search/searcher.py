@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_nas.contracts import Stream, Weights
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
+from sr_nas.registry import SELECTIONS
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import broadcast, mean, replicate, world_size
 from sr_nas.runs.run_dir import count_of
@@ -24,6 +25,8 @@ from sr_nas.search.budget import Cost, Multipliers, check_limits, decode
 from sr_nas.search.objective import Objective, expected_cost
 
 Record = dict[str, Any]
+Selection = Callable[[], tuple[Genotype, dict[str, float]]]
+"""Returns the network of a search whose steps are done, and numbers on the choice for the last record."""
 
 _STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation", "multipliers")
 _ADVICE = "Lower train.optim_g.lr, search.alpha.optim.lr or the weights of regulariser and costs, or set train.grad_clip_norm."
@@ -57,6 +60,12 @@ class Plan:
     seed: int = 0
 
 
+@SELECTIONS.register()
+def argmax(searcher: Searcher) -> Selection:
+    """The network that alpha prefers among those within all budgets (DARTS, section 2.4)."""
+    return lambda: (searcher.genotype(), {})
+
+
 @dataclass(eq=False)
 class Searcher:
     """One search; :meth:`state_dict` holds everything that resuming needs.
@@ -74,6 +83,7 @@ class Searcher:
         validation: batches for alpha, of other images.
         scheduler: of the weights' learning rate, stepped once per epoch.
         budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
+        selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
     """
 
     space: Any
@@ -87,17 +97,20 @@ class Searcher:
     scheduler: LRScheduler
     plan: Plan
     budgets: Mapping[str, Cost] = field(default_factory=dict)
+    selection: Callable[[Searcher], Selection] = argmax
 
     def __post_init__(self) -> None:
         check_limits(self.space, self.budgets)
         self.multipliers = Multipliers(self.budgets)
         self.device = next(iter(self.alpha.parameters())).device
-        # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
-        self._replica = replicate(self.space)
         self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list
         self._autocast = autocast(self.device, self.plan.precision)
         broadcast(list(self.alpha.parameters()))
         self.step = 0
+        self.learns_alpha = any(weights.requires_grad for weights in self.alpha.relax(self.relaxation).values())
+        # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
+        self._replica = replicate(self.space, partial=not self.learns_alpha)
+        self.select = self.selection(self)
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
         # Reading a loss synchronises the device, so losses are read every so many steps.
@@ -134,7 +147,7 @@ class Searcher:
         while self.step < self.steps:
             epoch, started = self.epoch, time.perf_counter()
             training = self.next_batch(self.training)
-            losses = self.alpha_step(training) if epoch > self.plan.warmup_epochs else {}
+            losses = self.alpha_step(training) if self.learns_alpha and epoch > self.plan.warmup_epochs else {}
             losses["train"] = self.weight_step(training)
             self.step += 1
             ends_epoch = self.step % self.plan.steps_per_epoch == 0
@@ -145,12 +158,19 @@ class Searcher:
             on_step(losses)
             if ends_epoch:
                 self.scheduler.step()
-                record = self.record(epoch)
+                record = self.record(epoch, *self._selected())
                 self.sums, self.seconds = {}, 0.0
                 on_epoch(record)
             if between_steps():
                 break
         return self.step >= self.steps
+
+    def _selected(self) -> tuple[Genotype, dict[str, float]]:
+        """Return what :meth:`record` takes: the network that is selected after the last step, else the one of alpha."""
+        started = time.perf_counter()
+        genotype, numbers = self.select() if self.step == self.steps else (self.genotype(), {})
+        self.seconds += time.perf_counter() - started
+        return genotype, numbers
 
     def alpha_step(self, training: Batch) -> dict[str, Tensor]:
         """Move alpha once on the next validation batch; return the parts of its objective.
@@ -167,15 +187,18 @@ class Searcher:
 
     def alpha_gradient(self, validation: Batch, training: Batch) -> dict[str, Tensor]:
         """Add the gradient of the current step to the ``grad`` of alpha, moving nothing; return the parts of the objective."""
+        step = self.context(validation, training)
+        return (alpha_gradient_by_differences if self.plan.finite_difference and step.xi else alpha_gradient)(step)
+
+    def context(self, validation: Batch, training: Batch) -> StepContext:
+        """Return the supernet, alpha and these batches as the gradient of alpha takes them in the current step."""
         plan, xi = self.plan, 0.0
         if plan.second_order:
             xi = self.weight_optimizer.param_groups[0]["lr"] if plan.xi is None else plan.xi
-        gradient = alpha_gradient_by_differences if plan.finite_difference and xi else alpha_gradient
-        step = StepContext(
+        return StepContext(
             self.space, self.alpha, self._in_pass(0), self.objective, self.epoch, validation, training,
             xi=xi, on_both=plan.alpha_on_both, autocast=self._autocast, average=self._average,
         )  # fmt: skip
-        return gradient(step)
 
     def weight_step(self, training: Batch) -> Tensor:
         """Move the weights once on a training batch; return the task loss."""
@@ -197,9 +220,12 @@ class Searcher:
         return inputs.to(self.device), target.to(self.device)
 
     @torch.no_grad()
-    def record(self, epoch: int) -> Record:
-        """Entry of an epoch in the history: alpha, beta, mean losses, lambda, expected cost, genotype, seconds."""
-        weights = self.alpha.relax(self.relaxation)
+    def record(self, epoch: int, genotype: Genotype | None = None, selection: Mapping[str, float] | None = None) -> Record:
+        """Entry of an epoch in the history: alpha, beta, mean losses, lambda, expected cost, genotype, seconds.
+
+        The genotype is by default :meth:`genotype`; ``selection`` are numbers on how it was chosen.
+        """
+        weights, genotype = self.alpha.relax(self.relaxation), genotype or self.genotype()
         # Losses of alpha exist only after the warm-up.
         alpha_steps = 0 if epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
         counts = {name: self.plan.steps_per_epoch if name == "train" else alpha_steps for name in self.sums}
@@ -211,14 +237,15 @@ class Searcher:
             "loss": {name: total / counts[name] for name, total in self.sums.items()},
             "lambda": self.objective.strength(epoch),
             "expected_cost": {name: expected_cost(weights, table).item() for name, (_, table) in self.objective.costs.items()},
-            "genotype": self.genotype().to_json(),
+            "genotype": genotype.to_json(),
             "seconds": self.seconds,
-            **({"budget": self.budget_record(weights)} if self.budgets else {}),
+            **({"selection": dict(selection)} if selection else {}),
+            **({"budget": self.budget_record(weights, genotype)} if self.budgets else {}),
         }
 
-    def budget_record(self, weights: Weights) -> Record:
+    def budget_record(self, weights: Weights, genotype: Genotype) -> Record:
         """Name of a budget -> its ``limit``, ``multiplier``, and the cost ``expected``, of the ``argmax`` and ``decoded``."""
-        choices, argmax, genotype = self.space.choices(), self.space.decode(weights), self.genotype()
+        choices, argmax = self.space.choices(), self.space.decode(weights)
         return {
             name: {
                 "limit": cost.limit,

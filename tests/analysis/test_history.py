@@ -61,8 +61,13 @@ def test_a_decision_by_hand() -> None:
     start = {"alpha": {"op": [1.0, 2.0, 6.0], "pair": [0.0, 0.0, 0.0, 4.0], "all": [5.0, 5.0]}, "beta": {}}
     end = {"alpha": {"op": [0.0] * 3, "pair": [2.0, -2.0, 2.0, -2.0], "all": [1.0, 3.0]}}
     end["beta"] = {"op": [0.2, 0.5, 0.3], "pair": [0.05, 0.6, 0.1, 0.25], "all": [0.5, 0.5]}
+    end["genotype"] = {"arch": "", "genotype": {"op": "y", "pair": ["1", "3"]}}
     result = decision([start, end], choices)
     # Population deviations: sqrt(14/3), sqrt(3) and 0; then 0, 2 and 1.
     assert result.initial_spread == pytest.approx(((14 / 3) ** 0.5 + 3**0.5) / 3) and result.final_spread == pytest.approx(1.0)
     # Of a pair the weaker one counts, .25, and not .6.
     assert result.weakest == {"op": 0.5, "pair": 0.25} and result.margin == pytest.approx({"op": 0.2, "pair": 0.15})
+    # A network that a budget or a selection chose; and one that does not name the choice.
+    end["genotype"] = {"arch": "", "genotype": {"op": "x"}}
+    result = decision([start, end], choices)
+    assert result.weakest == {"op": 0.2, "pair": 0.25} and result.margin == pytest.approx({"op": -0.3, "pair": 0.15})

@@ -117,6 +117,8 @@ def test_one_hot_weights_give_the_derived_network(affine: bool, execution: str, 
     assert all(name.endswith((".weight", ".bias")) for name in missing), "BatchNorms that the supernet gives no weights"
     x = torch.randn(2, 3, 16, 12, dtype=torch.float64)
     torch.testing.assert_close(space(x, one_hot(genotype)), derived(x), rtol=0, atol=1e-10)
+    mask = {label: weight.bool() for label, weight in one_hot(genotype).items()}
+    torch.testing.assert_close(space(x, mask), derived(x), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("settings", [{}, {"affine": True}, {"partial_channel": 2, "edge_normalization": True}], ids=str)

@@ -41,7 +41,16 @@ def test_what_the_readme_promises_is_shipped() -> None:
     searches += ["darts_imdn", "dlsr", "beta_imdn_flops", "sac_imdn_flops"]
     trainings = {f"train_{name}" for name in searches if name not in ("darts_imdn", "sa_imdn")} | {"train_imdn"}
     here, paper = ({file.stem for file in folder.glob("*.yml")} for folder in (FOLDER, FOLDER / "paper"))
-    assert here >= {*searches, "snas_imdn", "random_imdn", "train_imdn", "train_dlsr", "benchmark"}
+    assert here >= {
+        *searches,
+        "snas_imdn",
+        "random_imdn",
+        "random_sharing_imdn",
+        "evolution_imdn",
+        "train_imdn",
+        "train_dlsr",
+        "benchmark",
+    }
     assert paper >= {*searches} | trainings
 
 

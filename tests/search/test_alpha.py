@@ -11,7 +11,7 @@ import torch
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice, Genotype
-from sr_nas.search.alpha import Alpha, Draw, gumbel_softmax, in_pass, softmax
+from sr_nas.search.alpha import Alpha, Draw, gumbel_softmax, in_pass, softmax, uniform_path
 from tests.search.toy import ToySpace
 
 EDGE = {"edge": Choice(("none", "skip_connect", "conv1", "conv3", "pool"))}
@@ -113,3 +113,17 @@ def test_what_is_drawn_depends_on_the_address_alone() -> None:
     assert not torch.equal(first[0], first[1]), "each choice of a pass has noise of its own"
     for other in ((8, 5, 0), (7, 6, 0), (7, 5, 1)):
         assert not torch.isclose(first, both(*other)).any()
+
+
+def test_a_uniform_path_keeps_every_set_of_candidates_equally_often_whatever_alpha_is() -> None:
+    alpha = Alpha({"op": Choice(("a", "b", "c")), "pair": Choice(("0", "1", "2", "3"), picks=2, of="inputs")}, "normal", 5.0)
+    counts: Counter[str] = Counter()
+    for step in range(600):
+        for label, mask in alpha.relax(in_pass(uniform_path, (3, step, 1), 0.0)).items():
+            assert mask.dtype == torch.bool and mask.sum() == alpha.picks[label] and not mask.requires_grad
+            counts[label + str(mask.int().tolist())] += 1
+    for label, kinds in (("op", 3), ("pair", 6)):
+        observed = [count for key, count in counts.items() if key.startswith(label)]
+        assert len(observed) == kinds
+        assert sum((count - 600 / kinds) ** 2 / (600 / kinds) for count in observed) < 15.1  # chi-square, at most 5 degrees, 1%
+    assert torch.equal(uniform_path(ALPHA), ALPHA.softmax(0))

@@ -183,23 +183,24 @@ def test_the_band_is_told_apart_as_by_enumeration(imdn: IMDNSpace, macs: Cost) -
         assert not (surely[other])
 
 
-def test_draws_are_uniform_over_all_networks_of_the_band(imdn: IMDNSpace, macs: Cost) -> None:
-    labels = list(macs.table)
+@pytest.mark.parametrize("limit", [9e9, 11e9, 30e9])
+def test_draws_are_of_the_band_and_as_likely_as_their_weights(imdn: IMDNSpace, macs: Cost, limit: float) -> None:
+    labels, cost, generator = list(macs.table), limited(macs, limit), np.random.default_rng(0)
     totals = macs.fixed + sum(np.ix_(*(macs.table[label].numpy() for label in labels)), np.zeros(()))
-    for limit in (9e9, 11e9, 30e9):
-        cost, generator = limited(macs, limit), np.random.default_rng(0)
-        band = np.argwhere((totals >= USED * limit) & (totals <= limit))
-        networks = draw(imdn, [cost], 10 * len(band) if limit == 9e9 else 1, generator)
-        assert len(networks) == (len(band) if limit == 9e9 else 1)
-        assert all(USED * limit <= cost.of(network, imdn.choices()) <= limit for network in networks)
-        picks = _draw_picks([cost], 20 * len(band), generator, USED, 1.0)
-        counts = {tuple(place): 0 for place in band.tolist()}
-        for pick in picks.tolist():
-            counts[tuple(pick)] += 1
-        expected = len(picks) / len(band)
-        chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
-        freedom = len(band) - 1
-        assert len(picks) > 10 * len(band) and abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
+    band = np.argwhere((totals >= USED * limit) & (totals <= limit))
+    networks = draw(imdn, [cost], len(band) + 1 if limit == 9e9 else 1, generator)
+    assert len(networks) == (len(band) if limit == 9e9 else 1)
+    assert all(USED * limit <= cost.of(network, imdn.choices()) <= limit for network in networks)
+    for spread in (0.0, 0.5):
+        chances = {label: np.exp(spread * np.random.default_rng(1).normal(size=12)) for label in labels}
+        picks = _draw_picks([cost], chances, 40 * len(band), generator, USED, 1.0)
+        counts = np.zeros(totals.shape)
+        np.add.at(counts, tuple(picks.T), 1)
+        expected = math.prod(chances[label][own] for label, own in zip(labels, band.T, strict=True))
+        expected *= len(picks) / expected.sum()
+        assert counts[tuple(band.T)].sum() == len(picks) > 20 * len(band)
+        chi_square, freedom = ((counts[tuple(band.T)] - expected) ** 2 / expected).sum(), len(band) - 1
+        assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
 
 
 def test_draws_of_few_networks_are_all_of_the_band_and_those_of_one_uniform() -> None:
@@ -208,7 +209,7 @@ def test_draws_of_few_networks_are_all_of_the_band_and_those_of_one_uniform() ->
     params = network_cost(space, "params")
     other = Cost(0.0, {label: torch.tensor([1.0, 0.0], dtype=torch.float64) for label in params.table}, 2.0)
     params = limited(params, params.least + 0.7 * (params.most - params.least))
-    networks = draw(space, [params, other], 150, np.random.default_rng(0), low_share=0.6)
+    networks = draw(space, [params, other], 120, np.random.default_rng(0), low_share=0.6)
     choices = space.choices()
     ways = math.prod(math.comb(len(own.candidates), own.picks) for label, own in choices.items() if label not in params.table)
     shares = [[cost.of(network, choices) / cost.limit for cost in (params, other)] for network in networks]
@@ -217,7 +218,12 @@ def test_draws_of_few_networks_are_all_of_the_band_and_those_of_one_uniform() ->
     once = [str(draw(space, [params], 1, np.random.default_rng(seed), 0.0)[0]) for seed in range(20)]
     assert len(set(once)) > 10
     assert draw(space, [limited(params, params.least / 2)], 5, np.random.default_rng(0)) == []
-    assert len(draw(space, [], 200, np.random.default_rng(0))) == 8 * ways
+    assert len(draw(space, [], 150, np.random.default_rng(0))) == 8 * ways
+    likes = {label: torch.full((len(choice.candidates),), 1e-9) for label, choice in choices.items()}
+    for label, choice in choices.items():
+        likes[label][-choice.picks :] = 1
+    (network,) = draw(space, [params], 1, np.random.default_rng(0), 0.0, 9.9, likes)
+    assert all(set(network[label]) == set(choice.candidates[-choice.picks :]) for label, choice in choices.items())
 
 
 def test_the_gradient_is_that_of_the_augmented_lagrangian_at_the_task_s_length() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.runs.distributed import LOST, GracefulShutdown, from_first, is_first, largest, mean, processes, rank, world_size
-from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
+from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax, uniform_path
 from sr_nas.search.objective import Objective, sa
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": torch.optim.SGD,
     },
     "sampling": {"relaxation": gumbel_softmax, "seed": 3},
+    "paths": {"relaxation": uniform_path, "optimizer": torch.optim.SGD},
 }
 
 

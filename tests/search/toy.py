@@ -28,9 +28,12 @@ class ToySpace(nn.Module):
         return self.table
 
     def forward(self, x: Tensor, weights: Weights) -> Tensor:
-        x = sum(weight * op(x) for weight, op in zip(weights["one"], self.ops["one"], strict=True))  # type: ignore[assignment, arg-type]
-        x = torch.tanh(self.norm(x))
-        return sum(weight * op(x) for weight, op in zip(weights["two"], self.ops["two"], strict=True))  # type: ignore[return-value, arg-type]
+        return self.mix("two", torch.tanh(self.norm(self.mix("one", x, weights))), weights)
+
+    def mix(self, label: str, x: Tensor, weights: Weights) -> Tensor:
+        """Of a mask, what is not chosen is not run."""
+        pairs = zip(weights[label], self.ops[label], strict=True)  # type: ignore[arg-type]
+        return sum(weight * op(x) for weight, op in pairs if weight.dtype != torch.bool or weight)  # type: ignore[return-value]
 
     def decode(self, weights: Weights) -> Genotype:
         return keep_strongest(self.arch, self.table, weights)

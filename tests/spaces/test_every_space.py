@@ -55,16 +55,22 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("training", [True, False])
-def test_weights_of_1_and_0_give_the_derived_network(name: str, seed: int, training: bool) -> None:
+@pytest.mark.parametrize(("mask", "execution"), [(False, "fused"), (True, "fused"), (True, "plain")])
+def test_weights_of_1_and_0_give_the_derived_network(name: str, seed: int, training: bool, mask: bool, execution: str) -> None:
     torch.manual_seed(seed)
-    space = small(name).double().train(training)
+    space = small(name, execution=execution, checkpointing=seed == 1).double().train(training)
     genotype = random_genotype(space, seed)
     derived = space.derive(genotype).double().train(training)
     inherited = space.inherited(genotype)
     assert set(inherited) == set(derived.state_dict())
     derived.load_state_dict(inherited)
     x = torch.rand(2, 3, 17, 16, dtype=torch.float64)
-    torch.testing.assert_close(space(x, multi_hot(space, genotype)), derived(x), rtol=0, atol=1e-10)
+    weights = {label: weight.bool() if mask else weight for label, weight in multi_hot(space, genotype).items()}
+    y = space(x, weights)
+    torch.testing.assert_close(y, derived(x), rtol=0, atol=1e-10)
+    y.sum().backward()
+    ran = {own.split("candidates.")[1] for own, each in space.named_parameters() if "candidates" in own and each.grad is not None}
+    assert not mask or {own.split(".")[0] for own in ran} == {genotype[label][0] for label in space.labels}
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -1,0 +1,225 @@
+"""Selections, on a space in which the loss and the cost of every network are known; and what a search makes of them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_nas.classification.darts import DARTSSpace
+from sr_nas.contracts import Weights, keep_strongest
+from sr_nas.errors import UserError
+from sr_nas.genotype import Choice, Genotype
+from sr_nas.search import selection as module
+from sr_nas.search.alpha import Alpha, softmax, uniform_path
+from sr_nas.search.budget import USED, Cost, decode
+from sr_nas.search.objective import Objective, none
+from sr_nas.search.searcher import Plan, Searcher, argmax
+from sr_nas.search.selection import Scores, evolution, one_shot, random_networks
+from tests.search.test_searcher import run
+from tests.search.test_searcher import searcher as toy_search
+from tests.search.toy import ToyStream
+
+LABELS = ("a", "b", "c", "d")
+
+
+class Known(nn.Module):
+    """Output = input times the sum of what the candidates are worth, each in its label: a square loss has one best network."""
+
+    arch = "Known"
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.size = size
+        random = np.random.default_rng(1)
+        self.worth = {label: torch.from_numpy(random.random(size)) for label in LABELS}
+        self.cost = {label: torch.from_numpy(random.integers(1, 9, size).astype(float)) for label in LABELS}
+        self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.runs, self.ran = 0, set[Genotype]()
+
+    def choices(self) -> dict[str, Choice]:
+        return {label: Choice(tuple(f"op{number}" for number in range(self.size))) for label in LABELS}
+
+    def forward(self, x: Tensor, weights: Weights) -> Tensor:
+        self.runs += 1
+        if weights["a"].dtype == torch.bool:
+            self.ran.add(self.decode(weights))
+        return self.factor * x * torch.stack([self.worth[label] @ weights[label].double() for label in LABELS]).sum()
+
+    def decode(self, weights: Weights) -> Genotype:
+        return keep_strongest(self.arch, self.choices(), weights)
+
+    def all(self) -> dict[Genotype, tuple[float, float]]:
+        """Genotype -> worth and cost of every network."""
+        networks = {}
+        for picks in itertools.product(range(self.size), repeat=len(LABELS)):
+            pairs = list(zip(LABELS, picks, strict=True))
+            genotype = Genotype(self.arch, tuple((label, (f"op{pick}",)) for label, pick in pairs))
+            worth = sum(float(self.worth[label][pick]) for label, pick in pairs)
+            networks[genotype] = (worth, sum(float(self.cost[label][pick]) for label, pick in pairs))
+        return networks
+
+
+def search(selection: Any, limit: float = 20.0, seed: int = 0, relaxation: Any = softmax, size: int = 4) -> Searcher:
+    space = Known(size)
+    alpha = Alpha(space.choices(), "normal", 0.1, generator=torch.Generator().manual_seed(seed)).double()
+    weights = torch.optim.SGD(space.parameters(), lr=0.0)
+    return Searcher(
+        space,
+        alpha,
+        relaxation,
+        Objective(lambda output, target: output.square().mean(), none, lambda _: 0.0, space.choices()),
+        ToyStream(1),
+        ToyStream(2),
+        weights,
+        torch.optim.SGD(alpha.parameters(), lr=0.0),
+        torch.optim.lr_scheduler.ConstantLR(weights, 1.0),
+        Plan(epochs=1, steps_per_epoch=1, seed=seed),
+        {"macs": Cost(0.0, space.cost, limit)},
+        selection,
+    )
+
+
+@pytest.mark.parametrize("limit", [15.0, 20.0, 100.0])
+@pytest.mark.parametrize("selection", [one_shot, random_networks])
+def test_of_all_networks_of_the_band_the_one_of_the_least_loss_is_selected(selection: Any, limit: float) -> None:
+    found = search(partial(selection, networks=300, batches=2), limit)
+    (record,) = run(found)
+    networks = found.space.all()
+    least = USED * limit if limit < 100 else 0.0
+    band = {genotype: worth for genotype, (worth, cost) in networks.items() if least <= cost <= limit}
+    assert len(band) > 3
+    assert record["genotype"] == min(band, key=band.__getitem__).to_json()
+    scale = np.mean([found.next_batch(stream)[0].square().mean().item() for stream in [ToyStream(2)] for _ in range(3)][1:])
+    assert record["selection"]["best"] == pytest.approx(scale * min(band.values()) ** 2)
+    argmax_outside = selection is one_shot and found.genotype() not in band
+    assert record["selection"]["scored"] == len(band) + argmax_outside
+    assert record["selection"]["median"] > record["selection"]["best"]
+
+
+def test_evolution_beats_as_many_random_networks_and_keeps_to_the_budget() -> None:
+    networks, ranks = Known(8).all(), {}
+    band = sorted(worth for worth, cost in networks.values() if USED * 20 <= cost <= 20)
+    for name, selection in (
+        ("random", partial(random_networks, networks=40)),
+        ("evolution", partial(evolution, population=10, tournament=4, cycles=40)),
+    ):
+        ranks[name] = []
+        for seed in range(5):
+            found = search(selection, 20.0, seed, size=8)
+            (record,) = run(found)
+            assert all(USED * 20 <= networks[genotype][1] <= 20 for genotype in found.space.ran)
+            ranks[name].append(band.index(networks[Genotype.from_json(record["genotype"])][0]))
+            assert record["selection"]["scored"] <= 50
+    assert np.mean(ranks["evolution"]) < 0.5 * np.mean(ranks["random"])
+
+
+def test_where_no_network_uses_the_budget_the_dearest_ones_are_compared() -> None:
+    networks = Known().all()
+    least = min(cost for _, cost in networks.values())
+    limit = least + 0.9
+    assert least < USED * limit
+    (record,) = run(search(partial(random_networks, networks=100), limit))
+    cheapest = [genotype for genotype, (_, cost) in networks.items() if cost == least]
+    assert record["selection"]["scored"] == len(cheapest) and Genotype.from_json(record["genotype"]) in cheapest
+
+
+def test_one_shot_draws_by_beta() -> None:
+    found = search(partial(one_shot, networks=30), 100.0)
+    with torch.no_grad():
+        found.alpha.logits["a"][2] += 50.0
+        found.alpha.logits["b"][3] += 50.0
+    (record,) = run(found)
+    networks = {genotype: worth for genotype, (worth, _) in found.space.all().items()}
+    likely = [genotype for genotype in networks if (genotype["a"], genotype["b"]) == (("op2",), ("op3",))]
+    assert record["genotype"] == min(likely, key=networks.__getitem__).to_json() and record["selection"]["scored"] == 16
+
+
+def test_the_argmax_is_selected_by_default_and_no_pass_is_added() -> None:
+    for selection in ({}, {"selection": argmax}):
+        found = search(**selection) if selection else search(argmax)
+        (record,) = run(found)
+        weights = found.alpha.relax(softmax)
+        assert record["genotype"] == decode(found.space, weights, list(found.budgets.values())).to_json()
+        assert "selection" not in record and found.space.runs == 2
+
+
+def test_paths_leave_alpha_and_the_validation_stream_alone_and_run_once_a_step() -> None:
+    found = search(partial(random_networks, networks=10, batches=3), relaxation=uniform_path)
+    start = [logits.clone() for logits in found.alpha.parameters()]
+    (record,) = run(found)
+    assert all(torch.equal(*pair) for pair in zip(start, found.alpha.parameters(), strict=True))
+    assert set(record["loss"]) == {"train"} and found.space.runs == 1 + 10 * 3 and found.validation.state_dict()["position"] == 3
+
+
+@pytest.mark.parametrize("stop", [3, 19])
+def test_a_search_that_is_stopped_selects_what_an_uninterrupted_one_does(stop: int) -> None:
+    def begin() -> Searcher:
+        found = toy_search(relaxation=uniform_path, epochs=2)
+        found.select = partial(evolution, population=4, cycles=3)(found)
+        return found
+
+    straight, first = begin(), begin()
+    expected, records = run(straight), run(first, stop)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = begin()
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    records += run(second)
+    for record in (*expected, *records):
+        del record["seconds"]
+    assert records == expected and records[-1]["selection"]["scored"] > 1
+
+
+def test_scores_are_of_batch_statistics_and_change_no_statistics() -> None:
+    found = toy_search()
+    before = {name: buffer.clone() for name, buffer in found.space.named_buffers()}
+    scores = Scores(found, 2)
+    scores.begin()
+    genotype = found.genotype()
+    score = scores(genotype)
+    assert all(torch.equal(before[name], buffer) for name, buffer in found.space.named_buffers())
+    stream = ToyStream(2)
+    found.space.train()
+    losses = [F.mse_loss(found.space(x, scores.path(genotype)), y).item() for x, y in (stream.next(), stream.next())]
+    assert score == pytest.approx(sum(losses) / 2, rel=1e-12)
+
+
+def test_networks_that_are_not_finite_are_last_and_alone_an_error() -> None:
+    found = search(partial(random_networks, networks=5))
+    with torch.no_grad():
+        found.space.factor.fill_(math.inf)
+    with pytest.raises(UserError, match="none of 5 networks has a finite loss"):
+        found.select()
+
+
+def test_a_space_whose_genotype_leaves_choices_open_is_refused_before_the_search() -> None:
+    found = search(argmax)
+    found.space = DARTSSpace(channels=4, num_cells=3, num_classes=3)
+    found.alpha, found.budgets = Alpha(found.space.choices()), {}
+    with pytest.raises(UserError, match="does not say what 'normal2<-0' keeps"):
+        one_shot(found)
+
+
+def test_in_evolution_the_oldest_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    population, parents, children = 4, [], []
+
+    def child(parent: Genotype, scores: Scores) -> Genotype:
+        parents.append(parent)
+        children.append(scores.draw(1)[0])
+        return children[-1]
+
+    monkeypatch.setattr(module, "_child", child)
+    run(search(partial(evolution, population=population, tournament=3, cycles=30)))
+    for cycle in range(population, 30):
+        assert parents[cycle] in children[cycle - population : cycle]
+    assert len(set(parents[population:])) > population
