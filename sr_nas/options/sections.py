@@ -247,9 +247,7 @@ class SearchSection(_CostWeights):
         if self.order == "first" and self.hessian != "exact":
             raise ValueError("hessian belongs to order: second; a first-order search has no second derivative")
         if not self.epochs and self.selection.type != "argmax":
-            raise ValueError(
-                f"selection {self.selection.type} compares networks by trained weights; with no epochs there are none"
-            )
+            raise ValueError(f"selection {self.selection.type} follows the last step, and epochs 0 has none; 1 of one step has")
         return self
 
     def costs(self) -> dict[str, float]:

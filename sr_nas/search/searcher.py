@@ -202,16 +202,19 @@ class Searcher:
 
     def weight_step(self, training: Batch) -> Tensor:
         """Move the weights once on a training batch; return the task loss."""
-        inputs, target = training
         with torch.no_grad():
             weights = self.alpha.relax(self._in_pass(1))
-        self.weight_optimizer.zero_grad()
+        return self.descend(self._replica, self.weight_optimizer, training, weights)
+
+    def descend(self, network: nn.Module, optimizer: Optimizer, batch: Batch, *weights: Weights) -> Tensor:
+        """Move the weights of a supernet, or without ``weights`` of a network, once on a batch; return the task loss."""
+        optimizer.zero_grad()
         with self._autocast:
-            loss = self.objective.task(self._replica(inputs, weights), target)
+            loss = self.objective.task(network(batch[0], *weights), batch[1])
         loss.backward()
         if self.plan.grad_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.space.parameters(), self.plan.grad_clip_norm)
-        self.weight_optimizer.step()
+            nn.utils.clip_grad_norm_(network.parameters(), self.plan.grad_clip_norm)
+        optimizer.step()
         return self._average([loss.detach()])[0]
 
     def next_batch(self, stream: Stream) -> Batch:

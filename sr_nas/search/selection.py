@@ -1,4 +1,4 @@
-"""Selections: how a search chooses its network once the steps are done, by the losses that networks have in the supernet.
+"""Selections: how a search chooses its network once the steps are done, by losses of networks in the supernet, or trained alone.
 
 To add one, register a function here: searcher to :data:`~sr_nas.search.searcher.Selection`. It is called before the first step,
 so that it can refuse a space, and what it returns is called after the last.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from statistics import fmean, median
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le
+from torch import Tensor
 
 from sr_nas.contracts import Weights
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.registry import SELECTIONS
+from sr_nas.runs.distributed import replicate
+from sr_nas.search.bilevel import StepContext
 from sr_nas.search.budget import USED, draw, front
 from sr_nas.search.searcher import Searcher, Selection
 
@@ -61,12 +65,16 @@ class Scores:
 
     @torch.no_grad()
     def __call__(self, genotype: Genotype) -> float:
-        """Return the mean loss of a network over the batches; infinity where it is not finite."""
+        """Return the mean loss of a network, as :meth:`mean`."""
         if genotype not in self.losses:
             path = self.path(genotype)
-            losses = [step.average([step.task({}, step.validation, path)])[0].item() for step in self.steps]
-            self.losses[genotype] = loss if math.isfinite(loss := fmean(losses)) else math.inf
+            self.losses[genotype] = self.mean(lambda step: step.task({}, step.validation, path))
         return self.losses[genotype]
+
+    def mean(self, loss: Callable[[StepContext], Tensor]) -> float:
+        """Return the mean of a loss over the batches and processes; infinity where it is not finite."""
+        mean = fmean(step.average([loss(step)])[0].item() for step in self.steps)
+        return mean if math.isfinite(mean) else math.inf
 
     def begin(self) -> None:
         """Read the batches; find what a network is to use of the budgets: 92 %, or so much of what the dearest one can."""
@@ -77,7 +85,7 @@ class Scores:
             shares = {
                 label: torch.stack([cost.table[label] / cost.limit for cost in self.costs]).sum(0).exp() for label in labels
             }
-            dearest = front(self.searcher.space, shares, self.costs)[0]
+            dearest = front(self.searcher.space, self.searcher.alpha.relax(self.searcher.relaxation) | shares, self.costs)[0]
             most = max(own / cost.limit for own, cost in zip(dearest.costs, self.costs, strict=True))
             self.least = USED if most >= USED else USED * most
 
@@ -173,6 +181,57 @@ def evolution(
         return scores.best()
 
     return select
+
+
+@SELECTIONS.register()
+def early_stopping(
+    searcher: Searcher,
+    *,
+    networks: Count = 8,
+    steps: Count = 200,
+    source: Literal["uniform", "beta"] = "uniform",
+    batches: Count = 8,
+) -> Selection:
+    """The best of networks that use the budgets and were trained alone for a while, by their loss then.
+
+    With ``source: uniform`` it is random search with early stopping (Li & Talwalkar 2019), which needs no supernet: of that a
+    single step suffices. Networks are trained on the same batches, by the optimizer of the supernet at its first learning rate.
+
+    Args:
+        searcher: of the supernet, whose weights are not used.
+        networks: how many are trained; fewer where there are no more.
+        steps: batches that each is trained on.
+        source: uniform draws random networks, beta those that alpha prefers.
+        batches: validation batches that each is run on.
+    """
+    scores = Scores(searcher, batches)
+
+    def select() -> tuple[Genotype, dict[str, float]]:
+        scores.begin()
+        start = searcher.training.state_dict()
+        for genotype in scores.draw(networks, searcher.alpha.relax(searcher.relaxation) if source == "beta" else None):
+            searcher.training.load_state_dict(start)
+            scores.losses[genotype] = _loss_alone(genotype, scores, steps)
+        return scores.best()
+
+    return select
+
+
+def _loss_alone(genotype: Genotype, scores: Scores, steps: int) -> float:
+    """Train a network from scratch; return its mean loss over the batches, with the statistics of its own BatchNorms."""
+    searcher, settings = scores.searcher, scores.searcher.weight_optimizer.param_groups[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(searcher.plan.seed)
+        network = searcher.space.derive(genotype).to(searcher.device).train()
+    kind: Any = type(searcher.weight_optimizer)
+    optimizer, replica = kind(network.parameters()), replicate(network)
+    rate = settings.get("initial_lr", settings["lr"])
+    optimizer.param_groups[0].update({key: value for key, value in settings.items() if key != "params"}, lr=rate)
+    for _ in range(steps):
+        searcher.descend(replica, optimizer, searcher.next_batch(searcher.training))
+    network.eval()
+    with torch.no_grad():
+        return scores.mean(lambda step: step.objective.task(network(step.validation[0]), step.validation[1]))
 
 
 def _child(parent: Genotype, scores: Scores) -> Genotype:

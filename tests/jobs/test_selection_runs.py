@@ -66,6 +66,6 @@ def test_a_search_that_is_killed_while_it_selects_selects_the_same(
     assert_equal(everything(finished[0]), everything(tmp_path / "tiny"))
 
 
-def test_without_epochs_there_are_no_weights_to_select_by() -> None:
-    with pytest.raises(UserError, match=r"selection one_shot compares networks by trained weights"):
+def test_without_epochs_there_is_nothing_to_select_by() -> None:
+    with pytest.raises(UserError, match=r"selection one_shot follows the last step, and epochs 0 has none"):
         load_options(SearchOptions, TINY_SEARCH, ["search:epochs=0", "search:selection=one_shot"])

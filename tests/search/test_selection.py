@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import math
@@ -23,12 +24,25 @@ from sr_nas.search.alpha import Alpha, softmax, uniform_path
 from sr_nas.search.budget import USED, Cost, decode
 from sr_nas.search.objective import Objective, none
 from sr_nas.search.searcher import Plan, Searcher, argmax
-from sr_nas.search.selection import Scores, evolution, one_shot, random_networks
+from sr_nas.search.selection import Scores, early_stopping, evolution, one_shot, random_networks
+from sr_nas.spaces.dlsr import DLSRSpace
+from sr_nas.task import network_costs
 from tests.search.test_searcher import run
 from tests.search.test_searcher import searcher as toy_search
 from tests.search.toy import ToyStream
 
 LABELS = ("a", "b", "c", "d")
+
+
+class Line(nn.Module):
+    """Output = input times worth times a factor, which is learnt from 1."""
+
+    def __init__(self, worth: float) -> None:
+        super().__init__()
+        self.worth, self.factor = worth, nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.worth * x
 
 
 class Known(nn.Module):
@@ -53,6 +67,9 @@ class Known(nn.Module):
         if weights["a"].dtype == torch.bool:
             self.ran.add(self.decode(weights))
         return self.factor * x * torch.stack([self.worth[label] @ weights[label].double() for label in LABELS]).sum()
+
+    def derive(self, genotype: Genotype) -> nn.Module:
+        return Line(sum(float(self.worth[label][int(name[2:])]) for label, (name,) in genotype.picks))
 
     def decode(self, weights: Weights) -> Genotype:
         return keep_strongest(self.arch, self.choices(), weights)
@@ -120,6 +137,31 @@ def test_evolution_beats_as_many_random_networks_and_keeps_to_the_budget() -> No
             ranks[name].append(band.index(networks[Genotype.from_json(record["genotype"])][0]))
             assert record["selection"]["scored"] <= 50
     assert np.mean(ranks["evolution"]) < 0.5 * np.mean(ranks["random"])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_early_stopping_trains_every_network_alone_on_the_same_batches(kind: Any) -> None:
+    found = search(partial(early_stopping, networks=100, steps=3, batches=2))
+    found.weight_optimizer = kind([{"params": found.space.parameters(), "initial_lr": 0.02}], lr=1e-9, weight_decay=0.5)
+    found.plan = dataclasses.replace(found.plan, grad_clip_norm=0.3)
+    found.training.next()
+    networks = found.space.all()
+    band = {genotype: worth for genotype, (worth, cost) in networks.items() if USED * 20 <= cost <= 20}
+    genotype, numbers = found.select()
+    losses = {}
+    for other, worth in band.items():
+        training, validation, line = ToyStream(1), ToyStream(2), Line(worth)
+        training.next()
+        optimizer = kind(line.parameters(), lr=0.02, weight_decay=0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            line(training.next()[0]).square().mean().backward()
+            nn.utils.clip_grad_norm_(line.parameters(), 0.3)
+            optimizer.step()
+        losses[other] = sum(line(validation.next()[0]).square().mean().item() for _ in range(2)) / 2
+    assert genotype == min(losses, key=losses.__getitem__) and numbers["scored"] == len(band)
+    assert numbers["best"] == pytest.approx(min(losses.values()), rel=1e-9)
+    assert numbers["median"] == pytest.approx(np.median(list(losses.values())), rel=1e-9)
 
 
 def test_where_no_network_uses_the_budget_the_dearest_ones_are_compared() -> None:
@@ -192,6 +234,35 @@ def test_scores_are_of_batch_statistics_and_change_no_statistics() -> None:
     found.space.train()
     losses = [F.mse_loss(found.space(x, scores.path(genotype)), y).item() for x, y in (stream.next(), stream.next())]
     assert score == pytest.approx(sum(losses) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("selection", [partial(evolution, population=3, cycles=6), partial(early_stopping, networks=2, steps=1)])
+def test_choices_of_inputs_are_selected_too(selection: Any) -> None:
+    torch.manual_seed(0)
+    space, stream = DLSRSpace(2, 16, 4, candidates=["conv_1x1", "conv_3x3"]), ToyStream(1, torch.float32)
+    stream.next = lambda: (torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16))  # type: ignore[method-assign]
+    cost = network_costs(space, {"params": math.inf})["params"]
+    budget = dataclasses.replace(cost, limit=0.5 * (cost.least + cost.most))
+    alpha, weights = Alpha(space.choices()), torch.optim.Adam(space.parameters())
+    found = Searcher(
+        space,
+        alpha,
+        uniform_path,
+        Objective(F.l1_loss, none, lambda _: 0.0, space.choices()),
+        stream,
+        stream,
+        weights,
+        torch.optim.Adam(alpha.parameters()),
+        torch.optim.lr_scheduler.ConstantLR(weights, 1.0),
+        Plan(epochs=1, steps_per_epoch=2),
+        {"params": budget},
+        selection,
+    )
+    (record,) = run(found)
+    genotype, choices = Genotype.from_json(record["genotype"]), space.choices()
+    assert budget.of(genotype, choices) <= budget.limit and record["selection"]["scored"] >= 2
+    assert all(len(set(names)) == choices[label].picks for label, names in genotype.picks)
+    assert {label: mask.sum().item() for label, mask in Scores(found, 1).path(genotype).items()} == alpha.picks
 
 
 def test_networks_that_are_not_finite_are_last_and_alone_an_error() -> None:
