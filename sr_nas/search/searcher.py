@@ -110,6 +110,9 @@ class Searcher:
         self.learns_alpha = any(weights.requires_grad for weights in self.alpha.relax(self.relaxation).values())
         # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
         self._replica = replicate(self.space, partial=not self.learns_alpha)
+        for group in [] if self.learns_alpha else self.weight_optimizer.param_groups:
+            # Weights that no pass has run yet have no momentum, which PyTorch's fused SGD fails on.
+            group["fused"] = group.get("fused") and not group.get("momentum")
         self.select = self.selection(self)
         self.seconds = 0.0
         self.sums: dict[str, float] = {}

@@ -19,6 +19,7 @@ from sr_nas.classification.darts import DARTSSpace
 from sr_nas.contracts import Weights, keep_strongest
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice, Genotype
+from sr_nas.optim import sgd
 from sr_nas.search import selection as module
 from sr_nas.search.alpha import Alpha, softmax, uniform_path
 from sr_nas.search.budget import USED, Cost, decode
@@ -27,7 +28,7 @@ from sr_nas.search.searcher import Plan, Searcher, argmax
 from sr_nas.search.selection import Scores, early_stopping, evolution, one_shot, random_networks
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.task import network_costs
-from tests.search.test_searcher import run
+from tests.search.test_searcher import flat, run
 from tests.search.test_searcher import searcher as toy_search
 from tests.search.toy import ToyStream
 
@@ -200,6 +201,18 @@ def test_paths_leave_alpha_and_the_validation_stream_alone_and_run_once_a_step()
     (record,) = run(found)
     assert all(torch.equal(*pair) for pair in zip(start, found.alpha.parameters(), strict=True))
     assert set(record["loss"]) == {"train"} and found.space.runs == 1 + 10 * 3 and found.validation.state_dict()["position"] == 3
+
+
+def test_weights_that_no_pass_has_run_yet_have_no_momentum() -> None:
+    weights = []
+    for momentum in (partial(sgd, momentum=0.9), partial(torch.optim.SGD, momentum=0.9)):
+        found = toy_search(relaxation=uniform_path)
+        optimizer = momentum(found.space.parameters(), lr=0.05)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+        found = dataclasses.replace(found, weight_optimizer=optimizer, scheduler=schedule)
+        run(found)
+        weights.append(flat(found))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("stop", [3, 19])
