@@ -93,7 +93,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
     searcher = build_searcher(options, device, run.initial_world_size, images)
     memory = check_memory(searcher, options, run.batch // world_size())
     costs = reachable(searcher.space, task, searcher.budgets)
-    run.take_threads(device.type == "cpu", searcher, lambda: searcher.run(between_steps=lambda: True))
+    run.take_threads(device.type == "cpu", searcher, lambda: searcher.step < searcher.steps and searcher.take_step())
 
     run.open(device, images.sizes)
     run.restore(searcher.load_state_dict, searcher.state_dict())

@@ -149,10 +149,7 @@ class Searcher:
         self.space.train()
         while self.step < self.steps:
             epoch, started = self.epoch, time.perf_counter()
-            training = self.next_batch(self.training)
-            losses = self.alpha_step(training) if self.learns_alpha and epoch > self.plan.warmup_epochs else {}
-            losses["train"] = self.weight_step(training)
-            self.step += 1
+            losses = self.take_step()
             ends_epoch = self.step % self.plan.steps_per_epoch == 0
             self._unread.append((self.step, losses))
             if ends_epoch or len(self._unread) >= self.read_every:
@@ -167,6 +164,14 @@ class Searcher:
             if between_steps():
                 break
         return self.step >= self.steps
+
+    def take_step(self) -> dict[str, Tensor]:
+        """Move alpha and the weights once each; return their losses, which :meth:`run` sees to."""
+        training = self.next_batch(self.training)
+        losses = self.alpha_step(training) if self.learns_alpha and self.epoch > self.plan.warmup_epochs else {}
+        losses["train"] = self.weight_step(training)
+        self.step += 1
+        return losses
 
     def _selected(self) -> tuple[Genotype, dict[str, float]]:
         """Return what :meth:`record` takes: the network that is selected after the last step, else the one of alpha."""

@@ -16,7 +16,8 @@ from sr_nas.errors import UserError
 from sr_nas.runs.distributed import LOST, GracefulShutdown, from_first, is_first, largest, mean, processes, rank, world_size
 from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax, uniform_path
 from sr_nas.search.objective import Objective, sa
-from sr_nas.search.searcher import Plan, Searcher
+from sr_nas.search.searcher import Plan, Record, Searcher, argmax
+from sr_nas.search.selection import evolution
 from tests.search.toy import ToySpace, ToyStream
 from tests.two_processes import run_two
 
@@ -35,11 +36,13 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": torch.optim.SGD,
     },
     "sampling": {"relaxation": gumbel_softmax, "seed": 3},
-    "paths": {"relaxation": uniform_path, "optimizer": torch.optim.SGD},
+    "paths": {"relaxation": uniform_path, "optimizer": torch.optim.SGD, "selection": partial(evolution, population=2, cycles=3)},
 }
 
 
-def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: Any = softmax, **plan: Any) -> Searcher:
+def searcher(
+    optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: Any = softmax, selection: Any = argmax, **plan: Any
+) -> Searcher:
     """A search of slices of batches of 4; every process starts from noise of its own."""
     torch.manual_seed(rank())
     space = ToySpace(norm).double()
@@ -58,18 +61,21 @@ def searcher(optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: 
         optimizer(alpha.parameters(), lr=0.05),
         torch.optim.lr_scheduler.CosineAnnealingLR(weights, T_max=3),
         Plan(**({"epochs": 3, "steps_per_epoch": 2} | plan)),
+        selection=selection,
     )
 
 
 def run(search: Searcher, steps: int = STEPS) -> dict[str, Any]:
     """Search; return all that two equal searches share."""
     losses: list[dict[str, float]] = []
+    records: list[Record] = []
     search.run(
         lambda values: losses.append({name: value.item() for name, value in values.items()}),
-        lambda _: None,
+        records.append,
         lambda: search.step == steps,
     )
-    return {"state": search.state_dict(), "losses": losses, "alpha": flat(search.alpha), "weights": flat(search.space)}
+    result = {"losses": losses, "alpha": flat(search.alpha), "weights": flat(search.space), "genotype": records[-1]["genotype"]}
+    return result | {"state": search.state_dict(), "selection": records[-1].get("selection")}
 
 
 def flat(module: torch.nn.Module) -> torch.Tensor:
@@ -141,6 +147,8 @@ def test_two_processes_are_one(name: str, suffix: str, found: Any) -> None:
             torch.testing.assert_close(result[part], expected[part], rtol=0, atol=1e-9)
         for losses, wanted in zip(result["losses"][::-1], expected["losses"][::-1], strict=False):
             assert losses == pytest.approx(wanted, rel=0, abs=1e-9)
+        assert result["genotype"] == expected["genotype"]
+        assert result["selection"] == (expected["selection"] and pytest.approx(expected["selection"], abs=1e-9))
     assert torch.equal(found[0][name + suffix]["alpha"], found[1][name + suffix]["alpha"])
     assert len(found[0][name + suffix]["losses"]) == (STEPS - STOP if suffix else STEPS)
 
