@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from sr_nas.export.model import BEST, load_model
 from sr_nas.export.network_file import load_network
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, evaluate_set, psnr
+from sr_nas.networks.imdn import IMDN
+from sr_nas.networks.imdn_table import truth
 from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
 from sr_nas.report.plots import comparison_figure, save
@@ -28,6 +30,10 @@ from sr_nas.task import Scores, Task, Validator
 from sr_nas.trainer import Distillation
 
 PICTURE = "comparison.png"
+FAINT = 0.1
+"""Factor of the random weights beside those that copy the image, with ``train.start: nearest``."""
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class SuperResolution(Task):
@@ -47,13 +53,16 @@ class SuperResolution(Task):
         return LOSSES.build(options.train.pixel_opt)
 
     def space(self, options: Any, images: Any = None) -> Any:
-        return SPACES.build(options.network_g)(scale=options.scale)
+        return started(SPACES.build(options.network_g)(scale=options.scale), options.train.start)
 
     def network(self, options: Any, images: Any = None) -> SRNetwork:
-        return NETWORKS.build(options.network_g)(scale=options.scale)
+        network: SRNetwork = NETWORKS.build(options.network_g)(scale=options.scale)
+        return started(network, options.train.start)
 
     def complexity_of(self, network: SRNetwork) -> dict[str, Any]:
-        return dict(complexity(network))
+        costs: dict[str, Any] = dict(complexity(network))
+        known = truth(network.settings()) if isinstance(network, IMDN) else None
+        return costs if known is None else costs | {"truth": known}
 
     def network_block(self, network: SRNetwork) -> dict[str, Any]:
         settings = network.settings()
@@ -77,6 +86,33 @@ class SuperResolution(Task):
     def probe(self, options: SearchOptions, batch_size: int) -> tuple[Tensor, Tensor, int]:
         low, high = (torch.zeros(1, 3, *(factor * side for side in PROBE)) for factor in (1, options.scale))
         return low, high, batch_size * (options.datasets.train.gt_size // options.scale) ** 2
+
+
+def started(network: Module, start: str) -> Module:
+    """Return a network, or a supernet, with the weights that ``train.start`` asks for; they are changed in place.
+
+    With ``"nearest"`` the first three features are the colours of the image, and the last convolution copies each of them to all
+    pixels of the output that it becomes: what comes out is nearest-neighbour upscaling, and little of all else.
+
+    Raises:
+        UserError: the network has no head, body and tail as IMDN and DLSR have them.
+    """
+    if start == "random":
+        return network
+    head, body, tail = (getattr(network, name, None) for name in ("head", "body", "tail"))
+    if not (isinstance(head, nn.Conv2d) and isinstance(body, nn.Conv2d) and isinstance(tail, nn.Conv2d)):
+        raise UserError(f"train.start: {start} is for networks with head, body and tail, and {type(network).__name__} has none.")
+    copies = tail.out_channels // 3
+    with torch.no_grad():
+        for convolution in (body, tail):
+            convolution.weight.mul_(FAINT)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
+        for parameter in (head.weight, cast(Tensor, head.bias)):
+            parameter[:3] = 0
+        for colour in range(3):
+            head.weight[colour, colour, 1, 1] = 1
+            tail.weight[copies * colour : copies * (colour + 1), colour, 1, 1] += 1
+    return network
 
 
 class SRValidator(Validator):

@@ -118,7 +118,7 @@ class Task(ABC):
 
     @abstractmethod
     def complexity_of(self, network: Any) -> dict[str, Any]:
-        """Return ``params``, multiply-adds by the task's conventions, and ``true_accuracy`` where a benchmark has it."""
+        """Return ``params``, multiply-adds by the task's conventions, and ``truth`` where a benchmark has it: scores by set."""
 
     @abstractmethod
     def network_block(self, network: Any) -> dict[str, Any]:

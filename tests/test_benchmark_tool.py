@@ -31,7 +31,7 @@ def test_ratios_are_to_the_first_variant() -> None:
     ("words", "variants"),
     [
         ("supernet --case sac-imdn --nf 16 --batch 1 --size 8", {"network", "plain", "fused"}),
-        ("search-step --case dlsr --nf 16 --batch 1 --size 8", {"plain, first", "fused, first"}),
+        ("search-step --case dlsr --nf 16 --batch 1 --size 8", {"plain, first", "fused, first", "budget, first"}),
         ("threads", {f"threads {how}: {place}" for how in HOW for place in ("alone", "beside them")}),
         ("inference --size 40x24", {"plain", "torch", "onnxruntime"}),
         ("inference --megapixels 0.01", {"sr-nas inference"}),

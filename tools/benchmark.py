@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -55,7 +57,8 @@ from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.device import cores
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 from sr_nas.search.alpha import Alpha, softmax
-from sr_nas.task import build_searcher
+from sr_nas.search.budget import Multipliers
+from sr_nas.task import build_searcher, network_costs
 
 CASES = {"sac-imdn": ("IMDN", 4), "sa-imdn": ("IMDN", 1), "dlsr": ("DLSR", 1)}
 """Case -> architecture and K, the share of channels that goes through the candidates being 1/K."""
@@ -138,7 +141,7 @@ def search_step(case: str, variant: str, batch: int, size: int, settings: dict[s
 
     Args:
         case: one of :data:`CASES`.
-        variant: execution and order, such as ``"fused, first"``.
+        variant: execution and order, such as ``"fused, first"``; ``"budget, first"`` is what a budget adds to that, alone.
         batch: LR patches per batch.
         size: their height and width in pixels.
         settings: of the supernet.
@@ -146,11 +149,12 @@ def search_step(case: str, variant: str, batch: int, size: int, settings: dict[s
     """
     arch, partial = CASES[case]
     execution, order = variant.split(", ")
+    alone = execution == "budget"
     raw = {
         "name": case,
         "scale": 2,
         "datasets": {"train": {"type": "sample", "gt_size": 2 * size, "batch_size_per_gpu": batch}},
-        "network_g": {"type": arch, "partial_channel": partial, "execution": execution, **settings},
+        "network_g": {"type": arch, "partial_channel": partial, "execution": "fused" if alone else execution, **settings},
         "search": {
             "regularizer": {"type": "sa", "schedule": {"type": "linear", "slope": 0.2}},
             "flops_weight": 0.1,
@@ -160,6 +164,11 @@ def search_step(case: str, variant: str, batch: int, size: int, settings: dict[s
         },
     }
     searcher = build_searcher(check_options(SearchOptions, raw, case), device)
+    if alone:
+        searcher.run(between_steps=lambda: True)  # which leaves a gradient of alpha
+        cost = network_costs(searcher.space, {"macs_hr": math.inf})["macs_hr"]
+        multipliers = Multipliers({"macs_hr": replace(cost, limit=(cost.least + cost.most) / 2)})
+        return lambda: multipliers.add_gradient(searcher.alpha, searcher.relaxation)
     return lambda: searcher.run(between_steps=lambda: True)
 
 
@@ -183,8 +192,9 @@ def supernet(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def search(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Whole steps of a search: candidates one at a time and fused, first and second order."""
-    return measure_passes(parsed, search_step, [f"{how}, {order}" for order in parsed.order for how in ("plain", "fused")])
+    """Whole steps of a search: candidates one at a time and fused, first and second order; and what a budget adds to them."""
+    variants = [f"{how}, {order}" for order in parsed.order for how in ("plain", "fused")]
+    return measure_passes(parsed, search_step, [*variants, "budget, first"])
 
 
 def threads(parsed: argparse.Namespace) -> dict[str, Any]:

@@ -30,13 +30,14 @@ from sr_nas.analysis.tables import Report, Table, open_output, write_csv, write_
 from sr_nas.complexity.costs import measure
 from sr_nas.complexity.latency import read_latency
 from sr_nas.contracts import Place, SearchSpace, SRNetwork, reparameterized
-from sr_nas.errors import UserError, short
+from sr_nas.errors import UserError, parse_json, short
 from sr_nas.genotype import Genotype, read_genotype
 from sr_nas.jobs.run import Run
-from sr_nas.jobs.search import GENOTYPE, run_search
+from sr_nas.jobs.search import FRONT, GENOTYPE, run_search
 from sr_nas.jobs.train import run_training
 from sr_nas.options.load import check_options, load_options
 from sr_nas.options.sections import AnySearch, AnyTraining, NetworkOptions
+from sr_nas.registry import NETWORKS
 from sr_nas.report.plots import COLOURS, FAINT, Values, new_figure, save, style
 from sr_nas.report.progress import duration
 from sr_nas.runs.files import write_text
@@ -49,7 +50,7 @@ BAND = 0.05
 NEAR = 0.1
 """Share of the cost from which the hand-made network is said not to be of equal cost."""
 MOST_WIDTH = 1024
-SEARCHED, RANDOM, HANDMADE = "searched", "random", "handmade"
+SEARCHED, RANDOM, HANDMADE, OF_FRONT = "searched", "random", "handmade", "front"
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,8 @@ def main(args: Namespace) -> int:
     names = dict.fromkeys([*list(section.budget.limits())[:1], "macs_hr", "params"], math.inf)
     costs = network_costs(space, names, latency)
     recipe = read_recipe(args.training, options, space.arch)
-    first = draw(space, [], 1, np.random.default_rng(0))[
-        0
-    ]  # so that a wrong option of the training is an error before the search
+    # So that a wrong option of the training is an error before the search.
+    first = draw(space, [], 1, np.random.default_rng(0))[0]
     training_of(recipe, task.network_block(space.derive(first)), args.training, options.name, 0, options)
     folder, code = _finished(options), 0
     if folder is None or args.front:
@@ -89,6 +89,7 @@ def main(args: Namespace) -> int:
 
     genotype = Genotype.from_json(read_genotype(folder))
     contenders, notes = line_up(task, space, genotype, costs, args.against_random, options.manual_seed)
+    contenders += of_front(task, space, costs, folder, args.front) if args.front else []
     seeds = args.training_seeds or [recipe.manual_seed]
     plan = [
         training_of(recipe, each.block, args.training, f"{folder.name}-{recipe.name}-{each.name}_seed{seed}", seed, options)
@@ -168,7 +169,7 @@ def line_up(
     searched = contender(SEARCHED, space.derive(genotype))
     contenders = [searched, *(contender(f"{RANDOM}{number}", space.derive(other)) for number, other in enumerate(others))]
     by = "macs_hr" if name == "latency_ms" else name  # a table of latencies knows networks of its own width alone
-    network = hand_made(task, searched.block, lambda network: measured(by, network), searched.costs[by])
+    network = hand_made(searched.block, lambda network: measured(by, network), searched.costs[by])
     if network is None:
         return contenders, [*notes, f"hand-made network: none, as {space.arch} has no published genotype of this size"]
     counts = {each: math.nan if each == "latency_ms" else measured(each, network) for each in costs}
@@ -179,11 +180,28 @@ def line_up(
     return contenders, notes
 
 
+def of_front(
+    task: Task, space: SearchSpace, costs: Mapping[str, Cost], folder: Path, budgets: Sequence[float]
+) -> list[Contender]:
+    """Return the best network of a finished search for each of some budgets of the front's cost, where there is one.
+
+    Networks that two budgets share are returned once. They are trained like the others and drawn beside them, but compared with
+    none, since their costs differ.
+    """
+    content, choices, contenders = parse_json((folder / FRONT).read_bytes(), folder / FRONT), space.choices(), []
+    best = {budget: [row for row in content["networks"] if row[content["cost"]] <= budget][:1] for budget in budgets}
+    for budget, row in {str(rows): (budget, rows[0]) for budget, rows in best.items() if rows}.values():
+        network: Any = space.derive(Genotype.from_json(row["genotype"]))
+        counts = {each: cost.of(network.genotype, choices) for each, cost in costs.items()}
+        contenders.append(Contender(f"{OF_FRONT}{short(budget)}", network.genotype, task.network_block(network), counts))
+    return contenders
+
+
 def _unordered(genotype: Genotype) -> dict[str, set[str]]:
     return {label: set(names) for label, names in genotype.picks}
 
 
-def hand_made(task: Task, block: Mapping[str, Any], cost_of: Callable[[SRNetwork], float], target: float) -> SRNetwork | None:
+def hand_made(block: Mapping[str, Any], cost_of: Callable[[SRNetwork], float], target: float) -> SRNetwork | None:
     """Return the network of the published genotype whose width ``nf`` makes its cost, which grows with it, nearest to ``target``.
 
     Its other settings are those of ``block``. ``None`` where it has no genotype by default, or no width.
@@ -194,7 +212,12 @@ def hand_made(task: Task, block: Mapping[str, Any], cost_of: Callable[[SRNetwork
             options[width] = NetworkOptions.model_validate({**block, "network_g": size | {"nf": width}})
     if size.get("nf") not in options:
         return None
-    widths, cost = list(options), cache(lambda width: cost_of(task.network(options[width], None)))
+
+    def build(width: int) -> SRNetwork:
+        network: SRNetwork = NETWORKS.build(options[width].network_g)(scale=options[width].scale)
+        return network
+
+    widths, cost = list(options), cache(lambda width: cost_of(build(width)))
     # Counting takes seconds in some networks. Costs grow about as the square of the width, which says where to begin.
     place = min(bisect(widths, size["nf"] * math.sqrt(target / cost(size["nf"]))), len(widths) - 1)
     while place and cost(widths[place]) > target:
@@ -202,8 +225,7 @@ def hand_made(task: Task, block: Mapping[str, Any], cost_of: Callable[[SRNetwork
     while place + 1 < len(widths) and cost(widths[place]) < target:
         place += 1
     nearest = min(widths[max(place - 1, 0) : place + 1], key=lambda width: abs(cost(width) - target))
-    network: SRNetwork = task.network(options[nearest], None)
-    return network
+    return build(nearest)
 
 
 def train_all(plan: Sequence[AnyTraining], console: Console) -> tuple[list[Path], int]:
@@ -342,7 +364,7 @@ def comparison_figure(cost: str, costs: Mapping[str, float], psnr: Mapping[str, 
         costs: network -> cost.
         psnr: data set -> network -> PSNR by seed, ``[seeds]``.
     """
-    looks = {RANDOM: (FAINT, "o"), HANDMADE: (COLOURS[1], "s"), SEARCHED: (COLOURS[0], "D")}
+    looks = {RANDOM: (FAINT, "o"), HANDMADE: (COLOURS[1], "s"), OF_FRONT: (COLOURS[2], "^"), SEARCHED: (COLOURS[0], "D")}
     figure = new_figure(4.2 * len(psnr) + 0.4, 3.6)
     for axes, (title, scores) in zip(figure.subplots(1, len(psnr), squeeze=False)[0], psnr.items(), strict=True):
         for kind, (colour, marker) in looks.items():

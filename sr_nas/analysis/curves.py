@@ -32,7 +32,7 @@ FIGURES: dict[str, tuple[str, int]] = {
     "alpha": (r"alpha_(mean|median|std)", 3),
     "gap": (r"gap_(worst|mean)", 2),
     "share": (r"share_.+", 1),
-    "accuracy": (r"\w+_(valid|test)", 2),
+    "accuracy": (r"\w+_(valid|test|psnr|regret)", 2),
     "size": (r"params|macs_.+", 3),
     "loss": (r"loss_(task|train)", 2),
 }

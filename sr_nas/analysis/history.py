@@ -104,8 +104,8 @@ def _scalars(record: Record, choices: Choices, operation: str) -> dict[str, floa
         selected = [name.partition("~")[0] for names in picks for name in names]
         scalars[f"share_{operation}"] = selected.count(operation) / len(selected)
     scalars |= {name: value for name, value in record.items() if name.startswith(("params", "macs_"))}
-    for dataset, accuracies in record.get("true_accuracy", {}).items():
-        scalars |= {f"{dataset}_{part}": value for part, value in accuracies.items()}
+    for dataset, scores in record.get("truth", {}).items():
+        scalars |= {f"{dataset}_{part}": value for part, value in scores.items()}
     return scalars | {f"loss_{name}": value for name, value in record["loss"].items()} | {"seconds": record["seconds"]}
 
 
@@ -119,6 +119,8 @@ def axis_label(quantity: str) -> tuple[str, float]:
     name, _, part = quantity.rpartition("_")
     if part in ("valid", "test"):
         return f"true {name} {part}, %", 1.0
+    if part in ("psnr", "regret"):
+        return f"true {name} {part.replace('psnr', 'PSNR')}, dB", 1.0
     return TITLES.get(quantity) or quantity.replace("share_", "share of ").replace("alpha_", "alpha, "), 1.0
 
 

@@ -39,9 +39,9 @@ from sr_nas.runs.files import write_json
 from sr_nas.runs.run_dir import read_history, resumable_runs
 from sr_nas.task import search_options
 
-SUMMARISED = r"\w+_(valid|test)|params|macs_.+|gap_worst|share_.+"
+SUMMARISED = r"\w+_(valid|test|psnr|regret)|params|macs_.+|gap_worst|share_.+"
 """Pattern of the quantities of a summary of seeds (see :func:`sr_nas.analysis.history.quantities`)."""
-QUANTITIES = r"alpha_(mean|median|std)|gap_(worst|mean)|share_.+|params|macs_.+|\w+_(valid|test)|loss_[a-z]+|seconds"
+QUANTITIES = r"alpha_(mean|median|std)|gap_(worst|mean)|share_.+|params|macs_.+|\w+_(valid|test|psnr|regret)|loss_[a-z]+|seconds"
 """Pattern of all quantities of a search, whatever its space."""
 DEFAULTS = ("cifar10_test", "share_skip_connect", "gap_worst"), ("macs_lr_1280x720", "gap_worst", "loss_task")
 """Quantities of a grid that are drawn: of NAS-Bench-201, and of other spaces."""

@@ -283,7 +283,7 @@ class Classification(Task):
 
     def complexity_of(self, network: Classifier) -> dict[str, Any]:
         accuracy = true_accuracy(network.genotype)
-        return classifier_complexity(network) | ({} if accuracy is None else {"true_accuracy": accuracy})
+        return classifier_complexity(network) | ({} if accuracy is None else {"truth": accuracy})
 
     def network_block(self, network: Classifier) -> dict[str, Any]:
         # A classifier is searched in small and trained in the size of its own defaults, which is the published one.

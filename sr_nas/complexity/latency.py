@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from sr_nas.contracts import Latency, SearchSpace
 from sr_nas.errors import UserError
+from sr_nas.genotype import Genotype
 
 TRUSTED = 0.9
 """Spearman correlation of predicted and measured networks from which a table may decide a search."""
@@ -77,8 +78,11 @@ def read_latency(file: Path, space: SearchSpace, foreign: bool = False) -> Laten
         machine, settings, quality = content["machine"], content["space"], content["check"]
         table = {label: {str(name): float(ms) for name, ms in row.items()} for label, row in content["candidates"].items()}
         fixed, spearman, device = float(content["fixed"]), float(quality["spearman"]), machine["device"]
+        checked = [Genotype.from_json(row["genotype"]) for row in quality["networks"] if float(row["measured"]) > 0]
         if set(content["how"]) != {"engine", "size", "rounds", "clock"} or type(machine["threads"]) is not int:
             raise ValueError("it does not say how networks were timed")
+        if not checked:
+            raise ValueError("it has no networks that were timed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"search.latency_table: {file} is no table of latencies ({error!r}). {advice}") from error
     if settings != settings_of(space):

@@ -110,7 +110,7 @@ def main(args: Namespace) -> int:
             raise UserError("--latency is for networks of super-resolution.")
         (costs["latency_ms"],), costs["latency_spread"] = latency_of([network])
     if args.official is not None:
-        costs["true_accuracy"] = official_accuracy(network.genotype, args.official)
+        costs["truth"] = official_accuracy(network.genotype, args.official)
     if args.json:
         print(json.dumps(costs))
     else:
@@ -167,7 +167,7 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     lines = {"parameters": f"{costs['params']:,}"} | multiply_adds
     if "latency_ms" in costs:
         lines["latency, HR output 1280x720"] = f"{costs['latency_ms']:.4g} ms here (spread {costs['latency_spread']:.0%})"
-    lines |= {f"true accuracy, {name}": accuracy for name, accuracy in truth(costs).items()}
+    lines |= {f"trained, {name}": scores for name, scores in truth(costs).items()}
     width = max(map(len, lines))
     for name, value in lines.items():
         console.print(f"{name:<{width}}  {value}")

@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from sr_nas.complexity.memory import extrapolated_peak
-from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError, parse_json, short
 from sr_nas.export.network_file import write_tensors
 from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
@@ -52,6 +52,8 @@ LIBRARIES = {"cpu": (36e6, 1.3)}
 
 
 # A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner.
+KNOWN, DRIFT = 3, 0.03
+"""Networks of a table of latency that are timed again, and from which relative change of their times on it is reported."""
 DRAW = 0.05
 
 
@@ -117,8 +119,8 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         lines = outcome(run.folder, choices) + write_front(run.folder, searcher, costs, budgets)
         if "latency_ms" in searcher.budgets and options.search.latency_table:
             genotype, cost = selected(run.folder), searcher.budgets["latency_ms"]
-            table, network = Path(options.search.latency_table), searcher.space.derive(genotype)
-            lines.append(measured_latency(table, network, device, cost.of(genotype, choices), cost.limit))
+            table, predicted = Path(options.search.latency_table), cost.of(genotype, choices)
+            lines += measured_latency(table, searcher.space, genotype, device, predicted, cost.limit)
         run.log.info("%s", "\n".join(lines))
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
@@ -367,9 +369,23 @@ def write_front(folder: Path, searcher: Searcher, costs: Mapping[str, Cost], bud
     return lines
 
 
-def measured_latency(table: Path, network: SRNetwork, device: torch.device, predicted: float, limit: float) -> str:
-    """Time a network as the candidates of a table were timed; return a line on it, on what was predicted, and the budget."""
+def measured_latency(
+    table: Path, space: Any, genotype: Genotype, device: torch.device, predicted: float, limit: float
+) -> list[str]:
+    """Time a network as the candidates of a table were timed; return lines on it, on what was predicted, and the budget.
+
+    Networks of which the table has the time are run in turns with it, and tell whether the machine is as quick as it was then.
+    """
     content = parse_json(table.read_bytes(), table)
-    times = Clock(device, **content["how"]).measure([network])
-    threads = "" if torch.get_num_threads() == content["machine"]["threads"] else f", by {torch.get_num_threads()} threads"
-    return f"latency   {median(times[:, 0].tolist()):.4g} ms measured{threads}, {predicted:.4g} predicted, budget {limit:.4g}"
+    known = content["check"]["networks"][:KNOWN]
+    genotypes = [genotype, *(Genotype.from_json(row["genotype"]) for row in known)]
+    clock = Clock(device, **content["how"])
+    time, *again = np.median(clock.measure(map(space.derive, genotypes)), axis=0).tolist()
+    slower = median(now / row["measured"] for now, row in zip(again, known, strict=True))
+    lines = [f"latency   {time:.4g} ms measured (spread {clock.spread:.0%}), {predicted:.4g} predicted, budget {limit:.4g}"]
+    if abs(slower - 1) > DRIFT:
+        now = f"{len(known)} networks of {table.name} take {slower:.2f} times what they took when it was made"
+        lines.append(f"          {now}; by that measure this one takes {time / slower:.4g} ms")
+    if (threads := torch.get_num_threads()) != content["machine"]["threads"]:
+        lines.append(f"          measured by {threads} threads, the table by {content['machine']['threads']}")
+    return lines

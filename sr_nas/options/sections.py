@@ -105,6 +105,8 @@ class WeightTraining(WeightSteps):
 
     pixel_opt: Annotated[Component, FromRegistry(LOSSES)] = Field(default={"type": "L1Loss"}, validate_default=True)
     """Task loss."""
+    start: Literal["random", "nearest"] = "random"
+    """nearest: begin near nearest-neighbour upscaling instead of noise, which short trainings gain most from."""
 
 
 class AnyRun(Strict):

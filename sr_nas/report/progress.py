@@ -173,9 +173,11 @@ def selection(record: Mapping[str, Any]) -> list[str]:
 
 
 def truth(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return data set -> trained accuracies in % of the record's network as text, where NAS-Bench-201 has them."""
-    accuracies = record.get("true_accuracy", {})
-    return {name: f"valid {parts['valid']:.2f} test {parts['test']:.2f}" for name, parts in accuracies.items()}
+    """Return data set -> what a benchmark knows of the record's network, once trained: accuracies in %, or PSNR in dB."""
+    return {
+        name: " ".join(f"{part} {value if isinstance(value, int) else f'{value:.2f}'}" for part, value in scores.items())
+        for name, scores in record.get("truth", {}).items()
+    }
 
 
 def duration(seconds: float | None) -> str:

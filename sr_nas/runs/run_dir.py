@@ -82,7 +82,7 @@ class SearchRecord(BaseModel):
     beta: dict[str, list[float]]
     loss: dict[str, float]
     genotype: dict[str, str | dict[str, str | list[str]]]
-    true_accuracy: dict[str, dict[str, float]] = {}
+    truth: dict[str, dict[str, float]] = {}
     budget: dict[str, dict[str, float]] = {}
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sr_nas.analysis import against_random
-from sr_nas.analysis.against_random import HANDMADE, SEARCHED, compare, hand_made, line_up, paired, read_recipe
+from sr_nas.analysis.against_random import HANDMADE, SEARCHED, compare, hand_made, line_up, of_front, paired, read_recipe
 from sr_nas.complexity.costs import count_params
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_structure
@@ -23,6 +23,7 @@ from sr_nas.jobs.run import PROVENANCE
 from sr_nas.networks.imdn import IMDN, LABELS
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, append_history, read_history
+from sr_nas.search.budget import front
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.spaces.imdn import IMDNSpace
 from sr_nas.task import find_task, network_costs, search_options
@@ -65,10 +66,24 @@ def test_the_hand_made_network_has_the_nearest_width() -> None:
     block = SR.network_block(IMDN(2, nf=100, num_blocks=1, genotype=["dsconv_3x3"] * 4))
     # The first guess is for costs that grow as the square of the width: too wide for their roots, too narrow for their squares.
     for power, target in itertools.product((0.5, 1, 2), targets):
-        network = hand_made(SR, block, lambda network, power=power: count_params(network) ** power, target**power)
+        network = hand_made(block, lambda network, power=power: count_params(network) ** power, target**power)
         assert network is not None and network.settings()["num_blocks"] == 1
         assert network.settings()["nf"] == min(costs, key=lambda nf: abs(costs[nf] ** power - target**power))
         assert network.genotype == IMDN(2).genotype
+
+
+def test_networks_of_the_front_are_the_best_within_each_budget(tmp_path: Path) -> None:
+    space: Any = IMDNSpace(2, 16, 1, ["conv_3x3", "dsconv_3x3"])
+    costs = network_costs(space, {"macs_hr": math.inf})
+    weights = {label: torch.tensor([0.9, 0.1]) for label in space.labels}
+    networks = [
+        {"macs_hr": each.costs[0], "genotype": each.genotype.to_json()} for each in front(space, weights, [*costs.values()])
+    ]
+    (tmp_path / "front.json").write_text(json.dumps({"cost": "macs_hr", "networks": networks}))
+    limits = [costs["macs_hr"].most, costs["macs_hr"].most - 1, costs["macs_hr"].most - 2, costs["macs_hr"].least - 1]
+    found = of_front(SR, space, costs, tmp_path, limits)
+    assert [str(each.genotype) for each in found] == [str(Genotype.from_json(row["genotype"])) for row in networks[:2]]
+    assert [each.costs["macs_hr"] for each in found] == [row["macs_hr"] for row in networks[:2]]
 
 
 def test_no_network_is_made_by_hand_where_none_is_published() -> None:

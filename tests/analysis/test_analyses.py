@@ -50,7 +50,7 @@ def made_up(folder: Path, file: str, seed: int, gaps: tuple[float, float], epoch
         beta = {label: [0.2, 0.2, 0.1, 0.2, 0.2 + gap] for label, gap in zip(EDGES, (gaps[0], *[gaps[1]] * 5), strict=True)}
         record: dict[str, Any] = {"epoch": epoch, "step": epoch, "alpha": {label: [float(epoch + seed)] * 5 for label in EDGES}}
         record |= {"beta": beta, "loss": {}, "seconds": 1.0, "genotype": read_genotype(SA_DARTS).to_json()}
-        append_history(folder, record | {"true_accuracy": {"cifar10": {"valid": 90.0, "test": 80.0 + epoch + seed}}})
+        append_history(folder, record | {"truth": {"cifar10": {"valid": 90.0, "test": 80.0 + epoch + seed}}})
     return folder
 
 
@@ -211,7 +211,7 @@ def test_a_grid_reports_every_search_and_makes_none_twice(swept: tuple[Path, lis
     for row, nu in zip(rows_of(root / "first" / "sweep.csv"), ("0", "1"), strict=True):
         last = read_history(root / f"tiny-nu{nu}")[-1]
         assert row["search:regularizer:nu"] == nu
-        assert float(row["cifar10_test"]) == last["true_accuracy"]["cifar10"]["test"]
+        assert float(row["cifar10_test"]) == last["truth"]["cifar10"]["test"]
         assert float(row["loss_task"]) == last["loss"]["task"]
     assert len(rows_of(root / "again" / "sweep.csv")) == 2 and (root / "tiny-nu1-value1e-3").is_dir()
     assert cv2.imread(str(root / "again" / "sweep.png")).std() > 0

@@ -25,7 +25,7 @@ def record(epoch: int, selected: str, loss: dict[str, float]) -> dict[str, Any]:
         "beta": {"a": [0.3, 0.7], "b": [0.55, 0.45], "inputs": [0.4, 0.3, 0.3]},
         "loss": loss,
         "genotype": {"arch": "X", "genotype": {"a": selected, "b": "skip_connect~0", "inputs": ["skip_connect", "1"]}},
-        "true_accuracy": {"cifar10": {"valid": 50.0 + epoch, "test": 60.0 + epoch}},
+        "truth": {"cifar10": {"valid": 50.0 + epoch, "test": 60.0 + epoch}},
         "params": 7,
         "seconds": 0.5,
     }

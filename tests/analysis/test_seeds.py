@@ -44,7 +44,7 @@ def nasbench(folder: Path, test: float, gap: float, skips: int, epoch: int = 3) 
     picks = {label: "skip_connect" if place < skips else "none" for place, label in enumerate(EDGES)}
     beta = {label: [0.1, 0.1, 0.1, 0.1, 0.1 + gap] for label in EDGES}
     record = {"alpha": beta, "beta": beta, "genotype": {"arch": "NASBench201", "genotype": picks}, "params": 100 * epoch}
-    return made_up(folder, RANDOM, epoch=epoch, **record, true_accuracy={"cifar10": {"test": test}})
+    return made_up(folder, RANDOM, epoch=epoch, **record, truth={"cifar10": {"test": test}})
 
 
 def plan(root: Path) -> Seeds:

@@ -153,7 +153,7 @@ def test_a_table_of_latency_decides_a_search(tmp_path: Path, timed: Callable[[fl
     printed = search(tmp_path, *words)
     record = read_history(tmp_path / "tiny")[-1]
     assert record["budget"]["latency_ms"]["decoded"] <= 8 and record["params"] == pytest.approx(8000, rel=0.1)
-    found = re.search(r"latency   (\S+) ms measured, (\S+) predicted, budget 8", printed)
+    found = re.search(r"latency   (\S+) ms measured \(spread 0%\), (\S+) predicted, budget 8\n(?!  )", printed)
     assert found and [float(ms) for ms in found.groups()] == pytest.approx([record["params"] / 1000] * 2, rel=0.01)
     with pytest.raises(UserError, match=r"is of .*'nf': 16.*, and this search of .*'nf': 32"):
         read_latency(file, IMDNSpace(2, 32, 1, CANDIDATES))
@@ -161,6 +161,11 @@ def test_a_table_of_latency_decides_a_search(tmp_path: Path, timed: Callable[[fl
     file.write_text(json.dumps(content | {"machine": content["machine"] | {"host": "another"}}))
     assert "was measured on another (cpu)" in search(tmp_path, *words, code=1)
     search(tmp_path, *words, "search:foreign_latency=true", "search:epochs=1")
+    halved = [row | {"measured": row["measured"] / 2} for row in content["check"]["networks"]]
+    file.write_text(json.dumps(content | {"check": content["check"] | {"networks": halved}}))
+    printed = search(tmp_path, *words, "search:epochs=1")
+    slower = re.search(r"latency   (\S+) ms measured.*\n +3 networks of latency.json take 2.00 times .* takes (\S+) ms", printed)
+    assert slower and float(slower[2]) == pytest.approx(float(slower[1]) / 2, rel=0.01)
     file.write_text(json.dumps(content | {"check": content["check"] | {"spearman": 0.5}}))
     assert "cannot be trusted: it orders measured networks with a Spearman correlation of 0.50" in search(
         tmp_path, *words, code=1
@@ -171,6 +176,8 @@ def test_a_table_of_latency_decides_a_search(tmp_path: Path, timed: Callable[[fl
         '{"machine": 1}',
         json.dumps(content | {"how": {}}),
         json.dumps(content | {"candidates": {"conv1": {}}}),
+        json.dumps(content | {"check": content["check"] | {"networks": []}}),
+        json.dumps(content | {"check": content["check"] | {"networks": [{"genotype": 1}]}}),
     ):
         file.write_text(damaged)
         assert "search.latency_table" in search(tmp_path, *words, code=1)

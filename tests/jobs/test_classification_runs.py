@@ -50,8 +50,8 @@ def test_every_epoch_logs_the_true_accuracy_of_its_network(finished: tuple[Path,
     assert [record["epoch"] for record in history] == [0, 1, 2]
     for record in history:
         genotype = read_genotype(record["genotype"])
-        assert record["true_accuracy"] == true_accuracy(genotype)
-    last = history[-1]["true_accuracy"]["cifar10"]
+        assert record["truth"] == true_accuracy(genotype)
+    last = history[-1]["truth"]["cifar10"]
     assert f"cifar10 valid {last['valid']:.2f} test {last['test']:.2f}" in printed
 
 

@@ -70,7 +70,7 @@ RECORD: dict[str, Any] = {
     "genotype": {"arch": "X", "genotype": {"a": "x"}},
     "params": 3,
     "memory_bytes": 4,
-    "true_accuracy": {"cifar10": {"valid": 1.0, "test": 2}},
+    "truth": {"cifar10": {"valid": 1.0, "test": 2}},
 }
 
 
@@ -88,7 +88,7 @@ RECORD: dict[str, Any] = {
         ("step", True, "step is"),
         ("epoch", "0", "epoch is"),
         ("params", "many", "params"),
-        ("true_accuracy", 3, "true_accuracy is"),
+        ("truth", 3, "truth is"),
     ],
 )
 def test_a_search_reads_records_of_its_own_choices_alone(key: str, value: object, words: str, tmp_path: Path) -> None:
