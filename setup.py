@@ -19,6 +19,7 @@ ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
 SPANDREL = "spandrel>=0.4"
 # The benchmark's own readers of its official files: 1.8 is the last of NATS-Bench, 2.1 the last of NAS-Bench-201.
 NASBENCH = ["nats-bench>=1.8", "nas-bench-201>=2.1"]
+TABLE = "scikit-learn>=1.3"  # predicts the networks that tools/build_benchmark.py has not trained
 
 setup(
     name="sr_nas",
@@ -31,6 +32,7 @@ setup(
     packages=find_packages(include=["sr_nas", "sr_nas.*"]),
     package_data={
         "sr_nas.classification": ["nasbench201.npz", "README.md"],
+        "sr_nas.networks": ["imdn_table.npz", "imdn_table.json", "imdn_trainings.csv"],
     },
     entry_points={"console_scripts": ["sr-nas = sr_nas.cli:main"]},
     install_requires=[
@@ -64,6 +66,7 @@ setup(
         "basicsr": [BASICSR],
         "perceptual": ["torchmetrics>=1.7"],  # LPIPS and DISTS; 1.7 is the first with DISTS
         "nasbench": NASBENCH,  # tools/complexity.py --official
+        "table": [TABLE],
         "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
         "test": [
             "pytest>=8.0",
@@ -72,6 +75,7 @@ setup(
             "jsonschema>=4.0",
             BASICSR,
             TENSORBOARD,
+            TABLE,
             *ONNX,
             SPANDREL,
             *NASBENCH,

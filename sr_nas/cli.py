@@ -188,6 +188,12 @@ def _analyze(parser: ArgumentParser) -> None:
     sweep.add_argument("--seeds", type=seeds, metavar="0-4", help="seeds to search every cell with (default: the option file's)")
     sweep.add_argument("--show", nargs="+", default=[], metavar="QUANTITY", help="what to draw, e.g. cifar10_test gap_worst")
 
+    ranks = job("ranks", "how well cheap predictors order the trained networks of the IMDN table", "*", "ranks")
+    ranks.add_argument("--set", choices=("Set5", "Set14", "B100"), default="Set14", help="its PSNR is the truth (default: Set14)")
+    ranks.add_argument("--batches", type=whole_number, default=8, metavar="N", help="for losses in a supernet (default: 8)")
+    ranks.add_argument("--seed", type=int, default=0, help="of the initial weights that SynFlow sees (default: 0)")
+    _overrides(ranks, "datasets:train:dataroot_gt=DIR")
+
     replace = job("replace", "section 6.6: true accuracy when an edge's operation is replaced, in decreasing order of beta", "1")
     replace.add_argument("--edge", nargs="+", metavar="LABEL", help="edges, or 'all' (default: the first)")
 

@@ -20,6 +20,8 @@ from sr_nas.export.model import BEST, load_model
 from sr_nas.export.network_file import load_network
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, evaluate_set, psnr
+from sr_nas.networks.imdn import IMDN
+from sr_nas.networks.imdn_table import truth
 from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.registry import LOSSES, NETWORKS, PAIRS, SPACES
 from sr_nas.report.plots import comparison_figure, save
@@ -58,7 +60,9 @@ class SuperResolution(Task):
         return started(network, options.train.start)
 
     def complexity_of(self, network: SRNetwork) -> dict[str, Any]:
-        return dict(complexity(network))
+        costs: dict[str, Any] = dict(complexity(network))
+        known = truth(network.settings()) if isinstance(network, IMDN) else None
+        return costs if known is None else costs | {"truth": known}
 
     def network_block(self, network: SRNetwork) -> dict[str, Any]:
         settings = network.settings()
