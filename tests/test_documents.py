@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark
+import build_benchmark
 import prepare_data
 import pytest
 
@@ -107,7 +108,8 @@ def test_commands_parse(file: Path, item: str) -> None:
         option_file = getattr(args, "opt", None)
         assert option_file is None or "$" in option_file or option_file.startswith("options/")
     else:
-        {"prepare_data": prepare_data.make_parser, "benchmark": benchmark.parser}[command]().parse_args(words)
+        parsers = {"prepare_data": prepare_data.make_parser, "benchmark": benchmark.parser}
+        (parsers | {"build_benchmark": build_benchmark.make_parser})[command]().parse_args(words)
 
 
 def test_what_does_not_exist_is_noticed() -> None:

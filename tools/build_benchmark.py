@@ -223,8 +223,8 @@ def fit(args: Namespace) -> int:
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a job; return its exit code."""
+def make_parser() -> ArgumentParser:
+    """The arguments of both jobs."""
     parser = ArgumentParser(prog="build_benchmark", description=__doc__)
     jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     first = jobs.add_parser("train", help="train the networks that the CSV lacks")
@@ -239,7 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sub.add_argument("--csv", type=Path, default=CSV, metavar="FILE", help="a line for each training")
         text = "override options, such as the folders of the data"
         sub.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help=text)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a job; return its exit code."""
+    args = make_parser().parse_args(arguments)
     return with_errors_printed("build_benchmark", lambda: args.run(args))
 
 
