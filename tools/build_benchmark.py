@@ -60,6 +60,10 @@ DRAWS, REPEATED = 400, 20
 SEEDS = (1, 2)
 LONG, SHORT = (40, 4.0), (100, 0.1)
 """Of the first ones again, how many are trained longer and shorter too, and how many times as long."""
+LAST = 40
+"""How many of the last ones are measured on Urban100 too, which takes as long as to train them."""
+WIDTHS = (8, 12, 20, 24, 28)
+"""Other widths at which the published network is trained: what a search is to beat."""
 PAPER = (
     ("dsconv_3x3", "conv_3x3", "dsconv_3x3_bn", "dsconv_5x5"),
     ("conv_5x5_bn", "conv_5x5", "conv_5x5_bn", "conv_5x5_bn"),
@@ -68,23 +72,43 @@ PAPER = (
 """Genotypes that SA-DARTS (Zhou et al., arXiv 2504.16306) prints, beside IMDN's."""
 
 
+URBAN = "Urban100"
+COLUMNS = (
+    *LABELS,
+    "nf",
+    "seed",
+    "iterations",
+    *(f"{name}_{kind}" for name in (*DATA_SETS, URBAN) for kind in ("psnr", "ssim")),
+    "cpu_seconds",
+)
+
+
 class Training(NamedTuple):
-    """A training of the table: four candidates, the seed, and how many times as long as most it is."""
+    """A training of the table: ``times`` as long as most, and with ``urban`` measured on Urban100 too."""
 
     genotype: Names
     seed: int = 0
     times: float = 1.0
+    nf: int = SETTINGS["nf"]
+    urban: bool = False
+
+    @property
+    def key(self) -> Names:
+        """What tells it from the others in the CSV, but for its length."""
+        return (*self.genotype, str(self.nf), str(self.seed))
 
 
 def trainings() -> list[Training]:
     """Return all trainings of the table, in an order in which every beginning of it is of use."""
     draws = random.Random(0).sample(EVERY, DRAWS)
     corners = [PUBLISHED, *PAPER, *((name,) * len(LABELS) for name in IMDN_OPERATIONS)]
-    once = [Training(genotype) for genotype in [*corners, *draws]]
+    once = [Training(genotype, urban=place >= len(corners) + DRAWS - LAST) for place, genotype in enumerate([*corners, *draws])]
     repeated = [Training(genotype, seed) for genotype in draws[:REPEATED] for seed in SEEDS]
     long, short = ([Training(genotype, times=times) for genotype in draws[:count]] for count, times in (LONG, SHORT))
+    wide = [Training(PUBLISHED, seed, nf=nf, urban=True) for seed in (0, *SEEDS) for nf in (SETTINGS["nf"], *WIDTHS)]
     first, half = len(corners) + LONG[0], len(once) // 2
-    return list(dict.fromkeys([*once[:first], *repeated, *once[first:half], *short, *long, *once[half:]]))
+    plan = [*once[:first], *repeated, *once[first:half], *wide, *short, *long, *once[half:]]
+    return list({(item.key, item.times): item for item in plan}.values())
 
 
 @cache
@@ -98,7 +122,8 @@ def train(training: Training, opt: str, overrides: tuple[str, ...]) -> dict[str,
     """Train and measure a network by an option file; return its line of the CSV."""
     torch.set_num_threads(1)
     started, usual = time.process_time(), load_options(training_options, opt, overrides).train.total_iter
-    words = [f"network_g:genotype=[{','.join(training.genotype)}]", f"manual_seed={training.seed}"]
+    overrides = overrides if training.urban else (*overrides, "datasets:val_4=null")
+    words = [f"network_g:genotype=[{','.join(training.genotype)}]", f"network_g:nf={training.nf}", f"manual_seed={training.seed}"]
     options = load_options(training_options, opt, [*overrides, *words, f"train:total_iter={round(usual * training.times)}"])
     images, network, _ = build_training(options)
     network = network.to(memory_format=torch.channels_last)  # its steps take about a seventh less time on a CPU
@@ -109,7 +134,7 @@ def train(training: Training, opt: str, overrides: tuple[str, ...]) -> dict[str,
             os._exit(1)  # not sys.exit, which the pool would take for the end of this one training
     validator = validator_of(opt, overrides)
     row: dict[str, Any] = dict(zip(LABELS, training.genotype, strict=True))
-    row |= {"seed": training.seed, "iterations": options.train.total_iter}
+    row |= {"nf": training.nf, "seed": training.seed, "iterations": options.train.total_iter}
     for name, scores in validator.means({"val": validator.measure(trainer.averaged)}).items():
         row |= {f"{name}_psnr": f"{scores['psnr']:.4f}", f"{name}_ssim": f"{scores['ssim']:.5f}"}
     return row | {"cpu_seconds": round(time.process_time() - started)}
@@ -119,9 +144,8 @@ def train_all(args: Namespace) -> int:
     """Train what the CSV lacks, on some processes; return the exit code."""
     overrides = tuple(args.force_yml)
     usual = load_options(training_options, str(args.opt), overrides).train.total_iter
-    rows = read_trainings(args.csv)
-    done = {(*(row[label] for label in LABELS), int(row["seed"]), int(row["iterations"])) for row in rows}
-    left = [item for item in trainings() if (*item.genotype, item.seed, round(usual * item.times)) not in done][: args.most]
+    done = {(*(row[name] for name in (*LABELS, "nf", "seed")), int(row["iterations"])) for row in read_trainings(args.csv)}
+    left = [item for item in trainings() if (*item.key, round(usual * item.times)) not in done][: args.most]
     console, started = Console(markup=False, highlight=False), time.monotonic()
     trained, total = 0.0, sum(item.times for item in left)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -130,7 +154,7 @@ def train_all(args: Namespace) -> int:
         for future in as_completed(futures):
             row, fresh = future.result(), not args.csv.exists()
             with args.csv.open("a", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+                writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
                 if fresh:
                     writer.writeheader()
                 writer.writerow(row)
@@ -174,7 +198,7 @@ def fit(args: Namespace) -> int:
     scores: dict[int, list[list[float]]] = {}
     others: dict[int, dict[int, list[float]]] = {}
     rows = read_trainings(args.csv)
-    for row in rows:
+    for row in (row for row in rows if int(row["nf"]) == SETTINGS["nf"]):
         index, values = place([row[label] for label in LABELS]), [float(row[f"{name}_psnr"]) for name in DATA_SETS]
         if int(row["iterations"]) == usual:
             scores.setdefault(index, []).append(values)

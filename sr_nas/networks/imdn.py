@@ -19,7 +19,7 @@ from sr_nas.contracts import SRNetwork
 from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import NETWORKS, Registry
 
-Features = Annotated[int, Ge(16), Le(4096), MultipleOf(4)]
+Features = Annotated[int, Ge(8), Le(4096), MultipleOf(4)]
 Blocks = Annotated[int, Ge(1), Le(1000)]
 
 LABELS = ("conv1", "conv2", "conv3", "conv4")
@@ -75,10 +75,11 @@ class ContrastAwareChannelAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
+        hidden = max(channels // reduction, 1)
         self.gate = nn.Sequential(
-            nn.Conv2d(channels, channels // reduction, 1),
+            nn.Conv2d(channels, hidden, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels // reduction, channels, 1),
+            nn.Conv2d(hidden, channels, 1),
             nn.Sigmoid(),
         )
 

@@ -23,6 +23,7 @@ FILE, TRAININGS = "imdn_table.npz", "imdn_trainings.csv"
 SETTINGS: dict[str, Any] = {"scale": 2, "nf": 16, "num_blocks": 3}
 """Arguments of the networks of the table besides their genotype."""
 DATA_SETS = ("Set5", "Set14", "B100")
+"""Those that all networks are measured on; some are on Urban100 too."""
 
 
 @cache
@@ -42,9 +43,10 @@ def table() -> Mapping[str, NDArray[Any]]:
 
 
 def read_trainings(file: Path | None = None) -> list[dict[str, str]]:
-    """Return a row for each training: its candidates, seed, iterations, PSNR and SSIM by set; of a CSV, by default the package's.
+    """Return a row for each training of a CSV, by default the package's: candidates, ``nf``, seed, iterations, PSNR, SSIM.
 
-    There are none where there is no such file.
+    Rows of another ``nf`` than 16 are the published genotype at other widths, and no part of the table. What was not measured is
+    an empty text. There are none where there is no such file.
     """
     source = file or files("sr_nas.networks") / TRAININGS
     return list(csv.DictReader(source.read_text(encoding="utf-8").splitlines())) if source.is_file() else []
