@@ -194,6 +194,11 @@ def _analyze(parser: ArgumentParser) -> None:
     ranks.add_argument("--seed", type=int, default=0, help="of the initial weights that SynFlow sees (default: 0)")
     _overrides(ranks, "datasets:train:dataroot_gt=DIR")
 
+    methods = job(
+        "methods", "PSNR of searches by the IMDN table, beside chance and the published network by width", "+", "methods"
+    )
+    methods.add_argument("--set", choices=("Set5", "Set14", "B100"), default="Set14", help="whose PSNR (default: Set14)")
+
     replace = job("replace", "section 6.6: true accuracy when an edge's operation is replaced, in decreasing order of beta", "1")
     replace.add_argument("--edge", nargs="+", metavar="LABEL", help="edges, or 'all' (default: the first)")
 

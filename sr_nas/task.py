@@ -36,6 +36,7 @@ from sr_nas.trainer import DivergenceWatch, Trainer, check_compiler
 
 # Added to manual_seed. Every random process has its own generator, so that changing one does not change the others.
 ALPHA_SEED, TRAINING_SEED, VALIDATION_SEED, RELAXATION_SEED = 1, 2, 3, 4
+RESTART_SEED = 10_000
 
 Scores = Mapping[str, Any]
 """Metric -> mean over the images of a set, and whatever else a history keeps of the set."""
@@ -185,14 +186,23 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
     torch.manual_seed(seed)
     images = task.images(options) if images is None else images
     space = task.space(options, images).to(device)
+    choices = space.choices()
+
+    def new_alpha(seed: int) -> Alpha:
+        generator = torch.Generator().manual_seed(seed + ALPHA_SEED)
+        return Alpha(choices, section.alpha.init, section.alpha.value, section.alpha.offset, generator)
+
+    def beginning(number: int) -> tuple[Any, Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(own := seed + number * RESTART_SEED)
+            return task.space(options, images).state_dict(), new_alpha(own).state_dict()
+
     parts = split_indices(len(images), seed, section.split)
     training, validation = (
         _stream(options, images, indices, seed + offset, initial_world_size)
         for indices, offset in zip(parts, (TRAINING_SEED, VALIDATION_SEED), strict=True)
     )
-    choices = space.choices()
-    generator = torch.Generator().manual_seed(seed + ALPHA_SEED)
-    alpha = Alpha(choices, section.alpha.init, section.alpha.value, section.alpha.offset, generator).to(device)
+    alpha = new_alpha(seed).to(device)
     latency = read_latency(Path(section.latency_table), space, section.foreign_latency) if section.latency_table else None
     objective = Objective(
         task=task.loss(options),
@@ -216,7 +226,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         validation=validation,
         weight_optimizer=weight_optimizer,
         alpha_optimizer=OPTIMIZERS.build(section.alpha.optim)(alpha.parameters()),
-        scheduler=LR_SCHEDULES.build(options.train.scheduler)(weight_optimizer, total=section.epochs),
+        scheduler=LR_SCHEDULES.build(options.train.scheduler)(weight_optimizer, total=section.epochs // section.restarts),
         plan=Plan(
             epochs=section.epochs,
             steps_per_epoch=section.steps_per_epoch or training.batches_per_epoch,
@@ -228,9 +238,11 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             grad_clip_norm=options.train.grad_clip_norm,
             precision=options.train.precision,
             seed=seed + RELAXATION_SEED,
+            restarts=section.restarts,
         ),
         budgets=network_costs(space, section.budget.limits(), latency),
         selection=SELECTIONS.build(section.selection),
+        beginning=beginning,
     )
 
 

@@ -38,6 +38,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from sr_nas.cli import whole_number, with_errors_printed
 from sr_nas.complexity.latency import read_latency
+from sr_nas.genotype import Genotype, read_genotype
 from sr_nas.networks.imdn import IMDN_OPERATIONS, LABELS, PUBLISHED
 from sr_nas.networks.imdn_table import DATA_SETS, FILE, SETTINGS, TRAININGS, place, read_trainings
 from sr_nas.options.load import load_options
@@ -140,12 +141,23 @@ def train(training: Training, opt: str, overrides: tuple[str, ...]) -> dict[str,
     return row | {"cpu_seconds": round(time.process_time() - started)}
 
 
+def of_searches(folders: Sequence[Path]) -> list[Training]:
+    """Return trainings, from all seeds, of the networks of finished searches."""
+    genotypes = [Genotype.from_json(read_genotype(folder)) for folder in folders]
+    names = dict.fromkeys(tuple(genotype[label][0] for label in LABELS) for genotype in genotypes)
+    return [Training(each, seed, urban=True) for seed in (0, *SEEDS) for each in names]
+
+
 def train_all(args: Namespace) -> int:
     """Train what the CSV lacks, on some processes; return the exit code."""
     overrides = tuple(args.force_yml)
     usual = load_options(training_options, str(args.opt), overrides).train.total_iter
     done = {(*(row[name] for name in (*LABELS, "nf", "seed")), int(row["iterations"])) for row in read_trainings(args.csv)}
-    left = [item for item in trainings() if (*item.key, round(usual * item.times)) not in done][: args.most]
+    left = [
+        item
+        for item in (of_searches(args.runs) if args.runs else trainings())
+        if (*item.key, round(usual * item.times)) not in done
+    ][: args.most]
     console, started = Console(markup=False, highlight=False), time.monotonic()
     trained, total = 0.0, sum(item.times for item in left)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -253,6 +265,8 @@ def make_parser() -> ArgumentParser:
     jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     first = jobs.add_parser("train", help="train the networks that the CSV lacks")
     first.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="trainings at a time (default: 1)")
+    text = "train the networks of these searches, from three seeds, and none of the plan"
+    first.add_argument("--runs", nargs="+", type=Path, default=[], metavar="RUN", help=text)
     first.add_argument("--most", type=whole_number, metavar="N", help="train so many at most")
     first.set_defaults(run=train_all)
     second = jobs.add_parser("fit", help="predict all networks, and write the table beside the CSV")

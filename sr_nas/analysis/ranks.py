@@ -91,7 +91,7 @@ def of_search(folder: Path, genotypes: Sequence[Genotype], overrides: Sequence[s
     with restoring(folder / CHECKPOINT):
         searcher.load_state_dict(state)
     with torch.no_grad():
-        beta, choices = searcher.alpha.relax(searcher.relaxation), searcher.space.choices()
+        beta, choices = searcher.beta(), searcher.space.choices()
     indices = [[choices[label].candidates.index(genotype[label][0]) for label in LABELS] for genotype in genotypes]
     likelihood = [sum(float(beta[label][index].log()) for label, index in zip(LABELS, row, strict=True)) for row in indices]
     score = Scores(searcher, batches)

@@ -352,7 +352,7 @@ def write_front(folder: Path, searcher: Searcher, costs: Mapping[str, Cost], bud
         return []
     name, cost = next(iter(costs.items()))
     with torch.no_grad():
-        weights, choices = searcher.alpha.relax(searcher.relaxation), searcher.space.choices()
+        weights, choices = searcher.beta(), searcher.space.choices()
         networks: list[dict[str, Any]] = [
             {other: each.of(network.genotype, choices) for other, each in costs.items()}
             | {"log_beta": network.log_beta, "genotype": network.genotype.to_json()}

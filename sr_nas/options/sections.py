@@ -221,7 +221,11 @@ class SearchSection(_CostWeights):
     steps_per_epoch: PositiveInt | None = None
     """Pairs of an alpha and a weight step; by default as many as the training half has batches."""
     warmup_epochs: NonNegativeInt = 0
-    """Epochs at the start in which only weights are trained."""
+    """Epochs at the start, or of every restart, in which only weights are trained."""
+    restarts: PositiveInt = 1
+    """Times that the search begins anew, from other weights, each with its share of the epochs; a divisor of their number.
+
+    The network is that of the geometric mean of beta at their ends."""
     order: Literal["first", "second"] = "first"
     """second differentiates alpha through a look-ahead step of the weights."""
     hessian: Literal["exact", "finite_difference"] = "exact"
@@ -242,8 +246,10 @@ class SearchSection(_CostWeights):
 
     @model_validator(mode="after")
     def _check_order_and_epochs(self) -> SearchSection:
-        if self.epochs and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs for alpha")
+        if self.epochs % self.restarts:
+            raise ValueError(f"{self.restarts} restarts cannot share {self.epochs} epochs equally")
+        if self.epochs and self.warmup_epochs >= (own := self.epochs // self.restarts):
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {own} epochs for alpha")
         if self.order == "first" and self.xi is not None:
             raise ValueError("xi belongs to order: second; a first-order search has no look-ahead step")
         if self.order == "first" and self.hessian != "exact":

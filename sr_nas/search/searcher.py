@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ Selection = Callable[[], tuple[Genotype, dict[str, float]]]
 """Returns the network of a search whose steps are done, and numbers on the choice for the last record."""
 
 _STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation", "multipliers")
+_RESET = ("weight_optimizer", "alpha_optimizer", "scheduler", "multipliers")
 _ADVICE = "Lower train.optim_g.lr, search.alpha.optim.lr or the weights of regulariser and costs, or set train.grad_clip_norm."
 
 
@@ -37,7 +39,7 @@ class Plan:
     """Length and method of a search.
 
     Attributes:
-        epochs: lambda_e and the schedulers count in them.
+        epochs: of all restarts together; lambda_e and the schedulers count in those of one.
         steps_per_epoch: pairs of an alpha step and a weight step.
         warmup_epochs: epochs at the start in which only weights are trained.
         second_order: differentiate alpha through a look-ahead step of the weights.
@@ -46,6 +48,7 @@ class Plan:
         alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
         seed: of a relaxation that samples.
+        restarts: times that the search begins anew, a divisor of ``epochs``.
     """
 
     epochs: int
@@ -58,6 +61,7 @@ class Plan:
     grad_clip_norm: float | None = None
     precision: Precision = "fp32"
     seed: int = 0
+    restarts: int = 1
 
 
 @SELECTIONS.register()
@@ -84,6 +88,7 @@ class Searcher:
         scheduler: of the weights' learning rate, stepped once per epoch.
         budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
+        beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
     """
 
     space: Any
@@ -98,6 +103,7 @@ class Searcher:
     plan: Plan
     budgets: Mapping[str, Cost] = field(default_factory=dict)
     selection: Callable[[Searcher], Selection] = argmax
+    beginning: Callable[[int], tuple[Any, Any]] | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.space, self.budgets)
@@ -114,6 +120,8 @@ class Searcher:
             # Weights that no pass has run yet have no momentum, which PyTorch's fused SGD fails on.
             group["fused"] = group.get("fused") and not group.get("momentum")
         self.select = self.selection(self)
+        self.earlier: list[dict[str, Tensor]] = []  # beta at the end of each restart before the current one
+        self._initial = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in _RESET} if self.beginning else {}
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
         # Reading a loss synchronises the device, so losses are read every so many steps.
@@ -129,6 +137,11 @@ class Searcher:
     def epoch(self) -> int:
         """Epoch of the next step, counted from 1."""
         return self.step // self.plan.steps_per_epoch + 1
+
+    @property
+    def own_epoch(self) -> int:
+        """Epoch of the next step within its restart, counted from 1."""
+        return (self.epoch - 1) % (self.plan.epochs // self.plan.restarts) + 1
 
     def run(
         self,
@@ -161,14 +174,25 @@ class Searcher:
                 record = self.record(epoch, *self._selected())
                 self.sums, self.seconds = {}, 0.0
                 on_epoch(record)
+                if self.step < self.steps and self.own_epoch == 1:
+                    self.restart()
             if between_steps():
                 break
         return self.step >= self.steps
 
+    def restart(self) -> None:
+        """Begin anew from other weights and another alpha, keeping beta for the choice of the network."""
+        assert self.beginning is not None
+        self.earlier.append({label: beta.detach().clone() for label, beta in self.alpha.relax(self.relaxation).items()})
+        for module, state in zip((self.space, self.alpha), self.beginning(len(self.earlier)), strict=True):
+            module.load_state_dict(state)
+        for name, state in self._initial.items():
+            getattr(self, name).load_state_dict(copy.deepcopy(state))
+
     def take_step(self) -> dict[str, Tensor]:
         """Move alpha and the weights once each; return their losses, which :meth:`run` sees to."""
         training = self.next_batch(self.training)
-        losses = self.alpha_step(training) if self.learns_alpha and self.epoch > self.plan.warmup_epochs else {}
+        losses = self.alpha_step(training) if self.learns_alpha and self.own_epoch > self.plan.warmup_epochs else {}
         losses["train"] = self.weight_step(training)
         self.step += 1
         return losses
@@ -204,7 +228,7 @@ class Searcher:
         if plan.second_order:
             xi = self.weight_optimizer.param_groups[0]["lr"] if plan.xi is None else plan.xi
         return StepContext(
-            self.space, self.alpha, self._in_pass(0), self.objective, self.epoch, validation, training,
+            self.space, self.alpha, self._in_pass(0), self.objective, self.own_epoch, validation, training,
             xi=xi, on_both=plan.alpha_on_both, autocast=self._autocast, average=self._average,
         )  # fmt: skip
 
@@ -236,9 +260,10 @@ class Searcher:
 
         The genotype is by default :meth:`genotype`; ``selection`` are numbers on how it was chosen.
         """
-        weights, genotype = self.alpha.relax(self.relaxation), genotype or self.genotype()
+        weights, genotype = self.beta(), genotype or self.genotype()
+        own_epoch = (epoch - 1) % (self.plan.epochs // self.plan.restarts) + 1 if epoch else 0
         # Losses of alpha exist only after the warm-up.
-        alpha_steps = 0 if epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
+        alpha_steps = 0 if own_epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
         counts = {name: self.plan.steps_per_epoch if name == "train" else alpha_steps for name in self.sums}
         return {
             "epoch": epoch,
@@ -246,7 +271,7 @@ class Searcher:
             "alpha": {label: logits.tolist() for label, logits in self.alpha.logits.items()},
             "beta": {label: weight.tolist() for label, weight in weights.items()},
             "loss": {name: total / counts[name] for name, total in self.sums.items()},
-            "lambda": self.objective.strength(epoch),
+            "lambda": self.objective.strength(own_epoch),
             "expected_cost": {name: expected_cost(weights, table).item() for name, (_, table) in self.objective.costs.items()},
             "genotype": genotype.to_json(),
             "seconds": self.seconds,
@@ -269,18 +294,35 @@ class Searcher:
         }
 
     @torch.no_grad()
+    def beta(self) -> dict[str, Tensor]:
+        """Label -> weights of its candidates that networks are chosen by: those of alpha, or their geometric mean over restarts.
+
+        Single searches disagree more than they are wrong: their mean ranks networks better than a longer search does
+        (docs/evidence.md). The mean is scaled to the sum of the weights.
+        """
+        now = self.alpha.relax(self.relaxation)
+        if not self.earlier:
+            return now
+        mean = {}
+        for label, weights in now.items():
+            every = torch.stack([*(earlier[label] for earlier in self.earlier), weights])
+            product = every.clamp_min(torch.finfo(every.dtype).tiny).log().mean(dim=0).exp()
+            mean[label] = product * (every.sum() / len(every) / product.sum())
+        return mean
+
     def genotype(self) -> Genotype:
         """The network that alpha prefers now among those within all budgets."""
-        return decode(self.space, self.alpha.relax(self.relaxation), list(self.budgets.values()))
+        return decode(self.space, self.beta(), list(self.budgets.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the search depends on; tensors and plain values only. Raises as :meth:`read_losses`."""
         self.read_losses()
         state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        return {"step": self.step, "sums": dict(self.sums), "seconds": self.seconds, **state}
+        return {"step": self.step, "sums": dict(self.sums), "seconds": self.seconds, "earlier": list(self.earlier), **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._unread = []
+        self.earlier = [{label: beta.to(self.device) for label, beta in each.items()} for each in state["earlier"]]
         self.step, self.sums, self.seconds = count_of(state["step"], self.steps), dict(state["sums"]), float(state["seconds"])
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
@@ -295,4 +337,6 @@ class Searcher:
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:
-        return in_pass(self.relaxation, (self.plan.seed, self.step, number), (self.epoch - 1) / self.plan.epochs)
+        return in_pass(
+            self.relaxation, (self.plan.seed, self.step, number), (self.own_epoch - 1) * self.plan.restarts / self.plan.epochs
+        )

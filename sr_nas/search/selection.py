@@ -85,7 +85,7 @@ class Scores:
             shares = {
                 label: torch.stack([cost.table[label] / cost.limit for cost in self.costs]).sum(0).exp() for label in labels
             }
-            dearest = front(self.searcher.space, self.searcher.alpha.relax(self.searcher.relaxation) | shares, self.costs)[0]
+            dearest = front(self.searcher.space, self.searcher.beta() | shares, self.costs)[0]
             most = max(own / cost.limit for own, cost in zip(dearest.costs, self.costs, strict=True))
             self.least = USED if most >= USED else USED * most
 
@@ -113,7 +113,7 @@ def _best_of(searcher: Searcher, networks: int, batches: int, of_beta: bool) -> 
 
     def select() -> tuple[Genotype, dict[str, float]]:
         scores.begin()
-        genotypes = scores.draw(networks, searcher.alpha.relax(searcher.relaxation) if of_beta else None)
+        genotypes = scores.draw(networks, searcher.beta() if of_beta else None)
         for genotype in [searcher.genotype()] * of_beta + genotypes:
             scores(genotype)
         return scores.best()
@@ -209,7 +209,7 @@ def early_stopping(
     def select() -> tuple[Genotype, dict[str, float]]:
         scores.begin()
         start = searcher.training.state_dict()
-        for genotype in scores.draw(networks, searcher.alpha.relax(searcher.relaxation) if source == "beta" else None):
+        for genotype in scores.draw(networks, searcher.beta() if source == "beta" else None):
             searcher.training.load_state_dict(start)
             scores.losses[genotype] = _loss_alone(genotype, scores, steps)
         return scores.best()

@@ -53,6 +53,18 @@ def searcher(
     )
 
 
+def beginning(number: int) -> tuple[Any, Any]:
+    torch.manual_seed(100 + number)
+    space = ToySpace().double()
+    generator = torch.Generator().manual_seed(200 + number)
+    return space.state_dict(), Alpha(space.choices(), generator=generator).double().state_dict()
+
+
+def restarting(restarts: int = 2, **plan: Any) -> Searcher:
+    search = searcher(0.1, sa, restarts=restarts, **plan)
+    return dataclasses.replace(search, beginning=beginning)
+
+
 def run(search: Searcher, steps: int | None = None) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     search.run(lambda _: None, records.append, lambda: search.step == steps)
@@ -83,6 +95,39 @@ def test_stop_and_resume_is_the_straight_run_to_the_bit(stop: int, order: dict[s
     assert torch.equal(flat(straight), flat(second))
     without_time = [[{k: v for k, v in record.items() if k != "seconds"} for record in some] for some in (expected, records)]
     assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize("stop", [3, 20, 27, 40])
+def test_a_search_with_restarts_resumes_to_the_bit(stop: int) -> None:
+    straight, first, second = restarting(), restarting(), restarting()
+    expected, records = run(straight), run(first, stop)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    records += run(second)
+    assert torch.equal(flat(straight), flat(second)) and len(records) == 4
+    assert [record["beta"] for record in expected] == [record["beta"] for record in records]
+
+
+def test_a_restart_is_a_search_of_its_own_and_beta_the_geometric_mean() -> None:
+    whole, alone = restarting(warmup_epochs=1), searcher(0.1, sa, epochs=2, warmup_epochs=1)
+    records = run(whole)
+    ends = [searcher(0.1, sa, epochs=2, warmup_epochs=1), alone]
+    for module, state in zip((alone.space, alone.alpha), beginning(1), strict=True):
+        module.load_state_dict(state)
+    for stream, batches in ((alone.training, 20), (alone.validation, 10)):  # where the first of the two restarts left them
+        for _ in range(batches):
+            stream.next()
+    own = [run(each) for each in ends]
+    assert torch.equal(flat(whole), flat(alone))
+    for label in ("one", "two"):
+        weights = torch.tensor([each[-1]["beta"][label] for each in own], dtype=torch.float64)
+        mean = weights.prod(dim=0) ** 0.5
+        assert records[-1]["beta"][label] == pytest.approx((mean / mean.sum()).tolist(), abs=1e-12)
+    assert [record["lambda"] for record in records] == pytest.approx([0.2, 0.4, 0.2, 0.4])
+    assert ["task" in record["loss"] for record in records] == [False, True, False, True]
+    assert [record["loss"] for record in records] == [record["loss"] for each in own for record in each]
 
 
 def test_a_weight_of_0_is_no_cost() -> None:
