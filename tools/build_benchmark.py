@@ -123,7 +123,8 @@ def train(training: Training, opt: str, overrides: tuple[str, ...]) -> dict[str,
     """Train and measure a network by an option file; return its line of the CSV."""
     torch.set_num_threads(1)
     started, usual = time.process_time(), load_options(training_options, opt, overrides).train.total_iter
-    overrides = overrides if training.urban else (*overrides, "datasets:val_4=null")
+    if not training.urban:
+        overrides = (*(word for word in overrides if not word.startswith("datasets:val_4:")), "datasets:val_4=null")
     words = [f"network_g:genotype=[{','.join(training.genotype)}]", f"network_g:nf={training.nf}", f"manual_seed={training.seed}"]
     options = load_options(training_options, opt, [*overrides, *words, f"train:total_iter={round(usual * training.times)}"])
     images, network, _ = build_training(options)
@@ -145,7 +146,7 @@ def of_searches(folders: Sequence[Path]) -> list[Training]:
     """Return trainings, from all seeds, of the networks of finished searches."""
     genotypes = [Genotype.from_json(read_genotype(folder)) for folder in folders]
     names = dict.fromkeys(tuple(genotype[label][0] for label in LABELS) for genotype in genotypes)
-    return [Training(each, seed, urban=True) for seed in (0, *SEEDS) for each in names]
+    return [Training(each, seed, urban=seed == 0) for seed in (0, *SEEDS) for each in names]
 
 
 def train_all(args: Namespace) -> int:
