@@ -119,12 +119,12 @@ def validator_of(opt: str, overrides: tuple[str, ...]) -> Validator:
     return find_task(options.task).validator(options, torch.nn.Module(), None, torch.device("cpu"))
 
 
-def train(training: Training, opt: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Train and measure a network by an option file; return its line of the CSV."""
+def train(training: Training, opt: str, overrides: tuple[str, ...], urban: str) -> dict[str, Any]:
+    """Train and measure a network by an option file, with Urban100 in the folder ``urban``; return its line of the CSV."""
     torch.set_num_threads(1)
     started, usual = time.process_time(), load_options(training_options, opt, overrides).train.total_iter
-    if not training.urban:
-        overrides = (*(word for word in overrides if not word.startswith("datasets:val_4:")), "datasets:val_4=null")
+    if training.urban:
+        overrides = (*overrides, *(f"datasets:val_4:{word}" for word in (f"name={URBAN}", "type=folder", f"dataroot_gt={urban}")))
     words = [f"network_g:genotype=[{','.join(training.genotype)}]", f"network_g:nf={training.nf}", f"manual_seed={training.seed}"]
     options = load_options(training_options, opt, [*overrides, *words, f"train:total_iter={round(usual * training.times)}"])
     images, network, _ = build_training(options)
@@ -163,7 +163,7 @@ def train_all(args: Namespace) -> int:
     trained, total = 0.0, sum(item.times for item in left)
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(train, item, str(args.opt), overrides): item for item in left}
+        futures = {pool.submit(train, item, str(args.opt), overrides, args.urban): item for item in left}
         for future in as_completed(futures):
             row, fresh = future.result(), not args.csv.exists()
             with args.csv.open("a", newline="", encoding="utf-8") as stream:
@@ -268,6 +268,8 @@ def make_parser() -> ArgumentParser:
     first.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="trainings at a time (default: 1)")
     text = "train the networks of these searches, from three seeds, and none of the plan"
     first.add_argument("--runs", nargs="+", type=Path, default=[], metavar="RUN", help=text)
+    text = "folder of Urban100's HR images (default: datasets/Urban100/HR)"
+    first.add_argument("--urban", default="datasets/Urban100/HR", metavar="DIR", help=text)
     first.add_argument("--most", type=whole_number, metavar="N", help="train so many at most")
     first.set_defaults(run=train_all)
     second = jobs.add_parser("fit", help="predict all networks, and write the table beside the CSV")
