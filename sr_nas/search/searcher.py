@@ -113,6 +113,7 @@ class Searcher:
         self._autocast = autocast(self.device, self.plan.precision)
         broadcast(list(self.alpha.parameters()))
         self.step = 0
+        self.earlier: list[dict[str, Tensor]] = []  # beta at the end of each restart before the current one
         self.learns_alpha = any(weights.requires_grad for weights in self.alpha.relax(self.relaxation).values())
         # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
         self._replica = replicate(self.space, partial=not self.learns_alpha)
@@ -120,7 +121,6 @@ class Searcher:
             # Weights that no pass has run yet have no momentum, which PyTorch's fused SGD fails on.
             group["fused"] = group.get("fused") and not group.get("momentum")
         self.select = self.selection(self)
-        self.earlier: list[dict[str, Tensor]] = []  # beta at the end of each restart before the current one
         self._initial = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in _RESET} if self.beginning else {}
         self.seconds = 0.0
         self.sums: dict[str, float] = {}

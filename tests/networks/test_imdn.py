@@ -76,3 +76,9 @@ def test_a_constant_image_gives_finite_gradients() -> None:
         nn.init.zeros_(conv.weight)
     net(torch.zeros(1, 3, 8, 8)).sum().backward()
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_a_narrow_network_has_a_gate_of_one_channel() -> None:
+    attention = IMDN(2, nf=8, num_blocks=1).blocks[0].attention
+    assert count_params(attention) == (8 + 1) + (8 + 8)  # down to one channel and up, with biases
+    assert IMDN(2, nf=8, num_blocks=1)(torch.rand(1, 3, 5, 4)).shape == (1, 3, 10, 8)

@@ -27,7 +27,7 @@ def test_trained_networks_have_the_mean_of_their_trainings() -> None:
     trainings = read_trainings()
     usual = max({row["iterations"] for row in trainings}, key=[row["iterations"] for row in trainings].count)
     for row in trainings:
-        if row["iterations"] == usual:
+        if (row["iterations"], row["nf"]) == (usual, "16"):
             values = [float(row[f"{name}_psnr"]) for name in DATA_SETS]
             scores.setdefault(place([row[label] for label in LABELS]), []).append(values)
     assert np.flatnonzero(columns["trained"]).tolist() == sorted(scores)
