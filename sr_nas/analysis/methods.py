@@ -38,7 +38,7 @@ class Find:
         psnr: ``[data sets]`` in dB, the mean over seeds or predicted.
         chance: ``[data sets]``: mean PSNR of all networks whose multiply-adds differ by at most 5 %.
         worse: ``[data sets]``: share of those networks that are worse, 0..1.
-        regret: ``[data sets]`` in dB, to the best network of at most as many multiply-adds.
+        regret: ``[data sets]`` in dB, to the best network within the budget.
         trained: seeds that the PSNR is a mean over, 0 where it is predicted.
     """
 
@@ -51,21 +51,18 @@ class Find:
     trained: int
 
 
-def find(genotype: Genotype) -> Find:
-    """Return what the table knows of a network; of the networks beside it, what is predicted, trained or not."""
+def find(genotype: Genotype, budget: float | None = None) -> Find:
+    """Return what the table knows of a network; of the networks beside it, what is predicted, trained or not.
+
+    The budget is of multiply-adds; by default what the network has.
+    """
     columns, row = table(), place([names[0] for _, names in genotype.picks])
     macs, psnr = columns["macs_hr"], columns["psnr"][row].astype(np.float64)
     band = columns["predicted"][np.abs(macs / macs[row] - 1) <= BAND].astype(np.float64)
     own = columns["predicted"][row]
-    return Find(
-        row,
-        float(macs[row]),
-        psnr,
-        band.mean(axis=0),
-        (band < own).mean(axis=0),
-        columns["best"][row] - psnr,
-        int(columns["trained"][row]),
-    )
+    best = columns["predicted"][macs <= (budget or macs[row])].max(axis=0)
+    worse = (band < own).mean(axis=0)
+    return Find(row, float(macs[row]), psnr, band.mean(axis=0), worse, best - psnr, int(columns["trained"][row]))
 
 
 def finds_of(method: Method) -> list[Find]:
@@ -83,7 +80,7 @@ def finds_of(method: Method) -> list[Find]:
     for run, genotype in zip(method.runs, genotypes, strict=True):
         if strange := {names[0] for _, names in genotype.picks} - set(IMDN_OPERATIONS):
             raise UserError(f"{run.folder}: the table has no networks with {', '.join(sorted(strange))}.")
-    return [find(genotype) for genotype in genotypes]
+    return [find(genotype, options.search.budget.macs_hr) for genotype in genotypes]
 
 
 def main(args: Namespace) -> int:
@@ -113,7 +110,7 @@ def main(args: Namespace) -> int:
     notes = [
         "PSNR by the table, mean ± standard deviation over searches, and how many of their networks were trained",
         f"chance: the mean network within {BAND:.0%} of the multiply-adds, in brackets the 95 % interval of the mean difference",
-        "better than: share of these networks that are predicted to be worse; regret: to the best network of at most the cost",
+        "better than: share of these networks that are predicted to be worse; regret: to the best network within the budget",
     ]
     Report(folder, rows, notes).print(Console(markup=False))
     return 0

@@ -21,7 +21,7 @@ NAMES = ("conv_3x3_bn", "dsconv_3x3", "dsconv_5x5_bn", "dsconv_3x3")
 
 def method(*genotypes: tuple[str, ...], **size: Any) -> Any:
     network = SimpleNamespace(type="IMDN", **{"nf": 16, "num_blocks": 3} | size)
-    options = SimpleNamespace(scale=2, network_g=network)
+    options = SimpleNamespace(scale=2, network_g=network, search=SimpleNamespace(budget=SimpleNamespace(macs_hr=None)))
     history = [
         [{"genotype": genotype_from(list(names), "IMDN", IMDN.choices()).to_json(), "seconds": 2.0}] * 3 for names in genotypes
     ]
@@ -31,7 +31,7 @@ def method(*genotypes: tuple[str, ...], **size: Any) -> Any:
 
 def test_a_find_is_compared_with_all_networks_of_its_cost() -> None:
     columns, row = table(), EVERY.index(NAMES)
-    own = find(genotype_from(list(NAMES), "IMDN", IMDN.choices()))
+    own, dear = (find(genotype_from(list(NAMES), "IMDN", IMDN.choices()), budget) for budget in (None, 1e12))
     macs = columns["macs_hr"].tolist()
     band = [place for place in range(len(EVERY)) if 0.95 * macs[row] <= macs[place] <= 1.05 * macs[row]]
     cheaper = [place for place in range(len(EVERY)) if macs[place] <= macs[row]]
@@ -41,6 +41,7 @@ def test_a_find_is_compared_with_all_networks_of_its_cost() -> None:
         assert own.chance[number] == pytest.approx(np.mean([guess[place] for place in band]), abs=1e-5)
         assert own.worse[number] == pytest.approx(np.mean([guess[place] < guess[row] for place in band]))
         assert own.regret[number] == pytest.approx(max(guess[place] for place in cheaper) - own.psnr[number], abs=1e-5)
+        assert dear.regret[number] == pytest.approx(max(guess) - own.psnr[number], abs=1e-5)
 
 
 def test_a_method_is_the_mean_over_its_searches() -> None:
