@@ -113,7 +113,10 @@ class Searcher:
         self._autocast = autocast(self.device, self.plan.precision)
         broadcast(list(self.alpha.parameters()))
         self.step = 0
-        self.earlier: list[dict[str, Tensor]] = []  # beta at the end of each restart before the current one
+        # Beta at the end of each restart before the current one, and how many there are.
+        others = self.plan.restarts - 1
+        self.ends = {label: logits.new_zeros(others, len(logits)) for label, logits in self.alpha.by_label().items()}
+        self.finished = 0
         self.learns_alpha = any(weights.requires_grad for weights in self.alpha.relax(self.relaxation).values())
         # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
         self._replica = replicate(self.space, partial=not self.learns_alpha)
@@ -183,8 +186,11 @@ class Searcher:
     def restart(self) -> None:
         """Begin anew from other weights and another alpha, keeping beta for the choice of the network."""
         assert self.beginning is not None
-        self.earlier.append({label: beta.detach().clone() for label, beta in self.alpha.relax(self.relaxation).items()})
-        for module, state in zip((self.space, self.alpha), self.beginning(len(self.earlier)), strict=True):
+        with torch.no_grad():
+            for label, beta in self.alpha.relax(self.relaxation).items():
+                self.ends[label][self.finished] = beta
+        self.finished += 1
+        for module, state in zip((self.space, self.alpha), self.beginning(self.finished), strict=True):
             module.load_state_dict(state)
         for name, state in self._initial.items():
             getattr(self, name).load_state_dict(copy.deepcopy(state))
@@ -301,11 +307,11 @@ class Searcher:
         (docs/evidence.md). The mean is scaled to the sum of the weights.
         """
         now = self.alpha.relax(self.relaxation)
-        if not self.earlier:
+        if not self.finished:
             return now
         mean = {}
         for label, weights in now.items():
-            every = torch.stack([*(earlier[label] for earlier in self.earlier), weights])
+            every = torch.cat([self.ends[label][: self.finished], weights[None]])
             product = every.clamp_min(torch.finfo(every.dtype).tiny).log().mean(dim=0).exp()
             mean[label] = product * (every.sum() / len(every) / product.sum())
         return mean
@@ -318,11 +324,19 @@ class Searcher:
         """Everything that the rest of the search depends on; tensors and plain values only. Raises as :meth:`read_losses`."""
         self.read_losses()
         state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        return {"step": self.step, "sums": dict(self.sums), "seconds": self.seconds, "earlier": list(self.earlier), **state}
+        return {
+            "step": self.step,
+            "sums": dict(self.sums),
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "ends": self.ends,
+            **state,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._unread = []
-        self.earlier = [{label: beta.to(self.device) for label, beta in each.items()} for each in state["earlier"]]
+        self.finished = count_of(state["finished"], self.plan.restarts - 1)
+        self.ends = {label: beta.to(self.device).clone() for label, beta in state["ends"].items()}
         self.step, self.sums, self.seconds = count_of(state["step"], self.steps), dict(state["sums"]), float(state["seconds"])
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])

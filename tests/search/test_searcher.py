@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.report.progress import decision
+from sr_nas.runs.run_dir import check_kinds
 from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
 from sr_nas.search.objective import Objective, none, sa
 from sr_nas.search.searcher import Plan, Searcher
@@ -104,7 +105,9 @@ def test_a_search_with_restarts_resumes_to_the_bit(stop: int) -> None:
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
     buffer.seek(0)
-    second.load_state_dict(torch.load(buffer, weights_only=True))
+    state = torch.load(buffer, weights_only=True)
+    check_kinds(state, second.state_dict())  # as a run does that resumes
+    second.load_state_dict(state)
     records += run(second)
     assert torch.equal(flat(straight), flat(second)) and len(records) == 4
     assert [record["beta"] for record in expected] == [record["beta"] for record in records]
