@@ -40,7 +40,7 @@ from sr_nas.cli import whole_number, with_errors_printed
 from sr_nas.complexity.latency import read_latency
 from sr_nas.genotype import Genotype, read_genotype
 from sr_nas.networks.imdn import IMDN_OPERATIONS, LABELS, PUBLISHED
-from sr_nas.networks.imdn_table import DATA_SETS, FILE, SETTINGS, TRAININGS, place, read_trainings
+from sr_nas.networks.imdn_table import DATA_SETS, FILE, SETTINGS, TRAININGS, place, read_trainings, truth
 from sr_nas.options.load import load_options
 from sr_nas.report.progress import duration
 from sr_nas.runs.files import write_json
@@ -166,6 +166,7 @@ def train_all(args: Namespace) -> int:
         futures = {pool.submit(train, item, str(args.opt), overrides, args.urban): item for item in left}
         for future in as_completed(futures):
             row, fresh = future.result(), not args.csv.exists()
+            known = truth(SETTINGS | {"genotype": futures[future].genotype}) if args.runs else None
             with args.csv.open("a", newline="", encoding="utf-8") as stream:
                 writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
                 if fresh:
@@ -173,7 +174,8 @@ def train_all(args: Namespace) -> int:
                 writer.writerow(row)
             trained += futures[future].times
             remaining = (time.monotonic() - started) / trained * (total - trained)
-            console.print(*row.values(), f"({trained:.0f} of {total:.0f}, {duration(remaining)} left)", soft_wrap=True)
+            table = [f"by the table {name} {one['psnr']}" for name, one in (known or {}).items()]
+            console.print(*row.values(), *table, f"({trained:.0f} of {total:.0f}, {duration(remaining)} left)", soft_wrap=True)
     return 0
 
 
