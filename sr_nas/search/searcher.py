@@ -63,6 +63,10 @@ class Plan:
     seed: int = 0
     restarts: int = 1
 
+    def own_epoch(self, epoch: int) -> int:
+        """Return which epoch of its restart an epoch is, both counted from 1."""
+        return (epoch - 1) % max(self.epochs // self.restarts, 1) + 1
+
 
 @SELECTIONS.register()
 def argmax(searcher: Searcher) -> Selection:
@@ -144,7 +148,7 @@ class Searcher:
     @property
     def own_epoch(self) -> int:
         """Epoch of the next step within its restart, counted from 1."""
-        return (self.epoch - 1) % (self.plan.epochs // self.plan.restarts) + 1
+        return self.plan.own_epoch(self.epoch)
 
     def run(
         self,
@@ -267,7 +271,7 @@ class Searcher:
         The genotype is by default :meth:`genotype`; ``selection`` are numbers on how it was chosen.
         """
         weights, genotype = self.beta(), genotype or self.genotype()
-        own_epoch = (epoch - 1) % (self.plan.epochs // self.plan.restarts) + 1 if epoch else 0
+        own_epoch = self.plan.own_epoch(epoch) if epoch else 0
         # Losses of alpha exist only after the warm-up.
         alpha_steps = 0 if own_epoch <= self.plan.warmup_epochs else self.plan.steps_per_epoch
         counts = {name: self.plan.steps_per_epoch if name == "train" else alpha_steps for name in self.sums}
@@ -303,8 +307,7 @@ class Searcher:
     def beta(self) -> dict[str, Tensor]:
         """Label -> weights of its candidates that networks are chosen by: those of alpha, or their geometric mean over restarts.
 
-        Single searches disagree more than they are wrong: their mean ranks networks better than a longer search does
-        (docs/evidence.md). The mean is scaled to the sum of the weights.
+        What is accident in one search is less of it in the mean (docs/evidence.md), which is scaled to the sum of the weights.
         """
         now = self.alpha.relax(self.relaxation)
         if not self.finished:
@@ -351,6 +354,5 @@ class Searcher:
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:
-        return in_pass(
-            self.relaxation, (self.plan.seed, self.step, number), (self.own_epoch - 1) * self.plan.restarts / self.plan.epochs
-        )
+        progress = (self.own_epoch - 1) * self.plan.restarts / max(self.plan.epochs, 1)
+        return in_pass(self.relaxation, (self.plan.seed, self.step, number), progress)
