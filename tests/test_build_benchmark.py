@@ -11,9 +11,26 @@ import build_benchmark
 import cv2
 import numpy as np
 import pytest
-from build_benchmark import COLUMNS, CSV, DRAWS, EVERY, LAST, LONG, REPEATED, SHORT, URBAN, WIDTHS, Training, main, trainings
+from build_benchmark import (
+    COLUMNS,
+    CSV,
+    DRAWS,
+    EVERY,
+    LAST,
+    LONG,
+    REPEATED,
+    SHORT,
+    URBAN,
+    WIDTHS,
+    Training,
+    main,
+    of_searches,
+    trainings,
+)
 
+from sr_nas.errors import UserError
 from sr_nas.genotype import genotype_from
+from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN, IMDN_OPERATIONS, LABELS, PUBLISHED
 from sr_nas.networks.imdn_table import DATA_SETS, FILE, place, read_trainings
 
@@ -110,3 +127,9 @@ def test_a_smooth_truth_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert stored["psnr"][place(rows[0]["conv1"] for _ in LABELS)] == pytest.approx(
             truth(PUBLISHED) + 0.01, abs=1e-4
         )  # mean of three
+
+
+def test_a_search_of_another_space_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_text(json.dumps(DLSR(2, nf=8).genotype.to_json()))
+    with pytest.raises(UserError, match="the table has networks of IMDN, and this is one of DLSR"):
+        of_searches([tmp_path])

@@ -38,8 +38,9 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from sr_nas.cli import whole_number, with_errors_printed
 from sr_nas.complexity.latency import read_latency
+from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype, read_genotype
-from sr_nas.networks.imdn import IMDN_OPERATIONS, LABELS, PUBLISHED
+from sr_nas.networks.imdn import IMDN, IMDN_OPERATIONS, LABELS, PUBLISHED
 from sr_nas.networks.imdn_table import DATA_SETS, FILE, SETTINGS, TRAININGS, place, read_trainings, truth
 from sr_nas.options.load import load_options
 from sr_nas.report.progress import duration
@@ -143,8 +144,11 @@ def train(training: Training, opt: str, overrides: tuple[str, ...], urban: str) 
 
 
 def of_searches(folders: Sequence[Path]) -> list[Training]:
-    """Return trainings, from all seeds, of the networks of finished searches."""
+    """Return trainings, from all seeds, of the networks of finished searches; UserError for a search of another space."""
     genotypes = [Genotype.from_json(read_genotype(folder)) for folder in folders]
+    for folder, genotype in zip(folders, genotypes, strict=True):
+        if genotype.arch != IMDN.arch:
+            raise UserError(f"--runs {folder}: the table has networks of {IMDN.arch}, and this is one of {genotype.arch}.")
     names = dict.fromkeys(tuple(genotype[label][0] for label in LABELS) for genotype in genotypes)
     return [Training(each, seed, urban=seed == 0) for seed in (0, *SEEDS) for each in names]
 

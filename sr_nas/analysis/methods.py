@@ -33,7 +33,6 @@ class Find:
     """The network of one search, as the table has it.
 
     Attributes:
-        row: of the table.
         macs: multiply-adds.
         psnr: ``[data sets]`` in dB, the mean over seeds or predicted.
         chance: ``[data sets]``: mean PSNR of all networks whose multiply-adds differ by at most 5 %.
@@ -42,7 +41,6 @@ class Find:
         trained: seeds that the PSNR is a mean over, 0 where it is predicted.
     """
 
-    row: int
     macs: float
     psnr: Values
     chance: Values
@@ -62,7 +60,7 @@ def find(genotype: Genotype, budget: float | None = None) -> Find:
     own = columns["predicted"][row]
     best = columns["predicted"][macs <= (budget or macs[row])].max(axis=0)
     worse = (band < own).mean(axis=0)
-    return Find(row, float(macs[row]), psnr, band.mean(axis=0), worse, best - psnr, int(columns["trained"][row]))
+    return Find(float(macs[row]), psnr, band.mean(axis=0), worse, best - psnr, int(columns["trained"][row]))
 
 
 def finds_of(method: Method) -> list[Find]:

@@ -20,7 +20,7 @@ from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import Network
 from sr_nas.genotype import Choice, Genotype, genotype_from
 from sr_nas.networks.imdn import IMDN, IMDN_OPERATIONS, LABELS
-from sr_nas.networks.imdn_table import DATA_SETS, SETTINGS, read_trainings
+from sr_nas.networks.imdn_table import SETTINGS, read_trainings
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import COLOURS, Values, new_figure, save, style
 from sr_nas.runs.device import pick_device
@@ -102,14 +102,20 @@ def of_search(folder: Path, genotypes: Sequence[Genotype], overrides: Sequence[s
     return {"log beta": likelihood, "loss in the supernet": losses}
 
 
+def trained_scores(name: str) -> dict[tuple[str, ...], dict[int, list[float]]]:
+    """Return candidates -> iterations -> PSNR in dB on a data set by seed, of the trained networks of the table."""
+    scores: dict[tuple[str, ...], dict[int, list[float]]] = {}
+    for row in read_trainings():
+        if int(row["nf"]) == SETTINGS["nf"]:
+            by_length = scores.setdefault(tuple(row[label] for label in LABELS), {})
+            by_length.setdefault(int(row["iterations"]), []).append(float(row[f"{name}_psnr"]))
+    return scores
+
+
 def main(args: Namespace) -> int:
     """Run ``analyze ranks``: write ``ranks.json``, ``ranks.csv`` and ``ranks.png``; return the exit code."""
     check_output(args.output)
-    scores: dict[tuple[str, ...], dict[int, list[float]]] = {}
-    for row in read_trainings():
-        values = [float(row[f"{name}_psnr"]) for name in DATA_SETS]
-        by_length = scores.setdefault(tuple(row[label] for label in LABELS), {})
-        by_length.setdefault(int(row["iterations"]), []).append(values[DATA_SETS.index(args.set)])
+    scores = trained_scores(args.set)
     lengths = Counter(length for by_length in scores.values() for length in by_length)
     usual = lengths.most_common(1)[0][0]
     scores = {names: by_length for names, by_length in scores.items() if usual in by_length}

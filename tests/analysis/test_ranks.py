@@ -11,8 +11,9 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from sr_nas.analysis.ranks import correlation, interval, synflow
+from sr_nas.analysis.ranks import correlation, interval, synflow, trained_scores
 from sr_nas.networks.imdn import IMDN
+from sr_nas.networks.imdn_table import DATA_SETS, place, table
 
 
 def test_correlation_over_all_pairs_is_kendall_s_and_over_some_as_counted() -> None:
@@ -60,3 +61,12 @@ def test_synflow_is_the_slope_of_the_output_when_all_weights_grow() -> None:
             return float(scaled(torch.ones(1, 3, 16, 16, dtype=torch.float64)).sum())
 
     assert math.exp(score) == pytest.approx((total(1 + 1e-5) - total(1 - 1e-5)) / 2e-5, rel=1e-6)
+
+
+def test_the_truth_is_the_table_s_and_of_its_width_alone() -> None:
+    columns = table()
+    for number, name in enumerate(DATA_SETS):
+        usual = {place(names): by_length[2000] for names, by_length in trained_scores(name).items() if 2000 in by_length}
+        assert sorted(usual) == np.flatnonzero(columns["trained"]).tolist()
+        for row, psnr in usual.items():
+            assert len(psnr) == columns["trained"][row] and np.mean(psnr) == pytest.approx(columns["psnr"][row, number], abs=1e-5)
