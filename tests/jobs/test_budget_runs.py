@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sr_nas.complexity.latency import agreement, read_latency
 from sr_nas.errors import UserError, amount, short
 from sr_nas.genotype import Genotype
 from sr_nas.jobs.latency import Clock
+from sr_nas.networks.imdn import IMDN
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS
@@ -192,6 +193,23 @@ def test_noise_is_not_written(tmp_path: Path, timed: Callable[[float], None]) ->
     printed = latency(tmp_path / "latency.json", code=1)
     assert "nothing is written: the times of one and the same network spread by" in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_slow_rounds_are_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of half the speed for half of the time: beside each other, three networks take what they take."""
+    turns = count()
+
+    def elapsed(_: Clock, step: partial[Any]) -> float:
+        return count_params(step.func) * (1.0 + (next(turns) // 3) % 2)
+
+    monkeypatch.setattr(Clock, "_time", elapsed)
+    networks = [IMDN(2, nf, 1) for nf in (8, 12, 16)]
+    clock = Clock(torch.device("cpu"), size=(8, 8), rounds=10)
+    clock.measure(networks[:1])
+    assert clock.spread == pytest.approx(1)
+    clock = Clock(torch.device("cpu"), size=(8, 8), rounds=10)
+    clock.measure(networks)
+    assert clock.spread == pytest.approx(0, abs=1e-12)
 
 
 def test_agreement_by_hand() -> None:
