@@ -204,10 +204,10 @@ def test_slow_rounds_are_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Clock, "_time", elapsed)
     networks = [IMDN(2, nf, 1) for nf in (8, 12, 16)]
-    clock = Clock(torch.device("cpu"), size=(8, 8), rounds=10)
+    clock = Clock(torch.device("cpu"), size=(8, 8), rounds=12)
     clock.measure(networks[:1])
-    assert clock.spread == pytest.approx(1)
-    clock = Clock(torch.device("cpu"), size=(8, 8), rounds=10)
+    assert clock.spread == pytest.approx(1 / 1.5)
+    clock = Clock(torch.device("cpu"), size=(8, 8), rounds=12)
     clock.measure(networks)
     assert clock.spread == pytest.approx(0, abs=1e-12)
 
