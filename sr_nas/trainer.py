@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sr_nas.contracts import Network, Stream
 from sr_nas.errors import UserError
@@ -99,12 +99,12 @@ class Trainer:
     Args:
         network: on its device.
         loss: (output, target) -> scalar; the output is whatever the network returns.
-        stream: batches of (input, target), such as (LR, HR).
+        stream: batches of (images, target), such as (LR, HR).
         scheduler: stepped once per iteration.
         total: iterations of the whole training.
         compiled: run the network by ``torch.compile``.
         accumulate: batches of an iteration, which descends on the mean of their losses.
-        ema_decay: decay of the moving average of the weights (its buffers are the latest); 0 for no average.
+        ema_decay: decay of the moving average of the weights (it shares the network's buffers); 0 for no average.
         grad_clip_norm: largest norm of the gradient; ``None`` for no limit.
         precision: of forward passes. In fp16 the loss is scaled, and an iteration whose gradient is not finite moves no weights.
         before_step: called before every iteration with the number of those that are done.
@@ -136,7 +136,7 @@ class Trainer:
         self.distillation, self.accumulate, self.grad_clip_norm = distillation, accumulate, grad_clip_norm
         self.precision, self.before_step = precision, before_step
         self.watch, self.ema_decay = watch or DivergenceWatch(None), ema_decay
-        self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=False) if ema_decay else None
+        self.ema = deepcopy(network, {id(buffer): buffer for buffer in network.buffers()}) if ema_decay else None
         self.device = next(network.parameters()).device
         # Where it is not enabled, it hands everything through unscaled.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -151,7 +151,7 @@ class Trainer:
     @property
     def averaged(self) -> Network:
         """The network to validate and to export: the moving average, with the latest BatchNorm statistics."""
-        return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
+        return self.network if self.ema is None else self.ema
 
     @property
     def start_share(self) -> float:
@@ -189,12 +189,19 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.network)
+            self.move_average(1 - self.ema_decay if self.iteration else 1)
         self.iteration += 1
         means = mean(list(sums.values()))
         return {name: total.item() / self.accumulate for name, total in zip(sums, means, strict=True)}
 
+    def move_average(self, share: float) -> None:
+        """Move the average this share of its way to the weights."""
+        averages, weights = ([weight.detach() for weight in network.parameters()] for network in (self.averaged, self.network))
+        torch._foreach_lerp_(averages, weights, share)
+
     def _losses(self, forward: Callable[[Tensor], Any], x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        if self.device.type == "cpu":  # whose convolutions prefer it; the images alone decide, and weights stay as they are
+            x = x.to(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             output = forward(x)
             losses = {"loss": self.loss(output, target)}

@@ -83,6 +83,19 @@ def test_the_moving_average_by_its_formula() -> None:
         assert torch.equal(kept, latest)
 
 
+def test_images_are_channels_last_and_what_is_saved_is_not() -> None:
+    train = trainer()
+    layouts = []
+    train.network.head.register_forward_pre_hook(
+        lambda _, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    train.step()
+    assert layouts == [True]
+    state = train.state_dict()
+    moments = [moment for moments in state["optimizer"]["state"].values() for moment in moments.values()]
+    assert all(tensor.is_contiguous() for tensor in [*state["network"].values(), *state["ema"].values(), *moments])
+
+
 def test_without_an_average_the_weights_themselves_are_kept() -> None:
     train = trainer(ema_decay=0)
     train.step()
