@@ -69,6 +69,12 @@ class Alpha(nn.Module):
         return {label: relaxation(logits) for label, logits in self.by_label().items()}
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for the work that a GPU has still to do."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor  # a copy from other memory waits
+    return pinned.to(device, non_blocking=device.type != "mps")  # which does not keep the memory until it is read
+
+
 class Draw:
     """Random numbers of one pass over the supernet: a pure function of ``address``, which is (seed, step, pass).
 
@@ -82,7 +88,7 @@ class Draw:
 
     def gumbel(self, like: Tensor) -> Tensor:
         """Return standard Gumbel noise, ``-log(-log(uniform))``, of the shape, dtype and device of ``like``."""
-        return torch.from_numpy(self._random.gumbel(size=tuple(like.shape))).to(like)
+        return to_device(torch.from_numpy(self._random.gumbel(size=tuple(like.shape))).to(like.dtype), like.device)
 
     def mask(self, size: int, picks: int) -> Tensor:
         """Return a bool mask ``[size]`` on the CPU with ``picks`` places true, all sets of them equally likely."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sr_nas.contracts import SearchSpace, Weights
 from sr_nas.errors import UserError, listing, short
@@ -255,51 +256,49 @@ class Band:
     with the number of candidates and not of networks. Rounding up, it counts no network that exceeds the budget as within.
     """
 
-    def __init__(self, cost: Cost) -> None:
+    def __init__(self, cost: Cost, device: torch.device | str = "cpu") -> None:
         step = max(cost.limit - cost.least, 1e-12 * cost.most) / BINS  # there is no leeway in a budget of the cheapest network
+        self.places = torch.arange(BINS + 2)
+        self.start = torch.zeros_like(self.places, dtype=torch.float64).where(self.places == 0, -torch.inf)
         # Of candidates, costs above the cheapest of their label; more than BINS is over the budget, whatever the rest.
         self.bins = {
-            label: np.minimum(np.ceil((costs - costs.min()).numpy() / step - 1e-9), BINS + 1).astype(int)
-            for label, costs in cost.table.items()
+            label: ((costs - costs.min()) / step - 1e-9).ceil().clamp_max(BINS + 1).long() for label, costs in cost.table.items()
         }
-        lowest = (USED * cost.limit - cost.least) / step
-        reachable = np.flatnonzero(np.isfinite(self._best({label: np.zeros(len(bins)) for label, bins in self.bins.items()})[0]))
-        self.lowest = int(min(max(lowest, 0), reachable[reachable <= BINS].max()))
+        even = {label: torch.zeros_like(costs) for label, costs in cost.table.items()}
+        reachable = int(self._best(even)[0][: BINS + 1].isfinite().nonzero().max())
+        self.lowest = int(min(max((USED * cost.limit - cost.least) / step, 0), reachable))
+        self.places, self.start = self.places.to(device), self.start.to(device)
+        self.bins = {label: bins.to(device) for label, bins in self.bins.items()}
 
-    def compare(self, log_beta: Mapping[str, Values], lowest: bool) -> tuple[dict[str, int], dict[str, int], float]:
-        """Return the candidates of the best network within the band, of the best one outside, and their lead over the former.
+    def compare(self, log_beta: Mapping[str, Tensor], lowest: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the candidates of the best network within the band and of the best one outside, and the lead of the latter.
 
-        Without ``lowest`` the band begins at the cheapest network. The lead is ``-inf`` where no network is outside.
+        Args:
+            log_beta: label -> float64 ``[candidates]``.
+            lowest: bool scalar; where it is false the band begins at the cheapest network.
+
+        Returns:
+            label -> int64 ``[2]``, the numbers of both candidates; and a scalar, ``-inf`` where no network is outside.
         """
         best, origins = self._best(log_beta)
-        first = self.lowest if lowest else 0
-        inside = first + int(best[first : BINS + 1].argmax())
-        outside = int(np.concatenate([best[:first], np.full(BINS + 1 - first, -np.inf), best[BINS + 1 :]]).argmax())
-        return self._trace(inside, origins), self._trace(outside, origins), float(best[outside] - best[inside])
-
-    def _best(self, log_beta: Mapping[str, Values]) -> tuple[Values, list[tuple[Any, Any]]]:
-        """Return the largest sum of log beta by bin, the last one for all that is over the budget, and by label its origins."""
-        best, origins = np.full(BINS + 2, -np.inf), []
-        best[0] = 0.0
-        for label, bins in self.bins.items():
-            total = np.full((len(bins), BINS + 2), -np.inf)
-            over = np.zeros(len(bins), int)  # the bin from which a candidate goes over the budget
-            for index, (cost, beta) in enumerate(zip(bins.tolist(), log_beta[label].tolist(), strict=True)):
-                total[index, cost : BINS + 1] = best[: BINS + 1 - cost] + beta
-                first = BINS + 1 - cost
-                over[index] = first + int(best[first:].argmax())
-                total[index, BINS + 1] = best[over[index]] + beta
-            chosen = total.argmax(axis=0)
-            origins.append((chosen, over))
-            best = total[chosen, np.arange(BINS + 2)]
-        return best, origins
-
-    def _trace(self, place: int, origins: list[tuple[Any, Any]]) -> dict[str, int]:
+        within = (self.places <= BINS) & ((self.places >= self.lowest) | ~lowest)
+        (inside, outside), place = torch.stack((best.where(within, -torch.inf), best.where(~within, -torch.inf))).max(dim=1)
         picks = {}
         for (label, bins), (chosen, over) in zip(reversed(self.bins.items()), reversed(origins), strict=True):
-            picks[label] = int(chosen[place])
-            place = int(over[picks[label]]) if place == BINS + 1 else place - int(bins[picks[label]])
-        return picks
+            picks[label] = chosen[place]
+            place = torch.where(place == BINS + 1, over[picks[label]], place - bins[picks[label]])
+        return picks, outside - inside
+
+    def _best(self, log_beta: Mapping[str, Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return the largest sum of log beta by bin, the last one for all that is over the budget, and by label its origins."""
+        best, origins = self.start, []
+        for label, bins in self.bins.items():
+            # The bin from which a candidate goes over the budget, and the best that there is in those from which it does not.
+            most, over = best.where(self.places + bins[:, None] > BINS, -torch.inf).max(dim=1)
+            within = F.pad(best, (0, 1), value=-torch.inf)[(self.places[:-1] - bins[:, None]).clamp_min(-1)]
+            best, chosen = (torch.cat((within, most[:, None]), dim=1) + log_beta[label][:, None]).max(dim=0)
+            origins.append((chosen, over))
+        return best, origins
 
 
 class Multipliers:
@@ -312,13 +311,21 @@ class Multipliers:
 
     Args:
         costs: name -> cost with its limit. A budget that no network exceeds has no effect at all.
+        device: of alpha.
     """
 
-    def __init__(self, costs: Mapping[str, Cost]) -> None:
+    def __init__(self, costs: Mapping[str, Cost], device: torch.device | str = "cpu") -> None:
         self.costs = {name: cost for name, cost in costs.items() if cost.limit < cost.most}
-        self.bands = {name: Band(cost) for name, cost in self.costs.items()}
-        self.values = dict.fromkeys(self.costs, 0.0)
-        self._length: float | None = None
+        self.bands = {name: Band(cost, device) for name, cost in self.costs.items()}
+        self.tables = [{label: table.to(device) for label, table in cost.table.items()} for cost in self.costs.values()]
+        # Tensors that steps overwrite and never read: a step must not wait for the device.
+        self._values = torch.zeros(len(self.costs), dtype=torch.float64, device=device)
+        self._length = torch.full((), torch.nan, dtype=torch.float64, device=device)  # NaN before the first step
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Name -> multiplier."""
+        return dict(zip(self.costs, self._values.tolist(), strict=True))
 
     def add_gradient(self, alpha: Alpha, relaxation: Callable[..., Tensor]) -> None:
         """Add the budgets' gradient to the ``grad`` of alpha, which holds that of the task, and move the multipliers.
@@ -332,38 +339,37 @@ class Multipliers:
             label: weights.double().clamp_min(torch.finfo(torch.float64).tiny).log()
             for label, weights in alpha.relax(relaxation).items()
         }
-        values = {label: beta.detach().cpu().numpy() for label, beta in log_beta.items()}
-        shares = {
-            name: (cost.fixed + sum(float(costs[values[label].argmax()]) for label, costs in cost.table.items())) / cost.limit
-            for name, cost in self.costs.items()
-        }
-        tightest = max(shares, key=shares.__getitem__)
+        values = {label: beta.detach() for label, beta in log_beta.items()}
+        shares = [
+            (torch.stack([table[values[label].argmax()[None]] for label, table in tables.items()]).sum() + cost.fixed)
+            / cost.limit
+            for cost, tables in zip(self.costs.values(), self.tables, strict=True)
+        ]
+        tightest = torch.stack(shares).argmax()
         # A shift common to a choice, such as that of SA's regulariser, changes no beta and is no part of the task's pull.
-        gradients = [cast(Tensor, logits[label].grad) for label in self.costs[tightest].table]
-        task = [gradient - gradient.mean() for gradient in gradients]
-        length = _length(task)
-        self._length = length if self._length is None else MEMORY * self._length + (1 - MEMORY) * length
-        for name, band in self.bands.items():
-            inside, outside, lead = band.compare(values, lowest=name == tightest)
-            excess = max(lead + MARGIN, -self.values[name] / RATE)  # -inf where no network is outside
-            force = max(0.0, self.values[name] + PENALTY * excess)
-            self.values[name] += RATE * excess
-            differing = [label for label in inside if inside[label] != outside[label]]
-            if not force or not differing:
-                continue
-            gap = torch.stack([log_beta[label][outside[label]] - log_beta[label][inside[label]] for label in differing]).sum()
-            pull = torch.autograd.grad(gap, [logits[label] for label in differing], retain_graph=True)
-            scale = force * self._length / max(_length(pull), torch.finfo(torch.float32).tiny)
-            for label, gradient in zip(differing, pull, strict=True):
-                cast(Tensor, logits[label].grad).add_(gradient, alpha=scale)
+        task = {label: grad - grad.mean() for label, own in logits.items() if (grad := own.grad) is not None}
+        length = torch.stack([_length([task[label] for label in tables]) for tables in self.tables])[tightest[None]][0]
+        self._length.copy_(torch.where(self._length.isnan(), length, MEMORY * self._length + (1 - MEMORY) * length))
+        for index, band in enumerate(self.bands.values()):
+            picks, lead = band.compare(values, lowest=tightest == index)
+            value = self._values[index]
+            excess = torch.maximum(lead + MARGIN, -value / RATE)  # -inf where no network is outside
+            force = (value + PENALTY * excess).clamp_min(0)
+            value += RATE * excess
+            gap = torch.cat([log_beta[label].gather(0, pair).diff() for label, pair in picks.items()]).sum()
+            pull = torch.autograd.grad(gap, [logits[label] for label in picks], retain_graph=True)
+            scale = force * self._length / _length(pull).clamp_min(torch.finfo(torch.float32).tiny)
+            for label, gradient in zip(picks, pull, strict=True):
+                cast(Tensor, logits[label].grad).add_(gradient * scale)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"values": dict(self.values), "length": self._length}
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"values": self._values, "length": self._length}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.values, self._length = dict(state["values"]), state["length"]
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._values.copy_(state["values"])
+        self._length.copy_(state["length"])
 
 
-def _length(tensors: Sequence[Tensor]) -> float:
-    """Return the Euclidean length of all tensors together."""
-    return float(torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt())
+def _length(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean length of all tensors together, a float64 scalar."""
+    return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt().double()

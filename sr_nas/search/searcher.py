@@ -20,7 +20,7 @@ from sr_nas.registry import SELECTIONS
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import broadcast, mean, replicate, world_size
 from sr_nas.runs.run_dir import count_of
-from sr_nas.search.alpha import Alpha, in_pass
+from sr_nas.search.alpha import Alpha, in_pass, to_device
 from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
 from sr_nas.search.budget import Cost, Multipliers, check_limits, decode
 from sr_nas.search.objective import Objective, expected_cost
@@ -111,8 +111,8 @@ class Searcher:
 
     def __post_init__(self) -> None:
         check_limits(self.space, self.budgets)
-        self.multipliers = Multipliers(self.budgets)
         self.device = next(iter(self.alpha.parameters())).device
+        self.multipliers = Multipliers(self.budgets, self.device)
         self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list
         self._autocast = autocast(self.device, self.plan.precision)
         broadcast(list(self.alpha.parameters()))
@@ -262,7 +262,7 @@ class Searcher:
     def next_batch(self, stream: Stream) -> Batch:
         """Return the next batch of a stream, on the device."""
         inputs, target = stream.next()
-        return inputs.to(self.device), target.to(self.device)
+        return to_device(inputs, self.device), to_device(target, self.device)
 
     @torch.no_grad()
     def record(self, epoch: int, genotype: Genotype | None = None, selection: Mapping[str, float] | None = None) -> Record:

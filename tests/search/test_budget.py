@@ -154,12 +154,10 @@ def test_a_budget_below_the_cheapest_network_names_it(imdn: IMDNSpace, macs: Cos
 def test_a_budget_of_just_the_cheapest_network_gives_it(imdn: IMDNSpace, macs: Cost) -> None:
     cost, choices = limited(macs, macs.least), imdn.choices()
     check_limits(imdn, {"macs_hr": cost})
-    log_beta = {
-        label: weight.double().log().numpy() for label, weight in random_weights(imdn, torch.Generator().manual_seed(5)).items()
-    }
-    inside, outside, _ = Band(cost).compare(log_beta, lowest=True)
-    assert macs.fixed + sum(float(macs.table[label][pick]) for label, pick in inside.items()) == macs.least
-    assert macs.fixed + sum(float(macs.table[label][pick]) for label, pick in outside.items()) > macs.least
+    log_beta = {label: weight.double().log() for label, weight in random_weights(imdn, torch.Generator().manual_seed(5)).items()}
+    picks, _ = Band(cost).compare(log_beta, torch.tensor(True))
+    inside, outside = (macs.fixed + sum(macs.table[label][pair[side]] for label, pair in picks.items()) for side in (0, 1))
+    assert inside == macs.least < outside
     weights = random_weights(imdn, torch.Generator().manual_seed(6))
     assert cost.of(decode(imdn, weights, [cost]), choices) == macs.least
 
@@ -171,15 +169,15 @@ def test_the_band_is_told_apart_as_by_enumeration(imdn: IMDNSpace, macs: Cost) -
     for limit in (9e9, 12e9, 20e9, 60e9):
         band = Band(limited(macs, limit))
         lowest = min(USED * limit, totals[totals <= limit].max())
-        log_beta = {label: weight.double().log().numpy() for label, weight in random_weights(imdn, generator).items()}
-        scores = sum(np.ix_(*(log_beta[label] for label in labels)), np.zeros(()))
-        picks, others, lead = band.compare(log_beta, lowest=True)
-        place, other = (tuple(found[label] for label in labels) for found in (picks, others))
+        log_beta = {label: weight.double().log() for label, weight in random_weights(imdn, generator).items()}
+        scores = sum(np.ix_(*(log_beta[label].numpy() for label in labels)), np.zeros(()))
+        picks, lead = band.compare(log_beta, torch.tensor(True))
+        place, other = zip(*(picks[label].tolist() for label in labels), strict=True)
         slack = len(labels) * (limit - macs.least) / 1000  # of rounding costs up
         assert lowest - slack <= totals[place] <= limit
         surely = (totals >= lowest + slack) & (totals <= limit - slack)
         assert not surely.any() or scores[place] >= scores[surely].max()
-        assert lead == pytest.approx(scores[other] - scores[place], abs=1e-12)
+        assert float(lead) == pytest.approx(scores[other] - scores[place], abs=1e-12)
         assert not (surely[other])
 
 
