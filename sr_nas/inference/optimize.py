@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import math
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,6 @@ OPSET = 18
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 Engine = Literal["auto", "torch", "onnxruntime"]
 Module = TypeVar("Module", bound=nn.Module)
-WORTH_EXPORTING = 2e12
-"""Multiply-adds per thread from which ``"auto"`` takes ONNX Runtime. On one core, PyTorch needs 60 to 120 s for them and ONNX
-Runtime 65 to 90 % of that (IMDN, DLSR, searched networks), while exporting and checking takes 6 to 12 s, whatever the threads."""
 
 
 def folded(network: Module) -> Module:
@@ -275,6 +273,30 @@ def export_onnx(
     return session, verify_graph(network, session, "fp16" if half else "fp32", name)
 
 
+def record_onnx(network: SRNetwork, name: str) -> tuple[OnnxSession, float]:
+    """As :func:`export_onnx`, by PyTorch's older exporter: in a tenth of the time, without metadata, and with ONNX Runtime alone.
+
+    It records one pass, so that the graph of a network which branches on the size of its input is refused.
+    """
+    require_packages("onnxruntime")
+    sides, content = {0: "batch", 2: "height", 3: "width"}, cast(Any, io.BytesIO())  # which its signature does not name
+    names: dict[str, Any] = {"input_names": ["lr"], "output_names": ["sr"], "dynamic_axes": {"lr": sides, "sr": sides}}
+    try:
+        with warnings.catch_warnings(), without_logging(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(folded(network), (torch.rand(EXAMPLE),), content, dynamo=False, opset_version=OPSET, **names)
+    except Exception as error:  # as above
+        raise UserError(f"PyTorch cannot write this network as ONNX: {error}") from error
+    session = OnnxSession(content.getvalue(), name)
+    return session, verify_graph(network, session, "fp32", name)
+
+
+EXPORTERS = {record_onnx: 2e11, export_onnx: 2e12}
+"""Multiply-adds per thread from which ``"auto"`` takes ONNX Runtime by an exporter; what the first refuses, the second may write.
+On one core, PyTorch needs 5 to 12 s for 2e11 and ONNX Runtime 50 to 90 % of that (docs/performance.md), while exporting and
+checking takes about 1 s, and 6 to 15 s, whatever the threads."""
+
+
 class RuntimeNetwork(SRNetwork):
     """A network whose graph another runtime executes: it has no parameters, and can be neither trained nor saved.
 
@@ -335,7 +357,7 @@ def for_inference(
     """Return a network of the same function prepared for an engine, and the name of the engine that runs it.
 
     With ``"torch"``, layers are folded, and on the CPU weights lie channels_last, as its convolutions prefer. ``"onnxruntime"``
-    exports to ONNX in memory. ``"auto"`` does so on the CPU in fp32 where the work exceeds :data:`WORTH_EXPORTING`; where the
+    exports to ONNX in memory. ``"auto"`` does so on the CPU in fp32 where the work exceeds that in :data:`EXPORTERS`; where the
     export fails it takes PyTorch, and the name says why.
 
     Args:
@@ -356,18 +378,19 @@ def for_inference(
     if engine == "onnxruntime" and precision != "fp32":
         raise UserError(f"--engine onnxruntime does not run in {precision}: use --engine torch.")
     # Multiply-adds, about: nearly every weight of these networks is used once per LR pixel.
-    work = pixels * sum(parameter.numel() for parameter in network.parameters())
-    pays = device.type == "cpu" and precision == "fp32" and work >= WORTH_EXPORTING * torch.get_num_threads()
-    if engine == "onnxruntime" or (engine == "auto" and pays):
-        try:
-            session, _ = export_onnx(deepcopy(network).cpu().eval(), network.arch)
-            session.on(device.type)
-            return RuntimeNetwork(network, session), session.runtime
-        except UserError as error:
-            if engine == "onnxruntime":
-                raise UserError(f"--engine onnxruntime: {error}") from error
-            remark = f" (not ONNX Runtime: {error})"
+    work = pixels * sum(parameter.numel() for parameter in network.parameters()) / torch.get_num_threads()
+    suits = engine == "auto" and device.type == "cpu" and precision == "fp32"
+    for export, least in EXPORTERS.items():
+        if engine == "onnxruntime" or (suits and work >= least):
+            try:
+                session, _ = export(deepcopy(network).cpu().eval(), network.arch)
+                session.on(device.type)
+                return RuntimeNetwork(network, session), session.runtime
+            except UserError as error:
+                remark = f"{error}"
+    if engine == "onnxruntime":
+        raise UserError(f"--engine onnxruntime: {remark}")
     copy = folded(network)
     if device.type == "cpu":
         copy = copy.to(memory_format=torch.channels_last)
-    return copy, f"PyTorch {torch.__version__}{remark}"
+    return copy, f"PyTorch {torch.__version__}" + f" (not ONNX Runtime: {remark})" * bool(remark)

@@ -128,10 +128,10 @@ def _padded(x: Tensor, side: int = 15) -> Tensor:
     height, width = x.shape[2:]
     # PyTorch tells export from compilation since 2.7, which is also the first that our export takes.
     exporting = hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
-    if not exporting and height >= side and width >= side:
+    if not exporting and not torch.onnx.is_in_onnx_export() and height >= side and width >= side:
         return x
-    # An exported graph cannot branch on the size: there, large inputs are widened by nothing.
-    right, below = torch.sym_max(side - width, 0), torch.sym_max(side - height, 0)
+    # An exported graph cannot branch on the size: there, large inputs are widened by nothing. A tracer's sizes are tensors.
+    right, below = ((side - n).clamp(min=0) if isinstance(n, Tensor) else torch.sym_max(side - n, 0) for n in (width, height))
     return F.pad(x, (0, right, 0, below), mode="replicate")  # type: ignore[arg-type]
 
 

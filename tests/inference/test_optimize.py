@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from sr_nas.contracts import SRNetwork
 from sr_nas.errors import UserError
 from sr_nas.inference import optimize
 from sr_nas.inference.images import upscale_image
-from sr_nas.inference.optimize import RuntimeNetwork, folded, for_inference
+from sr_nas.inference.optimize import RuntimeNetwork, folded, for_inference, record_onnx
 from sr_nas.networks.imdn import IMDN
-from tests.export.networks import tiny_imdn, with_statistics
+from tests.export.networks import tiny_dlsr, tiny_imdn, with_statistics
 
 
 def norms(network: nn.Module) -> int:
@@ -77,6 +79,31 @@ def test_onnx_runtime_gives_what_pytorch_gives_within_a_level(tile: int | None) 
     assert "channels_last" not in str(network.head.weight.stride()) and network.head.weight.is_contiguous(), "left as it was"
 
 
+@NEEDS_ONNX
+@pytest.mark.parametrize("make", [tiny_imdn, tiny_dlsr])
+def test_a_recorded_graph_is_the_network_at_sizes_that_it_was_not_recorded_at(make: Callable[[], SRNetwork]) -> None:
+    network = make()
+    session, difference = record_onnx(network, "x")
+    assert difference < 1e-5
+    for size in ((1, 3, 1, 1), (2, 3, 5, 50), (1, 3, 14, 16)):
+        x = torch.rand(size)
+        with torch.inference_mode():
+            torch.testing.assert_close(session(x), network(x), rtol=0, atol=1e-5)
+
+
+class Branching(IMDN):
+    """Adds something to large images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + (0.1 if x.shape[2] > 20 else 0)
+
+
+@NEEDS_ONNX
+def test_a_recorded_graph_that_lacks_a_branch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"x differs from PyTorch by 0\.1 on an input of 1x3x17x31"):
+        record_onnx(Branching(2, nf=16, num_blocks=1), "x")
+
+
 class FakeSession:
     """Takes the place of an export, which takes seconds."""
 
@@ -89,25 +116,37 @@ class FakeSession:
 
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "export_onnx", lambda network, name: (FakeSession(), 0.0))
+    monkeypatch.setattr(optimize, "EXPORTERS", {lambda network, name: (FakeSession(), 0.0): optimize.EXPORTERS[record_onnx]})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 @pytest.mark.parametrize(
     ("megapixels", "words", "runtime"),
     [
-        (5.7, {}, "PyTorch"),
-        (5.8, {}, "ONNX Runtime 1.0"),
-        (5.8, {"precision": "bf16"}, "PyTorch"),
-        (5.8, {"device": "meta"}, "PyTorch"),
+        (0.57, {}, "PyTorch"),
+        (0.58, {}, "ONNX Runtime 1.0"),
+        (0.58, {"precision": "bf16"}, "PyTorch"),
+        (0.58, {"device": "meta"}, "PyTorch"),
     ],
 )
-def test_auto_exports_when_two_cores_work_for_minutes(
+def test_auto_exports_when_two_cores_work_for_seconds(
     megapixels: float, words: dict[str, Any], runtime: str, quick_export: None
 ) -> None:
-    """IMDN x2 has 694,404 parameters: 5.76 megapixels are 4e12 multiply-adds."""
+    """IMDN x2 has 694,404 parameters: 0.576 megapixels are 4e11 multiply-adds."""
     network, name = for_inference(IMDN(2), "auto", words.pop("device", "cpu"), pixels=megapixels * 1e6, **words)
     assert name.startswith(runtime) and isinstance(network, RuntimeNetwork) is (runtime != "PyTorch")
+
+
+def test_what_the_quick_exporter_refuses_the_thorough_one_takes_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(network: SRNetwork, name: str) -> None:
+        raise UserError("it branches")
+
+    monkeypatch.setattr(optimize, "EXPORTERS", {refuse: 1e9, lambda network, name: (FakeSession(), 0.0): 1e12})
+    threads, weights = torch.get_num_threads(), sum(parameter.numel() for parameter in tiny_imdn().parameters())
+    names = [for_inference(tiny_imdn(), "auto", "cpu", pixels=work * threads / weights)[1] for work in (0.9e9, 0.9e12, 1.1e12)]
+    pytorch = f"PyTorch {torch.__version__}"
+    assert names == [pytorch, f"{pytorch} (not ONNX Runtime: it branches)", "ONNX Runtime 1.0"]
+    assert for_inference(tiny_imdn(), "onnxruntime", "cpu")[1] == "ONNX Runtime 1.0"
 
 
 def test_auto_says_why_it_takes_pytorch_and_a_named_engine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
