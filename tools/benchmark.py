@@ -97,16 +97,22 @@ def in_turns(steps: Mapping[str, Step], rounds: int, clock: str, threads: int) -
 
 def peak_apart(threads: int, make_step: Callable[..., Step], *arguments: Any) -> int | None:
     """Bytes that two runs of ``make_step(*arguments)`` add to a fresh process (to the GPU, on CUDA) at most."""
+    if _on_gpu(arguments):  # PyTorch counts there itself
+        torch.cuda.reset_peak_memory_stats()
+        return _added_memory(threads, make_step, arguments)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_added_memory, threads, make_step, arguments).result()
+
+
+def _on_gpu(arguments: tuple[Any, ...]) -> bool:
+    return any(isinstance(argument, torch.device) and argument.type == "cuda" for argument in arguments)
 
 
 def _added_memory(threads: int, make_step: Callable[..., Step], arguments: tuple[Any, ...]) -> int | None:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    on_gpu = any(isinstance(argument, torch.device) and argument.type == "cuda" for argument in arguments)
     step = make_step(*arguments)
-    before = torch.cuda.memory_allocated() if on_gpu else psutil.Process().memory_info().rss
+    before = torch.cuda.memory_allocated() if (on_gpu := _on_gpu(arguments)) else psutil.Process().memory_info().rss
     for _ in range(2):  # the first allocates gradients and the moments of optimizers
         step()
     after = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
