@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from benchmark import in_turns
+from measuring.timing import in_turns
 
 from sr_nas.runs.device import cores
 from tests.conftest import REPOSITORY
 
 HOW = (*map(str, sorted({1, 2, cores()})), "2, PyTorch's waiting")
+
+TRAINING = {"plain loop", "plain loop, channels_last", "trainer", "moving average", "loading", "validation"}
 
 
 def test_ratios_are_to_the_first_variant() -> None:
@@ -32,6 +34,7 @@ def test_ratios_are_to_the_first_variant() -> None:
     [
         ("supernet --case sac-imdn --nf 16 --batch 1 --size 8", {"network", "plain", "fused"}),
         ("search-step --case dlsr --nf 16 --batch 1 --size 8", {"plain, first", "fused, first", "budget, first"}),
+        ("training --case imdn --nf 16 --batch 1 --size 8", TRAINING),
         ("threads", {f"threads {how}: {place}" for how in HOW for place in ("alone", "beside them")}),
         ("inference --size 40x24", {"plain", "torch", "onnxruntime"}),
         ("inference --megapixels 0.01", {"sr-nas inference"}),

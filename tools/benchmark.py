@@ -1,7 +1,7 @@
-"""Measure the speed of sr_nas on this machine: supernets, search steps, threads, inference and the data loader.
+"""Measure the speed of sr_nas on this machine: supernets, search steps, trainings, threads, inference and the data loader.
 
-``python tools/benchmark.py supernet|search-step|threads|inference|data|all [--json]``. Variants run in turns, so that whatever
-slows the machine for a while slows them all; what counts are the ratios between them. ``--clock cpu`` measures the time
+``python tools/benchmark.py supernet|search-step|training|threads|inference|data|all [--json]``. Variants run in turns, so that
+whatever slows the machine for a while slows them all; what counts are the ratios between them. ``--clock cpu`` measures the time
 of all cores that the process uses instead of the time on the clock, which a busy machine distorts. Peak memory is measured in a
 process of its own for every variant.
 """
@@ -17,40 +17,31 @@ import platform
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-import psutil
 import torch
+from measuring.inference import inference
+from measuring.timing import Step, busy_process, in_turns, peak_apart
 from preparation.generate import write_lmdb
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.utils import benchmark
 from torch.utils.data import Dataset
 
 from sr_nas.bridge.basicsr import import_basicsr
-from sr_nas.cli import main as sr_nas
 from sr_nas.cli import with_errors_printed
-from sr_nas.complexity.costs import count_macs
 from sr_nas.data.loader import PatchDataset, ResumableLoader
 from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
-from sr_nas.export.model import build_by_name, load_model
-from sr_nas.export.network_file import save_network
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
-from sr_nas.inference.images import upscale_image
-from sr_nas.inference.optimize import for_inference
 from sr_nas.options.load import check_options, load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS, SPACES
@@ -58,74 +49,20 @@ from sr_nas.runs.device import cores
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 from sr_nas.search.alpha import Alpha, softmax
 from sr_nas.search.budget import Multipliers
-from sr_nas.task import build_searcher, network_costs
+from sr_nas.task import build_searcher, build_trainer, build_training, find_task, network_costs, training_options
 
 CASES = {"sac-imdn": ("IMDN", 4), "sa-imdn": ("IMDN", 1), "dlsr": ("DLSR", 1)}
 """Case -> architecture and K, the share of channels that goes through the candidates being 1/K."""
-
-Step = Callable[[], object]
-
-
-def in_turns(steps: Mapping[str, Step], rounds: int, clock: str, threads: int) -> dict[str, dict[str, Any]]:
-    """Time several callables in turns, every other round backwards, after one untimed run of each.
-
-    Returns:
-        For each its median ``seconds`` and their ``iqr``, and ``ratio``, the median over the rounds of its time to that of the
-        first callable in the same round.
-    """
-    which: Any = {"timer": time.process_time} if clock == "cpu" else {}
-    timers = {
-        name: benchmark.Timer("step()", globals={"step": step}, num_threads=threads, **which) for name, step in steps.items()
-    }
-    for step in steps.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds):
-        print(f"\rround {number + 1} of {rounds} ", end="", file=sys.stderr, flush=True)
-        for name in list(steps)[:: -1 if number % 2 else 1]:
-            seconds[name].append(timers[name].timeit(1).raw_times[0])
-    base = next(iter(seconds.values()))
-    return {
-        name: {
-            "seconds": median(times),
-            "iqr": float(np.subtract(*np.percentile(times, (75, 25)))),
-            "ratio": median(mine / other for mine, other in zip(times, base, strict=True)),
-        }
-        for name, times in seconds.items()
-    }
-
-
-def peak_apart(threads: int, make_step: Callable[..., Step], *arguments: Any) -> int | None:
-    """Bytes that two runs of ``make_step(*arguments)`` add to a fresh process (to the GPU, on CUDA) at most."""
-    if _on_gpu(arguments):  # PyTorch counts there itself
-        torch.cuda.reset_peak_memory_stats()
-        return _added_memory(threads, make_step, arguments)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_added_memory, threads, make_step, arguments).result()
-
-
-def _on_gpu(arguments: tuple[Any, ...]) -> bool:
-    return any(isinstance(argument, torch.device) and argument.type == "cuda" for argument in arguments)
-
-
-def _added_memory(threads: int, make_step: Callable[..., Step], arguments: tuple[Any, ...]) -> int | None:
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    step = make_step(*arguments)
-    before = torch.cuda.memory_allocated() if (on_gpu := _on_gpu(arguments)) else psutil.Process().memory_info().rss
-    for _ in range(2):  # the first allocates gradients and the moments of optimizers
-        step()
-    after = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
-    return None if after is None else after - before
-
-
-def _peak_resident() -> int | None:
-    """Peak resident memory of this process in bytes. Not ``ru_maxrss``, which a new process inherits from its parent."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:  # not Linux
-        return None
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+TRAININGS = {
+    "imdn": ("options/train_imdn.yml", "[conv_3x3,conv_3x3,conv_3x3,conv_3x3]"),
+    "separable": ("options/train_imdn.yml", "[dil_dsconv_3x3_bn,dil_dsconv_3x3,dsconv_5x5_bn,dil_dsconv_5x5_bn]"),
+    "dlsr": (
+        "options/train_dlsr.yml",
+        "{op1: conv_1x1, op2: dil_conv_3x3, op3: conv_1x1, inputs3: [cell1, cell2], inputs4: [cell1, cell2], "
+        "inputs5: [cell4, cell2], inputs6: [cell2, cell1]}",
+    ),
+}
+"""Case -> option file and genotype."""
 
 
 def supernet_pass(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
@@ -178,11 +115,54 @@ def search_step(case: str, variant: str, batch: int, size: int, settings: dict[s
     return lambda: searcher.run(between_steps=lambda: True)
 
 
-def measure_passes(parsed: argparse.Namespace, make_step: Callable[..., Step], variants: Sequence[str]) -> dict[str, Any]:
+def training_step(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
+    """An iteration of a training on the sample photos, of ours or of a plain loop with the same batches, or a part of ours.
+
+    Args:
+        case: one of :data:`TRAININGS`.
+        variant: ``"plain loop"``, ``"plain loop, channels_last"`` or ``"trainer"``, an iteration; ``"moving average"`` or
+            ``"loading"``, its part of one; ``"validation"``, which the option file asks for every 200 iterations.
+        batch: LR patches per batch.
+        size: their height and width in pixels.
+        settings: of the network, beside those in the option file.
+        device: where it runs.
+    """
+    file, genotype = TRAININGS[case]
+    sizes = [f"datasets:train:gt_size={2 * size}", f"datasets:train:batch_size_per_gpu={batch}"]
+    words = [f"network_g:{name}={value}" for name, value in {"genotype": genotype, **settings}.items()]
+    options = load_options(training_options, file, [*sizes, *words])
+    images, network, _ = build_training(options)
+    trainer = build_trainer(options, images, network, device, "fp32")
+    if not variant.startswith("plain"):
+        validator = find_task(options.task).validator(options, network, images, device)
+        return {
+            "trainer": trainer.step,
+            "moving average": lambda: trainer.move_average(1e-3),
+            "loading": trainer.stream.next,
+            "validation": lambda: validator.measure(trainer.averaged),
+        }[variant]
+    layout = torch.channels_last if variant.endswith("channels_last") else torch.contiguous_format
+    network.to(memory_format=layout)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+
+    def step() -> float:
+        low, high = (part.to(device, memory_format=layout) for part in trainer.stream.next())
+        optimizer.zero_grad()
+        loss = nn.functional.l1_loss(network(low), high)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def measure_passes(
+    parsed: argparse.Namespace, make_step: Callable[..., Step], variants: Sequence[str], cases: Iterable[str] = CASES
+) -> dict[str, Any]:
     """Time and memory of every variant in every case; ratios are to the first variant."""
     device, settings = torch.device(parsed.device), {} if parsed.nf is None else {"nf": parsed.nf}
     results: dict[str, Any] = {}
-    for case in parsed.case or CASES:
+    for case in parsed.case or cases:
         print(f"\r{case}: ", end="", file=sys.stderr)
         sizes = (parsed.batch, parsed.size, settings, device)
         steps = {variant: make_step(case, variant, *sizes) for variant in variants}
@@ -203,37 +183,39 @@ def search(parsed: argparse.Namespace) -> dict[str, Any]:
     return measure_passes(parsed, search_step, [*variants, "budget, first"])
 
 
+def training(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Iterations of a training beside those of a plain PyTorch loop (fused Adam), and what of ours is not the network's."""
+    variants = ("plain loop", "plain loop, channels_last", "trainer", "moving average", "loading", "validation")
+    results = measure_passes(parsed, training_step, variants, TRAININGS)
+    for rows in results.values():
+        for variant in variants[:3]:
+            rows[variant]["patches_per_second"] = parsed.batch / rows[variant]["seconds"]
+    return results
+
+
 def threads(parsed: argparse.Namespace) -> dict[str, Any]:
     """A step of options/sac_imdn.yml by threads: alone, and beside two processes of two threads each that never rest."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not without ending the others
     with ExitStack() as stack:
 
-        def process() -> tuple[ProcessPoolExecutor, int]:
+        def process() -> ProcessPoolExecutor:
             pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            stack.callback(os.kill, number := pool.submit(os.getpid).result(), signal.SIGKILL)
-            return pool, number
+            stack.callback(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL)
+            return pool
 
-        others, pools = dict(process() for _ in "ab"), {"2, PyTorch's waiting": process()[0]}
+        others = [stack.enter_context(busy_process()) for _ in "ab"]
+        pools = {"2, PyTorch's waiting": process()}
         wait_briefly()  # in the processes that are started from now on
-        pools = {str(count): process()[0] for count in sorted({1, 2, cores()})} | pools
+        pools = {str(count): process() for count in sorted({1, 2, cores()})} | pools
 
         def step(name: str, what: signal.Signals) -> None:
-            for number in others.values():
+            for number in others:
                 os.kill(number, what)
             pools[name].submit(_main_step, int(name.split(",")[0])).result()
 
-        for other in others:
-            other.submit(_never_rest)
         places = {"alone": signal.SIGSTOP, "beside them": signal.SIGCONT}.items()
         steps = {f"threads {name}: {place}": partial(step, name, what) for place, what in places for name in pools}
         return {"a step of options/sac_imdn.yml": in_turns(steps, parsed.rounds, parsed.clock, parsed.threads)}
-
-
-def _never_rest() -> None:
-    _own_session(2)
-    x, weight = torch.rand(4, 32, 64, 64), torch.rand(32, 32, 3, 3)
-    while multiprocessing.parent_process().is_alive():  # type: ignore[union-attr]
-        nn.functional.conv2d(x, weight)
 
 
 @cache
@@ -247,63 +229,6 @@ def _own_session(count: int) -> Step:
 
 def _main_step(count: int) -> None:
     _own_session(count)()
-
-
-def inferring(file: str, engine: Any, size: tuple[int, int], device: torch.device) -> Step:
-    """One image through a network in a file: ``plain`` PyTorch, or an engine of ``sr-nas inference``."""
-    network = load_model(file).eval().to(device)
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    if engine != "plain":
-        executed, _ = for_inference(network, engine, device)
-        return lambda: upscale_image(executed, pixels, device=device)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
-
-    def plain() -> torch.Tensor:
-        with torch.inference_mode():
-            return network(image)
-
-    return plain
-
-
-def inference(parsed: argparse.Namespace) -> dict[str, Any]:
-    """A network on one LR image: plain PyTorch, PyTorch as ``inference`` prepares it, and ONNX Runtime."""
-    device = torch.device(parsed.device)
-    height, width = parsed.size
-    settings = {} if parsed.genotype is None else {"genotype": parsed.genotype}
-    network = load_model(parsed.model) if parsed.model else build_by_name(parsed.arch, settings, scale=2)
-    with tempfile.TemporaryDirectory() as folder:
-        file = f"{folder}/network.safetensors"
-        save_network(Path(file), network)
-        if parsed.megapixels:
-            return {"photo": photo(file, parsed.megapixels)}
-        engines = ("plain", "torch", "onnxruntime") if device.type == "cpu" else ("plain", "torch")
-        steps = {engine: inferring(file, engine, parsed.size, device) for engine in engines}
-        rows = in_turns(steps, parsed.rounds, parsed.clock, parsed.threads)
-        for engine, row in rows.items():
-            row["peak_bytes"] = peak_apart(parsed.threads, inferring, file, engine, parsed.size, device)
-    macs = count_macs(network, (height, width))[0][""]
-    for row in rows.values():
-        row["gflops"] = 2e-9 * macs / row["seconds"]
-    return {f"{network.arch}, LR {width}x{height}, {macs / 1e9:.2f} G multiply-adds": rows}
-
-
-def photo(model: str, megapixels: float) -> dict[str, dict[str, float | None]]:
-    """Time and peak memory of ``sr-nas inference`` on a photo of 3:2 with so many million pixels, in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return {"sr-nas inference": pool.submit(_upscale_photo, model, megapixels).result()}
-
-
-def _upscale_photo(model: str, megapixels: float) -> dict[str, float | None]:
-    height, width = (max(1, round((megapixels * 1e6 * ratio) ** 0.5)) for ratio in (2 / 3, 3 / 2))
-    pixels = sample(held_out=True, scale=1).hr(0)
-    pixels = np.pad(pixels, ((0, max(0, height - len(pixels))), (0, max(0, width - pixels.shape[1])), (0, 0)), "symmetric")
-    with tempfile.TemporaryDirectory() as folder:
-        write_image(Path(folder) / "photo.png", pixels[:height, :width])
-        del pixels
-        start = time.perf_counter()
-        if sr_nas(["inference", "-i", f"{folder}/photo.png", "-o", f"{folder}/out", "--model", model]):
-            raise UserError("inference failed; its message stands above.")
-        return {"seconds": time.perf_counter() - start, "peak_bytes": _peak_resident()}
 
 
 class BasicSRPairs(Dataset[Any]):
@@ -361,8 +286,17 @@ def _loaders(root: Path, parsed: argparse.Namespace) -> Iterator[tuple[str, Step
         yield name, ResumableLoader(dataset, range(len(pairs["folder"].names)), parsed.batch, seed=0).next
 
 
-MODEST = {"supernet": "3", "search-step": "3", "threads": "3", "inference": "5", "data": "3"}
+MODEST = {"supernet": "3", "search-step": "3", "training": "3", "threads": "3", "inference": "5", "data": "3"}
 """What :func:`run_all` measures, and in how many rounds."""
+
+
+def _passes(cases: Iterable[str], batch: int, size: int) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(add_help=False)
+    result.add_argument("--case", action="append", choices=cases, help="what (default: all three)")
+    result.add_argument("--batch", type=int, default=batch, metavar="N", help=f"patches per batch (default: {batch})")
+    result.add_argument("--size", type=int, default=size, metavar="N", help=f"side of an LR patch (default: {size})")
+    result.add_argument("--nf", type=int, metavar="N", help="feature channels (default: those of the networks)")
+    return result
 
 
 def parser() -> argparse.ArgumentParser:
@@ -374,11 +308,6 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="time on the clock, or of all cores")
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    passes = argparse.ArgumentParser(add_help=False)
-    passes.add_argument("--case", action="append", choices=CASES, help="what (default: all three)")
-    passes.add_argument("--batch", type=int, default=4, metavar="N", help="patches per batch (default: 4)")
-    passes.add_argument("--size", type=int, default=24, metavar="N", help="side of an LR patch (default: 24)")
-    passes.add_argument("--nf", type=int, metavar="N", help="feature channels (default: the networks' own)")
     commands = result.add_subparsers(metavar="WHAT", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], dict[str, Any]], *parents: argparse.ArgumentParser) -> Any:
@@ -386,10 +315,14 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("supernet", supernet, passes)
-    add("search-step", search, passes).add_argument("--order", nargs="+", choices=("first", "second"), default=["first"])
+    supernets = _passes(CASES, batch=4, size=24)
+    add("supernet", supernet, supernets)
+    add("search-step", search, supernets).add_argument("--order", nargs="+", choices=("first", "second"), default=["first"])
+    add("training", training, _passes(TRAININGS, batch=8, size=32))
     add("threads", threads)
     one = add("inference", inference)
+    one.add_argument("--six", action="store_true", help="six networks, instead of one")
+    one.add_argument("--beside", action="store_true", help="also beside a process of two threads that never rests")
     one.add_argument("--arch", default="IMDN", help="architecture with fresh weights (default: IMDN)")
     one.add_argument("--genotype", metavar="A,B,...", help="its genotype (default: the published)")
     one.add_argument("--model", help="run folder or network file instead")
@@ -424,14 +357,24 @@ def _size(text: str) -> tuple[int, int]:
 
 def print_tables(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """Print a table for each case: a row for each variant, a column for each figure."""
-    digits = {"seconds": "{:.4f}", "iqr": "{:.4f}", "ratio": "{:.2f}", "gflops": "{:.0f}", "patches_per_second": "{:.0f}"}
+    digits = {
+        "peak_bytes": "{:,.0f}",
+        "prepare": "{:.1f}",
+        "seconds": "{:.4f}",
+        "iqr": "{:.4f}",
+        "ratio": "{:.2f}",
+        "gflops": "{:.0f}",
+        "patches_per_second": "{:.0f}",
+    }
     console = Console(width=110)
     for title, rows in results.items():
         columns = list(next(iter(rows.values())))
         table = Table("variant", *(column.replace("peak_bytes", "peak MiB") for column in columns), title=title)
         for name, row in rows.items():
-            cells = (row[c] and f"{row[c] / 2**20:,.0f}" if c == "peak_bytes" else digits[c].format(row[c]) for c in columns)
-            table.add_row(name, *(cell or "-" for cell in cells))
+            values = {c: row.get(c) for c in columns}
+            if values.get("peak_bytes"):
+                values["peak_bytes"] = row["peak_bytes"] / 2**20
+            table.add_row(name, *("-" if value is None else digits[c].format(value) for c, value in values.items()))
         console.print(table)
     console.print("Medians; ratio: to the first row, within rounds. Peak: what the variant adds to a process of its own.")
 
