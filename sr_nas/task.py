@@ -239,6 +239,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             precision=options.train.precision,
             seed=seed + RELAXATION_SEED,
             restarts=section.restarts,
+            cuda_graph=section.cuda_graph,
         ),
         budgets=network_costs(space, section.budget.limits(), latency),
         selection=SELECTIONS.build(section.selection),

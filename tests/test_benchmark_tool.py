@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from measuring.searches import search_step
 from measuring.timing import in_turns
 
+from sr_nas.errors import UserError
 from sr_nas.runs.device import cores
 from tests.conftest import REPOSITORY
 
@@ -26,6 +29,12 @@ def test_ratios_are_to_the_first_variant() -> None:
     assert rows["once"]["ratio"] == 1
     assert 2 < rows["thrice"]["ratio"] < 4.5
     assert rows["thrice"]["seconds"] > rows["once"]["seconds"] > 0
+
+
+def test_further_ways_of_a_step_run_on_a_cpu_but_for_graphs() -> None:
+    search_step("dlsr", "fused channels_last bf16, first", 1, 8, {"nf": 16}, torch.device("cpu"))()
+    with pytest.raises(UserError, match=r"search\.cuda_graph is true, but the device is cpu"):
+        search_step("dlsr", "fused graph, first", 1, 8, {"nf": 16}, torch.device("cpu"))
 
 
 @pytest.mark.slow

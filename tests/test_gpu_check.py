@@ -14,7 +14,7 @@ import torch
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a bash of this decade")
-PARTS = ["tests", "supernet", "search-step", "inference", "search", "train"]
+PARTS = ["tests", "supernet", "search-step", "training", "inference", "search", "search-graph", "train"]
 # Everything but the script's own lines of Python is only printed; one part fails, one prints JSON.
 STAND_IN = f"""#!/bin/sh
 [ "$1" = -c ] && exec {sys.executable} "$@"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import platform
@@ -20,13 +19,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring.inference import inference
+from measuring.searches import CASES, GPU_VARIANTS, search_step
 from measuring.timing import Step, busy_process, in_turns, peak_apart
 from preparation.generate import write_lmdb
 from rich.console import Console
@@ -42,17 +41,14 @@ from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
-from sr_nas.options.load import check_options, load_options
+from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.device import cores
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 from sr_nas.search.alpha import Alpha, softmax
-from sr_nas.search.budget import Multipliers
-from sr_nas.task import build_searcher, build_trainer, build_training, find_task, network_costs, training_options
+from sr_nas.task import build_searcher, build_trainer, build_training, find_task, training_options
 
-CASES = {"sac-imdn": ("IMDN", 4), "sa-imdn": ("IMDN", 1), "dlsr": ("DLSR", 1)}
-"""Case -> architecture and K, the share of channels that goes through the candidates being 1/K."""
 TRAININGS = {
     "imdn": ("options/train_imdn.yml", "[conv_3x3,conv_3x3,conv_3x3,conv_3x3]"),
     "separable": ("options/train_imdn.yml", "[dil_dsconv_3x3_bn,dil_dsconv_3x3,dsconv_5x5_bn,dil_dsconv_5x5_bn]"),
@@ -77,42 +73,6 @@ def supernet_pass(case: str, variant: str, batch: int, size: int, settings: dict
     space = SPACES.get(arch)(scale=2, partial_channel=partial, execution=variant, **settings).to(device)
     alpha = Alpha(space.choices()).to(device)
     return lambda: nn.functional.l1_loss(space(low, alpha.relax(softmax)), high).backward()
-
-
-def search_step(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
-    """A step of a search on the sample photos, alpha and weights, with SA loss and FLOPs term.
-
-    Args:
-        case: one of :data:`CASES`.
-        variant: execution and order, such as ``"fused, first"``; ``"budget, first"`` is what a budget adds to that, alone.
-        batch: LR patches per batch.
-        size: their height and width in pixels.
-        settings: of the supernet.
-        device: where it runs.
-    """
-    arch, partial = CASES[case]
-    execution, order = variant.split(", ")
-    alone = execution == "budget"
-    raw = {
-        "name": case,
-        "scale": 2,
-        "datasets": {"train": {"type": "sample", "gt_size": 2 * size, "batch_size_per_gpu": batch}},
-        "network_g": {"type": arch, "partial_channel": partial, "execution": "fused" if alone else execution, **settings},
-        "search": {
-            "regularizer": {"type": "sa", "schedule": {"type": "linear", "slope": 0.2}},
-            "flops_weight": 0.1,
-            "epochs": 1,
-            "steps_per_epoch": 10**9,
-            "order": order,
-        },
-    }
-    searcher = build_searcher(check_options(SearchOptions, raw, case), device)
-    if alone:
-        searcher.run(between_steps=lambda: True)  # which leaves a gradient of alpha
-        cost = network_costs(searcher.space, {"macs_hr": math.inf})["macs_hr"]
-        multipliers = Multipliers({"macs_hr": replace(cost, limit=(cost.least + cost.most) / 2)})
-        return lambda: multipliers.add_gradient(searcher.alpha, searcher.relaxation)
-    return lambda: searcher.run(between_steps=lambda: True)
 
 
 def training_step(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
@@ -179,7 +139,8 @@ def supernet(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def search(parsed: argparse.Namespace) -> dict[str, Any]:
     """Whole steps of a search: candidates one at a time and fused, first and second order; and what a budget adds to them."""
-    variants = [f"{how}, {order}" for order in parsed.order for how in ("plain", "fused")]
+    ways = ("plain", "fused", *(GPU_VARIANTS if parsed.device == "cuda" else ()))
+    variants = [f"{way}, {order}" for order in parsed.order for way in ways]
     return measure_passes(parsed, search_step, [*variants, "budget, first"])
 
 

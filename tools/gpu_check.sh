@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Check and measure sr_nas on a GPU, in under 8 minutes and without a network: tools/gpu_check.sh [gpu_check.json]
 #
-# Runs the tests marked gpu, benchmarks, a search and a training, and writes one JSON: the device, and of each part its exit
-# code, its seconds and what it printed. All parts run, whichever fails; the exit code is 1 where one has failed. PYTHON names
-# another interpreter than python. GPU_CHECK_DEVICE=cpu tries the script itself: the same parts, tiny and on the CPU.
+# Runs the tests marked gpu, benchmarks, a search with and without CUDA graphs, and a training, and writes one JSON: the device,
+# and of each part its exit code, its seconds and what it printed. All parts run, whichever fails; the exit code is 1 where one
+# has failed. PYTHON names another interpreter than python. GPU_CHECK_DEVICE=cpu tries the script itself: the same parts, tiny and
+# on the CPU.
 set -uo pipefail
 
 python=${PYTHON:-python}
@@ -35,19 +36,22 @@ part() { # NAME MOST_SECONDS COMMAND...
 }
 
 if [ "$device" = cuda ]; then
-  passes=(--device cuda --rounds 5) image=(--size 1280x720) gpu=num_gpu=1
+  passes=(--device cuda --rounds 5) cases=() image=(--size 1280x720) gpu=num_gpu=1
   search=(search:epochs=10) train=()
 else
-  passes=(--case sac-imdn --rounds 1 --batch 1 --size 8 --nf 16) image=(--size 32x32 --rounds 1) gpu=num_gpu=0
+  passes=(--rounds 1 --batch 1 --size 8 --nf 16) cases=(--case sac-imdn) image=(--size 32x32 --rounds 1) gpu=num_gpu=0
   search=(search:epochs=1 search:steps_per_epoch=2) train=(train:total_iter=2 val:val_freq=2)
 fi
 root=path:experiments_root=$work/runs
 
 part tests 120 "$python" -m pytest -m gpu -n 4
-part supernet 60 "$python" tools/benchmark.py supernet --json "${passes[@]}"
-part search-step 60 "$python" tools/benchmark.py search-step --json "${passes[@]}" --case sac-imdn
-part inference 30 "$python" tools/benchmark.py inference --json --device "$device" "${image[@]}"
-part search 60 "$python" tools/search.py -opt options/sac_imdn.yml --force_yml "$gpu" "$root" "${search[@]}"
+part supernet 50 "$python" tools/benchmark.py supernet --json "${passes[@]}" "${cases[@]}"
+part search-step 70 "$python" tools/benchmark.py search-step --json "${passes[@]}" --case sac-imdn
+part training 40 "$python" tools/benchmark.py training --json "${passes[@]}" --case imdn
+part inference 40 "$python" tools/benchmark.py inference --json --device "$device" "${image[@]}"
+part search 50 "$python" tools/search.py -opt options/sac_imdn.yml --force_yml "$gpu" "$root" "${search[@]}"
+part search-graph 50 "$python" tools/search.py -opt options/sac_imdn.yml --force_yml "$gpu" "$root" "${search[@]}" \
+  name=sac_imdn_graph search:cuda_graph=auto
 part train 50 "$python" tools/train.py -opt options/train_imdn.yml --force_yml "$gpu" "$root" "${train[@]}" \
   "network_g:genotype=$work/runs/sac_imdn"
 
@@ -55,7 +59,8 @@ part train 50 "$python" tools/train.py -opt options/train_imdn.yml --force_yml "
 def entry(file):
     code, start, end = file.read_text().split()
     text, errors = (file.with_suffix(suffix).read_text(errors="replace") for suffix in (".out", ".err"))
-    figures = json.loads(text) if code == "0" and text.startswith("{") else text.splitlines()[-25:]
+    try: figures = json.loads(text[text.index("{"):])
+    except ValueError: figures = text.splitlines()[-25:]
     return {"exit_code": int(code), "seconds": round(float(end) - float(start), 2), "figures": figures, "errors": errors.splitlines()[-25:] if code != "0" else []}
 parts = sorted(pathlib.Path(sys.argv[2]).glob("*.part"), key=lambda file: file.read_text().split()[1])
 print(json.dumps({**json.loads(sys.argv[1]), "parts": {file.stem: entry(file) for file in parts}}, indent=2))' "$about" "$work" >"$result" || failed=1

@@ -107,8 +107,9 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         GracefulShutdown() as stop,
     ):
         begins = f"{run.begins('searching', str(device))}, step {start} of {searcher.steps}{memory}"
+        graphs = [f"steps are not recorded as CUDA graphs: {searcher.not_recorded}"] * bool(searcher.not_recorded)
         alpha = ["alpha stays as it starts: search.relaxation does not depend on it"] * (not searcher.learns_alpha)
-        run.say(view, *run.notes, begins, *alpha, *[f"networks of this space have {range_of(costs)}"] * bool(costs))
+        run.say(view, *run.notes, begins, *graphs, *alpha, *[f"networks of this space have {range_of(costs)}"] * bool(costs))
         recorder.view, recorder.stop = view, stop
         if not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
             run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")

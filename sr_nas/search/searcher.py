@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from sr_nas.runs.run_dir import count_of
 from sr_nas.search.alpha import Alpha, in_pass, to_device
 from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
 from sr_nas.search.budget import Cost, Multipliers, check_limits, decode
+from sr_nas.search.graph import obstacle, recorded
 from sr_nas.search.objective import Objective, expected_cost
 
 Record = dict[str, Any]
@@ -49,6 +50,7 @@ class Plan:
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
         seed: of a relaxation that samples.
         restarts: times that the search begins anew, a divisor of ``epochs``.
+        cuda_graph: replay recorded steps (:mod:`sr_nas.search.graph`); ``"auto"`` where that is possible.
     """
 
     epochs: int
@@ -62,6 +64,7 @@ class Plan:
     precision: Precision = "fp32"
     seed: int = 0
     restarts: int = 1
+    cuda_graph: Literal["auto"] | bool = False
 
     def own_epoch(self, epoch: int) -> int:
         """Return which epoch of its restart an epoch is, both counted from 1."""
@@ -93,6 +96,9 @@ class Searcher:
         budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
+
+    Raises:
+        UserError: no network is within the budgets, or steps cannot be recorded as CUDA graphs and are to be.
     """
 
     space: Any
@@ -127,6 +133,10 @@ class Searcher:
         for group in [] if self.learns_alpha else self.weight_optimizer.param_groups:
             # Weights that no pass has run yet have no momentum, which PyTorch's fused SGD fails on.
             group["fused"] = group.get("fused") and not group.get("momentum")
+        self.not_recorded = obstacle(self) if self.plan.cuda_graph else ""
+        if self.not_recorded and self.plan.cuda_graph is True:
+            raise UserError(f"search.cuda_graph is true, but {self.not_recorded}. Set it to auto or false.")
+        self._record_anew()
         self.select = self.selection(self)
         self._initial = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in _RESET} if self.beginning else {}
         self.seconds = 0.0
@@ -198,12 +208,16 @@ class Searcher:
             module.load_state_dict(state)
         for name, state in self._initial.items():
             getattr(self, name).load_state_dict(copy.deepcopy(state))
+        self._record_anew()
 
     def take_step(self) -> dict[str, Tensor]:
         """Move alpha and the weights once each; return their losses, which :meth:`run` sees to."""
         training = self.next_batch(self.training)
-        losses = self.alpha_step(training) if self.learns_alpha and self.own_epoch > self.plan.warmup_epochs else {}
-        losses["train"] = self.weight_step(training)
+        alpha_step, weight_step = self._recorded or (self.alpha_step, self.weight_step)
+        losses: dict[str, Tensor] = {}
+        if self.learns_alpha and self.own_epoch > self.plan.warmup_epochs:
+            losses = alpha_step(self.next_batch(self.validation), training)
+        losses["train"] = weight_step(training)
         self.step += 1
         return losses
 
@@ -214,12 +228,11 @@ class Searcher:
         self.seconds += time.perf_counter() - started
         return genotype, numbers
 
-    def alpha_step(self, training: Batch) -> dict[str, Tensor]:
-        """Move alpha once on the next validation batch; return the parts of its objective.
+    def alpha_step(self, validation: Batch, training: Batch) -> dict[str, Tensor]:
+        """Move alpha once on a validation batch; return the parts of its objective.
 
         The look-ahead of second order is a step on the training batch that the weights take next (DARTS, algorithm 1).
         """
-        validation = self.next_batch(self.validation)
         self.alpha_optimizer.zero_grad()
         parts = self.alpha_gradient(validation, training)
         if self.budgets:
@@ -343,6 +356,11 @@ class Searcher:
         self.step, self.sums, self.seconds = count_of(state["step"], self.steps), dict(state["sums"]), float(state["seconds"])
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
+        self._record_anew()
+
+    def _record_anew(self) -> None:
+        """Drop recordings of steps, of which the state of the optimizers has been replaced."""
+        self._recorded = recorded(self) if self.plan.cuda_graph and not self.not_recorded else None
 
     def read_losses(self) -> None:
         """Add the losses since the last call to the sums of the epoch; raise UserError where one is no longer finite."""

@@ -40,9 +40,7 @@ if not reset_peak_memory(device):
     raise SystemExit("null")
 before = peak_memory(device)
 for _ in range(2):
-    training = searcher.next_batch(searcher.training)
-    searcher.alpha_step(training)
-    searcher.weight_step(training)
+    searcher.take_step()
 print(json.dumps([needed_memory(searcher, *find_task(options.task).probe(options, 8)), peak_memory(device) - before]))
 """
 
@@ -65,9 +63,7 @@ def test_tensors_are_those_of_the_same_step_at_its_own_size(execution: str, orde
     tracker = StorageTracker([*searcher.space.parameters(), *searcher.space.buffers(), *searcher.alpha.parameters()])
     with tracker:
         for _ in range(2):
-            training = searcher.next_batch(searcher.training)
-            searcher.alpha_step(training)
-            searcher.weight_step(training)
+            searcher.take_step()
     assert estimate == pytest.approx(tracker.peak, rel=0.1)
     # What libraries allocate besides tensors, as measured: see test_a_process_takes_what_is_estimated_to_within_a_fifth.
     assert search.needed_memory(searcher, x, target, pixels) == pytest.approx(36e6 + 1.3 * estimate)
