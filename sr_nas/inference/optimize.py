@@ -33,6 +33,8 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 """Largest difference that counts as rounding, for outputs of 0..1: a fortieth of a level of 8 bits, and two and a half."""
 OPSET = 18
 """The exporter's native opset; TensorRT, DirectML and OpenVINO have supported it for long."""
+GRAPH: dict[str, Any] = {"input_names": ["lr"], "output_names": ["sr"], "opset_version": OPSET, "verbose": False}
+FREE = {0: "batch", 2: "height", 3: "width"}
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 Engine = Literal["auto", "torch", "onnxruntime"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -233,6 +235,15 @@ def read_onnx(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
 
 
+def _written(*arguments: Any, **how: Any) -> Any:
+    try:
+        with warnings.catch_warnings(), without_logging(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return cast(Any, torch.onnx.export)(*arguments, **GRAPH, **how)
+    except Exception as error:  # the exporter raises whatever it meets in a graph
+        raise UserError(f"PyTorch cannot write this network as ONNX: {error}") from error
+
+
 def export_onnx(
     network: SRNetwork, name: str, metadata: Mapping[str, str] | None = None, half: bool = False
 ) -> tuple[OnnxSession, float]:
@@ -250,22 +261,7 @@ def export_onnx(
         UserError: a package is missing, PyTorch is too old, or the model does not give what the network gives.
     """
     require_packages("onnx", "onnxscript", "onnxruntime")
-    program = traced(network, half)
-    try:
-        with warnings.catch_warnings(), without_logging():
-            warnings.simplefilter("ignore")
-            exported: Any = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                verbose=False,
-                input_names=["lr"],
-                output_names=["sr"],
-                opset_version=OPSET,
-                dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-            )
-    except Exception as error:  # the exporter raises whatever it meets in a graph
-        raise UserError(f"PyTorch cannot write this network as ONNX: {error}") from error
+    exported = _written(traced(network, half), (), dynamo=True, dynamic_shapes=(FREE,))
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # names files of the machine that exports
     exported.model.metadata_props.update(metadata or {})
@@ -279,14 +275,8 @@ def record_onnx(network: SRNetwork, name: str) -> tuple[OnnxSession, float]:
     It records one pass, so that the graph of a network which branches on the size of its input is refused.
     """
     require_packages("onnxruntime")
-    sides, content = {0: "batch", 2: "height", 3: "width"}, cast(Any, io.BytesIO())  # which its signature does not name
-    names: dict[str, Any] = {"input_names": ["lr"], "output_names": ["sr"], "dynamic_axes": {"lr": sides, "sr": sides}}
-    try:
-        with warnings.catch_warnings(), without_logging(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(folded(network), (torch.rand(EXAMPLE),), content, dynamo=False, opset_version=OPSET, **names)
-    except Exception as error:  # as above
-        raise UserError(f"PyTorch cannot write this network as ONNX: {error}") from error
+    content, axes = io.BytesIO(), {"lr": FREE, "sr": FREE}
+    _written(folded(network), (torch.rand(EXAMPLE),), content, dynamo=False, dynamic_axes=axes)
     session = OnnxSession(content.getvalue(), name)
     return session, verify_graph(network, session, "fp32", name)
 

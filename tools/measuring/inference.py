@@ -88,8 +88,9 @@ def engines(name: str, network: SRNetwork, file: str, parsed: argparse.Namespace
     title = f"{name}, LR {width}x{height}, {macs / 1e9:.2f} G multiply-adds"
     results = {title: in_turns(steps, parsed.rounds, parsed.clock, parsed.threads)}
     for engine, row in results[title].items():
-        row["peak_bytes"] = peak_apart(parsed.threads, inferring, file, engine, parsed.size, device)
         row["gflops"], row["prepare"] = 2e-9 * macs / row["seconds"], seconds[engine]
+        if not parsed.six:
+            row["peak_bytes"] = peak_apart(parsed.threads, inferring, file, engine, parsed.size, device)
     if parsed.beside:
         with busy_process():
             results[f"{title}, beside a busy process"] = in_turns(steps, parsed.rounds, parsed.clock, parsed.threads)
