@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sr_nas.runs.distributed import world_size
@@ -48,9 +47,8 @@ class Replayed:
 class Recorder:
     """Records on a stream of its own, on which steps run before too. Recordings share memory, since no two run at once."""
 
-    def __init__(self, device: torch.device, *optimizers: Optimizer) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups if "capturable" in group]
 
     def run(self, step: Callable[[], Any]) -> Any:
         """Run a step after all that was asked of the device before, and ahead of all that will be."""
@@ -63,12 +61,8 @@ class Recorder:
     def record(self, step: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
         """Return a replay of a step, which is not run, and the result that each replay overwrites."""
         graph = torch.cuda.CUDAGraph()
-        for group in self.groups:
-            group["capturable"] = True  # PyTorch asks for it, although fused optimizers always are
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             result = step()
-        for group in self.groups:
-            group["capturable"] = False
         return graph.replay, result
 
 
@@ -85,11 +79,12 @@ def obstacle(searcher: Any) -> str:
 
 def recorded(searcher: Any) -> tuple[Replayed, Replayed]:
     """Return the alpha step and the weight step of a searcher, recorded. No tensor of it may be replaced from now on."""
-    optimizers: tuple[Optimizer, Optimizer] = (searcher.alpha_optimizer, searcher.weight_optimizer)
-    recorder = Recorder(searcher.device, *optimizers)
+    groups = [*searcher.alpha_optimizer.param_groups, *searcher.weight_optimizer.param_groups]
+    for group in groups:
+        group.update({"capturable": True} if "capturable" in group else {})  # as fused optimizers are, but PyTorch asks for it
 
     def numbers() -> tuple[float, ...]:
-        rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]  # xi, too, is one or constant
-        return searcher.objective.strength(searcher.own_epoch), *rates
+        return searcher.objective.strength(searcher.own_epoch), *(group["lr"] for group in groups)  # xi is a rate or constant
 
+    recorder = Recorder(searcher.device)
     return Replayed(searcher.alpha_step, numbers, recorder), Replayed(searcher.weight_step, numbers, recorder)

@@ -16,8 +16,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 GPU = ("num_gpu=1", "train:precision=bf16")
 
 
-def test_search_on_a_gpu_and_resume_on_the_cpu(tmp_path: Path) -> None:
-    words = ["-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}"]
+@pytest.mark.parametrize("cuda_graph", ["false", "auto"])
+def test_search_on_a_gpu_and_resume_on_the_cpu(cuda_graph: str, tmp_path: Path) -> None:
+    words = ["-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}", f"search:cuda_graph={cuda_graph}"]
     run("search", *words, *GPU, "search:epochs=3")
     history = read_history(tmp_path / "tiny")
     assert all(math.isfinite(value) for record in history for value in record["loss"].values())

@@ -19,7 +19,11 @@ from sr_nas.search.selection import Scores
 from tests.jobs.processes import TINY_SEARCH
 from tests.jobs.test_search_runs import assert_equal, everything, search
 
-PATHS = ("search:relaxation=uniform_path", "search:selection={type: evolution, population: 4, cycles: 6}")
+PATHS = (
+    "search:cuda_graph=auto",
+    "search:relaxation=uniform_path",
+    "search:selection={type: evolution, population: 4, cycles: 6}",
+)
 PATHS = (*PATHS, "search:flops_weight=0", "search:budget:macs_hr=1.7G")
 
 
@@ -36,6 +40,7 @@ def test_everything_that_a_search_leaves_is_of_the_selected_network(finished: tu
     genotype = Genotype.from_json(last["genotype"])
     assert [("selection" in record) for record in history] == [False, False, False, True]
     assert last["genotype"] != history[-2]["genotype"], "another seed, please: this one selects the argmax"
+    assert "steps are not recorded as CUDA graphs: the device is cpu, not cuda" in printed
     assert "alpha stays as it starts" in printed and "selecting the network: evolution" in printed
     assert set(last["loss"]) == {"train"} and last["alpha"] == history[0]["alpha"]
     assert 4 <= numbers["scored"] <= 10 and numbers["best"] < numbers["median"]
