@@ -101,7 +101,7 @@ def laplacian_of_gaussian(images: Tensor, kernel_size: int = 15, sigma: float = 
             f"a Laplacian of Gaussian of {kernel_size} pixels needs images larger than {radius} pixels, "
             f"and these have {height} x {width}: raise datasets.train.gt_size, or lower train.pixel_opt.kernel_size."
         )
-    gaussian = get_gaussian_kernel1d(kernel_size, sigma, device=images.device, dtype=images.dtype)
+    gaussian = get_gaussian_kernel1d(kernel_size, images.new_full((1, 1), sigma))  # a float would be copied to a GPU, and wait
     x = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     second = (x**2 / sigma**4 - 1 / sigma**2) * gaussian
     device = images.device.type
