@@ -26,7 +26,7 @@ failed=0
 part() { # NAME MOST_SECONDS COMMAND...
   local name=$1 most=$2 start=$EPOCHREALTIME code
   shift 2
-  [ "$device" = cuda ] || most=$((5 * most))
+  [ "$device" = cuda ] || most=$((10 * most))
   printf '%-24s' "$name"
   timeout --kill-after=10 "$most" "$@" >"$work/$name.out" 2>"$work/$name.err" </dev/null
   code=$?
