@@ -31,6 +31,7 @@ def test_ratios_are_to_the_first_variant() -> None:
     assert rows["thrice"]["seconds"] > rows["once"]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_further_ways_of_a_step_run_on_a_cpu_but_for_graphs() -> None:
     search_step("dlsr", "fused channels_last bf16, first", 1, 8, {"nf": 16}, torch.device("cpu"))()
     with pytest.raises(UserError, match=r"search\.cuda_graph is true, but the device is cpu"):

@@ -44,7 +44,7 @@ else
 fi
 root=path:experiments_root=$work/runs
 
-part tests 120 "$python" -m pytest -m gpu -n 4
+part tests 120 "$python" -m pytest -m gpu -n 4 $(grep -rl --include='*.py' 'mark\.gpu' tests)
 part supernet 50 "$python" tools/benchmark.py supernet --json "${passes[@]}" "${cases[@]}"
 part search-step 70 "$python" tools/benchmark.py search-step --json "${passes[@]}" --case sac-imdn
 part training 40 "$python" tools/benchmark.py training --json "${passes[@]}" --case imdn

@@ -29,7 +29,7 @@ def tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-SHORT = ["search:steps_per_epoch=6", "search:epochs=2", "search:restarts=1"]
+SHORT = ["search:steps_per_epoch=4", "search:epochs=2", "search:restarts=1"]
 SEARCHES = {
     "clipped": ["sac_imdn", *IMDN, "train:grad_clip_norm=1", "train:scheduler={type: CosineAnnealingLR}"],
     "two budgets": ["budget_imdn", *IMDN, "search:budget={macs_hr: 3G, params: 9000}"],
@@ -194,7 +194,7 @@ def test_what_an_epoch_changes_is_recorded_anew(strength: float, rate: float, st
     assert torch.equal(*states)
 
 
-@pytest.mark.parametrize("stop", [3, 15, 20, 27])
+@pytest.mark.parametrize("stop", [3, 27])
 def test_a_restart_and_a_resumed_search_record_anew(stop: int, stand_in: None) -> None:
     straight, first, second = (dataclasses.replace(fused(restarting())), *(recording(fused(restarting())) for _ in "ab"))
     straight.run()

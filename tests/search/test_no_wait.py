@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,12 +24,12 @@ SMALL = ["network_g:nf=16", "datasets:train:batch_size_per_gpu=2", "datasets:tra
 ALIKE = "network_g:candidates=[conv_3x3, conv_3x3_bn, dsconv_3x3, dsconv_5x5_bn]"
 IMDN, DLSR, SECOND = ["network_g:num_blocks=1", ALIKE], ["network_g:num_cells=2"], "search:order=second"
 SEARCHES = {
-    "sac": ["sac_imdn", *IMDN],
-    "two budgets": ["budget_imdn", *IMDN, "search:budget={macs_hr: 3G, params: 9000}"],
+    "sac, two budgets": ["sac_imdn", *IMDN, "search:budget={macs_hr: 3G, params: 9000}"],
     "snas": ["snas_imdn", *IMDN],
-    "dlsr": ["dlsr", *DLSR],
 }
 MORE_SEARCHES = {
+    "sac": ["sac_imdn", *IMDN],
+    "dlsr": ["dlsr", *DLSR],
     "uniform_path": ["random_sharing_imdn", *IMDN, "search:budget={}", "search:selection={type: argmax}"],
     "sac, FLOPs term": ["sac_imdn_flops", *IMDN],
     "sac, second order": ["sac_imdn", *IMDN, SECOND],
@@ -76,14 +78,28 @@ class NoWaiting(TorchDispatchMode):
         return result
 
 
+class NoUploads(TorchFunctionMode):
+    """Refuses what copies numbers of Python to the device where :class:`NoWaiting` does not see it, and waits for that too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
+            assert result.device.type == "cpu", f"{func} waits"
+        return result
+
+
 @pytest.mark.parametrize(
     "words",
     [*SEARCHES.values(), *(pytest.param(words, marks=pytest.mark.slow) for words in MORE_SEARCHES.values())],
     ids=[*SEARCHES, *MORE_SEARCHES],
 )
-def test_a_step_reads_nothing_of_the_device(words: list[str]) -> None:
+def test_a_step_reads_nothing_of_the_device(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which refuses tensors without values
     searcher = search_of(*words)
-    with NoWaiting(META.type):
+    searcher.take_step()  # what is made once for all steps
+    with NoUploads(), NoWaiting(META.type):
         losses = searcher.take_step()
     assert len(losses) == (5 if searcher.learns_alpha else 1) and all(loss.is_meta for loss in losses.values())
 
@@ -109,9 +125,11 @@ def test_a_step_in_bf16_reads_nothing() -> None:
         lambda x: x.add_(1) if x[0] > 0 else x,
         lambda x: x + torch.ones(3).to(x.device),
         lambda x: x.copy_(torch.ones(3)),
+        lambda x: x + x.new_tensor([1.0, 2.0, 3.0]),
+        lambda x: torch.tensor(1.0, device=x.device),
     ],
 )
 def test_what_waits_is_noticed(waiting: Callable[[Tensor], Any]) -> None:
     x = torch.ones(3, device=META)
-    with pytest.raises((AssertionError, RuntimeError)), NoWaiting(META.type):
+    with pytest.raises((AssertionError, RuntimeError)), NoUploads(), NoWaiting(META.type):
         waiting(x)
