@@ -400,9 +400,9 @@ def test_any_key_that_begins_with_val_is_a_validation_set() -> None:
         ),
         (
             "train:pixel_opt={type: L1HFENLoss, kernel_size: 129}",
-            "datasets.train.gt_size 64 is not above 64, as L1HFENLoss needs",
+            "datasets.train.gt_size 32 is not above 64, as L1HFENLoss needs",
         ),
-        ("train:distill_opt={type: L1HFENLoss, teacher: x, kernel_size: 129}", "datasets.train.gt_size 64 is not above 64"),
+        ("train:distill_opt={type: L1HFENLoss, teacher: x, kernel_size: 129}", "datasets.train.gt_size 32 is not above 64"),
         ("train:distill_opt={type: L1Loss}", "train.distill_opt.teacher: this key is required"),
         ("train:divergence_factor=0.5", "train.divergence_factor: must be above 1, or null, and 0.5 is not"),
         ("network_g:num_blocks=9223372036854775807", "network_g.num_blocks: Input should be less than or equal to 1000"),
