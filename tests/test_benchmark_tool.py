@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
-from measuring.searches import search_step
+from measuring.searches import CASES, Calls, search_step, supernet_pass
 from measuring.timing import in_turns
 
 from sr_nas.errors import UserError
+from sr_nas.registry import SPACES
 from sr_nas.runs.device import cores
 from tests.conftest import REPOSITORY
 
@@ -31,6 +32,24 @@ def test_ratios_are_to_the_first_variant() -> None:
     assert rows["thrice"]["seconds"] > rows["once"]["seconds"] > 0
 
 
+@pytest.mark.parametrize(("case", "most"), [("sac-imdn", 1000), ("sa-imdn", 1300), ("dlsr", 3)])
+def test_few_calls_of_a_supernet_on_an_accelerator(case: str, most: int) -> None:
+    """Their number does not depend on the size of a patch; that of DLSR is in passes of the plain network."""
+    found = {}
+    for variant in ("network", "fused, few calls"):
+        first, step = (supernet_pass(case, variant, 1, 16, {}, torch.device("cpu")) for _ in range(2))
+        first()  # which builds what all supernets of one kind share
+        with Calls() as found[variant]:
+            step()
+    network, fused = found.values()
+    assert 300 < network.computing < network.all
+    assert fused.computing <= (most * network.computing if most < 10 else most)
+    # Keeping the gradient of a parameter is a call that computes nothing.
+    arch, partial = CASES[case]
+    parameters = len(list(SPACES.get(arch)(scale=2, partial_channel=partial).parameters()))
+    assert fused.all - parameters <= 2.5 * fused.computing
+
+
 @pytest.mark.slow
 def test_further_ways_of_a_step_run_on_a_cpu_but_for_graphs() -> None:
     search_step("dlsr", "fused channels_last bf16, first", 1, 8, {"nf": 16}, torch.device("cpu"))()
@@ -42,7 +61,7 @@ def test_further_ways_of_a_step_run_on_a_cpu_but_for_graphs() -> None:
 @pytest.mark.parametrize(
     ("words", "variants"),
     [
-        ("supernet --case sac-imdn --nf 16 --batch 1 --size 8", {"network", "plain", "fused"}),
+        ("supernet --case sac-imdn --nf 16 --batch 1 --size 8", {"network", "plain", "fused", "fused, few calls"}),
         ("search-step --case dlsr --nf 16 --batch 1 --size 8", {"plain, first", "fused, first", "budget, first"}),
         ("training --case imdn --nf 16 --batch 1 --size 8", TRAINING),
         ("threads", {f"threads {how}: {place}" for how in HOW for place in ("alone", "beside them")}),

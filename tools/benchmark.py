@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from measuring.inference import inference
-from measuring.searches import CASES, GPU_VARIANTS, search_step
+from measuring.searches import CASES, GPU_VARIANTS, Calls, search_step, supernet_pass
 from measuring.timing import Step, busy_process, in_turns, peak_apart
 from preparation.generate import write_lmdb
 from rich.console import Console
@@ -43,10 +43,8 @@ from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
-from sr_nas.registry import NETWORKS, SPACES
 from sr_nas.runs.device import cores
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
-from sr_nas.search.alpha import Alpha, softmax
 from sr_nas.task import build_searcher, build_trainer, build_training, find_task, training_options
 
 TRAININGS = {
@@ -59,20 +57,6 @@ TRAININGS = {
     ),
 }
 """Case -> option file and genotype."""
-
-
-def supernet_pass(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
-    """A forward and a backward pass with an L1 loss, of a supernet (``plain`` or ``fused``) or of its plain ``network``."""
-    torch.manual_seed(0)
-    arch, partial = CASES[case]
-    low = torch.rand(batch, 3, size, size, device=device)
-    high = torch.rand(batch, 3, 2 * size, 2 * size, device=device)
-    if variant == "network":
-        network = NETWORKS.get(arch)(scale=2, **settings).to(device)
-        return lambda: nn.functional.l1_loss(network(low), high).backward()
-    space = SPACES.get(arch)(scale=2, partial_channel=partial, execution=variant, **settings).to(device)
-    alpha = Alpha(space.choices()).to(device)
-    return lambda: nn.functional.l1_loss(space(low, alpha.relax(softmax)), high).backward()
 
 
 def training_step(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
@@ -134,8 +118,21 @@ def measure_passes(
 
 
 def supernet(parsed: argparse.Namespace) -> dict[str, Any]:
-    """A pass of the plain network, and of its supernet with candidates one at a time (``plain``) and computed together."""
-    return measure_passes(parsed, supernet_pass, ("network", "plain", "fused"))
+    """A pass of the plain network, and of its supernet with candidates one at a time (``plain``) and computed together.
+
+    ``fused, few calls`` is how ``fused`` runs on a GPU. Calls are those of one pass that finds no gradients from before.
+    """
+    variants = ("network", "plain", "fused", "fused, few calls")[: None if parsed.device == "cpu" else 3]
+    results = measure_passes(parsed, supernet_pass, variants)
+    settings = {} if parsed.nf is None else {"nf": parsed.nf}
+    for case, rows in results.items():
+        for variant, row in rows.items():
+            first, step = (supernet_pass(case, variant, 1, 16, settings, torch.device(parsed.device)) for _ in range(2))
+            first()  # which builds what all supernets of one kind share
+            with Calls() as calls:
+                step()
+            row["computing_calls"], row["calls"] = calls.computing, calls.all
+    return results
 
 
 def search(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -326,12 +323,14 @@ def print_tables(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None
         "iqr": "{:.4f}",
         "ratio": "{:.2f}",
         "gflops": "{:.0f}",
+        "computing_calls": "{:,}",
+        "calls": "{:,}",
         "patches_per_second": "{:.0f}",
     }
     console = Console(width=110)
     for title, rows in results.items():
         columns = list(next(iter(rows.values())))
-        table = Table("variant", *(column.replace("peak_bytes", "peak MiB") for column in columns), title=title)
+        table = Table("variant", *(column.replace("peak_bytes", "peak MiB").replace("_", " ") for column in columns), title=title)
         for name, row in rows.items():
             values = {c: row.get(c) for c in columns}
             if values.get("peak_bytes"):

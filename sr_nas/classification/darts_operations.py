@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from
-from sr_nas.ops.fused_forms import depthwise
+from sr_nas.ops.depthwise import depthwise
 from sr_nas.registry import Registry
 
 CellBuilder = Callable[[int, int, bool], nn.Module]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_nas.classification.darts_operations import CellBuilder, Zero
-from sr_nas.ops.fused_forms import update_statistics
+from sr_nas.ops.fused import normalise
 from sr_nas.ops.mixed import MixedOp
 
-EPS = 1e-5
+EPS, MOMENTUM = 1e-5, 0.1
 """eps of the BatchNorms that are joined, PyTorch's default; candidates with another one run by themselves."""
 
 
@@ -124,7 +124,7 @@ def _joinable(candidate: nn.Module, training: bool) -> tuple[nn.Conv2d, nn.Batch
     kernel = convolution.kernel_size[0]
     plain = (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
     same_size = convolution.kernel_size == (kernel, kernel) and kernel % 2 == 1 and convolution.padding == (kernel // 2,) * 2
-    tracked = norm.track_running_stats and norm.momentum is not None and norm.training == training and norm.eps == EPS
+    tracked = norm.track_running_stats and (norm.eps, norm.momentum, norm.training) == (EPS, MOMENTUM, training)
     fits = plain and same_size and convolution.bias is None and convolution.padding_mode == "zeros" and tracked
     return (convolution, norm) if fits else None
 
@@ -148,13 +148,9 @@ def _join(blocks: Sequence[Block], x: Tensor) -> Sequence[Tensor]:
     shift = torch.zeros_like(scale)
     if norms[0].affine:
         scale, shift = scale * joined("weight"), scale * joined("bias")
+    y = normalise(norms, z, (scale, shift, joined("running_mean"), joined("running_var")), norms[0].training)
     if norms[0].training:
-        y, mean, root = torch.native_batch_norm(z, scale, shift, None, None, True, 0.0, EPS)
-        means, variances = mean.detach().split(sizes), (root.detach() ** -2 - EPS).split(sizes)
-        for norm, own_mean, own_variance in zip(norms, means, variances, strict=True):
-            update_statistics([norm], own_mean[None], own_variance[None], z.numel() // z.shape[1])
-    else:
-        y = F.batch_norm(z, joined("running_mean"), joined("running_var"), scale, shift, False, 0.0, EPS)
+        torch._foreach_add_([cast(Tensor, norm.num_batches_tracked) for norm in norms], 1)
     return y.split(sizes, dim=1)
 
 

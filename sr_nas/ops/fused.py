@@ -1,340 +1,338 @@
-"""Fused mixed operation: same results as :class:`sr_nas.ops.mixed.MixedOp`, computed with fewer and larger convolutions.
+"""Fused mixed operation: same results as :class:`sr_nas.ops.mixed.MixedOp`, computed with few, large convolutions.
 
-:class:`FusedPlan` assigns candidates to convolutions; :func:`prepare` computes the kernels of all operations of one kind at once.
+A :class:`Plan` assigns candidates to convolutions; :func:`prepare` computes the kernels of all operations of one plan at once.
+Every part is differentiable twice, as second order needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import groupby
 from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from sr_nas.ops.fused_forms import Form, NormalisedSum, Part, Stage, Wide, affine_sum, recognise, update_statistics
-from sr_nas.ops.fused_kernels import Assembly, Bank, Join, covers, shared_sizes, spread
+from sr_nas.ops.depthwise import depthwise
 from sr_nas.ops.mixed import Builder, MixedOp
+from sr_nas.ops.plan import Bank, Plan, few_calls, plan_of, recognise
 
-# Up to so many output channels, a convolution takes the same time.
-LANES = 16
-# Taps times output channels up to which a separable convolution is no faster than further channels of a dense one.
-SMALL = 3 * 3 * 16
-# Parameters up to which operations compute their kernels together; for larger ones it saves nothing, and the copies take memory.
-TOGETHER = 2**20
-
-# Inputs that candidates share: the operation's input, and its ReLU.
-INPUT, RECTIFIED = 0, 1
+Tensors = list[Tensor | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Last:
-    """The last stage of a candidate; stages before it run separately."""
-
-    index: int
-    form: Form
-
-    @property
-    def stage(self) -> Stage:
-        return self.form.stages[-1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.stage.kernel, self.stage.dilation
-
-    @property
-    def source(self) -> int:
-        """Index of its input; negative for the output of the candidate's earlier stages."""
-        return ~self.index if len(self.form.stages) > 1 else RECTIFIED if self.stage.relu else INPUT
-
-
-class FusedPlan:
-    """Assignment of the candidates of an operation to convolutions.
-
-    Attributes:
-        others: indices of candidates of unknown form, which run as they are.
-        prefixed: (index, form) of candidates with several stages that are not in the join.
-        wides: dense convolutions, each for several candidates.
-        banks: separable convolutions of an operation with BatchNorms.
-        join: separable candidates of an operation without BatchNorms; ``None`` where there are none.
-        norms: (candidate index, BatchNorm) of the normalised blocks, in block order.
-        rectifies: whether anything outside the join reads the ReLU of the input.
-        signature: equal for operations that can be batched.
-    """
-
-    def __init__(self, forms: Sequence[Form | None]) -> None:
-        forms = _of_one_eps(forms)
-        self.others = [index for index, form in enumerate(forms) if form is None]
-        lasts = [Last(index, form) for index, form in enumerate(forms) if form is not None]
-        self.wides: list[Wide] = []
-        self.banks: list[Bank] = []
-        self.norms: list[tuple[int, nn.BatchNorm2d]] = []
-        normalises = any(last.form.norm is not None for last in lasts)
-        apart = []
-        for source in dict.fromkeys(last.source for last in lasts):
-            apart += self._share_out(source, [last for last in lasts if last.source == source])
-        if normalises:
-            for source in dict.fromkeys(last.source for last in apart):
-                self._put_in_bank(source, [last for last in apart if last.source == source])
-            apart = []
-        self.join = Join([last.index for last in apart], [last.form for last in apart]) if apart else None
-        self.prefixed = [(last.index, last.form) for last in lasts if last.source < 0 and last not in apart]
-        read = {wide.source for wide in self.wides} | {bank.source for bank in self.banks}
-        self.rectifies = RECTIFIED in read or any(form.stages[0].relu for _, form in self.prefixed)
-        norms = [(index, norm.eps, norm.num_features) for index, norm in self.norms]
-        self.signature: tuple[Any, ...] = (
-            *(wide.signature for wide in self.wides),
-            *(bank.signature for bank in self.banks),
-            *norms,
-        )
-
-    def _share_out(self, source: int, lasts: Sequence[Last]) -> list[Last]:
-        """Assign the last stages of one input to dense convolutions; return the separable ones that fit in none."""
-        apart = []
-        wides: dict[tuple[int, int], tuple[list[Last], list[Last]]] = {}
-        # Dense before separable, summed before normalised, larger kernels before those that fit in them.
-        order = sorted(
-            lasts, key=lambda last: (last.stage.separable, last.form.norm is not None, -last.stage.kernel, last.stage.dilation)
-        )
-        for last in order:
-            held = next((size for size in wides if covers(*size, last.stage) and _has_room(wides[size], last)), None)
-            if held is None and last.stage.separable:
-                apart.append(last)
-            else:
-                wides.setdefault(held or last.size, ([], []))[last.form.norm is not None].append(last)
-        for size, (summed, alone) in wides.items():
-            parts = [Part(last.stage, 0, last.index) for last in summed]
-            parts += [Part(last.stage, row, None) for row, last in enumerate(alone, start=bool(summed))]
-            self.wides.append(Wide(source, *size, tuple(parts), bool(summed) + len(alone), bool(summed)))
-            self.norms += [(last.index, last.form.norm) for last in alone if last.form.norm is not None]
-        return apart
-
-    def _put_in_bank(self, source: int, lasts: Sequence[Last]) -> None:
-        sizes = dict(zip(lasts, shared_sizes([last.stage for last in lasts]), strict=True))
-        # Summed stages first, and equal sizes next to each other.
-        near = next((sizes[last] for last in lasts if last.form.norm is None), None)
-        order = sorted(lasts, key=lambda last: (last.form.norm is not None, sizes[last] != near, sizes[last]))
-        leads = sum(last.form.norm is None for last in order)
-        stages, weights = tuple(last.stage for last in order), tuple(last.index for last in order)
-        self.banks.append(Bank(source, stages, weights, leads, tuple(sizes[last] for last in order)))
-        self.norms += [(last.index, last.form.norm) for last in order if last.form.norm is not None]
-
-
-def _has_room(wide: tuple[list[Last], list[Last]], last: Last) -> bool:
-    """Whether a convolution can take another kernel at no cost: in its existing sum, or as further channels within the lanes."""
-    summed, alone = wide
-    if last.form.norm is None and summed:
-        return True
-    small = last.stage.kernel**2 * last.stage.out_channels <= SMALL
-    if (summed or alone)[0].size == last.size and (small or not last.stage.separable):
-        return True
-    return (bool(summed) + len(alone) + 1) * last.stage.out_channels <= LANES
-
-
-def _of_one_eps(forms: Sequence[Form | None]) -> list[Form | None]:
-    """Replace forms whose BatchNorm has another eps than the first by ``None``."""
-    found = [None if form is None or form.norm is None else form.norm.eps for form in forms]
-    first = next((eps for eps in found if eps is not None), None)
-    return [form if eps in (None, first) else None for form, eps in zip(forms, found, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """Tensors of one operation for one pass.
-
-    Attributes:
-        weights: of the candidates.
-        shift: ``[C]``, sum of all biases; ``None`` for none.
-        scale: ``[B, C]``, factor of every normalised block; in evaluation divided by the running standard deviation.
-        offset: ``[B, C]``. Training: convolution biases left out of the blocks; BatchNorm cancels them in the output, so they
-            are only added to the running mean. Evaluation: running mean minus these biases.
-        kernels: of the wide convolutions.
-        banks: (pointwise kernels, depthwise kernels) of every bank.
-    """
-
-    weights: Tensor
-    shift: Tensor | None
-    scale: Tensor | None
-    offset: Tensor | None
-    kernels: tuple[Tensor, ...]
-    banks: tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
-
-
-def prepare(plans: Sequence[FusedPlan], weights: Tensor, training: bool) -> list[Prepared]:
-    """Compute the tensors of several operations in one batch.
+def prepare(plan: Plan, ops: Sequence[FusedMixedOp], weights: Tensor) -> list[Sequence[Tensor | None]]:
+    """Compute the tensors of one pass of several operations, of one plan, in one batch.
 
     Args:
-        plans: one per operation, of equal signature.
+        plan: of the operations.
+        ops: the operations.
         weights: ``[operations, candidates]``.
-        training: whether BatchNorms use batch statistics.
-    """
-    first = plans[0]
-    kernels, biases = Assembly([plan.wides for plan in plans])(weights) if first.wides else ([], [])
-    shift = scale = offset = None
-    for wide, bias in zip(first.wides, biases, strict=True):
-        if wide.summed and bias is not None:
-            own = bias[:, : wide.parts[0].stage.out_channels]
-            shift = own if shift is None else shift + own
-    banks = [bank_weights([plan.banks[number] for plan in plans], weights) for number in range(len(first.banks))]
-    if first.norms:
-        factor = weights[:, [index for index, _ in first.norms], None]
-        scale, beta = factor * _stacked(plans, "weight"), (factor * _stacked(plans, "bias")).sum(1)
-        shift = beta if shift is None else shift + beta
-        channels, lacking = scale.shape[2], []
-        for wide, bias in zip(first.wides, biases, strict=True):
-            own = weights.new_zeros(len(plans), wide.shape[0]) if bias is None else bias
-            lacking.append(own.unflatten(1, (-1, channels))[:, int(wide.summed) :])
-        for bank, (_, _, bias) in zip(first.banks, banks, strict=True):
-            shift = shift + bias[:, : bank.leads].sum(1)
-            lacking.append(bias[:, bank.leads :])
-        offset = torch.cat(lacking, dim=1)
-        if not training:
-            scale = scale * (_stacked(plans, "running_var") + first.norms[0][1].eps).rsqrt()
-            offset = _stacked(plans, "running_mean") - offset
-    none: list[Tensor | None] = [None] * len(plans)
-    shifts, scales, offsets = (none if tensor is None else tensor.unbind() for tensor in (shift, scale, offset))
-    wide_kernels = [kernel.unbind() for kernel in kernels]
-    own_banks = [(pointwise.unbind(), [kernel.unbind() for kernel in depthwise]) for pointwise, depthwise, _ in banks]
-    return [
-        Prepared(
-            own,
-            shifts[place],
-            scales[place],
-            offsets[place],
-            tuple(kernel[place] for kernel in wide_kernels),
-            tuple((pointwise[place], tuple(kernel[place] for kernel in depthwise)) for pointwise, depthwise in own_banks),
-        )
-        for place, own in enumerate(weights.unbind())
-    ]
-
-
-def bank_weights(banks: Sequence[Bank], weights: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Kernels of banks of equal signature; those of summed stages are multiplied by their weights.
 
     Returns:
-        Pointwise kernels ``[operations, stages, C_out, C_in]``; depthwise kernels per run, ``[operations, stages of the run *
-        C_in, 1, k, k]``; biases ``[operations, stages, C_out]``.
+        For each operation its tensors in the order in which :meth:`FusedMixedOp._fused` reads them.
     """
-    first = banks[0]
-    stages = list(zip(*(bank.stages for bank in banks), strict=True))
-    tensors = [[[convolution.weight for convolution in stage.convolutions] for stage in same] for same in stages]
-    pointwise = (
-        torch.stack([own[-1] for same in tensors for own in same]).unflatten(0, (len(stages), -1)).transpose(0, 1)[..., 0, 0]
-    )
-    factor = torch.cat((weights[:, first.weights[: first.leads]], weights.new_ones(len(banks), len(stages) - first.leads)), dim=1)
-    pointwise = pointwise * factor[..., None, None]
-    depthwise, start = [], 0
-    for size, count in first.runs:
-        run = range(start, start + count)
-        kernels = [spread(torch.stack([own[0] for own in tensors[place]]), first.stages[place], *size) for place in run]
-        depthwise.append(torch.cat(kernels, dim=1))
-        start += count
-    biases = [_bias(same, pointwise[:, place], factor[:, place, None]) for place, same in enumerate(stages)]
-    return pointwise, depthwise, torch.stack(biases, dim=1)
+    batch, found = _Batch(plan, ops), cast(Tensors, [])
+    products: list[Tensor] = []
+    offsets: list[Tensor] = []
+    sides = {side: _frame_kernels(batch, weights, side) for side in {frame.kernel: None for frame in plan.frames}}
+    for frame in plan.frames:
+        found += sides[frame.kernel].pop(0)
+    for bank in plan.banks:
+        found += _bank_kernels(batch, bank)
+        kernel, bias = batch.pointwise([*bank.summed, *bank.normed])
+        kernels, lead = _parted(kernel, len(bank.summed)), len(bank.summed)
+        biases: Any = ([], []) if bias is None else _parted(bias, lead)
+        if bank.normed:
+            found += [*kernels[1], *(biases[1] or [None])]
+        if bank.summed:
+            own = plan.choose(weights, bank.summed)[..., None]
+            products.append((kernels[0][0] * own[..., None]).transpose(1, 2).flatten(2))
+            offsets += [(own * bias).sum(1) for bias in biases[0]]
+    if products:
+        found += [_joined(products, 2)[..., None, None], sum(offsets[1:], offsets[0]) if offsets else None]
+    if plan.normed:
+        affine = batch.norms("weight", "bias") * plan.choose(weights, plan.normed)[:, None, :, None]
+        found += [*affine.flatten(2).unbind(1), *batch.norms("running_mean", "running_var").flatten(2).unbind(1)]
+    none = [None] * len(ops)
+    columns = [none if tensor is None else tensor.unbind() for tensor in found]
+    return list(zip(*columns, strict=True))
 
 
-def _bias(stages: Sequence[Stage], pointwise: Tensor, factor: Tensor) -> Tensor:
-    """Total bias of a stage in all operations: ``[operations, C_out]``."""
-    total = pointwise.new_zeros(pointwise.shape[:2])
-    firsts, lasts = ([stage.convolutions[half].bias for stage in stages] for half in (0, -1))
-    if firsts[0] is not None:
-        total = total + (pointwise * torch.stack(cast("list[Tensor]", firsts))[:, None]).sum(2)
-    if lasts[0] is not None:
-        total = total + factor * torch.stack(cast("list[Tensor]", lasts))
-    return total
+class _Stack(torch.autograd.Function):
+    """``torch.stack`` of tensors of operations times candidates, whose backward pass is one call."""
+
+    @staticmethod
+    def forward(ctx: Any, operations: int, *tensors: Tensor) -> Tensor:
+        return torch.stack(tensors).unflatten(0, (operations, -1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, *grad.flatten(0, 1).unbind()
 
 
-def _stacked(plans: Sequence[FusedPlan], name: str) -> Tensor:
-    """One attribute of all BatchNorms, ``[operations, B, C]``."""
-    found = [getattr(norm, name) for plan in plans for _, norm in plan.norms]
-    return torch.stack(found).unflatten(0, (len(plans), -1))
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Several operations of one plan, whose tensors it stacks to ``[operations, candidates, ...]``."""
+
+    plan: Plan
+    ops: Sequence[FusedMixedOp]
+
+    def kernels(self, indices: Sequence[int], half: int, level: int = -1, side: int = 0) -> Tensor:
+        """Kernels ``[operations, candidates, C_out, C_in, k, k]`` of a convolution; with ``side``, padded to k = ``side``."""
+        sizes: dict[int, list[int]] = {}
+        for index in indices:
+            sizes.setdefault(self._convolution(self.ops[0], index, half, level).kernel_size[0], []).append(index)
+        found = []
+        for k, same in sizes.items():
+            own = self._stack(self._convolution(op, index, half, level).weight for op in self.ops for index in same)
+            found.append(F.pad(own, ((side - k) // 2,) * 4) if k < side else own)
+        order = [index for same in sizes.values() for index in same]
+        return self.plan.choose(_joined(found), [order.index(index) for index in indices])
+
+    def biases(self, indices: Sequence[int], half: int, level: int = -1) -> Tensor | None:
+        """Biases ``[operations, candidates, C_out]`` of a convolution that all of these have, or none."""
+        if self._convolution(self.ops[0], indices[0], half, level).bias is None:
+            return None
+        return self._stack(cast(Tensor, self._convolution(op, i, half, level).bias) for op in self.ops for i in indices)
+
+    def pointwise(self, indices: Sequence[int], level: int = -1) -> tuple[Tensor, Tensor | None]:
+        """Kernels ``[operations, candidates, C_out, C_in]`` of pointwise convolutions, and the biases of both convolutions."""
+        kernel = self.kernels(indices, 1, level).flatten(3).squeeze(3)
+        inner, outer = self.biases(indices, 0, level), self.biases(indices, 1, level)
+        if inner is None:
+            return kernel, outer
+        # Not a matrix product, which would round in half precision on some devices.
+        through = (kernel * inner[:, :, None]).sum(-1)
+        return kernel, through if outer is None else through + outer
+
+    def norms(self, *names: str) -> Tensor:
+        """Attributes of all BatchNorms, ``[operations, names, normalised candidates, C]``."""
+        found = self._stack(getattr(norm, name) for op in self.ops for name in names for norm in op.norms(self.plan))
+        return found.unflatten(1, (len(names), -1))
+
+    def _stack(self, tensors: Iterable[Tensor]) -> Tensor:
+        return cast(Tensor, _Stack.apply(len(self.ops), *tensors))
+
+    def _convolution(self, op: FusedMixedOp, index: int, half: int, level: int) -> nn.Conv2d:
+        return op.forms[index].convolutions[level][half]  # type: ignore[union-attr]
+
+
+def _frame_kernels(batch: _Batch, weights: Tensor, side: int) -> list[Tensors]:
+    """Kernel ``[operations, rows * C_out, C_in, side, side]`` and bias of every frame of one kernel size."""
+    plan = batch.plan
+    frames = [frame for frame in plan.frames if frame.kernel == side]
+    kinds: dict[tuple[bool, tuple[bool, ...]], list[int]] = {}
+    for index in (index for frame in frames for index in (*frame.summed, *frame.normed)):
+        stage = plan.forms[index].stages[0]
+        kinds.setdefault((stage.separable, stage.biases), []).append(index)
+    kernels, biases = [], []
+    for (separable, _), indices in kinds.items():
+        indices.sort(key=lambda index: plan.forms[index].stages[0].kernel)
+        kernel = batch.kernels(indices, 0, side=side)
+        if separable:
+            pointwise, bias = batch.pointwise(indices)
+            kernel = pointwise[..., None, None] * kernel.transpose(2, 3)
+        else:
+            bias = batch.biases(indices, 0)
+        kernels.append(kernel)
+        biases.append(weights.new_zeros(*kernel.shape[:3]) if bias is None else bias)
+    mixing = plan.mixing(weights, frames, [index for indices in kinds.values() for index in indices])
+
+    def joined(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        every = _joined(parts)
+        every = every if mixing is None else torch.bmm(mixing, every.flatten(2)).unflatten(2, every.shape[2:])
+        return every.flatten(1, 2).split([len(frame.rows) * plan.written for frame in frames], dim=1)
+
+    has_bias = any(any(one) for _, one in kinds)
+    offsets = joined(biases) if has_bias else [None] * len(frames)
+    return [list(pair) for pair in zip(joined(kernels), offsets, strict=True)]
+
+
+def _bank_kernels(batch: _Batch, bank: Bank) -> Tensors:
+    """Depthwise kernel of every run, and between two stages the pointwise kernels and biases."""
+    found: Tensors = []
+    for level in range(len(bank.first)):
+        sides = [max(bank.stages[index][level].kernel for index in run) for run in bank.runs]
+        for side, same in groupby(range(len(sides)), sides.__getitem__):
+            runs = [bank.runs[number] for number in same]
+            indices, sizes = [index for run in runs for index in run], [len(run) for run in runs]
+            found += [kernel.flatten(1, 2) for kernel in batch.kernels(indices, 0, level, side).split(sizes, dim=1)]
+        if level + 1 < len(bank.first):
+            found += batch.pointwise([index for run in bank.runs for index in run], level)
+    return found
+
+
+def normalise(norms: Sequence[nn.BatchNorm2d], z: Tensor, affine: Sequence[Tensor], training: bool) -> Tensor:
+    """Return ``z`` behind BatchNorms that stand side by side, with another scale and shift; update their statistics in training.
+
+    Args:
+        norms: of equal eps and momentum.
+        z: ``[N, C, H, W]``, C being the channels of all of them.
+        affine: scale and shift instead of theirs, and copies of their running means and variances, each ``[C]``.
+        training: whether statistics are those of the batch.
+    """
+    scale, shift, mean, variance = affine
+    result = F.batch_norm(z, mean, variance, scale, shift, training, cast(float, norms[0].momentum), norms[0].eps)
+    if training:
+        sizes = [norm.num_features for norm in norms]
+        with torch.no_grad():
+            running = [cast(Tensor, norm.running_mean) for norm in norms] + [cast(Tensor, norm.running_var) for norm in norms]
+            torch._foreach_copy_(running, [*mean.split(sizes), *variance.split(sizes)])
+    return result
 
 
 class FusedMixedOp(MixedOp):
     """:class:`MixedOp` with the sums reordered; arguments, parameters, their names and results are the same.
 
     A convolution is linear in its kernel, so candidates without BatchNorm that read the same input are one convolution with the
-    weighted sum of their kernels. Candidates of one kernel size with BatchNorm are one convolution with more channels, normalised
-    and summed in one step. Separable candidates share one pointwise product, or become dense where that is faster. Other
+    weighted sum of their kernels. Candidates with BatchNorm are further channels of it, normalised and summed in one step.
+    Separable candidates of many channels share depthwise and pointwise calls; of few channels they become dense. Other
     candidates run as they are. Hooks on candidates do not run.
     """
 
     def __init__(self, builders: Mapping[str, Builder], in_channels: int, out_channels: int, partial_channel: int = 1) -> None:
         super().__init__(builders, in_channels, out_channels, partial_channel)
-        self._plan = FusedPlan([recognise(candidate) for candidate in self.candidates.values()])
+        self.forms = [recognise(candidate) for candidate in self.candidates.values()]
+        self.signatures = tuple(form and form.signature for form in self.forms)
+
+    def norms(self, plan: Plan) -> list[nn.BatchNorm2d]:
+        """The BatchNorms of the fused candidates, in the order of their outputs."""
+        return [cast(nn.BatchNorm2d, self.forms[index].norm) for index in plan.normed]  # type: ignore[union-attr]
 
     @classmethod
     def bind(cls, ops: Sequence[MixedOp], weights: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
-        """See :meth:`MixedOp.bind`; operations of equal signature compute their kernels together."""
-        alike: dict[object, list[int]] = {}
+        """See :meth:`MixedOp.bind`; operations of equal plan compute their kernels together."""
+        alike: dict[tuple[bool, Plan], list[int]] = {}
         bound: list[Callable[[Tensor], Tensor]] = []
         for place, op in enumerate(cast("Sequence[FusedMixedOp]", ops)):
             bound.append(partial(MixedOp.forward, op, weights=weights[place]))
-            if weights[place].dtype != torch.bool and all(norm.training == op.training for _, norm in op._plan.norms):
-                alike.setdefault((op.training, op._plan.signature), []).append(place)
-        for everyone in alike.values():
-            count = max(1, TOGETHER // sum(parameter.numel() for parameter in ops[everyone[0]].candidates.parameters()))
-            for start in range(0, len(everyone), count):
-                places = everyone[start : start + count]
-                same = [cast(FusedMixedOp, ops[place]) for place in places]
-                prepared = prepare([op._plan for op in same], torch.stack([weights[place] for place in places]), same[0].training)
-                for place, op, own in zip(places, same, prepared, strict=True):
-                    bound[place] = partial(op._run, own)
+            plan = plan_of(op.signatures, few_calls(weights[place].device))
+            if weights[place].dtype != torch.bool and all(norm.training == op.training for norm in op.norms(plan)):
+                alike.setdefault((op.training, plan), []).append(place)
+        tracked: list[Tensor] = []
+        for (training, plan), places in alike.items():
+            same = [cast(FusedMixedOp, ops[place]) for place in places]
+            tracked += [cast(Tensor, norm.num_batches_tracked) for op in same for norm in op.norms(plan) if training]
+            distinct = {id(weights[place]): weights[place] for place in places}
+            own, rows = torch.stack(list(distinct.values())), [list(distinct).index(id(weights[place])) for place in places]
+            own = plan.choose(own, rows, dim=0) if len(distinct) > 1 else own.expand(len(places), -1)
+            with torch.autocast(own.device.type, enabled=False):
+                prepared = prepare(plan, same, own)
+            for place, op, row, tensors in zip(places, same, own.unbind(), prepared, strict=True):
+                bound[place] = partial(op._run, plan, row, tensors)
+        if tracked:
+            torch._foreach_add_(tracked, 1)
         return bound
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         (bound,) = self.bind([self], [weights])
         return bound(x)
 
-    def _run(self, prepared: Prepared, x: Tensor) -> Tensor:
+    def _run(self, plan: Plan, weights: Tensor, tensors: Sequence[Tensor | None], x: Tensor) -> Tensor:
         if self.partial_channel == 1:
-            return self._fused(x, prepared)
+            return self._fused(plan, x, weights, tensors)
         sampled, rest = x.split((self.sampled, x.shape[1] - self.sampled), dim=1)
         bypassed = self.bypass(rest).unflatten(1, (self.partial_channel - 1, -1))
         # Concatenation and channel shuffle in one copy.
-        return torch.cat((self._fused(sampled, prepared)[:, :, None], bypassed.transpose(1, 2)), dim=2).flatten(1, 2)
+        sampled = sampled if plan.few_calls else sampled.contiguous()
+        joined = torch.cat((self._fused(plan, sampled, weights, tensors)[:, :, None], bypassed.transpose(1, 2)), dim=2)
+        return joined.flatten(1, 2)
 
-    def _fused(self, x: Tensor, prepared: Prepared) -> Tensor:
-        plan, weights = self._plan, prepared.weights
-        sources = self._sources(x)
-        parts = [
-            (wide.convolve(sources[wide.source], kernel), int(wide.summed))
-            for wide, kernel in zip(plan.wides, prepared.kernels, strict=True)
-        ]
-        parts += [(bank(sources[bank.source], *own), bank.leads) for bank, own in zip(plan.banks, prepared.banks, strict=True)]
-        if plan.join is not None:
-            parts.append((plan.join(x, weights), 1))
-        candidates = list(self.candidates.values())
-        parts += [(weights[index] * candidates[index](x), 1) for index in plan.others]
-        if not plan.norms:
-            first, *rest = (part for part, _ in parts)
-            for part in rest:
-                first = first + part
-            return first if prepared.shift is None else first + prepared.shift[:, None, None]
-        assert prepared.scale is not None and prepared.shift is not None and prepared.offset is not None
-        if not self.training:
-            return affine_sum(prepared.scale, prepared.offset, prepared.shift, parts)
-        tensors, leads = zip(*parts, strict=True)
-        norms = [norm for _, norm in plan.norms]
-        result, mean, variance = NormalisedSum.apply(prepared.scale, prepared.shift, norms[0].eps, leads, *tensors)
-        update_statistics(norms, mean + prepared.offset, variance, result.numel() // result.shape[1])
-        return cast(Tensor, result)
+    def _fused(self, plan: Plan, x: Tensor, weights: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        candidates, norms = list(self.candidates.values()), self.norms(plan)
+        total = [weights[index] * candidates[index](x) for index in plan.others]
+        of_frames, of_banks = 2 * len(plan.frames), len(tensors) - 4 * bool(plan.normed)
+        rectified = F.relu(x) if any(frame.relu for frame in plan.frames) else x
+        rows = []
+        for frame, kernel, bias in zip(plan.frames, tensors[:of_frames:2], tensors[1:of_frames:2], strict=True):
+            padding = frame.dilation * (frame.kernel // 2)
+            source = rectified if frame.relu else x
+            y = F.conv2d(source, cast(Tensor, kernel), bias, padding=padding, dilation=frame.dilation)
+            lead, own = _parted(y, plan.written * bool(frame.summed))
+            total += lead
+            rows += own
+        if plan.banks:
+            run: Any = partial(separable, plan.banks)
+            if not any(bank.normed for bank in plan.banks):
+                # The tensors in between are large and cheap to compute: they are computed again in the backward pass.
+                run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+            leads, own = run(x, *tensors[of_frames:of_banks])
+            total += leads
+            rows += own
+        if rows:
+            z = normalise(norms, _joined(rows), cast("Sequence[Tensor]", tensors[of_banks:]), self.training)
+            total.append(z.unflatten(1, (len(norms), -1)).sum(1))
+        first, *rest = total
+        for term in rest:
+            first = first + term
+        return first
 
-    def _sources(self, x: Tensor) -> dict[int, Tensor]:
-        sources = {INPUT: x}
-        if self._plan.rectifies:
-            sources[RECTIFIED] = F.relu(x)
-        for index, form in self._plan.prefixed:
-            h = sources[RECTIFIED if form.stages[0].relu else INPUT]
-            for stage, following in pairwise(form.stages):
-                h = stage.run(h, stage.tensors())
-                h = F.relu(h) if following.relu else h
-            sources[~index] = h
-        return sources
+
+def separable(banks: Sequence[Bank], x: Tensor, *tensors: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Run banks on ``[N, C_in, H, W]`` with their tensors of :func:`prepare`.
+
+    Returns:
+        The weighted sum of the candidates without a BatchNorm, ``[N, C_out, H, W]`` or none; for each bank the outputs of those
+        with one, ``[N, candidates * C_out, H, W]``.
+    """
+    read, halves, rows = iter(tensors), cast("list[Tensor]", []), cast("list[Tensor]", [])
+    rectified = F.relu(x) if any(bank.first[0].relu for bank in banks) else x
+    for bank in banks:
+        sizes = [len(run) for run in bank.runs]
+        source = rectified if bank.first[0].relu else x
+        copies = {size: source.repeat(1, size, 1, 1) if size > 1 else source for size in set(sizes)}
+        blocks = [copies[size] for size in sizes]
+        for level, stage in enumerate(bank.first):
+            if level:
+                mixed = pointwise(_joined(blocks), cast(Tensor, next(read)), next(read))
+                mixed = F.relu(mixed) if stage.relu else mixed
+                blocks = list(mixed.split([size * stage.read for size in sizes], dim=1))
+            blocks = [
+                depthwise(block, cast(Tensor, next(read)), None, bank.stages[run[0]][level].dilation)
+                for run, block in zip(bank.runs, blocks, strict=True)
+            ]
+        normed: list[Tensor] = []
+        for run, block in zip(bank.runs, blocks, strict=True):
+            lead, own = _parted(block, sum(index in bank.summed for index in run) * bank.first[-1].read)
+            halves += lead
+            normed += own
+        if normed:
+            rows.append(pointwise(_joined(normed), cast(Tensor, next(read)), next(read)))
+    return [F.conv2d(_joined(halves), cast(Tensor, next(read)), next(read))] if halves else [], rows
+
+
+def pointwise(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Pointwise convolutions of blocks of channels, ``[N, blocks * C_in, H, W]`` -> ``[N, blocks * C_out, H, W]``.
+
+    ``kernel`` is ``[blocks, C_out, C_in]``, ``bias`` ``[blocks, C_out]``.
+    """
+    if few_calls(x.device):
+        return F.conv2d(x, kernel.flatten(0, 1)[..., None, None], None if bias is None else bias.flatten(), groups=len(kernel))
+    # On a CPU, PyTorch's grouped convolution takes longer than these matrix products.
+    blocks = x.unflatten(1, (len(kernel), -1)).flatten(3).flatten(0, 1)
+    every = kernel.expand(len(x), -1, -1, -1).flatten(0, 1)
+    if bias is None:
+        mixed = torch.bmm(every, blocks)
+    else:
+        mixed = torch.baddbmm(bias.expand(len(x), -1, -1).flatten(0, 1)[..., None], every, blocks)
+    return mixed.unflatten(0, (len(x), -1)).flatten(1, 2).unflatten(2, x.shape[2:])
+
+
+def _parted(x: Tensor, channels: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the first channels and the others, each in a list, or none."""
+    if channels in (0, x.shape[1]):
+        return ([x], []) if channels else ([], [x])
+    lead, own = x.split((channels, x.shape[1] - channels), dim=1)
+    return [lead], [own]
+
+
+def _joined(blocks: Sequence[Tensor], dim: int = 1) -> Tensor:
+    return torch.cat(list(blocks), dim=dim) if len(blocks) > 1 else blocks[0]
 
 
 Execution = Annotated[

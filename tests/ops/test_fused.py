@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from sr_nas.networks.dlsr import DLSR_CANDIDATES
 from sr_nas.networks.imdn import IMDN_CANDIDATES
 from sr_nas.ops import fused as fused_module
+from sr_nas.ops.depthwise import depthwise
 from sr_nas.ops.fused import FusedMixedOp
-from sr_nas.ops.fused_forms import depthwise, recognise
 from sr_nas.ops.mixed import MixedOp
+from sr_nas.ops.plan import plan_of, recognise
 
 BUILDERS = {
     registry.kind: {name: registry.get(name) for name in registry.names()} for registry in (IMDN_CANDIDATES, DLSR_CANDIDATES)
@@ -65,6 +66,15 @@ def assert_equal(plain: dict[str, Tensor], fused: dict[str, Tensor], tolerance: 
         )
 
 
+@pytest.fixture(params=["processor", "accelerator"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Kind of the device for which candidates are assigned to convolutions; it runs on the processor all the same."""
+    name: str = request.param
+    monkeypatch.setattr(fused_module, "few_calls", lambda _: name == "accelerator")
+    return name
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("share", [1, 4])
 @pytest.mark.parametrize("channels", [(16, 16), (24, 32), (96, 64)])
@@ -90,6 +100,7 @@ def test_float32_to_its_rounding(space: str) -> None:
     assert_equal(plain, fused, tolerance=1e-5)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("seed", range(12))
 def test_any_candidates_and_the_gradient_of_gradients(seed: int) -> None:
     torch.manual_seed(seed)
@@ -103,14 +114,11 @@ def test_any_candidates_and_the_gradient_of_gradients(seed: int) -> None:
     assert_equal(*results, tolerance=1e-8 if training else 1e-10)
 
 
-@pytest.mark.parametrize("together", [1, 2**20])
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("space", [IMDN, DLSR])
-def test_operations_bound_together_equal_each_by_itself(
-    space: str, training: bool, together: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operations_bound_together_equal_each_by_itself(space: str, training: bool) -> None:
     """Two that are alike, one of other channels, and one whose candidates are in another mode; two share their weights."""
-    monkeypatch.setattr(fused_module, "TOGETHER", together)
     torch.manual_seed(0)
     pairs = [pair(BUILDERS[space], channels, 2, torch.float64) for channels in ((8, 8), (8, 8), (12, 8), (8, 8))]
     alpha = torch.rand(2, len(BUILDERS[space]), dtype=torch.float64, requires_grad=True)
@@ -139,7 +147,8 @@ def test_biases_of_separable_candidates_alone(training: bool) -> None:
     torch.manual_seed(0)
     builders = {name: BUILDERS[IMDN][name] for name in ("dsconv_3x3", "dsconv_5x5", "dil_dsconv_3x3")}
     plain, fused = pair(builders, (64, 64), 1, torch.float64)
-    assert fused._plan.join is not None and not fused._plan.wides and not fused._plan.banks
+    plan = plan_of(fused.signatures, few_calls=False)
+    assert plan.banks and not plan.frames and not plan.others
     results = [passed(op.train(training), 64, second=training, size=(5, 6)) for op in (plain, fused)]
     assert_equal(*results, tolerance=1e-8)
 
@@ -147,7 +156,7 @@ def test_biases_of_separable_candidates_alone(training: bool) -> None:
 def test_a_sum_of_separable_candidates_keeps_its_input_alone() -> None:
     """Beside kernels: plain keeps every tensor between two convolutions."""
     kept = []
-    for op in pair(BUILDERS[DLSR], (16, 16), 1, torch.float32):
+    for op in pair(BUILDERS[DLSR], (24, 24), 1, torch.float32):
         storages: dict[int, int] = {}
         alive = []
 
@@ -158,8 +167,8 @@ def test_a_sum_of_separable_candidates_keeps_its_input_alone() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            op(torch.rand(2, 16, 20, 21, requires_grad=True), torch.rand(9, requires_grad=True)).sum()
-        kept.append(sum(storages.values()) // (4 * 2 * 16 * 20 * 21))
+            op(torch.rand(2, 24, 20, 21, requires_grad=True), torch.rand(9, requires_grad=True)).sum()
+        kept.append(sum(storages.values()) // (4 * 2 * 24 * 20 * 21))
     assert kept[1] == 1 and kept[0] > 20
 
 

@@ -87,6 +87,9 @@ class NoUploads(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
             assert result.device.type == "cpu", f"{func} waits"
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            places = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert args[0].device.type == "cpu" or not any(isinstance(place, list) for place in places), "a list waits"
         return result
 
 
@@ -127,6 +130,7 @@ def test_a_step_in_bf16_reads_nothing() -> None:
         lambda x: x.copy_(torch.ones(3)),
         lambda x: x + x.new_tensor([1.0, 2.0, 3.0]),
         lambda x: torch.tensor(1.0, device=x.device),
+        lambda x: x[[0, 1]],
     ],
 )
 def test_what_waits_is_noticed(waiting: Callable[[Tensor], Any]) -> None:
