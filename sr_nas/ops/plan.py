@@ -11,9 +11,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-# Input times output channels up to which further channels of a dense convolution, with few calls, and depthwise kernels padded to
-# the largest take no longer than calls of their own.
 SMALL = 16 * 16
+"""Input times output channels of a small convolution."""
 
 
 class Stage(NamedTuple):
@@ -36,6 +35,11 @@ class Stage(NamedTuple):
     read: int
     written: int
     biases: tuple[bool, ...]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether channels are so few that more of them take no longer than a call of their own."""
+        return self.read * self.written <= SMALL
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,14 +197,11 @@ class Plan:
         if len(one.stages) > 1 or not stage.separable:
             return not stage.separable
         if self.few_calls or one.norm is not None:
-            return self._is_small(stage)
+            return self.few_calls and stage.is_small
         # Within the kernel of a sum it costs no multiplication.
         sums = (other.stages[0] for other in self.forms.values() if other.norm is None and not other.stages[0].separable)
         same = (other.kernel for other in sums if (other.relu, other.dilation) == (stage.relu, stage.dilation))
         return max(same, default=0) >= stage.kernel
-
-    def _is_small(self, stage: Stage) -> bool:
-        return self.few_calls and stage.read * stage.written <= SMALL
 
     def _frames(self, dense: Mapping[int, Stage]) -> list[Frame]:
         largest: dict[tuple[bool, int], int] = {}
@@ -211,8 +212,9 @@ class Plan:
         for index, stage in dense.items():
             relu, dilation = key = stage.relu, stage.dilation if stage.kernel > 1 else 1
             normed = self.forms[index].norm is not None
-            kernel = stage.kernel if normed and not self._is_small(stage) else largest[key]
-            frames.setdefault((relu, dilation, kernel, normed and not self.few_calls), ([], []))[normed].append(index)
+            kernel = largest[key] if not normed or (self.few_calls and stage.is_small) else stage.kernel
+            alone = normed and not (self.few_calls or stage.is_small)
+            frames.setdefault((relu, dilation, kernel, alone), ([], []))[normed].append(index)
         found = [Frame(*key[:3], tuple(summed), tuple(normed)) for key, (summed, normed) in frames.items()]
         return sorted(found, key=lambda frame: frame.normed)
 
@@ -224,8 +226,8 @@ class Plan:
 
         def size(index: int) -> list[int]:
             stages = separable[index]
-            small = self.few_calls or stages[0].read * stages[0].written <= SMALL
-            return [*([] if small else [stage.kernel for stage in stages]), *(stage.dilation for stage in stages)]
+            together = self.few_calls or stages[0].is_small
+            return [*([] if together else [stage.kernel for stage in stages]), *(stage.dilation for stage in stages)]
 
         banks = []
         for found in alike.values():
