@@ -212,14 +212,16 @@ class FusedMixedOp(MixedOp):
         for place, op in enumerate(cast("Sequence[FusedMixedOp]", ops)):
             bound.append(partial(MixedOp.forward, op, weights=weights[place]))
             plan = plan_of(op.signatures, few_calls(weights[place].device))
-            if weights[place].dtype != torch.bool and all(norm.training == op.training for norm in op.norms(plan)):
+            alone = weights[place].dtype == torch.bool or not plan.forms
+            if not alone and all(norm.training == op.training for norm in op.norms(plan)):
                 alike.setdefault((op.training, plan), []).append(place)
         tracked: list[Tensor] = []
         for (training, plan), places in alike.items():
             same = [cast(FusedMixedOp, ops[place]) for place in places]
             tracked += [cast(Tensor, norm.num_batches_tracked) for op in same for norm in op.norms(plan) if training]
             distinct = {id(weights[place]): weights[place] for place in places}
-            own, rows = torch.stack(list(distinct.values())), [list(distinct).index(id(weights[place])) for place in places]
+            own = torch.stack(list(distinct.values())).to(next(same[0].parameters()).dtype)
+            rows = [list(distinct).index(id(weights[place])) for place in places]
             own = plan.choose(own, rows, dim=0) if len(distinct) > 1 else own.expand(len(places), -1)
             with torch.autocast(own.device.type, enabled=False):
                 prepared = prepare(plan, same, own)
@@ -320,7 +322,7 @@ def pointwise(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         mixed = torch.bmm(every, blocks)
     else:
         mixed = torch.baddbmm(bias.expand(len(x), -1, -1).flatten(0, 1)[..., None], every, blocks)
-    return mixed.unflatten(0, (len(x), -1)).flatten(1, 2).unflatten(2, x.shape[2:])
+    return mixed.unflatten(0, (len(x), len(kernel))).flatten(1, 2).unflatten(2, x.shape[2:])
 
 
 def _parted(x: Tensor, channels: int) -> tuple[list[Tensor], list[Tensor]]:

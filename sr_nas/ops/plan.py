@@ -205,9 +205,10 @@ class Plan:
 
     def _frames(self, dense: Mapping[int, Stage]) -> list[Frame]:
         largest: dict[tuple[bool, int], int] = {}
-        for stage in dense.values():
+        for index, stage in dense.items():
             key = stage.relu, stage.dilation if stage.kernel > 1 else 1
-            largest[key] = max(largest.get(key, 1), stage.kernel)
+            if self.few_calls or self.forms[index].norm is None:
+                largest[key] = max(largest.get(key, 1), stage.kernel)
         frames: dict[tuple[bool, int, int, bool], tuple[list[int], list[int]]] = {}
         for index, stage in dense.items():
             relu, dilation = key = stage.relu, stage.dilation if stage.kernel > 1 else 1
@@ -270,7 +271,8 @@ class Plan:
         key = name, like.device, like.dtype
         if key in self._constants:
             return self._constants[key]
-        made = build().to(like.device)
+        with torch.inference_mode(False):  # a later pass may need gradients
+            made = build().to(like.device)
         if type(like) in (Tensor, nn.Parameter):  # and not a stand-in of a tracer, which must not outlive it
             self._constants[key] = made
         return made

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ def pair(builders: Mapping[str, Any], channels: tuple[int, int], share: int, dty
     """A plain and a fused operation of the same weights and statistics, none of them at its start value."""
     plain, fused = (kind(builders, *channels, share).to(dtype) for kind in (MixedOp, FusedMixedOp))
     with torch.no_grad():
-        for tensor in chain(plain.parameters(), (buffer for buffer in plain.buffers() if buffer.is_floating_point())):
+        for tensor in itertools.chain(plain.parameters(), (buffer for buffer in plain.buffers() if buffer.is_floating_point())):
             tensor.add_(torch.rand_like(tensor), alpha=0.3)
     fused.load_state_dict(plain.state_dict())
     return plain, fused
@@ -207,10 +207,81 @@ UNKNOWN = {
 def test_candidates_of_unknown_form_run_by_themselves(name: str) -> None:
     torch.manual_seed(0)
     assert recognise(UNKNOWN[name](8, 8)) is None
-    builders = {"unknown": UNKNOWN[name], **{other: BUILDERS[IMDN][other] for other in ("conv_3x3", "dsconv_3x3_bn")}}
-    for share in (1, 2):
+    for share, others in ((1, ()), (1, ("conv_3x3", "dsconv_3x3_bn")), (2, ("dsconv_3x3",))):
+        builders = {"unknown": UNKNOWN[name], **{other: BUILDERS[IMDN][other] for other in others}}
         plain, fused = pair(builders, (8, 8), share, torch.float64)
         assert_equal(passed(plain, 8, second=True), passed(fused, 8, second=True), tolerance=1e-9)
+
+
+def dense(kernel: int, dilation: int = 1, bias: bool = True, norm: bool = False, relu: bool = False) -> Any:
+    """Builder of a candidate of one dense convolution."""
+
+    def build(read: int, written: int) -> nn.Module:
+        convolution = nn.Conv2d(read, written, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=bias)
+        return nn.Sequential(*[nn.ReLU()] * relu, convolution, *[nn.BatchNorm2d(written)] * norm)
+
+    return build
+
+
+def chain(*kernels: int, dilation: int = 1, width: int = 0, biases: str = "dp", norm: bool = False, relu: bool = False) -> Any:
+    """Builder of a chain of separable convolutions, ``width`` channels between them; ``biases`` of depthwise, pointwise ones."""
+
+    def build(read: int, written: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        widths = [read, *[width or read] * (len(kernels) - 1), written]
+        for kernel, before, after in zip(kernels, widths, widths[1:], strict=False):
+            settings = {"padding": dilation * (kernel // 2), "dilation": dilation, "groups": before, "bias": "d" in biases}
+            layers += [*[nn.ReLU()] * relu, nn.Conv2d(before, before, kernel, **settings)]
+            layers += [nn.Conv2d(before, after, 1, bias="p" in biases)]
+        return nn.Sequential(*layers, *[nn.BatchNorm2d(written)] * norm)
+
+    return build
+
+
+MADE_UP = {
+    "norms alone": [dense(3, norm=True), chain(5, norm=True), chain(3, 3, norm=True)],
+    "some biases": [dense(3), dense(5, bias=False), chain(3), chain(5, biases="d"), chain(3, biases="p"), chain(3, biases="")],
+    "some biases before a norm": [dense(3, bias=False, norm=True), *(chain(3, biases=own, norm=True) for own in ("dp", "d", ""))],
+    "dilated points": [dense(1, 2), dense(3, 2), dense(3), chain(1, dilation=2), chain(1, dilation=2, norm=True)],
+    "relu or none": [*(kind(3, relu=relu, norm=norm) for kind in (dense, chain) for relu in (0, 1) for norm in (0, 1))],
+    "three stages": [chain(3, 5, 3), chain(5, 3, 7, relu=True), chain(3, 3, 3, norm=True), chain(3, 3, 3, dilation=2)],
+    "other widths": [chain(3, 5, width=5), chain(3, 3, width=7), chain(5, 3, width=7, norm=True), chain(3, 3, width=1), chain(3)],
+    "biases of stages": [chain(3, 5, biases="d"), chain(5, 5, biases="p"), chain(3, 3, biases="p", norm=True), chain(3, 3)],
+}
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("channels", [(1, 1), (4, 6), (24, 20)])
+@pytest.mark.parametrize("name", list(MADE_UP))
+def test_candidates_of_other_spaces(name: str, channels: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    builders = {str(number): build for number, build in enumerate(MADE_UP[name])}
+    plain, fused = pair(builders, channels, 1, torch.float64)
+    assert_equal(*(passed(op, channels[0], second=True, size=(4, 5)) for op in (plain, fused)), tolerance=1e-8)
+
+
+def test_on_a_processor_no_kernel_of_a_sum_is_padded_to_one_of_a_norm() -> None:
+    signatures = FusedMixedOp({"sum": dense(3), "norm": dense(5, norm=True)}, 8, 8).signatures
+    assert [frame.kernel for frame in plan_of(signatures, few_calls=False).frames] == [3, 5]
+    assert [frame.kernel for frame in plan_of(signatures, few_calls=True).frames] == [5]
+
+
+def test_training_after_inference() -> None:
+    """What all operations of a plan share is made by the first pass, perhaps one without gradients."""
+    plan_of.cache_clear()
+    plain, fused = pair(BUILDERS[IMDN], (8, 8), 1, torch.float64)
+    with torch.inference_mode():
+        results = [op.eval()(torch.ones(1, 8, 5, 5).double(), torch.ones(12).double()) for op in (plain, fused)]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-10)
+    assert_equal(passed(plain.train(), 8), passed(fused.train(), 8), tolerance=1e-10)
+
+
+def test_weights_in_another_precision_and_an_empty_batch() -> None:
+    plain, fused = pair(BUILDERS[DLSR], (24, 24), 1, torch.float64)
+    weights = torch.rand(9)
+    for images in (2, 0):
+        x = torch.rand(images, 24, 5, 5, dtype=torch.float64)
+        torch.testing.assert_close(fused(x, weights), plain(x, weights), rtol=0, atol=1e-10)
 
 
 def test_chains_and_norms_of_other_settings() -> None:
