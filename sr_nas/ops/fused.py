@@ -36,30 +36,31 @@ def prepare(plan: Plan, ops: Sequence[FusedMixedOp], weights: Tensor) -> list[Se
     Returns:
         For each operation its tensors in the order in which :meth:`FusedMixedOp._fused` reads them.
     """
-    batch, found = _Batch(plan, ops), cast(Tensors, [])
+    batch = _Batch(plan, ops)
+    tensors: Tensors = []
     products: list[Tensor] = []
     offsets: list[Tensor] = []
     sides = {side: _frame_kernels(batch, weights, side) for side in {frame.kernel: None for frame in plan.frames}}
     for frame in plan.frames:
-        found += sides[frame.kernel].pop(0)
+        tensors += sides[frame.kernel].pop(0)
     for bank in plan.banks:
-        found += _bank_kernels(batch, bank)
+        tensors += _bank_kernels(batch, bank)
         kernel, bias = batch.pointwise([*bank.summed, *bank.normed])
-        kernels, lead = _parted(kernel, len(bank.summed)), len(bank.summed)
-        biases: Any = ([], []) if bias is None else _parted(bias, lead)
+        summed, normed = _parted(kernel, len(bank.summed))
+        summed_bias, normed_bias = ([], []) if bias is None else _parted(bias, len(bank.summed))
         if bank.normed:
-            found += [*kernels[1], *(biases[1] or [None])]
+            tensors += [*normed, *(normed_bias or [None])]
         if bank.summed:
-            own = plan.choose(weights, bank.summed)[..., None]
-            products.append((kernels[0][0] * own[..., None]).transpose(1, 2).flatten(2))
-            offsets += [(own * bias).sum(1) for bias in biases[0]]
-    if products:
-        found += [_joined(products, 2)[..., None, None], sum(offsets[1:], offsets[0]) if offsets else None]
+            scale = plan.choose(weights, bank.summed)[..., None]
+            products.append((summed[0] * scale[..., None]).transpose(1, 2).flatten(2))
+            offsets += [(scale * bias).sum(1) for bias in summed_bias]
+    if products:  # the last pointwise convolutions of all sums, which are one
+        tensors += [_joined(products, 2)[..., None, None], sum(offsets[1:], offsets[0]) if offsets else None]
     if plan.normed:
         affine = batch.norms("weight", "bias") * plan.choose(weights, plan.normed)[:, None, :, None]
-        found += [*affine.flatten(2).unbind(1), *batch.norms("running_mean", "running_var").flatten(2).unbind(1)]
+        tensors += [*affine.flatten(2).unbind(1), *batch.norms("running_mean", "running_var").flatten(2).unbind(1)]
     none = [None] * len(ops)
-    columns = [none if tensor is None else tensor.unbind() for tensor in found]
+    columns = [none if tensor is None else tensor.unbind() for tensor in tensors]
     return list(zip(*columns, strict=True))
 
 
@@ -87,12 +88,12 @@ class _Batch:
         sizes: dict[int, list[int]] = {}
         for index in indices:
             sizes.setdefault(self._convolution(self.ops[0], index, half, level).kernel_size[0], []).append(index)
-        found = []
+        stacks = []
         for k, same in sizes.items():
-            own = self._stack(self._convolution(op, index, half, level).weight for op in self.ops for index in same)
-            found.append(F.pad(own, ((side - k) // 2,) * 4) if k < side else own)
+            stack = self._stack(self._convolution(op, index, half, level).weight for op in self.ops for index in same)
+            stacks.append(F.pad(stack, ((side - k) // 2,) * 4) if k < side else stack)
         order = [index for same in sizes.values() for index in same]
-        return self.plan.choose(_joined(found), [order.index(index) for index in indices])
+        return self.plan.choose(_joined(stacks), [order.index(index) for index in indices])
 
     def biases(self, indices: Sequence[int], half: int, level: int = -1) -> Tensor | None:
         """Biases ``[operations, candidates, C_out]`` of a convolution that all of these have, or none."""
@@ -112,8 +113,8 @@ class _Batch:
 
     def norms(self, *names: str) -> Tensor:
         """Attributes of all BatchNorms, ``[operations, names, normalised candidates, C]``."""
-        found = self._stack(getattr(norm, name) for op in self.ops for name in names for norm in op.norms(self.plan))
-        return found.unflatten(1, (len(names), -1))
+        stack = self._stack(getattr(norm, name) for op in self.ops for name in names for norm in op.norms(self.plan))
+        return stack.unflatten(1, (len(names), -1))
 
     def _stack(self, tensors: Iterable[Tensor]) -> Tensor:
         return cast(Tensor, _Stack.apply(len(self.ops), *tensors))
@@ -128,11 +129,11 @@ def _frame_kernels(batch: _Batch, weights: Tensor, side: int) -> list[Tensors]:
     frames = [frame for frame in plan.frames if frame.kernel == side]
     kinds: dict[tuple[bool, tuple[bool, ...]], list[int]] = {}
     for index in (index for frame in frames for index in (*frame.summed, *frame.normed)):
-        stage = plan.forms[index].stages[0]
+        stage = plan.fused[index].stages[0]
         kinds.setdefault((stage.separable, stage.biases), []).append(index)
     kernels, biases = [], []
     for (separable, _), indices in kinds.items():
-        indices.sort(key=lambda index: plan.forms[index].stages[0].kernel)
+        indices.sort(key=lambda index: plan.fused[index].stages[0].kernel)
         kernel = batch.kernels(indices, 0, side=side)
         if separable:
             pointwise, bias = batch.pointwise(indices)
@@ -155,16 +156,16 @@ def _frame_kernels(batch: _Batch, weights: Tensor, side: int) -> list[Tensors]:
 
 def _bank_kernels(batch: _Batch, bank: Bank) -> Tensors:
     """Depthwise kernel of every run, and between two stages the pointwise kernels and biases."""
-    found: Tensors = []
+    tensors: Tensors = []
     for level in range(len(bank.first)):
         sides = [max(bank.stages[index][level].kernel for index in run) for run in bank.runs]
         for side, same in groupby(range(len(sides)), sides.__getitem__):
             runs = [bank.runs[number] for number in same]
             indices, sizes = [index for run in runs for index in run], [len(run) for run in runs]
-            found += [kernel.flatten(1, 2) for kernel in batch.kernels(indices, 0, level, side).split(sizes, dim=1)]
+            tensors += [kernel.flatten(1, 2) for kernel in batch.kernels(indices, 0, level, side).split(sizes, dim=1)]
         if level + 1 < len(bank.first):
-            found += batch.pointwise([index for run in bank.runs for index in run], level)
-    return found
+            tensors += batch.pointwise([index for run in bank.runs for index in run], level)
+    return tensors
 
 
 def normalise(norms: Sequence[nn.BatchNorm2d], z: Tensor, affine: Sequence[Tensor], training: bool) -> Tensor:
@@ -212,7 +213,7 @@ class FusedMixedOp(MixedOp):
         for place, op in enumerate(cast("Sequence[FusedMixedOp]", ops)):
             bound.append(partial(MixedOp.forward, op, weights=weights[place]))
             plan = plan_of(op.signatures, few_calls(weights[place].device))
-            alone = weights[place].dtype == torch.bool or not plan.forms
+            alone = weights[place].dtype == torch.bool or not plan.fused
             if not alone and all(norm.training == op.training for norm in op.norms(plan)):
                 alike.setdefault((op.training, plan), []).append(place)
         tracked: list[Tensor] = []
@@ -220,12 +221,12 @@ class FusedMixedOp(MixedOp):
             same = [cast(FusedMixedOp, ops[place]) for place in places]
             tracked += [cast(Tensor, norm.num_batches_tracked) for op in same for norm in op.norms(plan) if training]
             distinct = {id(weights[place]): weights[place] for place in places}
-            own = torch.stack(list(distinct.values())).to(next(same[0].parameters()).dtype)
+            stack = torch.stack(list(distinct.values())).to(next(same[0].parameters()).dtype)
             rows = [list(distinct).index(id(weights[place])) for place in places]
-            own = plan.choose(own, rows, dim=0) if len(distinct) > 1 else own.expand(len(places), -1)
-            with torch.autocast(own.device.type, enabled=False):
-                prepared = prepare(plan, same, own)
-            for place, op, row, tensors in zip(places, same, own.unbind(), prepared, strict=True):
+            stack = plan.choose(stack, rows, dim=0) if len(distinct) > 1 else stack.expand(len(places), -1)
+            with torch.autocast(stack.device.type, enabled=False):
+                prepared = prepare(plan, same, stack)
+            for place, op, row, tensors in zip(places, same, stack.unbind(), prepared, strict=True):
                 bound[place] = partial(op._run, plan, row, tensors)
         if tracked:
             torch._foreach_add_(tracked, 1)
@@ -255,17 +256,17 @@ class FusedMixedOp(MixedOp):
             padding = frame.dilation * (frame.kernel // 2)
             source = rectified if frame.relu else x
             y = F.conv2d(source, cast(Tensor, kernel), bias, padding=padding, dilation=frame.dilation)
-            lead, own = _parted(y, plan.written * bool(frame.summed))
-            total += lead
-            rows += own
+            summed, normed = _parted(y, plan.written * bool(frame.summed))
+            total += summed
+            rows += normed
         if plan.banks:
             run: Any = partial(separable, plan.banks)
             if not any(bank.normed for bank in plan.banks):
                 # The tensors in between are large and cheap to compute: they are computed again in the backward pass.
                 run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
-            leads, own = run(x, *tensors[of_frames:of_banks])
-            total += leads
-            rows += own
+            summed, normed = run(x, *tensors[of_frames:of_banks])
+            total += summed
+            rows += normed
         if rows:
             z = normalise(norms, _joined(rows), cast("Sequence[Tensor]", tensors[of_banks:]), self.training)
             total.append(z.unflatten(1, (len(norms), -1)).sum(1))
@@ -300,9 +301,9 @@ def separable(banks: Sequence[Bank], x: Tensor, *tensors: Tensor | None) -> tupl
             ]
         normed: list[Tensor] = []
         for run, block in zip(bank.runs, blocks, strict=True):
-            lead, own = _parted(block, sum(index in bank.summed for index in run) * bank.first[-1].read)
+            lead, rest = _parted(block, sum(index in bank.summed for index in run) * bank.first[-1].read)
             halves += lead
-            normed += own
+            normed += rest
         if normed:
             rows.append(pointwise(_joined(normed), cast(Tensor, next(read)), next(read)))
     return [F.conv2d(_joined(halves), cast(Tensor, next(read)), next(read))] if halves else [], rows
@@ -329,8 +330,8 @@ def _parted(x: Tensor, channels: int) -> tuple[list[Tensor], list[Tensor]]:
     """Return the first channels and the others, each in a list, or none."""
     if channels in (0, x.shape[1]):
         return ([x], []) if channels else ([], [x])
-    lead, own = x.split((channels, x.shape[1] - channels), dim=1)
-    return [lead], [own]
+    lead, rest = x.split((channels, x.shape[1] - channels), dim=1)
+    return [lead], [rest]
 
 
 def _joined(blocks: Sequence[Tensor], dim: int = 1) -> Tensor:

@@ -78,16 +78,16 @@ def recognise(candidate: nn.Module) -> Form | None:
     while rest:
         relu = type(rest[0]) is nn.ReLU
         depth = 2 if len(rest) > 1 + relu and _is_depthwise(rest[relu]) else 1
-        own = cast("tuple[nn.Conv2d, ...]", tuple(rest[relu : relu + depth]))
-        if not own or not all(_keeps_size(convolution) for convolution in own) or own[-1].groups != 1:
+        layers = cast("tuple[nn.Conv2d, ...]", tuple(rest[relu : relu + depth]))
+        if not layers or not all(_keeps_size(layer) for layer in layers) or layers[-1].groups != 1:
             return None
-        if depth == 2 and own[1].kernel_size != (1, 1):
+        if depth == 2 and layers[1].kernel_size != (1, 1):
             return None
-        first, last = own[0], own[-1]
-        biases = tuple(convolution.bias is not None for convolution in own)
+        first, last = layers[0], layers[-1]
+        biases = tuple(layer.bias is not None for layer in layers)
         size = first.kernel_size[0], first.dilation[0]
         stages.append(Stage(relu, depth == 2, *size, first.in_channels, last.out_channels, biases))
-        convolutions.append(own)
+        convolutions.append(layers)
         rest = rest[relu + depth :]
     if not stages or (len(stages) > 1 and not all(stage.separable for stage in stages)):
         return None
@@ -169,7 +169,7 @@ class Plan:
     how long an accelerator takes. Else only what costs no multiplication is, since these decide on a CPU.
 
     Attributes:
-        forms: index and form of the candidates that are computed together.
+        fused: index and signature of the candidates that are computed together.
         others: indices of candidates that run as they are.
         frames: dense convolutions.
         banks: separable convolutions.
@@ -180,15 +180,14 @@ class Plan:
     def __init__(self, signatures: Sequence[Signature | None], few_calls: bool) -> None:
         self.count, self.few_calls = len(signatures), few_calls
         self.norm = next((one.norm for one in signatures if one is not None and one.norm), (0.0, 0.0))
-        forms = {index: one for index, one in enumerate(signatures) if one is not None and one.norm in (None, self.norm)}
-        self.forms = forms
-        self.others = [index for index in range(len(signatures)) if index not in forms]
-        dense = {index: one.stages[0] for index, one in forms.items() if self._is_dense(one)}
+        self.fused = {index: one for index, one in enumerate(signatures) if one is not None and one.norm in (None, self.norm)}
+        self.others = [index for index in range(len(signatures)) if index not in self.fused]
+        dense = {index: one.stages[0] for index, one in self.fused.items() if self._is_dense(one)}
         self.frames = self._frames(dense)
-        self.banks = self._banks({index: one.stages for index, one in forms.items() if index not in dense})
+        self.banks = self._banks({index: one.stages for index, one in self.fused.items() if index not in dense})
         groups: list[Frame | Bank] = [*self.frames, *self.banks]
         self.normed = [index for group in groups for index in group.normed]
-        self.written = next((one.stages[-1].written for one in forms.values()), 0)
+        self.written = next((one.stages[-1].written for one in self.fused.values()), 0)
         self._constants: dict[object, Tensor] = {}
 
     def _is_dense(self, one: Signature) -> bool:
@@ -199,7 +198,7 @@ class Plan:
         if self.few_calls or one.norm is not None:
             return self.few_calls and stage.is_small
         # Within the kernel of a sum it costs no multiplication.
-        sums = (other.stages[0] for other in self.forms.values() if other.norm is None and not other.stages[0].separable)
+        sums = (other.stages[0] for other in self.fused.values() if other.norm is None and not other.stages[0].separable)
         same = (other.kernel for other in sums if (other.relu, other.dilation) == (stage.relu, stage.dilation))
         return max(same, default=0) >= stage.kernel
 
@@ -207,17 +206,18 @@ class Plan:
         largest: dict[tuple[bool, int], int] = {}
         for index, stage in dense.items():
             key = stage.relu, stage.dilation if stage.kernel > 1 else 1
-            if self.few_calls or self.forms[index].norm is None:
+            if self.few_calls or stage.is_small or self.fused[index].norm is None:
                 largest[key] = max(largest.get(key, 1), stage.kernel)
         frames: dict[tuple[bool, int, int, bool], tuple[list[int], list[int]]] = {}
         for index, stage in dense.items():
             relu, dilation = key = stage.relu, stage.dilation if stage.kernel > 1 else 1
-            normed = self.forms[index].norm is not None
+            normed = self.fused[index].norm is not None
             kernel = largest[key] if not normed or (self.few_calls and stage.is_small) else stage.kernel
             alone = normed and not (self.few_calls or stage.is_small)
             frames.setdefault((relu, dilation, kernel, alone), ([], []))[normed].append(index)
-        found = [Frame(*key[:3], tuple(summed), tuple(normed)) for key, (summed, normed) in frames.items()]
-        return sorted(found, key=lambda frame: frame.normed)
+        every = [Frame(*key[:3], tuple(summed), tuple(normed)) for key, (summed, normed) in frames.items()]
+        # With the candidates with a BatchNorm in their order, most are chosen without a copy.
+        return sorted(every, key=lambda frame: frame.normed)
 
     def _banks(self, separable: Mapping[int, tuple[Stage, ...]]) -> list[Bank]:
         alike: dict[object, list[int]] = {}
@@ -231,12 +231,12 @@ class Plan:
             return [*([] if together else [stage.kernel for stage in stages]), *(stage.dilation for stage in stages)]
 
         banks = []
-        for found in alike.values():
-            found.sort(key=lambda index: (size(index), self.forms[index].norm is not None))
-            summed = tuple(index for index in found if self.forms[index].norm is None)
-            normed = tuple(index for index in found if self.forms[index].norm is not None)
-            runs = tuple(tuple(run) for _, run in groupby(found, size))
-            banks.append(Bank({index: separable[index] for index in found}, runs, summed, normed))
+        for members in alike.values():
+            members.sort(key=lambda index: (size(index), self.fused[index].norm is not None))
+            summed = tuple(index for index in members if self.fused[index].norm is None)
+            normed = tuple(index for index in members if self.fused[index].norm is not None)
+            runs = tuple(tuple(run) for _, run in groupby(members, size))
+            banks.append(Bank({index: separable[index] for index in members}, runs, summed, normed))
         return banks
 
     def choose(self, weights: Tensor, indices: Sequence[int], dim: int = 1) -> Tensor:
@@ -260,7 +260,7 @@ class Plan:
             parts = torch.zeros(1 + self.count, len(rows), len(order), dtype=weights.dtype)
             for number, row in enumerate(rows):
                 for index in row:
-                    parts[1 + index if self.forms[index].norm is None else 0, number, order.index(index)] = 1
+                    parts[1 + index if self.fused[index].norm is None else 0, number, order.index(index)] = 1
             return parts.flatten(1)
 
         parts = self._constant(weights, (*rows, *order), build)

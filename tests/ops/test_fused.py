@@ -261,7 +261,7 @@ def test_candidates_of_other_spaces(name: str, channels: tuple[int, int]) -> Non
 
 
 def test_on_a_processor_no_kernel_of_a_sum_is_padded_to_one_of_a_norm() -> None:
-    signatures = FusedMixedOp({"sum": dense(3), "norm": dense(5, norm=True)}, 8, 8).signatures
+    signatures = FusedMixedOp({"sum": dense(3), "norm": dense(5, norm=True)}, 32, 32).signatures
     assert [frame.kernel for frame in plan_of(signatures, few_calls=False).frames] == [3, 5]
     assert [frame.kernel for frame in plan_of(signatures, few_calls=True).frames] == [5]
 
