@@ -31,7 +31,7 @@ part() { # NAME MOST_SECONDS COMMAND...
   timeout --kill-after=10 "$most" "$@" >"$work/$name.out" 2>"$work/$name.err" </dev/null
   code=$?
   [ $code = 0 ] || failed=1
-  echo "$code $start $EPOCHREALTIME" >"$work/$name.part"
+  echo "$code $start $EPOCHREALTIME" | tr , . >"$work/$name.part"  # in some locales a second has a decimal comma
   echo "exit code $code"
 }
 

@@ -49,7 +49,7 @@ def prepare(plan: Plan, ops: Sequence[FusedMixedOp], weights: Tensor) -> list[Se
         summed, normed = _parted(kernel, len(bank.summed))
         summed_bias, normed_bias = ([], []) if bias is None else _parted(bias, len(bank.summed))
         if bank.normed:
-            tensors += [*normed, *(normed_bias or [None])]
+            tensors += [*normed, normed_bias[0] if normed_bias else None]
         if bank.summed:
             scale = plan.choose(weights, bank.summed)[..., None]
             products.append((summed[0] * scale[..., None]).transpose(1, 2).flatten(2))

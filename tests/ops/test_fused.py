@@ -243,7 +243,9 @@ MADE_UP = {
     "some biases": [dense(3), dense(5, bias=False), chain(3), chain(5, biases="d"), chain(3, biases="p"), chain(3, biases="")],
     "some biases before a norm": [dense(3, bias=False, norm=True), *(chain(3, biases=own, norm=True) for own in ("dp", "d", ""))],
     "dilated points": [dense(1, 2), dense(3, 2), dense(3), chain(1, dilation=2), chain(1, dilation=2, norm=True)],
-    "relu or none": [*(kind(3, relu=relu, norm=norm) for kind in (dense, chain) for relu in (0, 1) for norm in (0, 1))],
+    "relu or none": [
+        *(kind(3, relu=relu, norm=norm) for kind in (dense, chain) for relu in (False, True) for norm in (False, True))
+    ],
     "three stages": [chain(3, 5, 3), chain(5, 3, 7, relu=True), chain(3, 3, 3, norm=True), chain(3, 3, 3, dilation=2)],
     "other widths": [chain(3, 5, width=5), chain(3, 3, width=7), chain(5, 3, width=7, norm=True), chain(3, 3, width=1), chain(3)],
     "biases of stages": [chain(3, 5, biases="d"), chain(5, 5, biases="p"), chain(3, 3, biases="p", norm=True), chain(3, 3)],
