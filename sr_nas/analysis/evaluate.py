@@ -19,7 +19,6 @@ from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
 from sr_nas.inference.images import upscaler
-from sr_nas.inference.optimize import for_inference
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
 from sr_nas.options.load import load_options
 from sr_nas.runs.device import pick_device, use_threads
@@ -73,14 +72,15 @@ def _one_model(args: Namespace) -> int:
     names = [name for name, *_ in opened]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
-    executed, _ = for_inference(network, "auto", device, pixels=0)  # folded; exporting would be for long work
+    # As it is, and not folded for speed: a pixel that rounds the other way would make this another figure than a training's.
+    network = network.eval().to(device)
     sets, grids, protocol = {}, [], PROTOCOL | {"device": f"{device} (threads: {use_threads(args.num_threads)})"}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for name, pairs, lr_folder in opened:
             bar = progress.add_task(name, total=2 * len(pairs))
             scores, baseline = (
                 evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
-                for upscale in (upscaler(executed, tile=args.tile, device=device), bicubic)
+                for upscale in (upscaler(network, tile=args.tile, device=device), bicubic)
             )
             scores |= {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}, "lr": str(lr_folder or FROM_HR)}
             for image, row in scores["images"].items():

@@ -320,7 +320,7 @@ class Multipliers:
         self.tables = [{label: table.to(device) for label, table in cost.table.items()} for cost in self.costs.values()]
         # Tensors that steps overwrite and never read: a step must not wait for the device.
         self._values = torch.zeros(len(self.costs), dtype=torch.float64, device=device)
-        self._length = torch.full((), torch.nan, dtype=torch.float64, device=device)  # NaN before the first step
+        self._length = torch.full((), -1, dtype=torch.float64, device=device)  # negative before the first step
 
     @property
     def values(self) -> dict[str, float]:
@@ -349,7 +349,7 @@ class Multipliers:
         # A shift common to a choice, such as that of SA's regulariser, changes no beta and is no part of the task's pull.
         task = {label: grad - grad.mean() for label, own in logits.items() if (grad := own.grad) is not None}
         length = torch.stack([_length([task[label] for label in tables]) for tables in self.tables])[tightest[None]][0]
-        self._length.copy_(torch.where(self._length.isnan(), length, MEMORY * self._length + (1 - MEMORY) * length))
+        self._length.copy_(torch.where(self._length < 0, length, MEMORY * self._length + (1 - MEMORY) * length))
         for index, band in enumerate(self.bands.values()):
             picks, lead = band.compare(values, lowest=tightest == index)
             value = self._values[index]

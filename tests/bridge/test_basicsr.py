@@ -111,7 +111,8 @@ def test_it_is_built_without_values_to_be_counted(basicsr: ModuleType) -> None:
 
 
 def test_it_is_trained_measured_and_exported(basicsr: ModuleType, tmp_path: Path) -> None:
-    words = (f"path:experiments_root={tmp_path}", "name=edsr", "network_g={type: basicsr.EDSR, num_feat: 8, num_block: 1}")
+    words = (f"path:experiments_root={tmp_path}", "name=edsr", "train:start=random")
+    words += ("network_g={type: basicsr.EDSR, num_feat: 8, num_block: 1}",)
     run("train", "-opt", TINY_TRAINING, "--force_yml", *words)
     assert "basicsr.EDSR" in run("export", "--run", tmp_path / "edsr", "-o", tmp_path / "x.safetensors")
     assert "Genotype" not in (tmp_path / "x.md").read_text()
