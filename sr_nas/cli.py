@@ -226,6 +226,8 @@ def _complexity(parser: ArgumentParser) -> None:
     add("--genotype", metavar="A,B,...|FILE", help="names, a genotype file or a run folder; default: the published network")
     text = "NATS-Bench's or NAS-Bench-201's own file or folder to read true accuracies from; needs sr_nas[nasbench]"
     add("--official", type=Path, metavar="PATH", help=text)
+    add("--draw", type=Path, metavar="FILE", help="also draw the network into a new .png or .svg file")
+    add("--overwrite", action="store_true", help="replace the drawing if it exists")
     add("--json", action="store_true", help="print JSON")
 
 

@@ -1,12 +1,13 @@
-"""Interfaces between rooms: networks, search spaces, batch streams."""
+"""Interfaces between rooms: networks and their drawings, search spaces, batch streams."""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -68,6 +69,69 @@ class Place:
     latency: Latency | None = None
 
 
+Look = Literal["searched", "fixed", "faint", "data"]
+"""Selected by a genotype; the same in all networks of the space; left out by the genotype; no operation, such as an image."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation in a :class:`Diagram`.
+
+    Attributes:
+        text: its name; ``"+"`` is drawn as a circle.
+        note: in smaller letters below the name, such as its channels.
+        look: what its box looks like.
+        width: of its box, as a share of the column's.
+    """
+
+    text: str
+    note: str = ""
+    look: Look = "fixed"
+    width: float = 1.0
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An arrow in a :class:`Diagram` from one node to a later one: straight to the next, else along a lane beside the nodes.
+
+    Attributes:
+        source, target: names of the nodes.
+        text: an operation or a number of channels.
+        look: of the text.
+        side: of the lane: 1 for right of a column or below a row, -1 for the other.
+    """
+
+    source: str
+    target: str
+    text: str = ""
+    look: Look = "data"
+    side: Literal[-1, 1] = 1
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Nodes in a column, or in a row, and the arrows between them: what a drawing shows of a network.
+
+    Attributes:
+        title: what it is.
+        nodes: name -> node, in order.
+        edges: all arrows.
+        note: a remark below the title.
+        in_a_row: whether the nodes are in a row.
+    """
+
+    title: str
+    nodes: Mapping[str, Node]
+    edges: Sequence[Edge]
+    note: str = ""
+    in_a_row: bool = False
+
+
+def chain(*names: str) -> list[Edge]:
+    """Return arrows from each of the nodes to the next."""
+    return [Edge(source, target) for source, target in pairwise(names)]
+
+
 class Stream(Protocol):
     """Endless batches; after loading a state it goes on from where the state was taken."""
 
@@ -95,6 +159,10 @@ class Network(nn.Module):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The arguments that build this network again, JSON-ready."""
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """What to draw of the network that a genotype gives in this size; nothing where that is not described."""
+        return []
 
 
 class SRNetwork(Network):

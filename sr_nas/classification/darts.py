@@ -25,6 +25,7 @@ from sr_nas.classification.darts_operations import (
     KINDS,
     READS,
     FactorizedReduce,
+    cell_diagram,
     drop_path,
     edges,
     node_choices,
@@ -35,7 +36,7 @@ from sr_nas.classification.darts_operations import (
     relu_conv_bn,
 )
 from sr_nas.classification.mixed import CellMixedOp
-from sr_nas.contracts import Classifier, CostSite, Weights
+from sr_nas.contracts import Classifier, CostSite, Diagram, Weights
 from sr_nas.errors import listing, nearest
 from sr_nas.genotype import Choice, Genotype, GenotypeLike, is_genotype_path
 from sr_nas.ops.mixed import PartialChannel, check_candidates, inherited_tensors
@@ -143,6 +144,12 @@ class DARTSFrame(nn.Module):
         """The arguments that the network and its supernet have in common."""
         names = ("channels", "num_cells", "num_classes", "nodes", "multiplier", "stem_multiplier")
         return {"stem": self.stem_type} | {name: getattr(self, name) for name in names}
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """The cell of each kind with the operations of its edges."""
+        both = " and ".join(str(index + 1) for index in self.reductions)
+        notes = f"all of {self.num_cells} cells but {both}", f"cells {both} of {self.num_cells}"
+        return [cell_diagram(*pair, genotype, self.nodes, self.multiplier) for pair in zip(KINDS, notes, strict=True)]
 
     def classify(self, x: Tensor, run_edge: RunEdge) -> tuple[Tensor, Tensor]:
         """Run the network on ``[N, 3, H, W]`` with the given function for its edges.
@@ -380,6 +387,15 @@ class DARTSSpace(DARTSFrame):
         pairs = zip(values.tolist(), self.operations[label].candidates, strict=True)
         weight, operation = max((pair for pair in pairs if pair[1] != "none"), key=lambda pair: pair[0])
         return weight, pick(operation, source)
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """The cell of each kind with all of its edges; a genotype names an operation by the label of each."""
+        names = [
+            (f"{kind}{node}", tuple(pick(genotype[edge_label(kind, node, source)][0], source) for source in range(node)))
+            for kind in KINDS
+            for node in node_range(self.nodes)
+        ]
+        return super().drawing(Genotype(self.arch, tuple(names)))
 
     def derive(self, genotype: Genotype) -> DARTS:
         """Build the plain network of a genotype, in the supernet's size and without an auxiliary head."""

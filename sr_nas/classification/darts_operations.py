@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_nas.contracts import Diagram, Edge, Node
 from sr_nas.genotype import Choice, Genotype, GenotypeError, genotype_from
 from sr_nas.ops.depthwise import depthwise
 from sr_nas.registry import Registry
@@ -202,6 +203,19 @@ def node_choices(nodes: int = 4) -> dict[str, Choice]:
         for kind in KINDS
         for node in node_range(nodes)
     }
+
+
+def cell_diagram(kind: str, note: str, genotype: Genotype, nodes: int, multiplier: int) -> Diagram:
+    """Return the diagram of a cell: its two inputs, its nodes, and the edges that a genotype has, two or more for each node."""
+    inner = node_range(nodes)
+    drawn = {"0": Node("0: cell k-2", look="data"), "1": Node("1: cell k-1", look="data")}
+    drawn |= {str(node): Node(str(node)) for node in inner} | {"joined": Node("joined", look="data")}
+    arrows = [Edge(str(node), "joined") for node in inner[-multiplier:]]
+    for node in inner:
+        for operation, source in map(operation_and_source, genotype[f"{kind}{node}"]):
+            arrows.append(Edge(str(source), str(node), operation, "searched", 1 if source % 2 else -1))
+    halving = ", those from 0 and 1 halve height and width" * (kind == "reduce")
+    return Diagram(f"{kind} cell", drawn, arrows, f"{note}; a node is the sum of its arrows{halving}", in_a_row=True)
 
 
 def read_cells(source: Any, nodes: int, multiplier: int) -> Genotype:

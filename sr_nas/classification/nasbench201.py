@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sr_nas.classification.darts_operations import Zero, relu_conv_bn
 from sr_nas.classification.mixed import mixed_apart, mixed_together
-from sr_nas.contracts import Classifier, CostSite, Weights, keep_strongest
+from sr_nas.contracts import Classifier, CostSite, Diagram, Edge, Node, Weights, keep_strongest
+from sr_nas.errors import listing
 from sr_nas.genotype import Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.ops.fused import Execution
 from sr_nas.ops.mixed import MixedOp, PartialChannel, check_candidates, inherited_tensors
@@ -140,6 +141,16 @@ class NASBench201Frame(nn.Module):
             for cell in cells:  # type: ignore[attr-defined]
                 x = cell(x, run_edges)
         return self.classifier(self.head(x))
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """A cell with the operations of its edges."""
+        nodes = {str(node): Node(str(node)) for node in range(NODES)}
+        edges = []
+        for label in EDGES:
+            (name, *_), (target, source) = genotype[label], label.split("<-")
+            edges.append(Edge(source, target, name, "faint" if name == "none" else "searched", 1 if source == "1" else -1))
+        note = f"a node is the sum of its arrows; 3 stages of {self.num_cells} cells, with {listing(self.widths)} channels"
+        return [Diagram("each cell", nodes, edges, note, in_a_row=True)]
 
 
 @CLASSIFIERS.register()

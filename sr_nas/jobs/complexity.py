@@ -23,6 +23,7 @@ from sr_nas.genotype import Genotype
 from sr_nas.jobs.latency import latency_of
 from sr_nas.jobs.search import extremes
 from sr_nas.options.load import load_options, parse_yaml
+from sr_nas.report.drawings import draw
 from sr_nas.report.progress import macs, truth
 from sr_nas.task import complexity_of, find_task, search_options
 
@@ -90,8 +91,10 @@ ROWS = (
 
 def main(args: Namespace) -> int:
     """Run ``complexity``; ``args.settings`` are the words that no argument takes: settings of the network."""
+    if args.draw is not None:
+        _check_drawing(args)
     if args.space is not None:
-        return _print_space(args.space, args.json)
+        return _print_space(args.space, args.json, args.draw)
     if args.arch is None and (args.settings or args.genotype is not None):
         first = (args.settings or ["--genotype"])[0]
         raise UserError(f"{first} describes a network that --arch names; --model and --compare take none.")
@@ -105,6 +108,9 @@ def main(args: Namespace) -> int:
         settings = _settings(args.settings) | ({} if args.genotype is None else {"genotype": args.genotype})
         network = build_by_name(args.arch, settings, args.scale, args.num_classes)
     costs = complexity_of(network)
+    if args.draw is not None:
+        counts = [f"{costs['params']:,} parameters", *(f"{name} {value}" for name, value in macs(costs).items())]
+        draw(network, network.genotype, args.draw, "; ".join(counts))
     if args.latency:
         if not isinstance(network, SRNetwork):
             raise UserError("--latency is for networks of super-resolution.")
@@ -118,11 +124,28 @@ def main(args: Namespace) -> int:
     return 0
 
 
-def _print_space(file: Path, as_json: bool) -> int:
-    """Print the cheapest and the dearest network, in each cost, of the space that an option file of a search names."""
+def _check_drawing(args: Namespace) -> None:
+    """Raise UserError where the file of a drawing cannot be written, or nothing can be drawn."""
+    if args.compare is not None:
+        raise UserError("--draw draws one network, which --arch or --model names, or the supernet of --space.")
+    if args.draw.suffix not in (".png", ".svg"):
+        raise UserError(f"--draw {args.draw}: a drawing is a .png or an .svg file.")
+    if args.draw.exists() and not args.overwrite:
+        raise UserError(f"--draw {args.draw}: it exists; --overwrite replaces it.")
+
+
+def _print_space(file: Path, as_json: bool, drawing: Path | None) -> int:
+    """Print the cheapest and the dearest network, in each cost, of the space that an option file of a search names.
+
+    A drawing is of the supernet: each operation stands for all candidates, each cell reads all that it may.
+    """
     options = load_options(search_options, file)
     task = find_task(options.task)
     space = task.space(options)
+    if drawing is not None:
+        choices = space.choices().items()
+        picks = ((key, c.candidates if c.of == "inputs" else (f"{len(c.candidates)} candidates",)) for key, c in choices)
+        draw(space, Genotype(space.arch, tuple(picks)), drawing, f"supernet, {len(choices)} choices")
     rows = extremes(space, task)
     if as_json:
         print(json.dumps(rows))

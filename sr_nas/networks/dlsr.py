@@ -15,8 +15,9 @@ from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.contracts import SRNetwork
-from sr_nas.genotype import JOINT, Choice, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
+from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, chain
+from sr_nas.genotype import JOINT, Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
+from sr_nas.networks.imdn import upscaler_diagram
 from sr_nas.registry import NETWORKS, Registry
 
 Features = Annotated[int, Ge(8), Le(4096), MultipleOf(2)]
@@ -207,6 +208,31 @@ class DLSRFrame(nn.Module):
     def frame_settings(self) -> dict[str, int]:
         """The constructor's arguments, without the operations and inputs."""
         return {"scale": self.scale, "nf": self.nf, "num_cells": self.num_cells}
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """A cell with its operations, and the links between cells."""
+        nf, part = self.nf, self.nf // 2
+        nodes, edges, source = {"input": Node("input", f"{nf} channels", "data")}, [], "input"
+        for number, label in enumerate(OPERATIONS, 1):
+            nodes |= {label: Node(genotype[label][0], f"{label}: {nf} → {nf}", "searched"), f"sum{number}": Node("+")}
+            edges += [Edge(source, "concat", f"1x1, {part}"), Edge(source, f"sum{number}", side=-1)]
+            source = f"sum{number}"
+        nodes |= {
+            "last": Node("conv 3x3", f"{nf} → {part}"),
+            "concat": Node("concatenation", f"{len(OPERATIONS) + 1} x {part}"),
+            "fuse": Node("conv 1x1", f"{(len(OPERATIONS) + 1) * part} → {nf}"),
+            "attention": Node("ESA", "enhanced spatial attention"),
+            "output": Node("output", f"{nf} channels", "data"),
+        }
+        cells = {f"cell{number}": Node(f"cell {number}", look="searched") for number in range(1, self.num_cells + 1)}
+        links = chain("cell1", "cell2")
+        links += [Edge(name, f"cell{label[6:]}", side=-1) for label in self.joins for name in genotype[label]]
+        joined = "from cell 3 on, what a cell reads is joined by a 1x1 convolution"
+        rectified = f"a LeakyReLU follows each sum and each part of {part} channels"
+        return [
+            Diagram("each cell", nodes, [*chain(*nodes), *edges], rectified),
+            upscaler_diagram(self.scale, nf, cells, links, joined),
+        ]
 
 
 @NETWORKS.register()

@@ -6,8 +6,9 @@ A candidate is a function of its input and output channels. To add one, register
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -15,8 +16,8 @@ from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.contracts import SRNetwork
-from sr_nas.genotype import Choice, GenotypeLike, genotype_from, is_genotype_path
+from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, chain
+from sr_nas.genotype import Choice, Genotype, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import NETWORKS, Registry
 
 Features = Annotated[int, Ge(8), Le(4096), MultipleOf(4)]
@@ -155,6 +156,49 @@ class IMDNFrame(nn.Module):
     def frame_settings(self) -> dict[str, int]:
         """The constructor's arguments, without the operations."""
         return {"scale": self.scale, "nf": self.nf, "num_blocks": self.num_blocks}
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """A block with its convolutions, and the chain of the blocks."""
+        nf, part = self.nf, self.nf // 4
+        convs = {
+            label: Node(genotype[label][0], f"{label}: {before} → {after}", "searched")
+            for label, (before, after) in zip(LABELS, conv_channels(nf), strict=True)
+        }
+        nodes = {
+            "input": Node("input", f"{nf} channels", "data"),
+            **convs,
+            "concat": Node("concatenation", f"4 x {part}"),
+            "attention": Node("contrast-aware attention"),
+            "fuse": Node("conv 1x1", f"{4 * part} → {nf}"),
+            "sum": Node("+"),
+            "output": Node("output", f"{nf} channels", "data"),
+        }
+        going_on = [Edge(*pair, str(nf - part)) for pair in pairwise(LABELS)]
+        distilled = [Edge(label, "concat", str(part)) for label in LABELS]
+        edges = [*chain("input", LABELS[0]), *going_on, *distilled, *chain(*list(nodes)[5:]), Edge("input", "sum", side=-1)]
+        blocks = {f"block{number}": Node(f"block {number}", look="searched") for number in range(1, self.num_blocks + 1)}
+        return [
+            Diagram("each block", nodes, edges, "a LeakyReLU follows conv1, conv2 and conv3"),
+            upscaler_diagram(self.scale, nf, blocks, chain(*blocks)),
+        ]
+
+
+def upscaler_diagram(scale: int, nf: int, blocks: Mapping[str, Node], links: Sequence[Edge], note: str = "") -> Diagram:
+    """Return the diagram of a network that joins the outputs of all its blocks; ``links`` are the arrows between them."""
+    nodes = {
+        "lr": Node("LR image", look="data"),
+        "head": Node("conv 3x3", f"3 → {nf}"),
+        **blocks,
+        "fuse": Node("conv 1x1", f"{len(blocks)} x {nf} → {nf}, LeakyReLU"),
+        "body": Node("conv 3x3", f"{nf} → {nf}"),
+        "sum": Node("+"),
+        "tail": Node("conv 3x3", f"{nf} → {3 * scale**2}"),
+        "shuffle": Node(f"pixel shuffle x{scale}"),
+        "sr": Node("SR image", look="data"),
+    }
+    before, after = chain("lr", "head", next(iter(blocks))), chain("fuse", "body", "sum", "tail", "shuffle", "sr")
+    outputs = [Edge(block, "fuse") for block in blocks]
+    return Diagram("network", nodes, [*before, *links, *outputs, *after, Edge("head", "sum", side=-1)], note)
 
 
 @NETWORKS.register()

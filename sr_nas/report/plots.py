@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from PIL import Image as PILImage
 
 from sr_nas.errors import UserError, listing
 from sr_nas.runs.files import replacing
@@ -270,12 +271,17 @@ def style_epochs(axes: Axes, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at its own resolution, all or nothing; missing folders are made."""
+def save(figure: Figure, path: Path, colours: int | None = None) -> None:
+    """Write a figure in the format of the suffix, all or nothing; missing folders are made.
+
+    A .png has the figure's resolution, and only so many ``colours`` (up to 256) where that is given, which makes it small.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=figure.dpi)
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=figure.dpi)
+        if colours and path.suffix == ".png":
+            PILImage.open(temporary).convert("RGB").quantize(colours).save(temporary, "png")
 
 
 def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> Figure:
@@ -306,8 +312,8 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
     zoom = max(1, COLUMN // max(right - left, bottom - top))
     crop_width, crop_height = (right - left) * zoom, (bottom - top) * zoom
     footer = f"{right - left}x{bottom - top} pixels at ({left}, {top}), each drawn as {zoom}x{zoom}"
-    column = max(crop_width, *(_text_width(title, TITLE_SIZE) for title, _ in columns))
-    figure_width = MARGIN + max(len(columns) * (column + MARGIN), _text_width(footer, FOOTER_SIZE) + MARGIN)
+    column = max(crop_width, *(text_width(title, TITLE_SIZE) for title, _ in columns))
+    figure_width = MARGIN + max(len(columns) * (column + MARGIN), text_width(footer, FOOTER_SIZE) + MARGIN)
     figure_height = TITLE_HEIGHT + crop_height + TITLE_HEIGHT
     figure = Figure(figsize=(figure_width / PICTURE_DPI, figure_height / PICTURE_DPI), dpi=PICTURE_DPI)
     look: dict[str, Any] = {"color": INK, "ha": "center", "va": "center", "parse_math": False}
@@ -341,7 +347,7 @@ def window_sums(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     return integral[side:, side:] - integral[:-side, side:] - integral[side:, :-side] + integral[:-side, :-side]
 
 
-def _text_width(text: str, size: float) -> int:
-    """Return the width of a line of text in figure pixels, rounded up."""
-    artist = Figure(dpi=PICTURE_DPI).text(0, 0, text, fontsize=size, parse_math=False)
+def text_width(text: str, size: float, dpi: int = PICTURE_DPI) -> int:
+    """Return the width of a line of text of so many points in figure pixels, rounded up."""
+    artist = Figure(dpi=dpi).text(0, 0, text, fontsize=size, parse_math=False)
     return int(np.ceil(artist.get_window_extent().width))

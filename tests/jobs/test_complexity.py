@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from sr_nas.complexity.costs import count_params, per_layer
 from sr_nas.export.network_file import save_network
@@ -15,7 +16,7 @@ from sr_nas.jobs.complexity import ROWS, _blocks_once
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
 from tests.conftest import REPOSITORY
-from tests.jobs.processes import run
+from tests.jobs.processes import TINY_SEARCH, run
 
 
 def counted(*words: object) -> dict[str, int]:
@@ -54,6 +55,22 @@ def test_the_table_of_layers() -> None:
 
 
 @pytest.mark.usefixtures("only_parameters")
+def test_a_drawing_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--arch", "imdn", "--nf", "8", "--num_blocks", "1", "--json", "--draw"]
+    for file, begin in ((tmp_path / "net.png", b"\x89PNG"), (tmp_path / "net.svg", b"<?xml")):
+        run("complexity", *words, file)
+        assert file.read_bytes().startswith(begin)
+        assert "--overwrite replaces it" in run("complexity", *words, file, code=1)
+    (tmp_path / "net.png").write_text("old")
+    run("complexity", *words, tmp_path / "net.png", "--overwrite")
+    assert Image.open(tmp_path / "net.png").size[1] > 500
+    run("complexity", "--space", TINY_SEARCH, "--draw", tmp_path / "space.png", "--json")
+    monkeypatch.setattr(IMDN, "drawing", lambda *_: [])
+    assert "no method drawing()" in run("complexity", *words, tmp_path / "no.png", code=1)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["net.png", "space.png"]
+
+
+@pytest.mark.usefixtures("only_parameters")
 def test_equal_blocks_are_one_and_the_rows_add_up() -> None:
     network = IMDN(2, nf=16, num_blocks=3)
     rows = _blocks_once(per_layer(network))
@@ -89,6 +106,8 @@ def test_settings_of_the_network() -> None:
         (["--model", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", REPOSITORY / "options" / "paper" / "train_dlsr.yml", "--scale", "3"], "upscales by 2"),
         (["--compare", "--nf", "8"], "--nf describes a network that --arch names"),
+        (["--arch", "imdn", "--draw", "net.jpg"], "a drawing is a .png or an .svg file"),
+        (["--compare", "--draw", "net.png"], "--draw draws one network"),
         (["--model", "gone.safetensors"], "gone.safetensors does not exist"),
         (["--model", REPOSITORY / "options" / "sac_dlsr.yml"], "no option file of a training"),
     ],
