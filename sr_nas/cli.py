@@ -21,6 +21,7 @@ from sr_nas.errors import UserError, amount, is_out_of_memory, nearest, reason
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 
 MOST_SEEDS = 10_000
+MODEL = "exported file, run folder, weights that spandrel opens, or released weights with --arch"
 
 
 def whole_number(text: str) -> int:
@@ -128,15 +129,15 @@ def _train(parser: ArgumentParser) -> None:
 def _evaluate(parser: ArgumentParser) -> None:
     """Measure PSNR and SSIM by the protocol of the field's tables, beside bicubic.
 
-    --model measures one model. -opt measures several models on several sets and writes a table; the same command goes on where
-    it was stopped.
+    --model measures a model, image by image; given several times, each in a row of one table. -opt measures several models on
+    several sets and writes a table; the same command goes on where it was stopped.
     """
     parser.set_defaults(module="sr_nas.analysis.evaluate")
     add = parser.add_argument
     table = parser.add_argument_group("a table of several models")
     _option_file(table, "datasets:Set5=DIR", required=False)
     table.add_argument("--save_images", action="store_true", help="keep every SR image, as the option save_images does")
-    add("--model", help="exported file, run folder, or released weights with --arch")
+    add("--model", action="append", help=MODEL)
     _released_weights(parser)
     add("--data", nargs="+", type=Path, metavar="DIR", help="sets, folders of HR images, or 'sample', the held-out sample photo")
     add("--lr", type=Path, metavar="DIR", help="folder of the LR images; by default the set's own, else made from HR")
@@ -240,7 +241,7 @@ def _export(parser: ArgumentParser) -> None:
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", type=Path, help="folder of a training; of a search for .json")
-    source.add_argument("--model", metavar="FILE", type=Path, help="exported file, or released weights (.pth, .pt) with --arch")
+    source.add_argument("--model", metavar="FILE", type=Path, help=MODEL.replace("run folder, ", ""))
     _released_weights(parser)
     text = ".safetensors, .pth, .onnx or .pt2 for the network; .json for its genotype alone"
     add("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
@@ -276,7 +277,7 @@ def _inference(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("-i", "--input", required=True, nargs="+", type=Path, metavar="FILE|DIR", help="images, or folders of images")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the upscaled images")
-    add("--model", required=True, help="exported file, run folder, or released weights with --arch")
+    add("--model", required=True, help=MODEL)
     _released_weights(parser)
     text = "auto: whole images where the memory suffices, else the largest tiles that fit; N: tiles of N x N LR pixels"
     add("--tile", type=_tile_size, default="auto", metavar="auto|whole|N", help=text)

@@ -93,7 +93,8 @@ SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
 SELECTIONS = Registry("selection", "sr_nas.search.searcher sr_nas.search.selection", supplied=("searcher",))
 SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 # A new space may bring its network in its own file.
-NETWORKS = Registry("network", "sr_nas.networks sr_nas.spaces", supplied=("scale",), guests={"basicsr.": "sr_nas.bridge.basicsr"})
+GUESTS = {"basicsr.": "sr_nas.bridge.basicsr", "spandrel.": "sr_nas.bridge.guests"}
+NETWORKS = Registry("network", "sr_nas.networks sr_nas.spaces", supplied=("scale",), guests=GUESTS)
 CLASSIFICATION_SPACES = Registry("search space of classification", "sr_nas.classification", supplied=("num_classes",))
 CLASSIFIERS = Registry("classifier", "sr_nas.classification", supplied=("num_classes",))
 COSTS = Registry("cost", "sr_nas.complexity.costs")

@@ -1,12 +1,14 @@
-"""The command ``evaluate``: PSNR and SSIM of one network on benchmark sets, beside bicubic; or a table of several."""
+"""The command ``evaluate``: PSNR and SSIM of networks on benchmark sets, beside bicubic; or a table of an option file."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -20,13 +22,14 @@ from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
-from sr_nas.options.load import load_options
+from sr_nas.options.load import check_options, load_options
 from sr_nas.runs.device import pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_text
 
 OF_A_TABLE = ("force_yml", "save_images")
 OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu", "num_threads")
+OF_ONE_MODEL = ("arch", "genotype", "lr", "scale")
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
 
@@ -39,7 +42,9 @@ def main(args: Namespace) -> int:
         if getattr(args, name) not in (None, False, []):
             advice = "belongs to -opt" if args.opt is None else "is said by the option file; override it with --force_yml"
             raise UserError(f"--{name} {advice}")
-    return _one_model(args) if args.opt is None else _several_models(args)
+    if args.opt is not None:
+        return _several_models(args)
+    return _one_model(args, args.model[0]) if len(args.model) == 1 else _side_by_side(args)
 
 
 def _several_models(args: Namespace) -> int:
@@ -60,14 +65,49 @@ def _several_models(args: Namespace) -> int:
     return stop.exit_code or int(bool(problems))
 
 
-def _one_model(args: Namespace) -> int:
+def _side_by_side(args: Namespace) -> int:
+    """Print one row for each of several models, measured as those of an option file are; nothing is written."""
+    if first := next((name for name in OF_ONE_MODEL if getattr(args, name) is not None), None):
+        raise UserError(f"--{first} is for one --model; list several, each with its own, in an option file (-opt).")
+    models = {_name(Path(model)): {"path": model} | ({"tile": args.tile} if args.tile else {}) for model in args.model}
+    datasets = {_name(path.parent if path.name == "HR" else path): str(path) for path in args.data}
+    for what, named, given in (("model", models, args.model), ("data", datasets, args.data)):
+        if len(named) < len(given):
+            raise UserError(f"--{what}: two have the same name; give them names of your own in an option file (-opt).")
+    device = {"num_gpu": args.num_gpu if args.num_gpu in (None, "auto") else int(args.num_gpu), "num_threads": args.num_threads}
+    raw = {"name": "evaluate", "models": models, "datasets": datasets} | {
+        key: one for key, one in device.items() if one is not None
+    }
+    with TemporaryDirectory() as folder:
+        benchmark = Benchmark(check_options(BenchmarkOptions, raw | {"path": {"experiments_root": folder}}, "--model, --data"))
+        results = benchmark.results(benchmark.measure_all(Console(stderr=True), lambda: False))
+    del results["folder"]
+    rows = [
+        {"model": row["name"], "scale": f"x{row['scale']}"}
+        | {"parameters": f"{row['params']:,}" if "params" in row else "-"}
+        | {"MACs, HR": f"{row['macs_hr_1280x720'] / 1e9:.2f} G" if "params" in row else "-"}
+        | {name: _scores(row["sets"].get(name), results["metrics"]) for name in results["sets"]}
+        | {f"ms, {name}": f"{1000 * one['seconds']:.0f}" for name, one in row["sets"].items()}
+        for row in results["models"]
+    ]
+    legend = {what: how for what, how in explanations(results).items() if what not in ("MACs, LR", "memory")}
+    _print(args.json, results, [Table(rows, "PSNR / SSIM, and milliseconds per image")], legend)
+    return int(bool(results["problems"]))
+
+
+def _name(path: Path) -> str:
+    """Return the name of a model or set in a table: that of its file or folder, less what names of option files lack."""
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._+-]+", "", path.resolve().name) or "model"
+
+
+def _one_model(args: Namespace, model: str) -> int:
     """Print the scores of a network and of bicubic, by set and image."""
     if args.lr is not None and len(args.data) > 1:
         raise UserError("--lr names the LR images of one set, but --data names several.")
-    network = load_model(args.model, args.arch, args.genotype)
+    network = load_model(model, args.arch, args.genotype)
     scale, device = network.scale, pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
     if args.scale not in (None, scale):
-        raise UserError(f"--scale {args.scale}: {args.model} upscales by {scale}.")
+        raise UserError(f"--scale {args.scale}: {model} upscales by {scale}.")
     opened = [benchmark_set(path, scale, args.lr) for path in args.data]
     names = [name for name, *_ in opened]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -88,7 +128,7 @@ def _one_model(args: Namespace) -> int:
             rows = []
             for image, row in {**scores["images"], "mean": scores}.items():
                 texts = {"bicubic dB": f"{row['bicubic']['psnr']:.3f}", "bicubic SSIM": f"{row['bicubic']['ssim']:.4f}"}
-                texts |= {f"{Path(args.model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
+                texts |= {f"{Path(model).name} dB": f"{row['psnr']:.3f}", "SSIM": f"{row['ssim']:.4f}"}
                 rows.append({"image": image} | texts)
             grids.append(Table(rows, f"{name} x{scale}, LR images: {scores['lr']}"))
             sets[name] = scores

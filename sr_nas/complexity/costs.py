@@ -223,7 +223,7 @@ def count_macs(network: nn.Module, *sizes: Size, channels: int = 3) -> list[dict
         For each size: module name (``""`` for the whole) -> MACs.
 
     Raises:
-        ValueError: the count does not follow this form.
+        UserError: the count does not follow this form.
     """
     forms: Forms = {}
     counts = [_count(network, channels, Fraction(height), Fraction(width), forms) for height, width in sizes]
@@ -256,7 +256,7 @@ def _count(network: nn.Module, channels: int, height: Fraction, width: Fraction,
             forms[key] = _Form(network, channels, whole, step)
         if forms[key].holds:
             return forms[key].at(height, width)
-    raise ValueError(
+    raise UserError(
         f"the multiply-adds of {type(network).__name__} do not follow a + b H + c W + d H W for heights H and widths W that are "
         f"congruent modulo {step}, so that their number for {whole[0]}x{whole[1]} cannot be derived from smaller images"
     )

@@ -7,6 +7,8 @@ therefore carry one more, :data:`SETTINGS`.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -172,6 +174,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 def load_any(path: str | Path) -> Network:
     """Build the network of any task in an exported file, in eval mode, on the CPU.
 
+    Tensors without metadata are opened with spandrel, where it knows them (:mod:`sr_nas.bridge.guests`).
     ONNX Runtime runs an ``.onnx``, ``torch.export`` a ``.pt2`` (:class:`~sr_nas.inference.optimize.RuntimeNetwork`). PyTorch
     may run code of the author of a ``.pt2`` when it reads one: open only those you trust. A classifier maps RGB in 0..1,
     ``[N, 3, H, W]``, less ``mean`` and divided by ``std``, which :func:`read_metadata` has under ``training``, to logits,
@@ -185,12 +188,21 @@ def load_any(path: str | Path) -> Network:
     if (kind := kind_of(path)) in ("onnx", "pt2"):
         return _load_graph(path, kind)
     metadata, content = read_file(path)
+    tensors, wrappers = bare_tensors(content, path)
     if not metadata:
-        raise UserError(
-            f"{path} does not say which network its tensors are of. Name it with --arch, for example --arch imdn; where a "
-            f"command has no --arch, first make a file that does: tools/export.py --model {path} --arch NAME -o FILE.safetensors"
-        )
-    tensors = bare_tensors(content, path)[0]
+        guest, remark = None, "Networks of others open with spandrel: pip install 'sr_nas[spandrel]'."
+        if importlib.util.find_spec("spandrel") is not None:
+            # Some names begin with "model." of themselves, so spandrel sees them with what we take for a prefix first.
+            as_named = content[wrappers[0]] if wrappers else content
+            guest = importlib.import_module("sr_nas.bridge.guests").opened([as_named, tensors], path)
+            remark = "spandrel does not know them either."
+        if guest is None:
+            raise UserError(
+                f"{path} does not say which network its tensors are of. Name it with --arch, for example --arch imdn; where a "
+                f"command has no --arch, first make a file that does: tools/export.py --model {path} --arch NAME -o "
+                f"FILE.safetensors. {remark}"
+            )
+        return cast(Network, guest)
     room = 1000 + 4 * len(tensors)
     with torch.device("meta"):  # where a wrong size costs no memory
         fit(build_network(metadata, room), tensors, path)

@@ -74,7 +74,7 @@ def traced(network: nn.Module, half: bool = False) -> Any:
     """Return a network, folded and in eval mode, as a ``torch.export.ExportedProgram`` of any batch, height and width from 1 on.
 
     Raises:
-        UserError: PyTorch is too old.
+        UserError: PyTorch is too old, or cannot do that with this network.
     """
     config: Any = symbolic_shapes
     if not hasattr(config, "backed_size_oblivious"):
@@ -83,11 +83,13 @@ def traced(network: nn.Module, half: bool = False) -> Any:
     # Without backed_size_oblivious, PyTorch asserts that no side behind a stride or pooling is 1, which refuses small images.
     with config.patch(backed_size_oblivious=True), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            HalfPrecision(module).eval() if half else module,
-            (torch.rand(EXAMPLE),),
-            dynamic_shapes=({0: free, 2: free, 3: free},),
-        )
+        shapes = ({0: free, 2: free, 3: free},)
+        try:
+            program = torch.export.export(
+                HalfPrecision(module).eval() if half else module, (torch.rand(EXAMPLE),), dynamic_shapes=shapes
+            )
+        except Exception as error:  # torch.export raises whatever it meets in a network of others
+            raise UserError(f"PyTorch cannot make a graph of any size of this network: {first_line(error)}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files of the machine that exports
     return program

@@ -22,8 +22,8 @@ from sr_nas.inference.tiles import pools_globally
 from sr_nas.runs.device import pick_device, use_threads
 
 TILE_NOTE = (
-    "[yellow]note[/]: this network pools or resamples over the whole image, so that tiles change its output slightly: each is an "
-    "image of its own. Larger tiles, or --tile whole, change less or nothing."
+    "[yellow]note[/]: this network pools or resamples over the whole image, or works on a grid, so that tiles change its output "
+    "slightly: each is an image of its own. Larger tiles, or --tile whole, change less or nothing."
 )
 
 
@@ -44,7 +44,7 @@ def main(args: Namespace) -> int:
     columns = (TextColumn("upscaling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    warned = not pools_globally(network)
+    warned = False
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(inputs))
 
@@ -60,7 +60,7 @@ def main(args: Namespace) -> int:
             show()
             if outcome.message:
                 console.print(f"{outcome.source}: {outcome.message}", markup=False, soft_wrap=True)
-            if outcome.tiles > 1 and not warned:
+            if outcome.tiles > 1 and not warned and pools_globally(network):
                 warned = True
                 console.print(TILE_NOTE, soft_wrap=True)
     remarks = {

@@ -117,13 +117,13 @@ class Product(nn.Module):
 
 @pytest.mark.parametrize("among", ["rows", "columns"])
 def test_what_grows_faster_than_the_image_is_refused(among: str) -> None:
-    with pytest.raises(ValueError, match="multiply-adds of Product do not follow"):
+    with pytest.raises(UserError, match="multiply-adds of Product do not follow"):
         count_macs(Product(among), LR_1280x720)
 
 
 @pytest.mark.parametrize("stride", [5, 7, 9, 10, 14, 18, 22])
 def test_strides_whose_product_does_not_divide_48_are_refused(stride: int) -> None:
-    with pytest.raises(ValueError, match="congruent modulo 48"):
+    with pytest.raises(UserError, match="congruent modulo 48"):
         count_macs(nn.Conv2d(3, 3, 1, stride), LR_1280x720)
 
 
