@@ -214,7 +214,7 @@ def cell_diagram(kind: str, note: str, genotype: Genotype, nodes: int, multiplie
     for node in inner:
         for operation, source in map(operation_and_source, genotype[f"{kind}{node}"]):
             arrows.append(Edge(str(source), str(node), operation, "searched", 1 if source % 2 else -1))
-    halving = ", those from 0 and 1 halve height and width" * (kind == "reduce")
+    halving = "; arrows from 0 and 1 halve height and width" * (kind == "reduce")
     return Diagram(f"{kind} cell", drawn, arrows, f"{note}; a node is the sum of its arrows{halving}", in_a_row=True)
 
 
