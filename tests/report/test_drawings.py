@@ -7,11 +7,11 @@ import re
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.transforms import Bbox
+from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Line
 from torch import nn
 
 from sr_nas.classification.darts import DARTS, DARTSSpace
@@ -117,11 +117,18 @@ def test_lanes_and_boxes_stay_apart(in_a_row: bool) -> None:
                 assert all(across * lane.side > plan.half for _, across in bends)
 
 
-def boxes_of(figure: Any) -> list[Bbox]:
-    """The boxes of all texts of a figure, in pixels."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    artists = [text for text in figure.axes[0].texts if text.get_text()]
-    return [artist.get_window_extent(renderer) for artist in artists]
+def test_arrows_of_one_node_do_not_cross() -> None:
+    draws, checked = random.Random(5), 0
+    for _ in range(40):
+        nodes = {str(number): Node("a") for number in range(7)}
+        edges = [Edge(*pair, "text") for pair in draws.sample(list(combinations(nodes, 2)), 8)]
+        plan = Plan(Diagram("", nodes, edges, in_a_row=True))
+        for one, other in combinations(plan.lanes, 2):
+            (first,), (second,) = one.edges, other.edges
+            if {first.source, first.target} & {second.source, second.target}:
+                assert not Line(plan.way(first, one)).intersects_path(Line(plan.way(second, other)), filled=False)
+                checked += 1
+    assert checked > 100
 
 
 NETWORKS = {
@@ -133,13 +140,23 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_texts_do_not_touch_and_lie_within(name: str) -> None:
+def test_texts_touch_nothing_and_lie_within(name: str) -> None:
     figure = drawing_figure(diagrams(NETWORKS[name]()), name, "a note")
     width, height = figure.canvas.get_width_height()
-    texts = boxes_of(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
     assert len(texts) > 8
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in texts)
     assert not any(one.overlaps(other) for one, other in combinations(texts, 2))
+    patches = figure.axes[0].patches
+    for box in (patch.get_window_extent(renderer) for patch in patches if isinstance(patch, FancyBboxPatch)):
+        within = [
+            (box.x0 < text.x0, box.x1 > text.x1, box.y0 < text.y0, box.y1 > text.y1) for text in texts if box.overlaps(text)
+        ]
+        assert within and all(map(all, within))
+    if not diagrams(NETWORKS[name]())[0].in_a_row:  # where texts stand on their arrows
+        lines = [patch.get_transform().transform_path(patch.get_path()) for patch in patches if type(patch) is PathPatch]
+        assert not any(line.intersects_bbox(text, filled=False) for line in lines for text in texts)
 
 
 def test_what_cannot_be_drawn(tmp_path: Path) -> None:
