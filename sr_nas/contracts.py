@@ -81,7 +81,7 @@ class Node:
         text: its name; ``"+"`` is drawn as a circle.
         note: in smaller letters below the name, such as its channels.
         look: what its box looks like.
-        width: of its box, as a share of the column's.
+        width: of its box in a column, 1 if the longest text there just fits.
     """
 
     text: str
@@ -127,7 +127,7 @@ class Diagram:
     in_a_row: bool = False
 
 
-def chain(*names: str) -> list[Edge]:
+def arrows(*names: str) -> list[Edge]:
     """Return arrows from each of the nodes to the next."""
     return [Edge(source, target) for source, target in pairwise(names)]
 

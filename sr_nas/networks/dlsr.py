@@ -15,7 +15,7 @@ from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, chain
+from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, arrows
 from sr_nas.genotype import JOINT, Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.networks.imdn import upscaler_diagram
 from sr_nas.registry import NETWORKS, Registry
@@ -225,12 +225,12 @@ class DLSRFrame(nn.Module):
             "output": Node("output", f"{nf} channels", "data"),
         }
         cells = {f"cell{number}": Node(f"cell {number}", look="searched") for number in range(1, self.num_cells + 1)}
-        links = chain("cell1", "cell2")
+        links = arrows("cell1", "cell2")
         links += [Edge(name, f"cell{label[6:]}", side=-1) for label in self.joins for name in genotype[label]]
         joined = "from cell 3 on, what a cell reads is joined by a 1x1 convolution"
         rectified = f"a LeakyReLU follows each sum and each part of {part} channels"
         return [
-            Diagram("each cell", nodes, [*chain(*nodes), *edges], rectified),
+            Diagram("each cell", nodes, [*arrows(*nodes), *edges], rectified),
             upscaler_diagram(self.scale, nf, cells, links, joined),
         ]
 

@@ -16,7 +16,7 @@ from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, chain
+from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, arrows
 from sr_nas.genotype import Choice, Genotype, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.registry import NETWORKS, Registry
 
@@ -175,11 +175,11 @@ class IMDNFrame(nn.Module):
         }
         going_on = [Edge(*pair, str(nf - part)) for pair in pairwise(LABELS)]
         distilled = [Edge(label, "concat", str(part)) for label in LABELS]
-        edges = [*chain("input", LABELS[0]), *going_on, *distilled, *chain(*list(nodes)[5:]), Edge("input", "sum", side=-1)]
+        edges = [*arrows("input", LABELS[0]), *going_on, *distilled, *arrows(*list(nodes)[5:]), Edge("input", "sum", side=-1)]
         blocks = {f"block{number}": Node(f"block {number}", look="searched") for number in range(1, self.num_blocks + 1)}
         return [
             Diagram("each block", nodes, edges, "a LeakyReLU follows conv1, conv2 and conv3"),
-            upscaler_diagram(self.scale, nf, blocks, chain(*blocks)),
+            upscaler_diagram(self.scale, nf, blocks, arrows(*blocks)),
         ]
 
 
@@ -196,7 +196,7 @@ def upscaler_diagram(scale: int, nf: int, blocks: Mapping[str, Node], links: Seq
         "shuffle": Node(f"pixel shuffle x{scale}"),
         "sr": Node("SR image", look="data"),
     }
-    before, after = chain("lr", "head", next(iter(blocks))), chain("fuse", "body", "sum", "tail", "shuffle", "sr")
+    before, after = arrows("lr", "head", next(iter(blocks))), arrows("fuse", "body", "sum", "tail", "shuffle", "sr")
     outputs = [Edge(block, "fuse") for block in blocks]
     return Diagram("network", nodes, [*before, *links, *outputs, *after, Edge("head", "sum", side=-1)], note)
 

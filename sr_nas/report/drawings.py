@@ -95,7 +95,7 @@ class Plan:
 
     def __init__(self, diagram: Diagram) -> None:
         if (nodes := len(diagram.nodes)) > LONGEST:
-            raise UserError(f"a drawing of {diagram.title} would have {nodes} boxes in a line, and has at most {LONGEST}.")
+            raise UserError(f"--draw: {nodes} boxes in a line are too many, {LONGEST} the most. Name fewer blocks.")
         self.diagram, self.lanes, self.row = diagram, lanes_of(diagram), diagram.in_a_row
         beside = {edge for lane in self.lanes for edge in lane.edges}
         self.straight = [edge for edge in diagram.edges if edge not in beside]
