@@ -35,6 +35,10 @@ class CostSite:
     count: int = 1
 
 
+CostSites = tuple[CostSite, ...] | Mapping[str, tuple[CostSite, ...]]
+"""Positions of a label's candidate, or by name of the width those in a network of that width."""
+
+
 @dataclass(frozen=True)
 class Latency:
     """Latency of the networks of a space on one device, as ``tools/latency.py`` measures it, in milliseconds.
@@ -211,8 +215,11 @@ class SearchSpace(Protocol):
     def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
         """Return those of the supernet's tensors that fit the derived network, under the derived network's names."""
 
-    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
-        """Positions of each label's candidate in the derived network; labels without a cost of their own are absent."""
+    def cost_sites(self) -> Mapping[str, CostSites]:
+        """Positions of each label's candidate in the derived network; labels without a cost of their own are absent.
+
+        Where the space has a choice :data:`~sr_nas.genotype.WIDTH`, the positions of other labels are given for each width.
+        """
 
 
 def reparameterized(network: Module) -> Module:

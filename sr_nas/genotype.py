@@ -12,6 +12,8 @@ from sr_nas.errors import UserError, absent, listing, nearest, parse_json, short
 
 NETWORK_BLOCK = "network_g.yml"
 """File of a search's folder: the option block of the network that it has selected."""
+WIDTH = "width"
+"""Label of a choice of feature channels, whose candidates are numbers: what other candidates cost depends on it."""
 JOINT = "+"
 """Separator of the names of one choice that keeps several, where a genotype is written as text."""
 
@@ -23,12 +25,12 @@ class Choice:
     Attributes:
         candidates: names to choose from; position i belongs to alpha[i].
         picks: how many of them the derived network keeps (1 for operations, 2 for two inputs of a cell).
-        of: kind of the candidates. Regularisers act on operations, and on inputs only where an option file says so.
+        of: kind of the candidates. Regularisers act on operations; on inputs where an option file says so; not on widths.
     """
 
     candidates: tuple[str, ...]
     picks: int = 1
-    of: Literal["operations", "inputs"] = "operations"
+    of: Literal["operations", "inputs", "widths"] = "operations"
 
 
 Choices = Mapping[str, Choice]
@@ -121,6 +123,7 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
 
 
 def _selected(entry: Any, where: str, choice: Choice) -> tuple[str, ...]:
+    entry = str(entry) if type(entry) is int else entry  # a width, in YAML
     names = tuple(name.strip() for name in entry.split(JOINT)) if isinstance(entry, str) else entry
     if not isinstance(names, Iterable):
         raise GenotypeError(f"{where} is a name or a list of names, not {entry!r}.")

@@ -209,7 +209,9 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         regularizer=REGULARIZERS.build(section.regularizer),
         strength=SCHEDULES.build(section.regularizer.schedule),
         regularized={
-            label: choice for label, choice in choices.items() if choice.of == "operations" or section.regularizer.on_inputs
+            label: choice
+            for label, choice in choices.items()
+            if choice.of == "operations" or (choice.of == "inputs" and section.regularizer.on_inputs)
         },
         costs={
             name: (weight, {label: costs.to(device, torch.float32) for label, costs in cost_table(space, name, latency).items()})

@@ -25,6 +25,7 @@ from sr_nas.complexity.memory import peak_activation_bytes
 from sr_nas.complexity.receptive_field import receptive_field
 from sr_nas.contracts import Classifier, CostSite, Latency, Place, SearchSpace, SRNetwork, reparameterized
 from sr_nas.errors import UserError, listing
+from sr_nas.genotype import WIDTH
 from sr_nas.registry import COSTS
 
 with warnings.catch_warnings():  # fvcore stands on torch.jit, which announces its end on import
@@ -83,7 +84,8 @@ def latency_ms(candidate: nn.Module, label: str, name: str, latency: Latency | N
 def cost_table(space: SearchSpace, cost: str, latency: Latency | None = None) -> dict[str, Tensor]:
     """Return label -> registered cost of each candidate, float64 [candidates], summed over all sites that share the label.
 
-    ``latency`` is the device's table, which the cost ``latency_ms`` needs.
+    Where costs depend on the width they are [widths, candidates]. ``latency`` is the device's table, which the cost
+    ``latency_ms`` needs.
 
     Raises:
         UserError: all candidates of a label cost nothing, so that there is nothing to choose by.
@@ -106,16 +108,20 @@ def cost_tables(space: SearchSpace, names: Iterable[str], latency: Latency | Non
         for cost in names:
             table = tables[cost] = {}
             by_label = "label" in signature(COSTS.get(cost)).parameters  # what a candidate costs in all places of its label
+
+            def of_label(label: str, sites: tuple[CostSite, ...], cost: str = cost, by_label: bool = by_label) -> list[float]:
+                return [
+                    cost_at(cost, sites[0], name, label)
+                    if by_label
+                    else sum(site.count * cost_at(cost, site, name) for site in sites)
+                    for name in choices[label].candidates
+                ]
+
+            if by_label and WIDTH in places:
+                raise UserError(f"{cost}: a table of latencies is of networks of one width. Give network_g.nf one number.")
             for label, sites in places.items():
-                table[label] = torch.tensor(
-                    [
-                        cost_at(cost, sites[0], name, label)
-                        if by_label
-                        else sum(site.count * cost_at(cost, site, name) for site in sites)
-                        for name in choices[label].candidates
-                    ],
-                    dtype=torch.float64,
-                )
+                rows = of_label(label, sites) if isinstance(sites, tuple) else [of_label(label, own) for own in sites.values()]
+                table[label] = torch.tensor(rows, dtype=torch.float64)
             if free := [label for label, costs in table.items() if not costs.any()]:
                 raise UserError(
                     f"search: no candidate of {listing(free)} costs anything in {cost}; leave its weight and budget out."
@@ -141,7 +147,7 @@ def fixed_costs(
             network = reparameterized(space.derive(space.decode(weights)))
         for cost, table in tables.items():
             whole = measure(cost, network, Place(scale=getattr(space, "scale", None), latency=latency))
-            rests[cost].append(whole - sum(float(costs[place]) for costs in table.values()))
+            rests[cost].append(whole - sum(float(costs[(place,) * costs.ndim]) for costs in table.values()))
     for cost, (first, last) in rests.items():
         if abs(first - last) > 1e-6 * max(abs(first), abs(last)):
             raise UserError(

@@ -21,7 +21,7 @@ from sr_nas.complexity.costs import LR_1280x720, cost_table
 from sr_nas.complexity.latency import TRUSTED, agreement, machine, settings_of
 from sr_nas.contracts import SearchSpace, SRNetwork
 from sr_nas.errors import UserError
-from sr_nas.genotype import Genotype
+from sr_nas.genotype import WIDTH, Genotype
 from sr_nas.inference.optimize import for_inference
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import latency_figure, save
@@ -47,6 +47,8 @@ def main(args: Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device, space = pick_device(options.num_gpu), find_task(options.task).space(options)
+    if WIDTH in space.choices():
+        raise UserError(f"{args.opt}: a table of latencies is of networks of one width. Give network_g.nf one number.")
     how = {"engine": args.engine, "size": list(args.lr), "rounds": args.rounds, "clock": args.clock}
     table = measure_table(space, Clock(device, **how), args.networks, random.Random(args.seed))
     described = machine(str(device)) | {"threads": torch.get_num_threads()}

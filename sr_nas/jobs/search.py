@@ -337,8 +337,8 @@ def extremes(space: Any, task: Task) -> list[dict[str, Any]]:
     even, rows = {label: torch.ones(len(choice.candidates)) for label, choice in space.choices().items()}, []
     for name, cost in reachable(space, task).items():
         ends = {
-            key: decode_picks(space, even, {label: int(end(costs)) for label, costs in cost.table.items()}).to_json()
-            for key, end in (("cheapest", torch.argmin), ("dearest", torch.argmax))
+            key: decode_picks(space, even, cost.extreme(dearest)).to_json()
+            for key, dearest in (("cheapest", False), ("dearest", True))
         }
         rows.append({"cost": name, "least": cost.least, "most": cost.most, **ends})
     return rows

@@ -97,12 +97,13 @@ class EnhancedSpatialAttention(nn.Module):
     """Scale every pixel by a gate that sees a wide neighbourhood through strides (RFANet and RFDN, Liu et al. 2020).
 
     The strided path does not pad, so it needs 15 pixels a side (a 3x3 convolution of stride 2 then leaves one window for the 7x7
-    pooling). Smaller inputs are widened by repeating their border. The gate's hidden layers have a quarter of the channels.
+    pooling). Smaller inputs are widened by repeating their border. The gate's hidden layers have ``hidden`` channels, by
+    default a quarter of ``channels``.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = channels // 4
+        hidden = hidden or channels // 4
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.skip = nn.Conv2d(hidden, hidden, 1)
         self.stride = nn.Conv2d(hidden, hidden, 3, stride=2)

@@ -63,11 +63,14 @@ class MixedOp(nn.Module):
         return F.channel_shuffle(joined, self.partial_channel)
 
     def _mix(self, x: Tensor, weights: Tensor) -> Tensor:
-        pairs = zip(weights, self.candidates.values(), strict=True)
+        return self._sum(weights, [partial(candidate, x) for candidate in self.candidates.values()])
+
+    def _sum(self, weights: Tensor, outputs: Sequence[Callable[[], Tensor]]) -> Tensor:
+        pairs = zip(weights, outputs, strict=True)
         if weights.dtype == torch.bool:
-            first, *rest = (candidate(x) for chosen, candidate in pairs if chosen)
+            first, *rest = (output() for chosen, output in pairs if chosen)
         else:
-            first, *rest = (weight * candidate(x) for weight, candidate in pairs)
+            first, *rest = (weight * output() for weight, output in pairs)
         for term in rest:
             first = first + term
         return first

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sr_nas.contracts import SearchSpace, Weights
 from sr_nas.errors import UserError, listing, short
-from sr_nas.genotype import Choices, Genotype
+from sr_nas.genotype import WIDTH, Choices, Genotype
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import CostTable, expected_cost
 
@@ -46,7 +46,8 @@ class Cost:
 
     Attributes:
         fixed: what every network of the space costs.
-        table: label -> cost of each candidate, float64 ``[candidates]`` on the CPU; labels that cost nothing are absent.
+        table: label -> cost of each candidate, float64 ``[candidates]`` on the CPU; labels that cost nothing are absent. Where
+            the network's width is chosen, ``[widths, candidates]``, and ``[widths]`` for the width itself.
         limit: the budget, in the unit of the table.
     """
 
@@ -56,9 +57,8 @@ class Cost:
 
     def of(self, genotype: Genotype, choices: Choices) -> float:
         """Return the cost of a network of the space."""
-        return self.fixed + sum(
-            float(costs[choices[label].candidates.index(genotype[label][0])]) for label, costs in self.table.items()
-        )
+        picks = {label: choices[label].candidates.index(genotype[label][0]) for label in self.table}
+        return self.fixed + sum(float(costs[_place(label, costs, picks)]) for label, costs in self.table.items())
 
     def expected(self, weights: Weights) -> Tensor:
         """Return the cost that relaxed weights expect, a scalar."""
@@ -66,14 +66,45 @@ class Cost:
         return self.fixed + expected_cost(weights, {label: costs.to(first) for label, costs in self.table.items()})
 
     @property
+    def frames(self) -> Tensor:
+        """What a network costs besides its operations, ``[widths]``; of a space without a choice of the width, ``[1]``."""
+        return self.fixed + self.table.get(WIDTH, torch.zeros(1, dtype=torch.float64))
+
+    @property
+    def operations(self) -> dict[str, Tensor]:
+        """Label -> cost of each candidate at each width, ``[widths, candidates]``."""
+        count = len(self.frames)
+        return {label: costs.expand(count, -1) for label, costs in self.table.items() if label != WIDTH}
+
+    @property
     def least(self) -> float:
         """Cost of the cheapest network."""
-        return self.fixed + sum(float(costs.min()) for costs in self.table.values())
+        return min(_sums(self, torch.amin))
 
     @property
     def most(self) -> float:
         """Cost of the dearest network."""
-        return self.fixed + sum(float(costs.max()) for costs in self.table.values())
+        return max(_sums(self, torch.amax))
+
+    def extreme(self, dearest: bool) -> dict[str, int]:
+        """Return the candidates, by number, of the cheapest network, or of the dearest one."""
+        sums = _sums(self, torch.amax if dearest else torch.amin)
+        width = sums.index(max(sums) if dearest else min(sums))
+        end = torch.argmax if dearest else torch.argmin
+        picks = {label: int(end(costs[width])) for label, costs in self.operations.items()}
+        return picks | ({WIDTH: width} if WIDTH in self.table else {})
+
+
+def _place(label: str, costs: Any, picks: Mapping[str, Any]) -> Any:
+    """Return the indices of picked candidates in a table of costs."""
+    return picks[label] if costs.ndim == 1 else (picks[WIDTH], picks[label])
+
+
+def _sums(cost: Cost, end: Callable[..., Tensor]) -> list[float]:
+    """Return for each width the sum of an extreme of every label."""
+    frames = cost.frames.tolist()
+    ends = [end(costs, 1).tolist() for costs in cost.operations.values()]
+    return [frame + sum(own[width] for own in ends) for width, frame in enumerate(frames)]
 
 
 @dataclass(frozen=True)
@@ -97,25 +128,35 @@ def front(space: SearchSpace, weights: Weights, costs: Sequence[Cost]) -> list[C
     A dynamic programme over the labels keeps what can still be best: of two beginnings, one that is dearer in everything and has
     a smaller sum cannot. Labels without a cost are decoded as the space does.
     """
-    labels = list(costs[0].table)
-    tables = [np.stack([cost.table[label].numpy() for cost in costs], axis=1) for label in labels]
-    # Of what is still to come, the least: a beginning that exceeds a limit with it is dropped.
-    rest = np.cumsum([table.min(axis=0) for table in tables[::-1]], axis=0)[::-1]
-    rest = np.concatenate([rest[1:], np.zeros((1, len(costs)))])
-    limits = np.array([cost.limit for cost in costs])
-    totals, scores = np.array([[cost.fixed for cost in costs]]), np.zeros(1)
-    picks = np.zeros((1, 0), np.int64)
+    labels = list(costs[0].operations)
+    tables = [np.stack([cost.operations[label].numpy() for cost in costs], axis=2) for label in labels]
+    # Of what is still to come, the least at each width: a beginning that exceeds a limit with it is dropped.
+    rest = np.cumsum([table.min(axis=1) for table in tables[::-1]], axis=0)[::-1]
+    rest = np.concatenate([rest[1:], np.zeros_like(rest[:1])])
+    limits, totals = np.array([cost.limit for cost in costs]), np.stack([cost.frames.numpy() for cost in costs], axis=1)
+    width, scores = np.arange(len(totals)), _log_beta(weights, WIDTH) if WIDTH in costs[0].table else np.zeros(1)
+    picks = width[:, None]
     for label, table, least in zip(labels, tables, rest, strict=True):
-        beta = weights[label].detach().double().cpu().clamp_min(torch.finfo(torch.float64).tiny).log().numpy()
-        totals = (totals[:, None] + table[None]).reshape(-1, len(costs))
+        beta = _log_beta(weights, label)
+        totals = (totals[:, None] + table[width]).reshape(-1, len(costs))
         scores = (scores[:, None] + beta[None]).ravel()
         picks = np.concatenate([picks.repeat(len(beta), axis=0), np.tile(np.arange(len(beta)), len(picks))[:, None]], axis=1)
-        within = (totals + least <= limits).all(axis=1)
-        best = _not_dominated(totals[within], scores[within])
-        totals, scores, picks = totals[within][best], scores[within][best], picks[within][best]
+        alive = np.flatnonzero((totals + least[picks[:, 0]] <= limits).all(axis=1))
+        groups = [alive[picks[alive, 0] == number] for number in np.unique(picks[alive, 0])]  # comparable at equal width
+        best = np.concatenate([own[_not_dominated(totals[own], scores[own])] for own in groups]) if groups else alive
+        totals, scores, picks = totals[best], scores[best], picks[best]
+        width = picks[:, 0]
+    best = _not_dominated(totals, scores)
+    totals, scores, picks = totals[best], scores[best], picks[best]
+    labels, picks = ([WIDTH, *labels], picks) if WIDTH in costs[0].table else (labels, picks[:, 1:])
     order = np.lexsort((*totals.T[::-1], scores))[::-1]
     genotypes = [decode_picks(space, weights, dict(zip(labels, picks[index], strict=True))) for index in order]
     return list(map(Candidate, genotypes, map(tuple, totals[order].tolist()), scores[order].tolist()))
+
+
+def _log_beta(weights: Weights, label: str) -> Values:
+    beta: Values = weights[label].detach().double().cpu().clamp_min(torch.finfo(torch.float64).tiny).log().numpy()
+    return beta
 
 
 def decode(space: SearchSpace, weights: Weights, costs: Sequence[Cost]) -> Genotype:
@@ -168,7 +209,7 @@ def draw(
         high_share: of the band.
         weights: label -> chances of its candidates; by default all are even.
     """
-    labels = list(costs[0].table) if costs else []
+    labels = sorted(costs[0].table, key=WIDTH.__ne__) if costs else []  # the width first
     even = {label: torch.ones(len(choice.candidates)) for label, choice in space.choices().items()}
     beta = {label: own.detach().double().cpu().numpy() for label, own in (weights or even).items()}
     networks: dict[object, Genotype] = {}
@@ -201,32 +242,42 @@ def _draw_picks(
     """
     if not costs:
         return np.zeros((count, 0), np.int64)
-    first, labels = costs[0], list(costs[0].table)
+    first, labels = costs[0], list(costs[0].operations)
     step = max(min(high * first.limit, first.most) - first.least, 1e-12 * first.most) / BINS
-    top = BINS + len(labels)  # every label is rounded up, by less than a step
-    above = [first.table[label].numpy() - float(first.table[label].min()) for label in labels]
-    bins = [np.minimum(np.ceil(own / step), top + 1).astype(int) for own in above]
-    ways = [np.eye(1, top + 1)[0]]
+    top = BINS + len(first.table)  # every label is rounded up, by less than a step
+    starts = (first.frames + sum(own.amin(1) for own in first.operations.values()) - first.least).numpy()
+    starts, tables = _bins(starts, step, top), [own.numpy() for own in first.operations.values()]
+    bins = [_bins(own - own.min(axis=1, keepdims=True), step, top) for own in tables]
+    ways = [np.where(np.arange(top + 1) == starts[:, None], chances[WIDTH][:, None] if WIDTH in first.table else 1.0, 0.0)]
     for label, own in zip(labels, bins, strict=True):
-        shifted = [np.concatenate([np.zeros(cost), ways[-1]])[: top + 1] for cost in own]
-        ways.append(chances[label] @ np.stack(shifted))
+        rows = [
+            chances[label] @ np.stack([np.concatenate([np.zeros(cost), before])[: top + 1] for cost in costs_at])
+            for costs_at, before in zip(own, ways[-1], strict=True)
+        ]
+        ways.append(np.stack(rows))
     last = ways[-1].copy()
     if len(costs) == 1:
-        last[: max(0, math.floor((low * first.limit - first.least) / step))] = 0
+        last[:, : max(0, math.floor((low * first.limit - first.least) / step))] = 0
     if first.least > high * first.limit or not last.any():
-        return np.zeros((0, len(labels)), np.int64)
-    place, picks = generator.choice(top + 1, count, p=last / last.sum()), []
+        return np.zeros((0, len(first.table)), np.int64)
+    width, place = np.divmod(generator.choice(last.size, count, p=last.ravel() / last.sum()), top + 1)
+    picks: list[Any] = []
     for label, own, beginnings in zip(labels[::-1], bins[::-1], ways[-2::-1], strict=True):
-        left = place[:, None] - own
-        total = (chances[label] * np.where(left >= 0, beginnings[left.clip(0)], 0)).cumsum(axis=1)
+        left = place[:, None] - own[width]
+        total = (chances[label] * np.where(left >= 0, beginnings[width[:, None], left.clip(0)], 0)).cumsum(axis=1)
         picks.append((total > generator.random((count, 1)) * total[:, -1:]).argmax(axis=1))
         place = np.take_along_axis(left, picks[-1][:, None], axis=1)[:, 0]
-    result = np.stack(picks[::-1], axis=1)
+    by_label = dict(zip(labels, picks[::-1], strict=True)) | {WIDTH: width}
     totals = [
-        cost.fixed + sum(cost.table[label].numpy()[own] for label, own in zip(labels, result.T, strict=True)) for cost in costs
+        cost.fixed + sum(table.numpy()[_place(label, table, by_label)] for label, table in cost.table.items()) for cost in costs
     ]
     shares = np.stack([total / cost.limit for total, cost in zip(totals, costs, strict=True)])
+    result = np.stack([*([width] if WIDTH in first.table else []), *picks[::-1]], axis=1)
     return result[(shares <= high).all(axis=0) & (shares >= low).any(axis=0)]
+
+
+def _bins(costs: Values, step: float, top: int) -> npt.NDArray[np.int64]:
+    return np.minimum(np.ceil(costs / step), top + 1).astype(np.int64)
 
 
 def decode_picks(space: SearchSpace, weights: Weights, picks: Mapping[str, int]) -> Genotype:
@@ -259,13 +310,17 @@ class Band:
     def __init__(self, cost: Cost, device: torch.device | str = "cpu") -> None:
         step = max(cost.limit - cost.least, 1e-12 * cost.most) / BINS  # there is no leeway in a budget of the cheapest network
         self.places = torch.arange(BINS + 2)
-        self.start = torch.zeros_like(self.places, dtype=torch.float64).where(self.places == 0, -torch.inf)
-        # Of candidates, costs above the cheapest of their label; more than BINS is over the budget, whatever the rest.
-        self.bins = {
-            label: ((costs - costs.min()) / step - 1e-9).ceil().clamp_max(BINS + 1).long() for label, costs in cost.table.items()
-        }
-        even = {label: torch.zeros_like(costs) for label, costs in cost.table.items()}
-        reachable = int(self._best(even)[0][: BINS + 1].isfinite().nonzero().max())
+
+        def binned(costs: Tensor) -> Tensor:
+            return (costs / step - 1e-9).ceil().clamp_max(BINS + 1).long()
+
+        # Of widths and candidates, costs above the cheapest; more than BINS is over the budget, whatever the rest.
+        tables = cost.operations
+        starts = binned(cost.frames + sum(costs.amin(1) for costs in tables.values()) - cost.least)
+        self.start = torch.zeros(len(starts), BINS + 2, dtype=torch.float64).where(self.places == starts[:, None], -torch.inf)
+        self.bins = {label: binned(costs - costs.amin(1, keepdim=True)) for label, costs in tables.items()}
+        even = {label: costs.new_zeros(costs.shape[-1]) for label, costs in cost.table.items()}
+        reachable = int(self._best(even)[0][:, : BINS + 1].isfinite().any(0).nonzero().max())
         self.lowest = int(min(max((USED * cost.limit - cost.least) / step, 0), reachable))
         self.places, self.start = self.places.to(device), self.start.to(device)
         self.bins = {label: bins.to(device) for label, bins in self.bins.items()}
@@ -282,21 +337,28 @@ class Band:
         """
         best, origins = self._best(log_beta)
         within = (self.places <= BINS) & ((self.places >= self.lowest) | ~lowest)
-        (inside, outside), place = torch.stack((best.where(within, -torch.inf), best.where(~within, -torch.inf))).max(dim=1)
-        picks = {}
+        ends = torch.stack((best.where(within, -torch.inf), best.where(~within, -torch.inf))).flatten(1)
+        (inside, outside), place = ends.max(dim=1)
+        width, place = place // (BINS + 2), place % (BINS + 2)
+        picks = {WIDTH: width} if WIDTH in log_beta else {}
         for (label, bins), (chosen, over) in zip(reversed(self.bins.items()), reversed(origins), strict=True):
-            picks[label] = chosen[place]
-            place = torch.where(place == BINS + 1, over[picks[label]], place - bins[picks[label]])
+            picks[label] = chosen[width, place]
+            before = place - bins[width, picks[label]]
+            place = torch.where(place == BINS + 1, over[width, picks[label]], before)
         return picks, outside - inside
 
     def _best(self, log_beta: Mapping[str, Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Return the largest sum of log beta by bin, the last one for all that is over the budget, and by label its origins."""
+        """Return the largest sum of log beta by width and bin, the last one for all over the budget, and by label its origins."""
         best, origins = self.start, []
+        if WIDTH in log_beta:
+            best = best + log_beta[WIDTH][:, None]
         for label, bins in self.bins.items():
             # The bin from which a candidate goes over the budget, and the best that there is in those from which it does not.
-            most, over = best.where(self.places + bins[:, None] > BINS, -torch.inf).max(dim=1)
-            within = F.pad(best, (0, 1), value=-torch.inf)[(self.places[:-1] - bins[:, None]).clamp_min(-1)]
-            best, chosen = (torch.cat((within, most[:, None]), dim=1) + log_beta[label][:, None]).max(dim=0)
+            most, over = best[:, None].where(self.places + bins[..., None] > BINS, -torch.inf).max(dim=2)
+            before = self.places[:-1] - bins[..., None]
+            padded = F.pad(best, (0, 1), value=-torch.inf)[:, None].expand(-1, bins.shape[1], -1)
+            within = padded.gather(2, torch.where(before < 0, BINS + 2, before))
+            best, chosen = (torch.cat((within, most[..., None]), dim=2) + log_beta[label][:, None]).max(dim=1)
             origins.append((chosen, over))
         return best, origins
 
@@ -340,8 +402,9 @@ class Multipliers:
             for label, weights in alpha.relax(relaxation).items()
         }
         values = {label: beta.detach() for label, beta in log_beta.items()}
+        argmax = {label: beta.argmax()[None] for label, beta in values.items()}
         shares = [
-            (torch.stack([table[values[label].argmax()[None]] for label, table in tables.items()]).sum() + cost.fixed)
+            (torch.stack([table[_place(label, table, argmax)] for label, table in tables.items()]).sum() + cost.fixed)
             / cost.limit
             for cost, tables in zip(self.costs.values(), self.tables, strict=True)
         ]

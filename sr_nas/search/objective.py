@@ -15,11 +15,15 @@ from annotated_types import Ge
 from torch import Tensor
 
 from sr_nas.contracts import Weights
-from sr_nas.genotype import Choices
+from sr_nas.genotype import WIDTH, Choices
 from sr_nas.registry import REGULARIZERS, SCHEDULES
 
 CostTable = Mapping[str, Tensor]
-"""label -> cost of each of its candidates in the whole derived network, shape [number of candidates]."""
+"""label -> cost of each of its candidates in the whole derived network, shape [number of candidates].
+
+Of candidates whose cost depends on the width it is [widths, candidates], in the order of the choice
+:data:`~sr_nas.genotype.WIDTH`.
+"""
 
 WarmUp = Annotated[int, Ge(0)]
 
@@ -82,13 +86,21 @@ def sa(alpha: Mapping[str, ChoiceLogits], *, nu: float = 1.0, mu: float = 0.0) -
 
 
 def normalised_cost(weights: Weights, table: CostTable) -> Tensor:
-    """Mean over the choices of ``sum_i beta_i c_i / sum_i c_i`` (SA-DARTS, eq. 18; the mean over choices is ours)."""
-    return torch.stack([torch.dot(weights[label], costs) / costs.sum() for label, costs in table.items()]).mean()
+    """Mean over the choices of ``sum_i beta_i c_i / sum_i c_i`` (SA-DARTS, eq. 18; the mean over choices is ours).
+
+    Where c depends on the width, the numerator is its expectation over the widths, and the denominator that of the dearest one.
+    """
+    terms = [_expected(weights, label, costs) / costs.sum(-1).max() for label, costs in table.items()]
+    return torch.stack(terms).mean()
 
 
 def expected_cost(weights: Weights, table: CostTable) -> Tensor:
     """``sum_labels <beta, c>``: cost of the choices in the table's unit; one-hot weights give the derived network's."""
-    return torch.stack([torch.dot(weights[label], costs) for label, costs in table.items()]).sum()
+    return torch.stack([_expected(weights, label, costs) for label, costs in table.items()]).sum()
+
+
+def _expected(weights: Weights, label: str, costs: Tensor) -> Tensor:
+    return torch.dot(weights[label], costs if costs.ndim == 1 else weights[WIDTH] @ costs)
 
 
 @dataclass(frozen=True)

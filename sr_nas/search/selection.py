@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sr_nas.contracts import Weights
 from sr_nas.errors import UserError
-from sr_nas.genotype import Genotype
+from sr_nas.genotype import WIDTH, Genotype
 from sr_nas.registry import SELECTIONS
 from sr_nas.runs.distributed import replicate
 from sr_nas.search.bilevel import StepContext
@@ -81,13 +81,19 @@ class Scores:
         batches = [self.searcher.next_batch(self.searcher.validation) for _ in range(self.count)]
         self.steps = [self.searcher.context(batch, batch) for batch in batches]
         if self.costs:
-            labels = self.costs[0].table
-            shares = {
-                label: torch.stack([cost.table[label] / cost.limit for cost in self.costs]).sum(0).exp() for label in labels
-            }
-            dearest = front(self.searcher.space, self.searcher.beta() | shares, self.costs)[0]
-            most = max(own / cost.limit for own, cost in zip(dearest.costs, self.costs, strict=True))
+            most = max(self._dearest(width) for width in range(len(self.costs[0].frames)))
             self.least = USED if most >= USED else USED * most
+
+    def _dearest(self, width: int) -> float:
+        """Return how much of its tightest budget the dearest network of a width uses, a share; 0 where none is within them."""
+        tables, weights = [(cost.operations, cost.limit) for cost in self.costs], dict(self.searcher.beta())
+        for label in tables[0][0]:
+            weights[label] = torch.stack([table[label][width] / limit for table, limit in tables]).sum(0).exp()
+        if WIDTH in weights:
+            weights[WIDTH] = torch.eye(len(weights[WIDTH]))[width]
+        networks = front(self.searcher.space, weights, self.costs)
+        shares = [own / cost.limit for own, cost in zip(networks[0].costs, self.costs, strict=True)] if networks else []
+        return max(shares, default=0.0)
 
     def draw(self, count: int, weights: Weights | None = None) -> list[Genotype]:
         """Return networks that use the budgets, uniform or by chances of candidates; the argmax where none is found."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
-from sr_nas.contracts import CostSite, SRNetwork, Weights, keep_strongest
+from sr_nas.contracts import CostSite, CostSites, SRNetwork, Weights, keep_strongest
 from sr_nas.genotype import Choice, Genotype
 from sr_nas.ops.fused import MIXED_OPS, Execution
 from sr_nas.ops.mixed import MixedOp, check_candidates, checkpointed, inherited_tensors
@@ -17,7 +17,7 @@ from sr_nas.registry import Registry
 
 
 class ChoiceSpace(nn.Module):
-    """Supernet whose blocks each run the same mixed operations in order; all blocks share one alpha per label.
+    """Supernet whose blocks run mixed operations in order; all blocks share one alpha per label, or each has its own.
 
     A subclass also inherits the frame of its network, a module with ``blocks``, each with ``ops`` and ``run(x, ops)``,
     ``frame_settings()`` and ``reconstruct(x, blocks)``. It passes the builder of :meth:`mixed_operations` to the frame, which
@@ -27,13 +27,13 @@ class ChoiceSpace(nn.Module):
         network: the derived network, built from ``frame_settings()`` and a genotype.
         registry: candidates by name: functions of input and output channels.
         operations: names of the default candidates.
-        labels: labels of the operations of a block, in the order in which the block runs them.
+        labels: labels of the operations of a block, in the order in which the block runs them, or of those of all blocks.
     """
 
     network: ClassVar[type[Any]]
     registry: ClassVar[Registry]
     operations: ClassVar[tuple[str, ...]]
-    labels: ClassVar[tuple[str, ...]]
+    labels: tuple[str, ...]
     blocks: Any
     reconstruct: Callable[..., Tensor]
     frame_settings: Callable[[], dict[str, Any]]
@@ -70,12 +70,16 @@ class ChoiceSpace(nn.Module):
 
     def bind(self, weights: Weights) -> list[Callable[[Tensor], Tensor]]:
         """Return the blocks as functions of their input, with the given weights in their mixed operations."""
-        of_block = [weights[label] for label in self.labels]
+        of_ops = cycle(self.weights_of_ops(weights))
         if self.checkpointing:
-            return [partial(self._recompute, block, of_block) for block in self.blocks]
+            return [partial(self._recompute, block, list(islice(of_ops, len(block.ops)))) for block in self.blocks]
         ops = [op for block in self.blocks for op in block.ops]
-        functions = iter(self.mixed_op.bind(ops, of_block * len(self.blocks)))
-        return [partial(block.run, ops=list(islice(functions, len(self.labels)))) for block in self.blocks]
+        functions = iter(self.mixed_op.bind(ops, list(islice(of_ops, len(ops)))))
+        return [partial(block.run, ops=list(islice(functions, len(block.ops)))) for block in self.blocks]
+
+    def weights_of_ops(self, weights: Weights) -> list[Tensor]:
+        """Return what each label's mixed operations are bound with, in the order of the labels."""
+        return [weights[label] for label in self.labels]
 
     def _recompute(self, block: Any, weights: Sequence[Tensor], x: Tensor) -> Tensor:
         def run(block: Any, x: Tensor, *weights: Tensor) -> Tensor:
@@ -96,13 +100,13 @@ class ChoiceSpace(nn.Module):
         names = {f"{path}.candidates.{genotype[label][0]}.": f"{path}." for path, label, _ in self._places()}
         return inherited_tensors(self, self.derive(genotype), names)
 
-    def cost_sites(self) -> dict[str, tuple[CostSite, ...]]:
+    def cost_sites(self) -> Mapping[str, CostSites]:
         """Each operation with its channels, once per block; choices of inputs cost the same whatever they keep.
 
         Labels with the same channels share a site, so that its candidates are measured once.
         """
         sites: dict[tuple[int, int], CostSite] = {}
-        result: dict[str, tuple[CostSite, ...]] = {}
+        result: dict[str, CostSites] = {}
         for _, label, op in islice(self._places(), len(self.labels)):
             channels = op.in_channels, op.out_channels
             site = CostSite(partial(self._candidate, *channels), op.in_channels, count=len(self.blocks))
