@@ -45,11 +45,12 @@ class Latency:
 
     Attributes:
         fixed: of every network, besides its candidates.
-        of_candidates: label -> candidate name -> what it adds; the cheapest of each label adds 0.
+        of_candidates: label -> candidate name -> what it adds; the cheapest of each label adds 0. Where the width is chosen,
+            label -> width -> candidate name.
     """
 
     fixed: float
-    of_candidates: Mapping[str, Mapping[str, float]]
+    of_candidates: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Place:
         scale: upscaling factor of the network, ``None`` for a classifier.
         label: of the choice; ``""`` for a whole network.
         name: of the candidate.
+        width: of the network, where it is chosen.
         latency: table of the device, where there is one.
     """
 
@@ -70,6 +72,7 @@ class Place:
     scale: int | None = None
     label: str = ""
     name: str = ""
+    width: str = ""
     latency: Latency | None = None
 
 

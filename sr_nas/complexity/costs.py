@@ -71,14 +71,19 @@ def params(candidate: nn.Module, channels: int, downscale: int) -> float:
 
 
 @COSTS.register()
-def latency_ms(candidate: nn.Module, label: str, name: str, latency: Latency | None) -> float:
+def latency_ms(candidate: nn.Module, label: str, name: str, width: str, latency: Latency | None) -> float:
     """Milliseconds on this device by a table of ``tools/latency.py``, which depend on the place in the network."""
     if latency is None:
         raise UserError("latency_ms needs a table of this device in search.latency_table: tools/latency.py measures one.")
+
+    def added(label: str, name: str, width: str) -> float:
+        row = latency.of_candidates[label]
+        return float(row[width][name] if width and label != WIDTH else row[name])
+
     if label:
-        return latency.of_candidates[label][name]
-    picks = dict(candidate.genotype.picks)  # type: ignore[union-attr, arg-type] # of a whole network
-    return latency.fixed + sum(costs[picks[label][0]] for label, costs in latency.of_candidates.items())
+        return added(label, name, width)
+    picks = {label: names[0] for label, names in candidate.genotype.picks}  # type: ignore[union-attr] # of a whole network
+    return latency.fixed + sum(added(label, picks[label], picks.get(WIDTH, "")) for label in latency.of_candidates)
 
 
 def cost_table(space: SearchSpace, cost: str, latency: Latency | None = None) -> dict[str, Tensor]:
@@ -99,8 +104,8 @@ def cost_tables(space: SearchSpace, names: Iterable[str], latency: Latency | Non
     built = cache(lambda site, name: reparameterized(site.build(name)))  # labels and costs share sites
 
     @cache
-    def cost_at(cost: str, site: CostSite, name: str, label: str = "") -> float:
-        return measure(cost, built(site, name), Place(site.channels, site.downscale, scale, label, name, latency))
+    def cost_at(cost: str, site: CostSite, name: str, label: str = "", width: str = "") -> float:
+        return measure(cost, built(site, name), Place(site.channels, site.downscale, scale, label, name, width, latency))
 
     tables: dict[str, dict[str, Tensor]] = {}
     # Building a candidate draws initial weights; the random numbers of a search must not depend on what is measured.
@@ -109,19 +114,23 @@ def cost_tables(space: SearchSpace, names: Iterable[str], latency: Latency | Non
             table = tables[cost] = {}
             by_label = "label" in signature(COSTS.get(cost)).parameters  # what a candidate costs in all places of its label
 
-            def of_label(label: str, sites: tuple[CostSite, ...], cost: str = cost, by_label: bool = by_label) -> list[float]:
+            def of_label(
+                label: str, sites: tuple[CostSite, ...], width: str = "", cost: str = cost, by_label: bool = by_label
+            ) -> list[float]:
                 return [
-                    cost_at(cost, sites[0], name, label)
+                    cost_at(cost, sites[0], name, label, width)
                     if by_label
                     else sum(site.count * cost_at(cost, site, name) for site in sites)
                     for name in choices[label].candidates
                 ]
 
-            if by_label and WIDTH in places:
-                raise UserError(f"{cost}: a table of latencies is of networks of one width. Give network_g.nf one number.")
             for label, sites in places.items():
-                rows = of_label(label, sites) if isinstance(sites, tuple) else [of_label(label, own) for own in sites.values()]
-                table[label] = torch.tensor(rows, dtype=torch.float64)
+                table[label] = torch.tensor(
+                    of_label(label, sites)
+                    if isinstance(sites, tuple)
+                    else [of_label(label, own, width) for width, own in sites.items()],
+                    dtype=torch.float64,
+                )
             if free := [label for label, costs in table.items() if not costs.any()]:
                 raise UserError(
                     f"search: no candidate of {listing(free)} costs anything in {cost}; leave its weight and budget out."

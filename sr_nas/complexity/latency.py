@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from sr_nas.contracts import Latency, SearchSpace
 from sr_nas.errors import UserError
-from sr_nas.genotype import Genotype
+from sr_nas.genotype import WIDTH, Genotype
 
 TRUSTED = 0.9
 """Spearman correlation of predicted and measured networks from which a table may decide a search."""
@@ -76,7 +76,7 @@ def read_latency(file: Path, space: SearchSpace, foreign: bool = False) -> Laten
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         machine, settings, quality = content["machine"], content["space"], content["check"]
-        table = {label: {str(name): float(ms) for name, ms in row.items()} for label, row in content["candidates"].items()}
+        table = {label: _milliseconds(row) for label, row in content["candidates"].items()}
         fixed, spearman, device = float(content["fixed"]), float(quality["spearman"]), machine["device"]
         checked = [Genotype.from_json(row["genotype"]) for row in quality["networks"] if float(row["measured"]) > 0]
         if set(content["how"]) != {"engine", "size", "rounds", "clock"} or type(machine["threads"]) is not int:
@@ -93,7 +93,12 @@ def read_latency(file: Path, space: SearchSpace, foreign: bool = False) -> Laten
             "Or set search.foreign_latency to true, to search for that machine."
         )
     choices = space.choices()
-    if any(set(table.get(label, ())) != set(choices[label].candidates) for label in space.cost_sites()):
+    widths = choices[WIDTH].candidates if WIDTH in choices else ()
+    for label in space.cost_sites():
+        row = table.get(label, {})
+        rows = [row] if label == WIDTH or not widths else [row.get(width, {}) for width in widths]
+        if all(isinstance(own, dict) and (set(own) >= set(choices[label].candidates)) for own in rows):
+            continue
         raise UserError(f"search.latency_table: {file} lacks candidates of this space. {advice}")
     if spearman < TRUSTED:
         raise UserError(
@@ -101,6 +106,11 @@ def read_latency(file: Path, space: SearchSpace, foreign: bool = False) -> Laten
             f"{spearman:.2f}, below {TRUSTED}. Bound macs_hr instead, or measure on an idle machine."
         )
     return Latency(fixed, table)
+
+
+def _milliseconds(row: Any) -> Any:
+    """Return numbers as float, at any depth."""
+    return {str(name): _milliseconds(own) for name, own in row.items()} if isinstance(row, dict) else float(row)
 
 
 def settings_of(space: Any) -> Mapping[str, Any]:

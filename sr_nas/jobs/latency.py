@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import numpy as np
@@ -47,8 +46,6 @@ def main(args: Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device, space = pick_device(options.num_gpu), find_task(options.task).space(options)
-    if WIDTH in space.choices():
-        raise UserError(f"{args.opt}: a table of latencies is of networks of one width. Give network_g.nf one number.")
     how = {"engine": args.engine, "size": list(args.lr), "rounds": args.rounds, "clock": args.clock}
     table = measure_table(space, Clock(device, **how), args.networks, random.Random(args.seed))
     described = machine(str(device)) | {"threads": torch.get_num_threads()}
@@ -137,51 +134,79 @@ def latency_of(networks: Sequence[SRNetwork], rounds: int = 30) -> tuple[list[fl
 def measure_table(space: SearchSpace, clock: Clock, count: int, draw: random.Random) -> dict[str, Any]:
     """Measure each candidate in its place of a reference network, and random networks to see what the sum of them is worth.
 
-    The reference has the candidate of middle multiply-adds for each label. What another candidate adds is the median over the
-    rounds of the time of the network with this one swapped, less that of the reference in the same round.
+    The reference, one for each width, has the candidate of middle multiply-adds for each label. What another candidate adds is
+    the median over the rounds of the time of the network with this one swapped, less that of the reference in the same round.
+    Labels whose candidates are the same modules are swapped together, and share what that adds.
 
     Raises:
         UserError: the times of one and the same network differ too much to tell candidates apart.
     """
-    choices, macs = space.choices(), cost_table(space, "macs_hr")
-    middle = {label: choices[label].candidates[int(costs.argsort()[len(costs) // 2])] for label, costs in macs.items()}
+    choices, macs, sites = space.choices(), cost_table(space, "macs_hr"), space.cost_sites()
+    labels = [label for label in macs if label != WIDTH]
+    widths = choices[WIDTH].candidates if WIDTH in choices else ("",)
+    middle: dict[str, str] = {}
+    alike: dict[Any, list[str]] = {}
+    for label in labels:
+        own = sites[label]
+        alike.setdefault(own if isinstance(own, tuple) else tuple(own.values()), []).append(label)
+        costs = macs[label] if macs[label].ndim == 1 else macs[label][0]
+        middle[label] = choices[label].candidates[int(costs.argsort()[len(costs) // 2])]
 
     def network(picks: Mapping[str, str]) -> Genotype:
         others = {label: torch.ones(len(choice.candidates)) for label, choice in choices.items()}
         for label, name in picks.items():
-            others[label] = torch.eye(len(others[label]))[choices[label].candidates.index(name)]
+            if label in choices:
+                others[label] = torch.eye(len(others[label]))[choices[label].candidates.index(name)]
         return space.decode(others)
 
     def times_of(picks: Sequence[Mapping[str, str]], title: str) -> Times:
         return clock.measure((cast(SRNetwork, space.derive(network(pick))) for pick in picks), title)
 
-    swaps = [(label, name) for label in macs for name in choices[label].candidates if name != middle[label]]
-    times = times_of([middle, *({**middle, label: name} for label, name in swaps)], "candidates")
-    added = np.median(times[:, 1:] - times[:, :1], axis=0).tolist()
-    table = {label: {middle[label]: 0.0} for label in macs}
-    for (label, name), more in zip(swaps, added, strict=True):
-        table[label][name] = more
-    picks = [{label: draw.choice(choices[label].candidates) for label in macs} for _ in range(count)]
+    swaps = [
+        (width, same, name)
+        for width in widths
+        for same in alike.values()
+        for name in choices[same[0]].candidates
+        if name != middle[same[0]]
+    ]
+    references = [{**middle, WIDTH: width} for width in widths]
+    times = times_of(
+        [*references, *({**middle, WIDTH: width} | dict.fromkeys(same, name) for width, same, name in swaps)], "candidates"
+    )
+    table = {(label, width): {middle[label]: 0.0} for label in labels for width in widths}
+    for column, (width, same, name) in enumerate(swaps, len(widths)):
+        more = float(np.median(times[:, column] - times[:, widths.index(width)])) / len(same)
+        table |= {(label, width): table[label, width] | {name: more} for label in same}
+    picks = [
+        {label: draw.choice(choices[label].candidates) for label in labels} | {WIDTH: draw.choice(widths)} for _ in range(count)
+    ]
     measured = np.median(times_of(picks, "check"), axis=0).tolist()
     if clock.spread > NOISY:
         raise UserError(
             f"nothing is written: the times of one and the same network spread by {clock.spread:.0%}, so that they do not tell "
             "candidates apart. Does other work run on this machine? Measure when it is idle, or with --clock cpu."
         )
-    reference = median(times[:, 0])
-    predicted = [reference + sum(table[label][pick[label]] for label in macs) for pick in picks]
+    reference = dict(zip(widths, np.median(times[:, : len(widths)], axis=0).tolist(), strict=True))
+    predicted = [reference[pick[WIDTH]] + sum(table[label, pick[WIDTH]][pick[label]] for label in labels) for pick in picks]
     factor, offset, quality = agreement(predicted, measured)
-    least = {label: min(row.values()) for label, row in table.items()}
     rows = [
         {"genotype": network(pick).to_json(), "predicted": factor * guess + offset, "measured": time}
         for pick, guess, time in zip(picks, predicted, measured, strict=True)
     ]
+    least = {width: sum(min(table[label, width].values()) for label in labels) for width in widths}
+    frames = {width: factor * (reference[width] + least[width]) + offset for width in widths}
+
+    def added(label: str, width: str) -> dict[str, float]:
+        row = table[label, width]
+        return {name: factor * (row[name] - min(row.values())) for name in choices[label].candidates}
+
+    several = WIDTH in choices
+    candidates: dict[str, Any] = {
+        label: {width: added(label, width) for width in widths} if several else added(label, "") for label in labels
+    }
     return {
-        "fixed": factor * (reference + sum(least.values())) + offset,
-        "candidates": {
-            label: {name: factor * (row[name] - least[label]) for name in choices[label].candidates}
-            for label, row in table.items()
-        },
+        "fixed": 0.0 if several else frames[""],
+        "candidates": ({WIDTH: frames} if several else {}) | candidates,
         "check": quality | {"spread": clock.spread, "factor": factor, "offset": offset, "networks": rows},
     }
 
