@@ -117,8 +117,8 @@ def test_a_penalty_on_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_search_space(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     follow("A search space", monkeypatch)
-    assert "Plain(" in capsys.readouterr().out
-    space = build_searcher(load_options(SearchOptions, "options/plain.yml"), torch.device("cpu")).space.eval()
+    assert "Residual(" in capsys.readouterr().out
+    space = build_searcher(load_options(SearchOptions, "options/residual.yml"), torch.device("cpu")).space.eval()
     network = space.derive(space.decode(one_hot(space))).eval()
     network.load_state_dict(space.inherited(network.genotype))
     x = torch.rand(1, 3, 8, 8)
