@@ -311,7 +311,7 @@ class Benchmark:
                     write_json(self._file, self.cache)
 
     def results(self, problems: list[Problem]) -> dict[str, Any]:
-        """Return everything that the table shows, JSON-ready."""
+        """Return everything that the table shows, JSON-ready; what cannot be counted joins ``problems``."""
         memory = "cuda" if self.device.type == "cuda" else "reset" if reset_peak_memory(self.device) else "process"
         protocol = PROTOCOL | {name: PERCEPTUAL_PROTOCOL[name] for name in self.options.perceptual}
         if named := dict.fromkeys(f"{one.name} x{one.scale}: {one.lr}" for one in self.sets if one.lr != FROM_HR):
@@ -323,16 +323,19 @@ class Benchmark:
             "protocol": protocol | {"seconds": SECONDS, "memory": MEMORY[memory]},
             "sets": list(dict.fromkeys(one.name for one in self.sets)),
             "metrics": self.metrics,
-            "models": [self._row(entry) for entry in self.entries],
+            "models": [self._row(entry, problems) for entry in self.entries],
             "problems": problems,
         }
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
+    def _row(self, entry: Entry, problems: list[Problem]) -> dict[str, Any]:
         row: dict[str, Any] = {"name": entry.name, "scale": entry.scale}
         if entry.network is not None and entry.options is not None:
             passes = 8 if entry.options.ensemble else 1
-            counts = complexity(countable(entry.network))
-            row |= {"params": counts["params"]} | {name: counts[name] * passes for name in MACS}
+            try:
+                counts = complexity(countable(entry.network))
+                row |= {"params": counts["params"]} | {name: counts[name] * passes for name in MACS}
+            except UserError as error:
+                problems.append({"where": entry.name, "text": str(error)})
             row |= {name: getattr(entry.options, name) for name in ("path", "arch", "ensemble", "tile", "precision")}
             row["genotype"] = entry.network.genotype.to_json()
         row["sets"] = {}

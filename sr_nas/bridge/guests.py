@@ -1,4 +1,4 @@
-"""Networks of others that spandrel opens, as networks of ours: ``spandrel.SPAN`` and the like, in the form that they run in.
+"""Networks of others that spandrel opens, as networks of ours: ``spandrel.SPAN``, ``spandrel.PLKSR.RealPLKSR`` and the like.
 
 A file of their tensors is a ``--model`` like any other. Their class and its arguments are settings, so that what is exported of
 them describes itself.
@@ -59,13 +59,19 @@ class Guest(SRNetwork):
                 f"it is {found.architecture.name}, which spandrel describes as {found.purpose} by {found.scale} of {channels[0]} "
                 f"to {channels[1]} channels; super-resolution of RGB by 2, 3 or 4 is expected."
             )
-        self.arch, self.scale = PREFIX + type(network).__name__, found.scale
+        self.arch, self.scale = PREFIX + found.architecture.id, found.scale
+        if type(network).__name__ != found.architecture.id:
+            self.arch += f".{type(network).__name__}"
         self.genotype = Genotype(self.arch, ())
         kinds = (int, float, str, list, tuple, type(None))  # others, such as a class of norms, are defaults
         self.options = {key: value for key, value in network.hyperparameters.items() if isinstance(value, kinds)}
-        self.requirements, self.approximate_tiles = found.size_requirements, found.tiling is not spandrel.ModelTiling.SUPPORTED
+        self.requirements = found.size_requirements
         self._call = found._call_fn  # what spandrel's own call applies: some networks return more than the image
         self.guest = _folded(network)
+        leaves = [module for module in self.guest.modules() if next(module.children(), None) is None]
+        grid = self.requirements.multiple_of > 1 or self.requirements.square
+        alike = all(isinstance(one, UNIFORM) or (isinstance(one, nn.Conv2d) and max(one.stride) == 1) for one in leaves)
+        self._uniform = alike and not grid and found.tiling is spandrel.ModelTiling.SUPPORTED
         self.eval()
 
     def settings(self) -> dict[str, Any]:
@@ -80,24 +86,21 @@ class Guest(SRNetwork):
             mirrored = min(right, width - 1), min(below, height - 1)
             x = F.pad(x, (0, mirrored[0], 0, mirrored[1]), "reflect")
             x = F.pad(x, (0, right - mirrored[0], 0, below - mirrored[1]), "replicate")
-        y: Tensor = self._call(self.guest, x)
+        y: Tensor = self._call(self.guest, x.clone())  # RCAN scales its input in place
         return y if self.requirements.none else y[..., : self.scale * height, : self.scale * width]
 
     @cached_property
     def _field(self) -> int | None:
         """Receptive field in LR pixels; ``None`` where it is the whole image, or not to be measured."""
         try:
-            return receptive_field(self)
+            return receptive_field(self, most=None if self._uniform else 576)  # attention takes its time
         except (ValueError, RuntimeError):  # NaN where there should be none, or a layer that takes no doubles
             return None
 
     @property
     def pools_globally(self) -> bool:
         """Whether tiles may change the output: true unless all layers do the same everywhere and look at surroundings alone."""
-        leaves = [module for module in self.guest.modules() if next(module.children(), None) is None]
-        uniform = all(isinstance(one, UNIFORM) or (isinstance(one, nn.Conv2d) and max(one.stride) == 1) for one in leaves)
-        grid = self.requirements.multiple_of > 1 or self.requirements.square
-        return self.approximate_tiles or grid or not uniform or self._field is None
+        return not self._uniform or self._field is None
 
     @property
     def tile_overlap(self) -> int:
@@ -146,17 +149,17 @@ def entry(name: str) -> Callable[..., Guest]:
     Raises:
         UserError: spandrel has no such network. The function raises it for hyperparameters of another scale.
     """
-    for support in spandrel.MAIN_REGISTRY:
-        classes = vars(sys.modules[type(support.architecture).__module__]).values()
-        found = [one for one in classes if getattr(one, "__name__", "") == name.removeprefix(PREFIX)]
-        if found and hasattr(found[0], "hyperparameters"):
-            break
-    else:
+    architecture, _, class_name = name.removeprefix(PREFIX).partition(".")
+    support = spandrel.MAIN_REGISTRY.get(architecture)
+    classes = {} if support is None else vars(sys.modules[type(support.architecture).__module__])
+    wanted = class_name or architecture
+    found = next((one for one in classes.values() if isinstance(one, type) and one.__name__ == wanted), None)
+    if found is None or not hasattr(found, "hyperparameters"):
         raise UserError(f"unknown network '{name}': spandrel {spandrel.__version__} has no such class.")
 
     def build(*, scale: int, hyperparameters: dict[str, Any]) -> Guest:
         with torch.device("cpu"):  # some of their constructors need values, which the meta device lacks
-            network = Guest(support.architecture.load(dict(found[0](**hyperparameters).state_dict())))
+            network = Guest(support.architecture.load(dict(found(**hyperparameters).state_dict())))
         if network.scale != scale:
             raise UserError(f"{name} of these hyperparameters upscales by {network.scale}, not by {scale}.")
         return network

@@ -309,6 +309,8 @@ def _trace(network: nn.Module, channels: int, height: int, width: int) -> Trace:
             warnings.simplefilter("ignore")
             analysis = FlopCountAnalysis(network, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             return {name: Fraction(macs) for name, macs in analysis.by_module().items()}
+    except AssertionError as error:  # of fvcore, where a product of tensors has other dimensions than it knows
+        raise UserError(f"fvcore cannot count the multiply-adds of {type(network).__name__}: {error}.") from error
     finally:
         for module, mode in modes.items():
             module.training = mode

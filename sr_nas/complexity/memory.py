@@ -18,15 +18,21 @@ def peak_activation_bytes(network: nn.Module, size: tuple[int, int], channels: i
 
     Single precision, batch 1, eval mode, no gradients; input and output included, parameters and buffers not, nor what
     allocators and convolution libraries need on top. A copy of the network runs on PyTorch's meta device, which has shapes but
-    no values; there a BatchNorm returns statistics of 8 bytes per channel that real devices leave out.
+    no values; there a BatchNorm returns statistics of 8 bytes per channel that real devices leave out. One that needs values
+    runs on the CPU.
 
     Args:
         network: takes ``[1, channels, H, W]``.
         size: (height, width) of the input in pixels.
         channels: input channels.
     """
-    network = copy.deepcopy(network).to("meta", torch.float32).eval()
-    return tracked_peak(network, torch.empty(1, channels, *size, device="meta"))
+    try:
+        on_meta = copy.deepcopy(network).to("meta", torch.float32).eval()
+        return tracked_peak(on_meta, torch.empty(1, channels, *size, device="meta"))
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+        return tracked_peak(copy.deepcopy(network).to("cpu", torch.float32).eval(), torch.zeros(1, channels, *size))
 
 
 def tracked_peak(network: nn.Module, x: Tensor) -> int:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LENGTHS, THICKNESS, END = (192, 576, 1344), 24, 48
 
 
-def receptive_field(network: nn.Module, channels: int = 3) -> int | None:
+def receptive_field(network: nn.Module, channels: int = 3, most: int | None = None) -> int | None:
     """Return how many LR pixels, from the first to the last, the output of one LR pixel depends on, in height or width.
 
     The larger of the two counts, and the s x s output pixels of an LR pixel are taken together.
@@ -30,10 +30,11 @@ def receptive_field(network: nn.Module, channels: int = 3) -> int | None:
     Args:
         network: maps ``[N, channels, H, W]`` to ``[N, any, s*H, s*W]`` with a whole s; left as it is.
         channels: input channels.
+        most: longest image to look at, in pixels, at least 192; by default 1344.
 
     Returns:
         Pixels, 0 where the output does not depend on the input; ``None`` where it depends on the whole image, as behind a
-        global pooling, or on 1248 pixels or more.
+        global pooling, or on all but 96 pixels of the longest.
 
     Raises:
         ValueError: an output that is no whole multiple of the input's size, or NaN without a NaN in the input.
@@ -42,12 +43,12 @@ def receptive_field(network: nn.Module, channels: int = 3) -> int | None:
     # neighbours. Most become poolings, but not transposed ones.
     network = copy.deepcopy(network).to("cpu", torch.float64).eval()
     with torch.no_grad(), _ConvolutionsAsPoolings():
-        fields = [_field(network, channels, vertical) for vertical in (False, True)]
+        fields = [_field(network, channels, vertical, most or LENGTHS[-1]) for vertical in (False, True)]
     return None if None in fields else max(field for field in fields if field is not None)
 
 
-def _field(network: nn.Module, channels: int, vertical: bool) -> int | None:
-    for length in LENGTHS:
+def _field(network: nn.Module, channels: int, vertical: bool, most: int) -> int | None:
+    for length in (length for length in LENGTHS if length <= most):
         image = torch.full((1, channels, THICKNESS, length), 0.5, dtype=torch.float64)
         if length == LENGTHS[0] and _nan_columns(network, image, vertical).any():
             raise ValueError(

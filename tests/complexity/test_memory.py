@@ -108,3 +108,12 @@ def test_a_step_on_a_tiny_image_tells_what_larger_ones_take(size: tuple[int, int
     with tracker:
         step(x)
     assert extrapolated_peak(lambda: step(probe), x.numel() // 3, network.parameters(), [probe]) == tracker.peak
+
+
+def test_a_network_that_asks_for_values_runs_on_the_cpu() -> None:
+    def asking(first: nn.Module, second: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = first(x)
+        assert hidden.mean().item() < 100
+        return hidden
+
+    assert peak_activation_bytes(Forward(asking), (6, 10)) == pytest.approx((3 + 8) * PLANE, abs=4)
