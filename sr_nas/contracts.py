@@ -225,20 +225,22 @@ class SearchSpace(Protocol):
         """
 
 
-def reparameterized(network: Module) -> Module:
+def reparameterized(network: Module, mark: str = "reparameterize") -> Module:
     """Return a copy in which every module with a method ``reparameterize()`` is replaced by the module that it returns.
 
     That module computes the same in evaluation mode at less cost, such as one convolution for the branches of a RepVGG block
-    (Ding et al. 2021). Export, inference and counting use networks in this form; it is not for training.
+    (Ding et al. 2021). Export, inference and counting use networks in this form; it is not for training. With a ``mark`` only
+    modules with an attribute of this name are: by ``"training_only"`` those of ``train.reparam``, which no network is made of.
     """
-    return cast(Module, _reparameterize(copy.deepcopy(network)))
+    return cast(Module, _reparameterize(copy.deepcopy(network), mark))
 
 
-def _reparameterize(module: nn.Module) -> nn.Module:
-    if callable(convert := getattr(module, "reparameterize", None)):
+def _reparameterize(module: nn.Module, mark: str) -> nn.Module:
+    if callable(convert := getattr(module, "reparameterize", None)) and hasattr(module, mark):
         return cast(nn.Module, convert()).train(module.training)
-    for name, child in module.named_children():
-        setattr(module, name, _reparameterize(child))
+    for name, child in module._modules.items():  # named_children() has a shared one once
+        if child is not None:
+            setattr(module, name, _reparameterize(child, mark))
     return module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -74,14 +75,17 @@ class SuperResolution(Task):
     def trainer_arguments(
         self, options: TrainOptions, network: Any, batches_per_epoch: int, device: torch.device
     ) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"loss": self.loss(options)}
+        if (kind := options.train.reparam) != "none":
+            arguments["network"] = pkgutil.resolve_name("sr_nas.ops.reparam:branched")(network, kind)
         section = options.train.distill_opt
         if section is None:
-            return {"loss": self.loss(options)}
+            return arguments
         where = "train.distill_opt.teacher"
         teacher = load_model(section.teacher)
         if teacher.scale != options.scale:
             raise UserError(f"{where}: {section.teacher} upscales by {teacher.scale}, and this training by {options.scale}.")
-        return {"loss": self.loss(options), "distillation": Distillation(teacher.to(device), LOSSES.build(section))}
+        return arguments | {"distillation": Distillation(teacher.to(device), LOSSES.build(section))}
 
     def probe(self, options: SearchOptions, batch_size: int) -> tuple[Tensor, Tensor, int]:
         low, high = (torch.zeros(1, 3, *(factor * side for side in PROBE)) for factor in (1, options.scale))
@@ -136,9 +140,11 @@ class SRValidator(Validator):
         return f"{scores['psnr']:.3f} dB / {scores['ssim']:.4f}"
 
     def card(self) -> dict[str, Any]:
-        loss, teacher = self.options.train.pixel_opt.type, self.options.train.distill_opt
+        train = self.options.train
         bicubic = {name: scores["psnr"] for name, scores in self.baselines.items()}
-        return {"loss": loss, "bicubic": bicubic} | ({} if teacher is None else {"teacher": teacher.teacher})
+        teacher = {} if train.distill_opt is None else {"teacher": train.distill_opt.teacher}
+        branches = {} if train.reparam == "none" else {"reparam": train.reparam}
+        return {"loss": train.pixel_opt.type, "bicubic": bicubic} | teacher | branches
 
     def notes(self) -> list[str]:
         return [f"bicubic on {name}: {self.format(scores)}" for name, scores in self.baselines.items()]

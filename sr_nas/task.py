@@ -131,7 +131,10 @@ class Task(ABC):
 
     @abstractmethod
     def trainer_arguments(self, options: Any, network: Any, batches_per_epoch: int, device: torch.device) -> dict[str, Any]:
-        """Return ``loss`` and further arguments of :class:`sr_nas.trainer.Trainer` that only this task has."""
+        """Return ``loss`` and further arguments of :class:`sr_nas.trainer.Trainer` that only this task has.
+
+        Among them may be a ``network`` to train in place of the given one, which is on the device.
+        """
 
     def probe(self, options: Any, batch_size: int) -> tuple[Tensor, Tensor, int] | None:
         """Return a tiny batch (input, target) and the input pixels of a real one, or ``None``.
@@ -285,17 +288,18 @@ def build_trainer(
     ``initial_world_size`` is as for :func:`build_searcher`.
 
     Raises:
-        UserError: a teacher cannot be read, there is no compiler where one is asked for, or no drop-path in the network.
+        UserError: a teacher cannot be read, there is no compiler where one is asked for, or the network has not what an option
+            is for: drop-path, 3x3 convolutions.
     """
     section, seed = options.train, options.manual_seed + TRAINING_SEED
     if section.compile:
         check_compiler(device)
-    network = network.to(device)
-    optimizer = OPTIMIZERS.build(section.optim_g)(network.parameters())
-    schedule = LR_SCHEDULES.build(section.scheduler)(optimizer, total=section.total_iter)
     stream = _stream(options, images, range(len(images)), seed, initial_world_size)
+    arguments: dict[str, Any] = {"network": network.to(device)}
+    arguments |= find_task(options.task).trainer_arguments(options, network, stream.batches_per_epoch, device)
+    optimizer = OPTIMIZERS.build(section.optim_g)(arguments["network"].parameters())
+    schedule = LR_SCHEDULES.build(section.scheduler)(optimizer, total=section.total_iter)
     return Trainer(
-        network=network,
         stream=stream,
         optimizer=optimizer,
         scheduler=WarmUp(schedule, section.warmup_iter),
@@ -306,7 +310,7 @@ def build_trainer(
         precision=precision,
         watch=DivergenceWatch(section.divergence_factor or None),
         compiled=section.compile,
-        **find_task(options.task).trainer_arguments(options, network, stream.batches_per_epoch, device),
+        **arguments,
     )
 
 

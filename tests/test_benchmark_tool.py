@@ -12,13 +12,14 @@ from measuring.searches import CASES, Calls, search_step, supernet_pass
 from measuring.timing import in_turns
 
 from sr_nas.errors import UserError
+from sr_nas.ops.reparam import KINDS
 from sr_nas.registry import SPACES
 from sr_nas.runs.device import cores
 from tests.conftest import REPOSITORY
 
 HOW = (*map(str, sorted({1, 2, cores()})), "2, PyTorch's waiting")
 
-TRAINING = {"plain loop", "plain loop, channels_last", "trainer", "moving average", "loading", "validation"}
+TRAINING = {"plain loop", "plain loop, channels_last", "trainer", *KINDS, "moving average", "loading", "validation"}
 
 
 def test_ratios_are_to_the_first_variant() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
+from sr_nas.ops.reparam import branched
 from sr_nas.optim import WarmUp, adam, multistep, sgd
 from sr_nas.trainer import Distillation, Diverged, DivergenceWatch, Trainer, check_compiler
 
@@ -257,11 +258,12 @@ def test_a_resumed_watch_judges_as_the_old_one() -> None:
     assert old.state_dict() == new.state_dict()
 
 
-def test_a_compiled_step_is_the_plain_one_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", [imdn(), branched(imdn(), "ecb")])
+def test_a_compiled_step_is_the_plain_one_and_names_stay(network: IMDN, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is captured as always, and run as it is instead of being made into machine code, which takes seconds."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     check_compiler(torch.device("cpu"))
-    plain, fast = trainer(), trainer(compiled=True)
+    plain, fast = trainer(network=copy.deepcopy(network)), trainer(network=copy.deepcopy(network), compiled=True)
     assert fast.forward is not fast.network
     for train in (plain, fast):
         train.step()

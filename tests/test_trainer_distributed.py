@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sr_nas.ops.reparam import branched
 from sr_nas.optim import WarmUp, adam, multistep, sgd
 from sr_nas.runs.distributed import processes, rank, world_size
 from sr_nas.trainer import Trainer
@@ -20,6 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "Adam, averaged": {"ema_decay": 0.5},
     "SGD, clipped": {"optimizer": sgd, "lr": 0.5, "grad_clip_norm": 0.05},
     "Adam, three batches a step": {"accumulate": 3},
+    "Adam, in branches": {"reparam": "ecb", "ema_decay": 0.5},
 }
 
 
@@ -31,9 +33,10 @@ class Slices(Batches):
         return tuple(part[rank() * share : (rank() + 1) * share] for part in super().next())
 
 
-def training(optimizer: Any = adam, lr: float = 1e-2, **options: Any) -> Trainer:
+def training(optimizer: Any = adam, lr: float = 1e-2, reparam: str | None = None, **options: Any) -> Trainer:
     """Every process starts from noise of its own."""
     network = imdn("conv_3x3,conv_3x3,dsconv_3x3,conv_3x3", seed=rank()).double()
+    network = branched(network, reparam) if reparam else network
     steps = optimizer(network.parameters(), lr=lr)
     schedule = WarmUp(multistep(steps, STEPS, milestones=[3]), 2)
     stream = Slices(BATCH, torch.float64)

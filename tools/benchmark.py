@@ -41,6 +41,7 @@ from sr_nas.errors import UserError
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.images.folders import list_images
 from sr_nas.images.resize import downscale, modcrop
+from sr_nas.ops.reparam import KINDS
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.runs.device import cores
@@ -64,8 +65,9 @@ def training_step(case: str, variant: str, batch: int, size: int, settings: dict
 
     Args:
         case: one of :data:`TRAININGS`.
-        variant: ``"plain loop"``, ``"plain loop, channels_last"`` or ``"trainer"``, an iteration; ``"moving average"`` or
-            ``"loading"``, its part of one; ``"validation"``, which the option file asks for every 200 iterations.
+        variant: ``"plain loop"``, ``"plain loop, channels_last"``, ``"trainer"`` or one of
+            :data:`sr_nas.ops.reparam.KINDS`, an iteration, the last in these branches; ``"moving average"`` or ``"loading"``, its
+            part of one; ``"validation"``, which the option file asks for every 200 iterations.
         batch: LR patches per batch.
         size: their height and width in pixels.
         settings: of the network, beside those in the option file.
@@ -74,13 +76,14 @@ def training_step(case: str, variant: str, batch: int, size: int, settings: dict
     file, genotype = TRAININGS[case]
     sizes = [f"datasets:train:gt_size={2 * size}", f"datasets:train:batch_size_per_gpu={batch}"]
     words = [f"network_g:{name}={value}" for name, value in {"genotype": genotype, **settings}.items()]
+    words += [f"train:reparam={variant}"] if variant in KINDS else []
     options = load_options(training_options, file, [*sizes, *words])
     images, network, _ = build_training(options)
     trainer = build_trainer(options, images, network, device, "fp32")
     if not variant.startswith("plain"):
         validator = find_task(options.task).validator(options, network, images, device)
         return {
-            "trainer": trainer.step,
+            **dict.fromkeys(("trainer", *KINDS), trainer.step),
             "moving average": lambda: trainer.move_average(1e-3),
             "loading": trainer.stream.next,
             "validation": lambda: validator.measure(trainer.averaged),
@@ -144,10 +147,10 @@ def search(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def training(parsed: argparse.Namespace) -> dict[str, Any]:
     """Iterations of a training beside those of a plain PyTorch loop (fused Adam), and what of ours is not the network's."""
-    variants = ("plain loop", "plain loop, channels_last", "trainer", "moving average", "loading", "validation")
-    results = measure_passes(parsed, training_step, variants, TRAININGS)
+    iterations = ("plain loop", "plain loop, channels_last", "trainer", *KINDS)
+    results = measure_passes(parsed, training_step, (*iterations, "moving average", "loading", "validation"), TRAININGS)
     for rows in results.values():
-        for variant in variants[:3]:
+        for variant in iterations:
             rows[variant]["patches_per_second"] = parsed.batch / rows[variant]["seconds"]
     return results
 

@@ -14,7 +14,7 @@ from sr_nas.export.model import LAST, load_model, trained_file
 from sr_nas.export.network_file import read_metadata, save_network
 from sr_nas.genotype import read_genotype
 from sr_nas.options.load import read_yaml
-from sr_nas.report.model_card import as_text, model_card, remarks
+from sr_nas.report.model_card import as_text, branches, model_card, remarks
 from sr_nas.runs.files import write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS, count_of, read_history
 
@@ -95,6 +95,7 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
     lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB"]
     lines += [verified] if verified else []
     lines += [f"trained: {as_text(training)}"] if args.run is not None else []
+    lines += branches(training)
     lines += [f"NOTE: {warning}" for warning in warnings]
     file = output.with_suffix(".md")
     if not args.no_card and file.exists() and not args.overwrite:

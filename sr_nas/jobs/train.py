@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from sr_nas.contracts import Network, reparameterized
 from sr_nas.errors import UserError
 from sr_nas.export.model import BEST, LAST
 from sr_nas.export.network_file import save_network
@@ -75,7 +76,9 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     ):
         run.say(view, *run.notes, f"{run.begins('training', f'{device} in {precision}')}, iteration {done} of {total}")
         size = ", ".join(f"{key} {value}" for key, value in network.settings().items() if key != "genotype")
-        run.say(view, f"{network.arch}, {size}: {sum(weight.numel() for weight in network.parameters()):,} parameters")
+        count, trained = (sum(weight.numel() for weight in part.parameters()) for part in (network, trainer.network))
+        branches = "" if trained == count else f", trained as {trained:,} in branches, which are folded in all that is kept"
+        run.say(view, f"{network.arch}, {size}: {count:,} parameters{branches}")
         run.say(view, *(start if run.state is None else []), *validator.notes())
         if len(validator.sets) > 1:
             metric = validator.heading.split(" / ")[0]
@@ -174,6 +177,8 @@ class Checkpointer:
     def validate(self) -> tuple[dict[str, Any], bool]:
         """Measure the network, write it and a history record; return the record and whether the network is the best so far.
 
+        It is the moving average, with the branches of ``train.reparam`` folded.
+
         Raises:
             Diverged: the network or its output is not finite.
         """
@@ -182,9 +187,9 @@ class Checkpointer:
         means = {name: total / self.count for name, total in self.sums.items()}
         record: dict[str, Any] = {"iteration": trainer.iteration, **means, "learning_rate": trainer.learning_rate}
         self.sums, self.count = {}, 0
-        improved = False
+        improved, network = False, reparameterized(trainer.averaged, "training_only")
         if sets:
-            record["val"] = from_first(self._measure)
+            record["val"] = from_first(lambda: self._measure(network))
             score = record["val"][sets[0]][self.validator.metrics[0]]
             improved = self.best is None or score > self.best
             if improved:
@@ -193,13 +198,13 @@ class Checkpointer:
         sound = trainer.iteration == trainer.total or trainer.is_sound()
         if is_first():
             for name in [BEST] * improved + [LAST] * sound:
-                save_network(self.run.folder / name, trainer.averaged, self._card(record))
+                save_network(self.run.folder / name, network, self._card(record))
             append_history(self.run.folder, record | {"memory_bytes": peak_memory(trainer.device)})
         return record, improved
 
-    def _measure(self) -> dict[str, Any]:
+    def _measure(self, network: Network) -> dict[str, Any]:
         try:
-            return self.validator.measure(self.trainer.averaged)
+            return self.validator.measure(network)
         except NonFiniteOutput as error:
             raise self.trainer.diverged("the output for a validation image is not finite") from error
 

@@ -402,6 +402,8 @@ class Iterations(WeightSteps):
 class TrainSection(Iterations, WeightTraining):
     """How the network is trained."""
 
+    reparam: Literal["none", "ecb", "repconv", "conv3xc"] = "none"
+    """Branches beside every dense 3x3 convolution, in the training alone: what is kept has one convolution for them."""
     distill_opt: Annotated[Distill, FromRegistry(LOSSES)] | None = None
     """Knowledge distillation from a teacher; its type is a loss."""
 

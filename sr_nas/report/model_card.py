@@ -54,7 +54,7 @@ def model_card(
     ]
     if network.genotype.picks:  # networks of other projects have none
         parts += ["## Genotype", f"`{network.genotype}`"]
-    parts += ["## Training", *remarks(training, options), _training(training, options)]
+    parts += ["## Training", *remarks(training, options), *branches(training), _training(training, options)]
     parts += ["## Validation", *_validation(training, options)]
     parts += [f"## Use of `{file}`", f"```python\n{USAGE.get(suffix.lower(), USAGE_SR_NAS).format(file=file)}\n```"]
     parts += [f"```sh\nsr-nas inference --model {file} -i photo.png -o upscaled\n```"]
@@ -77,11 +77,17 @@ def remarks(training: Mapping[str, Any], options: Mapping[str, Any] | None) -> l
     return lines
 
 
+def branches(training: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on a network that was trained with ``train.reparam``; else nothing."""
+    kind = training.get("reparam")
+    return [f"Its 3x3 convolutions were trained as the branches of {kind}; in the file each is one convolution."] if kind else []
+
+
 def _training(training: Mapping[str, Any], options: Mapping[str, Any] | None) -> str:
     if "released" in training:
         return f"Weights released as `{training['released']}`. The file does not say how they were trained."
     # The options tell more of these than the file does.
-    covered = {"validation", "bicubic", "iterations_done"} | (
+    covered = {"validation", "bicubic", "iterations_done", "reparam"} | (
         {"loss", "seed", "data", "total_iter"} if options is not None else set()
     )
     rows = {key: value for key, value in training.items() if key not in covered}
