@@ -74,7 +74,8 @@ def load_released(path: str | Path, arch: str, genotype: Any = None) -> SRNetwor
     known = {network.arch.lower(): network.arch for network in (DLSR, IMDN)}
     if arch.lower() not in known:
         raise UserError(
-            f"no released weights of '{arch}' are known{nearest(arch, known.values())} Known: {listing(known.values())}."
+            f"no released weights of '{arch}' are known{nearest(arch, known.values())} Known: {listing(known.values())}. "
+            "Weights that spandrel opens need no --arch."
         )
     path, arch = Path(path), known[arch.lower()]
     tensors, _ = bare_tensors(read_file(path)[1], path)
