@@ -17,7 +17,7 @@ from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.contracts import SRNetwork
+from sr_nas.contracts import Diagram, Edge, Node, SRNetwork, arrows
 from sr_nas.genotype import WIDTH, Choice, Genotype, GenotypeError, GenotypeLike, genotype_from, is_genotype_path
 from sr_nas.networks.dlsr import EnhancedSpatialAttention
 from sr_nas.registry import NETWORKS, Registry
@@ -227,6 +227,37 @@ class PlainFrame(nn.Module):
             features = block(features)
         nearest = x.repeat_interleave(self.scale**2, dim=1)
         return F.pixel_shuffle(self.tail(features) + nearest, self.scale)
+
+    def drawing(self, genotype: Genotype) -> list[Diagram]:
+        """A block, and the chain of blocks, as wide as their channels and faint where they are left out."""
+        nf, outputs = self.nf, 3 * self.scale**2
+        block = {
+            "input": Node("x", f"{nf} channels", "data"),
+            "body": Node("body", "f", "searched"),
+            "attention": Node("attention", "x + f, or gated", "searched"),
+            "output": Node("output", f"{nf} channels", "data"),
+        }
+        names = [names[0] for label, names in genotype.picks if label != WIDTH]
+        pairs = [*zip(names[::2], names[1::2], strict=True)]
+        blocks = {
+            f"block{number}": Node(body, f"{number}, left out", "faint", 1 + nf / 64)
+            if body == SKIP and attention in WITHOUT_PARAMETERS
+            else Node(body, f"{number}, attention: {attention}", "searched", 1 + nf / 64)
+            for number, (body, attention) in enumerate(pairs * (len(self.blocks) // len(pairs)), 1)
+        }
+        nodes = {
+            "lr": Node("LR image", look="data"),
+            "head": Node("conv 3x3", f"3 → {nf}"),
+            **blocks,
+            "tail": Node("conv 3x3", f"{nf} → {outputs}"),
+            "sum": Node("+"),
+            "shuffle": Node(f"pixel shuffle x{self.scale}"),
+            "sr": Node("SR image", look="data"),
+        }
+        return [
+            Diagram("each block", block, [*arrows(*block), Edge("input", "attention", side=-1)]),
+            Diagram("network", nodes, [*arrows(*nodes), Edge("lr", "sum", "nearest neighbour", side=-1)]),
+        ]
 
 
 @NETWORKS.register()

@@ -21,6 +21,7 @@ from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.networks.dlsr import DLSR
 from sr_nas.networks.imdn import IMDN
+from sr_nas.networks.plain import PLAIN
 from sr_nas.report.drawings import Plan, draw, drawing_figure, lanes_of
 from sr_nas.spaces.dlsr import DLSRSpace
 
@@ -72,6 +73,18 @@ def test_the_links_of_dlsr() -> None:
     every = Genotype("DLSR", tuple((label, choice.candidates) for label, choice in supernet.choices().items()))
     links = {pair for pair in pairs(supernet.drawing(every)[1]) if pair[0][:4] == pair[1][:4] == "cell"}
     assert len(links) == 6 * 5 / 2
+
+
+def test_the_blocks_of_plain() -> None:
+    names = "16,conv_3x3_2,spab,skip,none,skip,pa"
+    block, chained = diagrams(PLAIN(3, num_blocks=3, genotype=names))
+    assert pairs(block) == {("input", "body"), ("body", "attention"), ("input", "attention"), ("attention", "output")}
+    blocks = [chained.nodes[f"block{number}"] for number in (1, 2, 3)]
+    assert [(node.text, node.look) for node in blocks] == [("conv_3x3_2", "searched"), ("skip", "faint"), ("skip", "searched")]
+    assert channels(chained.nodes["head"]) == (3, 16) and channels(chained.nodes["tail"]) == (16, 27)
+    assert len(chained.nodes) == 9 and len(pairs(chained)) == 8 + 1
+    assert blocks[0].width < diagrams(PLAIN(2, nf=24, num_blocks=1))[1].nodes["block1"].width
+    assert len(diagrams(PLAIN(2, num_blocks=5, shared=True))[1].nodes) == 11
 
 
 def test_cells_of_classifiers() -> None:
@@ -134,6 +147,7 @@ def test_arrows_of_one_node_do_not_cross() -> None:
 NETWORKS = {
     "IMDN": lambda: IMDN(4, nf=128, num_blocks=9, genotype=["dil_dsconv_5x5_bn"] * 4),
     "DLSR": lambda: DLSR(2, 8, 6, f"sep_conv_7x7,sep_conv_7x7,sep_conv_7x7,{LINKS}"),
+    "PLAIN": lambda: PLAIN(2, num_blocks=4, genotype="64,conv_3x3_2,spab,skip,none,bsconv_3x3_2,esa,dwconv_7x7,pa"),
     "DARTS": lambda: DARTS(channels=2, num_cells=3, genotype="PDARTS"),
     "NASBench201": lambda: NASBench201(channels=2, num_cells=1),
 }
