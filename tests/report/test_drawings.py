@@ -24,6 +24,7 @@ from sr_nas.networks.imdn import IMDN
 from sr_nas.networks.plain import PLAIN
 from sr_nas.report.drawings import Plan, draw, drawing_figure, lanes_of
 from sr_nas.spaces.dlsr import DLSRSpace
+from sr_nas.spaces.plain import PlainSpace
 
 LINKS = "cell1+cell2,cell3+cell1,cell1+cell4,cell3+cell5"
 
@@ -85,6 +86,9 @@ def test_the_blocks_of_plain() -> None:
     assert len(chained.nodes) == 9 and len(pairs(chained)) == 8 + 1
     assert blocks[0].width < diagrams(PLAIN(2, nf=24, num_blocks=1))[1].nodes["block1"].width
     assert len(diagrams(PLAIN(2, num_blocks=5, shared=True))[1].nodes) == 11
+    space = PlainSpace(2, nf=[8, 16], num_blocks=2)
+    supernet = space.drawing(Genotype("PLAIN", tuple((label, ("mixed",)) for label in space.choices())))[1]
+    assert supernet.nodes["block2"] == Node("mixed", "2, attention: mixed", "searched", 1.25)
 
 
 def test_cells_of_classifiers() -> None:
