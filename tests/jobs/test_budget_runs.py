@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,10 @@ from sr_nas.options.load import load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.registry import NETWORKS
 from sr_nas.runs.run_dir import read_history
+from sr_nas.search.budget import draw
 from sr_nas.spaces.imdn import IMDNSpace
+from sr_nas.spaces.plain import PlainSpace
+from sr_nas.task import network_costs
 from tests.jobs.processes import TINY_SEARCH, run
 
 CANDIDATES = ["conv_3x3", "dsconv_3x3", "dil_dsconv_5x5_bn"]
@@ -138,6 +142,28 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def latency(file: Path, *words: str, code: int = 0) -> str:
     return run("latency", "-opt", TINY_SEARCH, "-o", file, "--lr", "16x12", "--threads", "1", *words, code=code)
+
+
+def test_a_table_of_latency_of_several_widths(tmp_path: Path, timed: Callable[[float], None]) -> None:
+    """Each width has its own row of each label; blocks of the same candidates share what one of them adds."""
+    timed(0.0)
+    file = tmp_path / "latency.json"
+    words = (
+        *("network_g:type=PLAIN", "network_g:nf=[8,16]", "network_g:num_blocks=2", "network_g:attentions=[spab,pa]"),
+        "network_g:candidates=[conv_3x3_2,dwconv_3x3,skip]",
+    )
+    assert "Spearman 1.0" in latency(file, "--networks", "8", "--rounds", "3", "--force_yml", *words)
+    space = PlainSpace(2, nf=[8, 16], num_blocks=2, candidates=["conv_3x3_2", "dwconv_3x3", "skip"], attentions=["spab", "pa"])
+    costs = network_costs(space, {"latency_ms": math.inf, "params": math.inf}, read_latency(file, space))
+    for seed in range(8):
+        genotype = draw(space, [], 1, np.random.default_rng(seed))[0]
+        expected = costs["params"].of(genotype, space.choices()) / 1000
+        assert costs["latency_ms"].of(genotype, space.choices()) == pytest.approx(expected, rel=1e-6)
+    narrower = PlainSpace(2, nf=[16, 8], num_blocks=2, candidates=["skip", "dwconv_3x3"], attentions=["spab", "pa"])
+    assert read_latency(file, narrower).of_candidates["body1"]["8"]["skip"] == 0
+    wider = PlainSpace(2, nf=[8, 24], num_blocks=2, candidates=["skip", "dwconv_3x3"], attentions=["spab", "pa"])
+    with pytest.raises(UserError, match="lacks candidates of this space"):
+        read_latency(file, wider)
 
 
 def test_a_table_of_latency_decides_a_search(tmp_path: Path, timed: Callable[[float], None]) -> None:
