@@ -162,8 +162,12 @@ for _registry, _entries in ((PLAIN_CANDIDATES, _BODIES), (PLAIN_ATTENTIONS, _ATT
     for _name, _build in _entries.items():
         _registry.register(_name)(_build)
 
-PLAIN_OPERATIONS, PLAIN_GATES = tuple(_BODIES), tuple(_ATTENTIONS)
-"""Default candidates of the search space, of bodies and of attentions. Registering another one does not change them."""
+PLAIN_OPERATIONS, PLAIN_GATES = tuple(_BODIES), ("none", "spab", "pa")
+"""Default candidates of the search space, of bodies and of attentions. Registering another one does not change them.
+
+ESA is none of them: the grid of its strided convolution begins at the corner of each tile, so that tiles would differ from the
+whole image.
+"""
 
 
 def labels_of(num_blocks: int, shared: bool) -> tuple[str, ...]:

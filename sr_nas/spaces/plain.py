@@ -60,7 +60,7 @@ def _masked(candidate: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 class PlainSpace(ChoiceSpace, PlainFrame):
     """PLAIN supernet: width, and for each block, or once for all, a body and an attention.
 
-    With the default candidates and widths, and six blocks of their own choices, it holds 3 * (8 * 4)^6 = 3.2e9 networks.
+    With the default candidates and widths, and six blocks of their own choices, it holds 3 * (8 * 3)^6 = 5.7e8 networks.
 
     Args:
         scale: upscaling factor.
@@ -69,7 +69,7 @@ class PlainSpace(ChoiceSpace, PlainFrame):
         shared: all blocks share one choice of body and attention, and none can be skipped; else each chooses for itself.
         activation: between the convolutions of a body.
         candidates: bodies to choose from; ``None`` for all eight.
-        attentions: attentions to choose from; ``None`` for all four.
+        attentions: attentions to choose from; ``None`` for none, spab and pa, with which tiles equal the whole image.
         partial_channel: K of the mixed bodies: a share of 1/K of the channels goes through them; must divide nf/4.
             More than 1 needs a single width.
         checkpointing: compute blocks again in the backward pass, which takes longer and less memory.

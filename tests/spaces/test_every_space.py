@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "DLSR": {"nf": 16, "num_cells": 5},
     "PLAIN": {"nf": 16, "num_blocks": 3},
     "PLAIN of three widths": {"nf": [16, 8, 24], "num_blocks": 2},
-    "PLAIN of equal blocks": {"nf": 16, "num_blocks": 3, "shared": True},
+    "PLAIN of equal blocks": {"nf": 16, "num_blocks": 3, "shared": True, "attentions": ["none", "spab", "pa", "esa"]},
 }
 
 
@@ -210,7 +210,7 @@ def test_a_further_operation_changes_no_default_space(name: str, monkeypatch: py
     assert small(name, candidates=[first, "conv_9x9"]).candidates == (first, "conv_9x9")
 
 
-@pytest.mark.parametrize(("name", "size"), [("IMDN", 12**4), ("DLSR", 9**3 * 3 * 6 * 10), ("PLAIN", 3 * 32**6)])
+@pytest.mark.parametrize(("name", "size"), [("IMDN", 12**4), ("DLSR", 9**3 * 3 * 6 * 10), ("PLAIN", 3 * 24**6)])
 def test_size_of_the_whole_space(name: str, size: int) -> None:
     choices = SPACES.get(name)(scale=2).choices().values()
     assert math.prod(math.comb(len(choice.candidates), choice.picks) for choice in choices) == size
