@@ -27,6 +27,8 @@ Blocks = Annotated[int, Ge(1), Le(100)]
 Activation = Literal["leaky_relu", "relu", "silu", "gelu"]
 Pair = tuple[Tensor, Tensor]
 
+UNIFORM = ("conv_3x3_2", "spab")
+"""Body and attention of every block by default."""
 SKIP = "skip"
 """Body that adds nothing: this is how depth is chosen. With an attention of no parameters the whole block is left out."""
 FAINT = 0.1
@@ -274,8 +276,7 @@ class PLAIN(PlainFrame, SRNetwork):
         num_blocks: blocks, those included that a genotype skips.
         shared: all blocks have one body and one attention; else each has its own.
         activation: between the convolutions of a body.
-        genotype: width, where it was searched, then body and attention of each block, or of all; by default two 3x3
-            convolutions and SPAN's attention everywhere.
+        genotype: width, where it was searched, then body and attention of each block, or one pair for all of them.
     """
 
     arch = "PLAIN"
@@ -287,7 +288,7 @@ class PLAIN(PlainFrame, SRNetwork):
         num_blocks: Blocks = 6,
         shared: bool = False,
         activation: Activation = "leaky_relu",
-        genotype: GenotypeLike | None = None,
+        genotype: GenotypeLike = UNIFORM,
     ) -> None:
         checked = self._checked(nf, num_blocks, shared, genotype)
         nf = int(checked[WIDTH][0]) if WIDTH in dict(checked.picks) else nf or 32
@@ -303,7 +304,7 @@ class PLAIN(PlainFrame, SRNetwork):
         self.num_blocks, self.shared, self.activation, self.genotype = num_blocks, shared, activation, checked
 
     @staticmethod
-    def check(nf: int | None = None, num_blocks: int = 6, shared: bool = False, genotype: Any = None, **_: Any) -> None:
+    def check(nf: int | None = None, num_blocks: int = 6, shared: bool = False, genotype: Any = UNIFORM, **_: Any) -> None:
         """Refuse a genotype of other names; a path has not been read yet and passes."""
         if not is_genotype_path(genotype):
             PLAIN._checked(nf, num_blocks, shared, genotype)
@@ -311,13 +312,14 @@ class PLAIN(PlainFrame, SRNetwork):
     @staticmethod
     def _checked(nf: int | None, num_blocks: int, shared: bool, genotype: Any) -> Genotype:
         choices = choices_of(PLAIN_CANDIDATES.names(), PLAIN_ATTENTIONS.names(), num_blocks, shared)
-        if genotype is None:
-            genotype = ["conv_3x3_2", "spab"] * (len(choices) // 2)
         if width := _width(genotype):
             if nf is not None and str(nf) != width:
                 raise GenotypeError(f"the genotype is of width {width}, and nf is {nf}. Leave nf out.")
             sizes = tuple(str(size) for size in range(8, 4097, 4))
             choices = {WIDTH: Choice(sizes, of="widths")} | choices
+        names = genotype.split(",") if isinstance(genotype, str) else genotype
+        if isinstance(names, Sequence) and len(names) == bool(width) + 2:
+            genotype = [*names[:-2], *list(names[-2:]) * (len(choices) // 2)]
         return genotype_from(genotype, PLAIN.arch, choices)
 
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ from sr_nas.complexity.costs import complexity, cost_table, measure
 from sr_nas.contracts import Place
 from sr_nas.genotype import Genotype, genotype_from
 from sr_nas.networks.plain import PLAIN
+from sr_nas.options.load import load_options
+from sr_nas.options.sections import TrainOptions
+from sr_nas.registry import NETWORKS
 from sr_nas.search.alpha import softmax
 from sr_nas.search.objective import normalised_cost
 from sr_nas.spaces.plain import PlainSpace
@@ -139,3 +144,26 @@ def test_a_width_in_the_genotype_decides() -> None:
 def test_what_does_not_fit_together_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PlainSpace(2, **settings)
+
+
+def test_one_pair_stands_for_all_blocks() -> None:
+    pairs = ["conv_3x3_2", "pa"] * 3
+    for one in ("conv_3x3_2,pa", ["conv_3x3_2", "pa"]):
+        assert PLAIN(2, 16, 3, genotype=one).genotype.names == pairs
+    assert PLAIN(2, num_blocks=3, genotype="16,conv_3x3_2,pa").genotype.names == ["16", *pairs]
+    assert PLAIN(2, 16, 3, shared=True, genotype="conv_3x3_2,pa").genotype.names == pairs[:2]
+
+
+def test_a_training_takes_width_and_depth_from_the_folder_of_a_search(tmp_path: Path) -> None:
+    space = PlainSpace(2, nf=[8, 12], num_blocks=2)
+    derived = space.derive(genotype_from("12,pconv_3x3,pa,skip,none", "PLAIN", space.choices()))
+    settings = derived.settings() | {"type": "PLAIN"}
+    del settings["scale"], settings["genotype"]
+    (tmp_path / "genotype.json").write_text(json.dumps(derived.genotype.to_json() | {"network_g": settings}))
+    raw = {"name": "x", "scale": 2, "datasets": {"train": {"type": "sample"}}, "train": {"total_iter": 1}}
+    for genotype in (str(tmp_path), str(tmp_path / "genotype.json")):
+        file = tmp_path / "train.json"
+        file.write_text(json.dumps(raw | {"network_g": {"type": "PLAIN", "genotype": genotype}}))
+        section = load_options(TrainOptions, file).network_g
+        built = NETWORKS.build(section)(scale=2)
+        assert built.settings() == derived.settings()
