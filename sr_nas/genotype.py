@@ -123,11 +123,11 @@ def genotype_from(source: Any, arch: str, choices: Choices) -> Genotype:
 
 
 def _selected(entry: Any, where: str, choice: Choice) -> tuple[str, ...]:
-    entry = str(entry) if type(entry) is int else entry  # a width, in YAML
+    entry = [entry] if type(entry) is int else entry
     names = tuple(name.strip() for name in entry.split(JOINT)) if isinstance(entry, str) else entry
     if not isinstance(names, Iterable):
         raise GenotypeError(f"{where} is a name or a list of names, not {entry!r}.")
-    names = tuple(names)
+    names = tuple(str(name) if type(name) is int else name for name in names)  # a width, in YAML
     for name in names:
         if name not in choice.candidates:
             hint = nearest(str(name), choice.candidates)

@@ -93,7 +93,7 @@ def cost_table(space: SearchSpace, cost: str, latency: Latency | None = None) ->
     ``latency_ms`` needs.
 
     Raises:
-        UserError: all candidates of a label cost nothing, so that there is nothing to choose by.
+        UserError: all candidates of all labels cost nothing, so that there is nothing to choose by.
     """
     return cost_tables(space, (cost,), latency)[cost]
 
@@ -131,9 +131,9 @@ def cost_tables(space: SearchSpace, names: Iterable[str], latency: Latency | Non
                     else [of_label(label, own, width) for width, own in sites.items()],
                     dtype=torch.float64,
                 )
-            if free := [label for label, costs in table.items() if not costs.any()]:
+            if not any(costs.any() for costs in table.values()):
                 raise UserError(
-                    f"search: no candidate of {listing(free)} costs anything in {cost}; leave its weight and budget out."
+                    f"search: no candidate of {listing(table)} costs anything in {cost}; leave its weight and budget out."
                 )
     return tables
 

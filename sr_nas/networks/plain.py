@@ -341,6 +341,6 @@ def _width(genotype: Any) -> str:
     if isinstance(genotype, Mapping):
         picks = genotype.get("genotype", genotype)
         return str(picks.get(WIDTH, "")) if isinstance(picks, Mapping) else _width(picks)
-    names = genotype.split(",") if isinstance(genotype, str) else list(genotype)
+    names = genotype.split(",") if isinstance(genotype, str) else list(genotype) if isinstance(genotype, Iterable) else []
     first = str(names[0]).strip() if names else ""
     return first if first.isdigit() else ""

@@ -85,7 +85,8 @@ def check_candidates(registry: Registry, candidates: list[str] | None) -> None:
         if name not in known:
             raise ValueError(f"unknown {registry.kind} '{name}'{nearest(name, known)} Allowed: {listing(known)}.")
     if len(set(candidates)) != len(candidates) or len(candidates) < 2:
-        raise ValueError("candidates must be two or more different names, else there is nothing to search")
+        names = listing(candidates) or "none"
+        raise ValueError(f"of {registry.kind}s, two or more different names are needed to choose from, not {names}")
 
 
 def inherited_tensors(supernet: nn.Module, derived: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -313,9 +313,23 @@ def check_options(model: type[Options], raw: dict[str, Any], path: str | Path, c
         problems = error.errors(include_url=False)
         lines = [f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)}"]
         for problem in problems:
-            address = ".".join(map(str, problem["loc"]))
+            address = _address(raw, problem["loc"])
             lines.append(f"  {address}: {problem_text(problem)}" if address else f"  {problem_text(problem)}")
         raise UserError("\n".join(lines)) from error
+
+
+def _address(value: Any, location: Sequence[int | str]) -> str:
+    """Return the keys to a value, without what pydantic calls the alternatives of a type."""
+    parts: list[str] = []
+    for part in location:
+        if isinstance(part, int) and isinstance(value, list):
+            value = value[part]
+        elif isinstance(value, dict | None):
+            value = (value or {}).get(part)
+        else:
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 # What pydantic says of these kinds of problems is in Python's words.

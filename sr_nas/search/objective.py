@@ -89,8 +89,10 @@ def normalised_cost(weights: Weights, table: CostTable) -> Tensor:
     """Mean over the choices of ``sum_i beta_i c_i / sum_i c_i`` (SA-DARTS, eq. 18; the mean over choices is ours).
 
     Where c depends on the width, the numerator is its expectation over the widths, and the denominator that of the dearest one.
+    A choice whose candidates all cost nothing counts as 0.
     """
-    terms = [_expected(weights, label, costs) / costs.sum(-1).max() for label, costs in table.items()]
+    tiny = torch.finfo(torch.float32).tiny
+    terms = [_expected(weights, label, costs) / costs.sum(-1).max().clamp_min(tiny) for label, costs in table.items()]
     return torch.stack(terms).mean()
 
 

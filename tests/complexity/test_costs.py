@@ -15,6 +15,8 @@ from sr_nas.complexity.costs import LR_1280x720, complexity, cost_table, count_m
 from sr_nas.contracts import CostSite
 from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
+from sr_nas.search.objective import normalised_cost
+from sr_nas.spaces.plain import PlainSpace
 
 
 class SpatialAttention(nn.Module):
@@ -167,7 +169,16 @@ def test_a_table_sums_over_the_places_of_a_label() -> None:
     assert sorted(space.built) == ["conv", "conv", "none", "none"], "a shared site is measured once"
 
 
-def test_a_label_that_costs_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_all_cost_nothing_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Space, "build", lambda self, name: nn.Identity())
     with pytest.raises(UserError, match=r"search: no candidate of a, b costs anything in params"):
         cost_table(Space(), "params")  # type: ignore[arg-type]
+
+
+def test_a_label_that_costs_nothing_beside_others_is_none() -> None:
+    space = PlainSpace(2, nf=8, num_blocks=1, candidates=["conv_3x3_2", "conv_3x3_3"], attentions=["none", "spab"])
+    table = cost_table(space, "params")
+    assert table["attention1"].tolist() == [0, 0]
+    weights = {"body1": torch.tensor([1.0, 0.0]), "attention1": torch.tensor([0.5, 0.5])}
+    share = normalised_cost(weights, {label: costs.float() for label, costs in table.items()})
+    assert share.item() == pytest.approx((2 / 5 + 0) / 2)

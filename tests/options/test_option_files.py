@@ -372,6 +372,29 @@ def test_a_genotype_of_a_run_of_a_file_and_inline(tmp_path: Path) -> None:
     assert "network_g: a genotype of IMDN names 4 candidates" in text
 
 
+def test_a_genotype_of_a_run_names_the_width(tmp_path: Path) -> None:
+    content = {"arch": "PLAIN", "genotype": {"width": "12", "body1": "conv_3x3_2", "attention1": "none"}}
+    write(tmp_path, "genotype.json", json.dumps(content))
+    for source in (tmp_path, tmp_path / "genotype.json"):
+        settings = [f"network_g:genotype={json.dumps(str(source))}", "network_g:num_blocks=1"]
+        network = NETWORKS.build(load_options(TrainOptions, FOLDER / "train_plain.yml", settings).network_g)(scale=2)
+        assert (network.nf, network.genotype.to_json()) == (12, content)
+    text = refused(*settings, "network_g:nf=16", file=FOLDER / "train_plain.yml", model=TrainOptions)
+    assert "network_g: the genotype is of width 12, and nf is 16. Leave nf out." in text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("network_g:nf=[16, 18]", "  network_g.nf.1: Input should be a multiple of 4 (found 18)."),
+        ("network_g:nf=[]", "  network_g.nf: List should have at least 1 item"),
+        ("network_g:attentions=[spab]", "of PLAIN attentions, two or more different names are needed to choose from, not spab"),
+    ],
+)
+def test_wrong_values_of_plain(override: str, words: str) -> None:
+    assert words in refused(override, file=FOLDER / "budget_plain.yml")
+
+
 def test_any_key_that_begins_with_val_is_a_validation_set() -> None:
     more = [
         "datasets:val_2={type: folder, dataroot_gt: a}",

@@ -128,6 +128,10 @@ def test_a_width_in_the_genotype_decides() -> None:
     assert PLAIN(2, nf=40, num_blocks=1, genotype=blocks).nf == 40
     with pytest.raises(ValueError, match="width 24, and nf is 32"):
         PLAIN(2, nf=32, num_blocks=1, genotype=f"24,{blocks}")
+    with pytest.raises(ValueError, match=r"PLAIN.width keeps one name of .*; given: 16, 24"):
+        PLAIN(2, num_blocks=1, genotype={"width": [16, 24], "body1": "conv_3x3_2", "attention1": "none"})
+    with pytest.raises(ValueError, match="a list of names or a mapping of labels to names, not 24"):
+        PLAIN(2, num_blocks=1, genotype=24)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'25' is not a candidate"):
         PLAIN(2, num_blocks=1, genotype=f"25,{blocks}")
 
