@@ -18,6 +18,7 @@ from rich.progress import track
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import Network
+from sr_nas.errors import UserError
 from sr_nas.genotype import Choice, Genotype, genotype_from
 from sr_nas.networks.imdn import IMDN, IMDN_OPERATIONS, LABELS
 from sr_nas.networks.imdn_table import SETTINGS, read_trainings
@@ -115,6 +116,10 @@ def trained_scores(name: str) -> dict[tuple[str, ...], dict[int, list[float]]]:
 def main(args: Namespace) -> int:
     """Run ``analyze ranks``: write ``ranks.json``, ``ranks.csv`` and ``ranks.png``; return the exit code."""
     check_output(args.output)
+    for run in args.runs:
+        network: Any = load_options(search_options, run / OPTIONS, args.force_yml).network_g
+        if network.type != IMDN.arch or network.candidates is not None:
+            raise UserError(f"{run}: the table is of IMDN with all its candidates, and this search of {network.type} is not.")
     scores = trained_scores(args.set)
     lengths = Counter(length for by_length in scores.values() for length in by_length)
     usual = lengths.most_common(1)[0][0]

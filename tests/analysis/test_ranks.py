@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+from argparse import Namespace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kendalltau
 
-from sr_nas.analysis.ranks import correlation, interval, synflow, trained_scores
+from sr_nas.analysis.ranks import correlation, interval, main, synflow, trained_scores
+from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
 from sr_nas.networks.imdn_table import DATA_SETS, place, table
+from sr_nas.runs.run_dir import OPTIONS
+from tests.conftest import REPOSITORY
 
 
 def test_correlation_over_all_pairs_is_kendall_s_and_over_some_as_counted() -> None:
@@ -70,3 +75,10 @@ def test_the_truth_is_the_table_s_and_of_its_width_alone() -> None:
         assert sorted(usual) == np.flatnonzero(columns["trained"]).tolist()
         for row, psnr in usual.items():
             assert len(psnr) == columns["trained"][row] and np.mean(psnr) == pytest.approx(columns["psnr"][row, number], abs=1e-5)
+
+
+@pytest.mark.parametrize("network", ["{type: PLAIN}", "{type: IMDN, candidates: [conv_3x3, conv_5x5]}"])
+def test_a_search_of_another_space_is_refused_at_once(network: str, tmp_path: Path) -> None:
+    (tmp_path / OPTIONS).write_text(f"_base_: {REPOSITORY / 'options' / 'sac_imdn.yml'}\nnetwork_g: {network}\n")
+    with pytest.raises(UserError, match=r"the table is of IMDN with all its candidates, and this search of .* is not"):
+        main(Namespace(runs=[tmp_path], output=None, set="Set14", force_yml=[], batches=1, seed=0))
