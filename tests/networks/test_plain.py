@@ -10,7 +10,15 @@ import torch
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.inference.optimize import for_inference
 from sr_nas.inference.tiles import pools_globally
-from sr_nas.networks.plain import PLAIN, PLAIN_ATTENTIONS, PLAIN_GATES, PLAIN_OPERATIONS
+from sr_nas.networks.plain import (
+    PLAIN,
+    PLAIN_ATTENTIONS,
+    PLAIN_GATES,
+    PLAIN_OPERATIONS,
+    PartialConv,
+    PixelAttention,
+    SpatialAttention,
+)
 from tests.inference.tensors import upscale
 
 
@@ -47,3 +55,20 @@ def test_a_file_says_all_that_builds_it(suffix: str, tmp_path: Path) -> None:
     loaded, x = load_network(tmp_path / f"network{suffix}"), torch.rand(1, 3, 6, 7)
     assert loaded.settings() == network.settings() and loaded.settings()["nf"] == 12
     assert torch.equal(loaded(x), network(x))
+
+
+def test_attentions_with_parameters_by_hand() -> None:
+    torch.manual_seed(0)
+    x, features = torch.randn(2, 1, 16, 17, 17, dtype=torch.float64)
+    total, pixel, spatial = x + features, PixelAttention(16).double(), SpatialAttention(16).double()
+    logits = torch.einsum("oi,nihw->nohw", pixel.gate.weight.flatten(1), total) + pixel.gate.bias.view(-1, 1, 1)  # type: ignore[union-attr]
+    torch.testing.assert_close(pixel((x, features)), total / 2 + total / (1 + torch.exp(-logits)))
+    torch.testing.assert_close(spatial((x, features)), total / 2 + spatial.gate(total))
+
+
+def test_every_fourth_channel_is_convolved_and_the_others_pass() -> None:
+    torch.manual_seed(0)
+    layer, x = PartialConv(12), torch.rand(2, 12, 6, 5)
+    expected = x.clone()
+    expected[:, ::4] = layer.conv(x[:, ::4])
+    assert torch.equal(layer(x), expected)
