@@ -166,8 +166,7 @@ def section_model(registry: Registry, name: str, base: type[BaseModel]) -> type[
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == "self" or parameter.name in registry.supplied:
             continue
-        hint = hints[parameter.name]
-        hint = GenotypeSource if hint in (GenotypeLike, GenotypeLike | None) else hint
+        hint = GenotypeSource if hints[parameter.name] == GenotypeLike else hints[parameter.name]
         default = ... if parameter.default is parameter.empty else parameter.default
         described = any(getattr(extra, "description", None) for extra in getattr(hint, "__metadata__", ()))
         description = {} if described or parameter.name not in descriptions else {"description": descriptions[parameter.name]}
