@@ -89,8 +89,12 @@ def check_candidates(registry: Registry, candidates: list[str] | None) -> None:
         raise ValueError(f"of {registry.kind}s, two or more different names are needed to choose from, not {names}")
 
 
-def inherited_tensors(supernet: nn.Module, derived: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
+def inherited_tensors(
+    supernet: nn.Module, derived: nn.Module, names: Mapping[str, str], leading: bool = False
+) -> dict[str, Tensor]:
     """Return the supernet's tensors that keep their shape in a derived network, under the names they have there.
+
+    With ``leading`` the others are there too, cut to the first channels that the derived network has.
 
     ``names`` maps parts of names in the supernet to those in the derived network, for every selected candidate, such as
     ``"convs.0.candidates.conv_3x3."`` to ``"convs.0."``.
@@ -99,8 +103,8 @@ def inherited_tensors(supernet: nn.Module, derived: nn.Module, names: Mapping[st
     for name, tensor in supernet.state_dict().items():
         for inside, outside in names.items():
             name = name.replace(inside, outside)
-        if name in expected and expected[name].shape == tensor.shape:
-            tensors[name] = tensor
+        if name in expected and (leading or expected[name].shape == tensor.shape):
+            tensors[name] = tensor[tuple(map(slice, expected[name].shape))] if leading else tensor
     return tensors
 
 

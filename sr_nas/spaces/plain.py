@@ -159,17 +159,8 @@ class PlainSpace(ChoiceSpace, PlainFrame):
 
     def inherited(self, genotype: Genotype) -> dict[str, Tensor]:
         """Return the leading part of each tensor; with K > 1 only those that keep their shape."""
-        derived = self.derive(genotype)
         names = {f"{path}.candidates.{genotype[label][0]}.": f"{path}." for path, label, _ in self._places()}
-        if len(self.widths) == 1:
-            return inherited_tensors(self, derived, names)
-        expected, tensors = derived.state_dict(), {}
-        for name, tensor in self.state_dict().items():
-            for inside, outside in names.items():
-                name = name.replace(inside, outside)
-            if name in expected:
-                tensors[name] = tensor[tuple(map(slice, expected[name].shape))]
-        return tensors
+        return inherited_tensors(self, self.derive(genotype), names, leading=len(self.widths) > 1)
 
     def cost_sites(self) -> Mapping[str, CostSites]:
         """Each body and attention at each width; and of ``width`` itself the network without blocks."""
