@@ -217,7 +217,7 @@ def test_side_by_side_in_one_table(photos: Path, tmp_path: Path) -> None:
 def test_a_guest_teaches(tmp_path: Path) -> None:
     section = SimpleNamespace(type="L1Loss", teacher=str(saved(safmn(), tmp_path)), arguments=lambda: {"loss_weight": 1.0})
     loss = SimpleNamespace(type="L1Loss", arguments=dict)
-    options: Any = SimpleNamespace(scale=4, train=SimpleNamespace(distill_opt=section, pixel_opt=loss))
+    options: Any = SimpleNamespace(scale=4, train=SimpleNamespace(distill_opt=section, pixel_opt=loss, reparam="none"))
     arguments = SuperResolution().trainer_arguments(options, None, 1, torch.device("cpu"))
     x = torch.rand(2, 3, 12, 12)
     teacher = spandrel.ModelLoader().load_from_file(section.teacher).model.eval()
