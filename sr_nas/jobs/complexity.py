@@ -101,6 +101,8 @@ def main(args: Namespace) -> int:
     if args.compare is not None:
         if args.official is not None:
             raise UserError("--official tells of one network, which --arch or --model names.")
+        if args.latency:
+            raise UserError("--latency times one network, which --arch or --model names; tools/evaluate.py times several.")
         return _compare(args.compare, args.scale, args.json)
     if args.model is not None:
         network = load_structure(args.model, args.scale, args.num_classes)

@@ -46,8 +46,8 @@ class Cost:
 
     Attributes:
         fixed: what every network of the space costs.
-        table: label -> cost of each candidate, float64 ``[candidates]`` on the CPU; labels that cost nothing are absent. Where
-            the network's width is chosen, ``[widths, candidates]``, and ``[widths]`` for the width itself.
+        table: label -> cost of each candidate, float64 ``[candidates]`` on the CPU; choices of inputs are absent. Where the
+            network's width is chosen, ``[widths, candidates]``, and ``[widths]`` for the width itself.
         limit: the budget, in the unit of the table.
     """
 

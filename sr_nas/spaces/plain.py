@@ -65,7 +65,7 @@ class PlainSpace(ChoiceSpace, PlainFrame):
     Args:
         scale: upscaling factor.
         nf: feature channels, or a list of those to choose from.
-        num_blocks: blocks, and thereby the largest depth: a block whose body is ``skip`` is left out.
+        num_blocks: blocks, and thereby the largest depth: a block whose body is ``skip`` is left out, or its attention alone.
         shared: all blocks share one choice of body and attention, and none can be skipped; else each chooses for itself.
         activation: between the convolutions of a body.
         candidates: bodies to choose from; ``None`` for all eight.

@@ -108,6 +108,7 @@ def test_settings_of_the_network() -> None:
         (["--compare", "--nf", "8"], "--nf describes a network that --arch names"),
         (["--arch", "imdn", "--draw", "net.jpg"], "a drawing is a .png or an .svg file"),
         (["--compare", "--draw", "net.png"], "--draw draws one network"),
+        (["--compare", "--latency"], "--latency times one network"),
         (["--model", "gone.safetensors"], "gone.safetensors does not exist"),
         (["--model", REPOSITORY / "options" / "sac_dlsr.yml"], "no option file of a training"),
     ],

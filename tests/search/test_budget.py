@@ -71,6 +71,17 @@ def score(space: Any, weights: dict[str, Tensor], genotype: Genotype, labels: li
     return sum(math.log(float(weights[label][choices[label].candidates.index(genotype[label][0])].double())) for label in labels)
 
 
+def check_draws(picks: Any, band: Any, chances: list[Any]) -> None:
+    """Fail unless draws, ``[draws, labels]``, are networks of a band, each as often as the product of its chances says."""
+    counts = np.zeros([len(own) for own in chances])
+    np.add.at(counts, tuple(picks.T), 1)
+    expected = math.prod(own[column] for own, column in zip(chances, band.T, strict=True))
+    expected *= len(picks) / expected.sum()
+    assert counts[tuple(band.T)].sum() == len(picks) > 20 * len(band)
+    chi_square, freedom = ((counts[tuple(band.T)] - expected) ** 2 / expected).sum(), len(band) - 1
+    assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
+
+
 @pytest.mark.parametrize("cost", ["macs_hr", "macs_lr", "params"])
 @pytest.mark.parametrize("scale", [2, 3])
 def test_costs_of_whole_networks_are_those_of_complexity(cost: str, scale: int) -> None:
@@ -192,13 +203,7 @@ def test_draws_are_of_the_band_and_as_likely_as_their_weights(imdn: IMDNSpace, m
     for spread in (0.0, 0.5):
         chances = {label: np.exp(spread * np.random.default_rng(1).normal(size=12)) for label in labels}
         picks = _draw_picks([cost], chances, 40 * len(band), generator, USED, 1.0)
-        counts = np.zeros(totals.shape)
-        np.add.at(counts, tuple(picks.T), 1)
-        expected = math.prod(chances[label][own] for label, own in zip(labels, band.T, strict=True))
-        expected *= len(picks) / expected.sum()
-        assert counts[tuple(band.T)].sum() == len(picks) > 20 * len(band)
-        chi_square, freedom = ((counts[tuple(band.T)] - expected) ** 2 / expected).sum(), len(band) - 1
-        assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
+        check_draws(picks, band, [chances[label] for label in labels])
 
 
 def test_draws_of_few_networks_are_all_of_the_band_and_those_of_one_uniform() -> None:

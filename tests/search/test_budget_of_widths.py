@@ -18,7 +18,7 @@ from sr_nas.search.alpha import Alpha, softmax
 from sr_nas.search.budget import USED, Band, Cost, Multipliers, _draw_picks, check_limits, decode, decode_picks, draw, front
 from sr_nas.spaces.plain import PlainSpace
 from sr_nas.task import network_costs
-from tests.search.test_budget import limited, random_weights, score
+from tests.search.test_budget import check_draws, limited, random_weights, score
 
 Values = npt.NDArray[np.float64]
 
@@ -119,13 +119,7 @@ def test_draws_are_as_likely_as_their_weights(space: PlainSpace, costs: dict[str
     assert len(networks) == len(band)
     chances = {label: np.exp(0.5 * generator.normal(size=len(choice.candidates))) for label, choice in space.choices().items()}
     picks = _draw_picks([limited(cost, limit)], chances, 60 * len(band), generator, 0.7, 1.0)
-    counts = np.zeros(totals["macs_hr"].shape)
-    np.add.at(counts, tuple(picks.T), 1)
-    expected = math.prod(chances[label][own] for label, own in zip(labels, band.T, strict=True))
-    expected *= len(picks) / expected.sum()
-    assert counts[tuple(band.T)].sum() == len(picks) > 20 * len(band)
-    chi_square, freedom = ((counts[tuple(band.T)] - expected) ** 2 / expected).sum(), len(band) - 1
-    assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
+    check_draws(picks, band, [chances[label] for label in labels])
 
 
 @pytest.mark.parametrize("share", [0.15, 0.7])
