@@ -79,6 +79,27 @@ def multistep(optimizer: Optimizer, total: int, *, milestones: list[PositiveInt]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=milestones, gamma=gamma)
 
 
+@LR_SCHEDULES.register("LinearDecayLR")
+def linear_decay(optimizer: Optimizer, total: int, *, period: PositiveInt = 1, tail: PositiveInt = 5) -> LRScheduler:
+    """A straight fall, constant within a period, whose last periods fall slower (PC-DARTS, Xu et al. 2020, public code).
+
+    With r of n periods left the rate is multiplied by ``(r - tail) / (n - tail)``, in the tail by ``r / tail / (n - tail)``.
+
+    Args:
+        period: iterations in training, epochs in search, of one rate.
+        tail: how many periods at the end share the fall that the others have each.
+    """
+    periods = math.ceil(total / period)
+    if periods <= tail:
+        raise UserError(f"scheduler LinearDecayLR: its tail has {tail} periods, and the whole run {periods}.")
+
+    def factor(done: int) -> float:
+        left = periods - done // period
+        return (left - tail if left > tail else left / tail) / (periods - tail)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
 @LR_SCHEDULES.register("MultiStepRestartLR")
 class MultiStepRestartLR(LRScheduler):
     """MultiStepLR that begins anew at every restart, with the optimizer's learning rate times that restart's weight.
@@ -186,3 +207,22 @@ class WarmUp:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.schedule.load_state_dict(state["schedule"])
         self.done, self.rates = state["done"], state["rates"]
+
+
+class Together:
+    """Schedules of several optimizers as one."""
+
+    def __init__(self, *schedules: LRScheduler) -> None:
+        self.schedules = schedules
+
+    def step(self) -> None:
+        """Set the next rates of all."""
+        for schedule in self.schedules:
+            schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(number): schedule.state_dict() for number, schedule in enumerate(self.schedules)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for number, schedule in enumerate(self.schedules):
+            schedule.load_state_dict(state[str(number)])

@@ -23,7 +23,7 @@ from sr_nas.contracts import Latency, Network, SearchSpace
 from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_pretrained
-from sr_nas.optim import WarmUp
+from sr_nas.optim import Together, WarmUp
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES, SELECTIONS, TASKS
 from sr_nas.runs.device import Precision
@@ -186,6 +186,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         UserError: images cannot be read or are too few to search with.
     """
     seed, section, task = options.manual_seed, options.search, find_task(options.task)
+    own_epochs = section.epochs // section.restarts
     torch.manual_seed(seed)
     images = task.images(options) if images is None else images
     space = task.space(options, images).to(device)
@@ -210,7 +211,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
     objective = Objective(
         task=task.loss(options),
         regularizer=REGULARIZERS.build(section.regularizer),
-        strength=SCHEDULES.build(section.regularizer.schedule),
+        strength=SCHEDULES.build(section.regularizer.schedule) if section.regularizer.type != "none" else lambda epoch: 0.0,
         regularized={
             label: choice
             for label, choice in choices.items()
@@ -222,6 +223,10 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         },
     )
     weight_optimizer = OPTIMIZERS.build(options.train.optim_g)(space.parameters())
+    alpha_optimizer = OPTIMIZERS.build(section.alpha.optim)(alpha.parameters())
+    scheduler: Any = LR_SCHEDULES.build(options.train.scheduler)(weight_optimizer, total=own_epochs)
+    if section.alpha.scheduler:
+        scheduler = Together(scheduler, LR_SCHEDULES.build(section.alpha.scheduler)(alpha_optimizer, total=own_epochs))
     return Searcher(
         space=space,
         alpha=alpha,
@@ -230,8 +235,8 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         training=training,
         validation=validation,
         weight_optimizer=weight_optimizer,
-        alpha_optimizer=OPTIMIZERS.build(section.alpha.optim)(alpha.parameters()),
-        scheduler=LR_SCHEDULES.build(options.train.scheduler)(weight_optimizer, total=section.epochs // section.restarts),
+        alpha_optimizer=alpha_optimizer,
+        scheduler=scheduler,
         plan=Plan(
             epochs=section.epochs,
             steps_per_epoch=section.steps_per_epoch or training.batches_per_epoch,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch.optim import Optimizer
 
 from sr_nas.errors import UserError
-from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, multistep, sgd
+from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, linear_decay, multistep, sgd
 from sr_nas.optim import step as every
 from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import LR_SCHEDULES
@@ -43,6 +43,17 @@ def test_the_half_cosine_by_its_formula() -> None:
 def test_a_decay_every_so_many_iterations_by_its_formula() -> None:
     found = rates(lambda optimizer: every(optimizer, 20, step_size=3, gamma=0.97), 20)
     assert found == pytest.approx([2 * 0.97 ** (t // 3) for t in range(20)])
+
+
+def test_the_linear_decay_is_that_of_pc_darts() -> None:
+    """adjust_lr of its train_imagenet.py, by the epoch, here of 3 iterations; the last epoch of the run is cut short."""
+    epochs, expected = 12, []
+    for epoch in range(epochs):
+        rate = 0.5 * (epochs - 5 - epoch) / (epochs - 5) if epochs - epoch > 5 else 0.5 * (epochs - epoch) / ((epochs - 5) * 5)
+        expected += [rate] * 3
+    assert rates(lambda optimizer: linear_decay(optimizer, 35, period=3), 35, lr=0.5) == pytest.approx(expected[:35])
+    with pytest.raises(UserError, match="its tail has 5 periods, and the whole run 5"):
+        linear_decay(sgd([torch.nn.Parameter(torch.zeros(1))]), 15, period=3)
 
 
 def test_nesterov_by_its_formula() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -76,6 +77,20 @@ def test_the_starts_of_the_experiments() -> None:
     assert all(logits.tolist() == pytest.approx([0, 0.1, 0]) for logits in start.values())
     assert [set(losses) for losses in run(unfair, steps=2)] == [{"train"}, {"train"}]
     assert all(torch.equal(start[label], logits) for label, logits in unfair.alpha.logits.items())
+
+
+def test_alpha_has_a_schedule_of_its_own_that_a_resumed_search_goes_on_with() -> None:
+    options = ("alpha:scheduler={type: CosineAnnealingLR, eta_min: 0}", "epochs=4", "steps_per_epoch=1")
+    first, second, rates = build(*options), build(*options), []
+    first.run(lambda _: rates.append(first.alpha_optimizer.param_groups[0]["lr"]), lambda _: None, lambda: first.step == 2)
+    second.load_state_dict(first.state_dict())
+    second.run(lambda _: rates.append(second.alpha_optimizer.param_groups[0]["lr"]))
+    top = build("epochs=4").alpha_optimizer.param_groups[0]["lr"]
+    assert rates == pytest.approx([top / 2 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)])
+
+
+def test_no_regulariser_has_no_strength() -> None:
+    assert build("regularizer={type: none}").record(1)["lambda"] == 0 != build(SMOOTH).record(1)["lambda"]
 
 
 def test_what_a_search_draws_follows_its_seed() -> None:

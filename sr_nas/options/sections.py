@@ -174,6 +174,8 @@ class Alpha(Strict):
         default={"type": "Adam", "lr": 3e-4, "weight_decay": 1e-8, "betas": (0.5, 0.999)}, validate_default=True
     )
     """Optimizer of alpha."""
+    scheduler: Annotated[Component, FromRegistry(LR_SCHEDULES)] | None = None
+    """Learning rate of alpha over the epochs; by default it stays."""
 
 
 _COST_WEIGHTS: dict[str, Any] = {

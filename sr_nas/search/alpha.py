@@ -115,8 +115,9 @@ def gumbel_softmax(
     """``softmax((alpha + G) / T)`` with Gumbel noise G, drawn anew in every pass (SNAS, Xie et al. 2019, eq. 5).
 
     The largest of ``alpha + G`` is that of candidate i with probability ``softmax(alpha)_i``, and a low T makes the sample
-    nearly one-hot. T falls linearly over the epochs, as in the authors' public code, from ``temperature`` in the first to
-    one epoch's fall above ``final_temperature`` in the last. Without a draw it is ``softmax(alpha)``, the distribution itself.
+    nearly one-hot. T falls linearly over the epochs from ``temperature`` in the first to one epoch's fall above
+    ``final_temperature`` in the last; the authors' public code has this fall over a fixed 150 epochs, off by default. Without a
+    draw it is ``softmax(alpha)``, the distribution itself.
     """
     if draw is None:
         return logits.softmax(dim=-1)

@@ -92,7 +92,7 @@ class Searcher:
         objective: loss of alpha; its task loss is also that of the weights.
         training: batches for the weights.
         validation: batches for alpha, of other images.
-        scheduler: of the weights' learning rate, stepped once per epoch.
+        scheduler: of learning rates, stepped once per epoch.
         budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.

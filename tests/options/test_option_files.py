@@ -95,24 +95,6 @@ def test_the_schema_takes_further_validation_sets_and_nothing_else() -> None:
         assert not VALIDATOR.is_valid({"datasets": wrong})
 
 
-def test_published_settings() -> None:
-    """SA-DARTS, section 6.2: both Adam, weights 5e-4 and 1e-8, alpha 3e-4 and 1e-8; lambda_e = epoch / 5."""
-    options = load_options(SearchOptions, FOLDER / "paper" / "sac_imdn.yml", check_files=False)
-    assert options.train.optim_g.arguments() == {"lr": 5e-4, "weight_decay": 1e-8, "betas": (0.9, 0.999)}
-    assert options.search.alpha.optim.arguments() == {"lr": 3e-4, "weight_decay": 1e-8, "betas": (0.5, 0.999)}
-    assert (options.search.alpha.init, options.search.alpha.value) == ("normal", 1e-3)
-    assert options.search.regularizer.arguments() == {"nu": 1, "mu": 0}
-    assert options.search.regularizer.schedule.arguments() == {"slope": 0.2, "warmup_epochs": 0}
-    assert options.network_g.arguments() == {
-        "nf": 64,
-        "num_blocks": 6,
-        "candidates": None,
-        "partial_channel": 4,
-        "checkpointing": False,
-        "execution": "fused",
-    }
-
-
 def test_an_unknown_key_is_named_with_its_path_and_the_nearest() -> None:
     text = refused("search:regularizer:nuu=1")
     assert "1 problem" in text
