@@ -89,7 +89,7 @@ class Registry:
 
 RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw", "picks"))
 REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
-SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch",))
+SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch", "epochs"))
 SELECTIONS = Registry("selection", "sr_nas.search.searcher sr_nas.search.selection", supplied=("searcher",))
 SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 # A new space may bring its network in its own file.

@@ -30,7 +30,7 @@ from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.budget import Cost
-from sr_nas.search.objective import Objective
+from sr_nas.search.objective import Objective, over
 from sr_nas.search.searcher import Plan, Searcher
 from sr_nas.trainer import DivergenceWatch, Trainer, check_compiler
 
@@ -211,7 +211,9 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
     objective = Objective(
         task=task.loss(options),
         regularizer=REGULARIZERS.build(section.regularizer),
-        strength=SCHEDULES.build(section.regularizer.schedule) if section.regularizer.type != "none" else lambda epoch: 0.0,
+        strength=over(own_epochs, SCHEDULES.build(section.regularizer.schedule))
+        if section.regularizer.type != "none"
+        else lambda epoch: 0.0,
         regularized={
             label: choice
             for label, choice in choices.items()
@@ -254,6 +256,9 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         budgets=network_costs(space, section.budget.limits(), latency),
         selection=SELECTIONS.build(section.selection),
         beginning=beginning,
+        over_epochs={
+            name: over(own_epochs, SCHEDULES.build(schedule)) for name, schedule in section.over_epochs.schedules().items()
+        },
     )
 
 

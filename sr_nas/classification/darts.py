@@ -306,13 +306,19 @@ class DARTSSpace(DARTSFrame):
         candidates: operations of all edges; or label -> operations, for every edge; ``None`` for the eight of the paper.
         partial_channel: K of the mixed operation; must divide ``channels``.
         edge_normalization: edges into a node have weights of their own (PC-DARTS), which decide with beta which edges are kept.
+        auxiliary_skip: build a skip connection beside every mixed operation (DARTS-), which ``search.over_epochs`` weighs.
         nodes: nodes of a cell; 4 in the paper.
         multiplier: how many nodes, the last, are joined as a cell's output; 4 in the paper.
         stem_multiplier: channels of the CIFAR stem, in C; 3 in the paper.
+
+    Attributes:
+        auxiliary_skip: weight of the skip connections; ``None`` where there are none.
+        drop_path: probability that an edge is left out for a sample in training mode.
     """
 
     arch = ARCH
     affine = False
+    drop_path: float = 0.0
 
     def __init__(
         self,
@@ -323,10 +329,12 @@ class DARTSSpace(DARTSFrame):
         candidates: Candidates = None,
         partial_channel: PartialChannel = 1,
         edge_normalization: bool = False,
+        auxiliary_skip: bool = False,
         nodes: AtLeast1 = 4,
         multiplier: AtLeast1 = 4,
         stem_multiplier: AtLeast1 = 3,
     ) -> None:
+        self.auxiliary_skip: float | None = 0.0 if auxiliary_skip else None
         self.check(channels, candidates, partial_channel, nodes, multiplier)
         self.edge_normalization, self.partial_channel = edge_normalization, partial_channel
         self.operations = edge_choices(candidates, nodes)
@@ -334,7 +342,10 @@ class DARTSSpace(DARTSFrame):
 
     def build_edge(self, kind: str, node: int, source: int, channels: int, stride: int) -> nn.Module:
         names = self.operations[edge_label(kind, node, source)].candidates
-        return CellMixedOp({name: DARTS_CANDIDATES.get(name) for name in names}, channels, stride, self.partial_channel)
+        op = CellMixedOp({name: DARTS_CANDIDATES.get(name) for name in names}, channels, stride, self.partial_channel)
+        if self.auxiliary_skip is not None:
+            op.auxiliary = DARTS_CANDIDATES.get("skip_connect")(channels, stride, False)
+        return op
 
     @staticmethod
     def check(
@@ -362,6 +373,10 @@ class DARTSSpace(DARTSFrame):
 
     def _run_edge(self, weights: Weights, kind: str, node: int, source: int, module: nn.Module, x: Tensor) -> Tensor:
         mixed = module(x, weights[edge_label(kind, node, source)])
+        if self.auxiliary_skip:
+            mixed = mixed + self.auxiliary_skip * module.auxiliary(x)  # type: ignore[operator]
+        if self.training:
+            mixed = drop_path(mixed, self.drop_path)
         return weights[inputs_label(kind, node)][source] * mixed if self.edge_normalization else mixed
 
     def decode(self, weights: Weights) -> Genotype:

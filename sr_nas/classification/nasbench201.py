@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from sr_nas.classification.darts_operations import Zero, relu_conv_bn
+from sr_nas.classification.darts_operations import Zero, drop_path, relu_conv_bn
 from sr_nas.classification.mixed import mixed_apart, mixed_together
 from sr_nas.contracts import Classifier, CostSite, Diagram, Edge, Node, Weights, keep_strongest
 from sr_nas.errors import listing
@@ -211,11 +211,17 @@ class NASBench201Space(NASBench201Frame):
         affine: whether the candidates' BatchNorms have weights; without them alpha alone scales a candidate (DARTS).
         execution: how mixed operations run: candidates one at a time, or all that read a node together, which is faster.
 
+    Attributes:
+        auxiliary_skip: weight of a skip connection beside every mixed operation (DARTS-).
+        drop_path: probability that an edge is left out for a sample in training mode.
+
     Raises:
         ValueError: an unknown candidate, fewer than two, or a K that does not divide the channels.
     """
 
     arch = ARCH
+    auxiliary_skip: float = 0.0
+    drop_path: float = 0.0
 
     def __init__(
         self,
@@ -261,6 +267,10 @@ class NASBench201Space(NASBench201Frame):
         def run_edges(cell: Cell, labels: Sequence[str], features: Tensor) -> list[Tensor]:
             ops: Any = [cell.edges[label] for label in labels]
             outputs = self.mix(ops, [weights[label] for label in labels], features)
+            if self.auxiliary_skip:
+                outputs = [y + self.auxiliary_skip * features for y in outputs]
+            if self.training:
+                outputs = [drop_path(y, self.drop_path) for y in outputs]
             return [scales[label] * y if label in scales else y for label, y in zip(labels, outputs, strict=True)]
 
         return self.classify(x, run_edges)

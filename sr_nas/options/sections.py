@@ -38,6 +38,7 @@ from sr_nas.registry import (
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Optimizer = Annotated[Component, FromRegistry(OPTIMIZERS)]
+Schedule = Annotated[Component, FromRegistry(SCHEDULES)]
 
 
 def _check_threads(value: Any) -> Any:
@@ -155,7 +156,7 @@ ValSource = Annotated[Dataset, FromRegistry(PAIRS)]
 class Regularizer(Component):
     """A regulariser of alpha with its strength."""
 
-    schedule: Annotated[Component, FromRegistry(SCHEDULES)] = Field(default={"type": "constant"}, validate_default=True)
+    schedule: Schedule = Field(default={"type": "constant"}, validate_default=True)
     """lambda_e over the epochs e = 1, 2, ..."""
     on_inputs: bool = False
     """Whether choices of inputs are regularised too, and not operations alone."""
@@ -208,6 +209,19 @@ class Budget(_Budgets):
         return {name: limit for name in COSTS.names() if (limit := getattr(self, name)) is not None}
 
 
+class OverEpochs(Strict):
+    """Numbers of the supernet that change from epoch to epoch e = 1, 2, ...; without a schedule they are 0."""
+
+    auxiliary_skip: Schedule | None = None
+    """Weight of a skip connection beside every mixed operation (DARTS-), which no network has."""
+    drop_path: Schedule | None = None
+    """Probability that the output of a mixed operation is left out for an image."""
+
+    def schedules(self) -> dict[str, Any]:
+        """Name -> schedule, for all that have one."""
+        return {name: section for name in type(self).model_fields if (section := getattr(self, name)) is not None}
+
+
 class SearchSection(_CostWeights):
     """How the architecture is searched. Every registered cost has a key here, its name with the suffix ``_weight``."""
 
@@ -247,6 +261,7 @@ class SearchSection(_CostWeights):
     regularizer: Annotated[Regularizer, FromRegistry(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
     """Extra loss on alpha."""
     alpha: Alpha = Field(default={}, validate_default=True)
+    over_epochs: OverEpochs = OverEpochs()
 
     @model_validator(mode="after")
     def _check_order_and_epochs(self) -> SearchSection:

@@ -84,7 +84,8 @@ def recorded(searcher: Any) -> tuple[Replayed, Replayed]:
         group.update({"capturable": True} if "capturable" in group else {})  # as fused optimizers are, but PyTorch asks for it
 
     def numbers() -> tuple[float, ...]:
-        return searcher.objective.strength(searcher.own_epoch), *(group["lr"] for group in groups)  # xi is a rate or constant
+        of_epoch = [schedule(searcher.own_epoch) for schedule in (searcher.objective.strength, *searcher.over_epochs.values())]
+        return *of_epoch, *(group["lr"] for group in groups)  # xi is a rate or constant
 
     recorder = Recorder(searcher.device)
     return Replayed(searcher.alpha_step, numbers, recorder), Replayed(searcher.weight_step, numbers, recorder)

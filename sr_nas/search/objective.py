@@ -1,14 +1,18 @@
 """What alpha minimises: task loss, regulariser with its strength per epoch, and expected cost.
 
 To add a regulariser, register a function here: label -> :class:`ChoiceLogits` of the regularised choices, to a scalar without
-the strength lambda_e.
+the strength lambda_e. To add a schedule, of lambda_e or of a number of the supernet (``search.over_epochs``), register a function
+of the epoch, counted from 1; one with a parameter ``epochs`` is told how many there are.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
@@ -36,7 +40,12 @@ class ChoiceLogits:
     logits: Tensor
 
 
-# lambda_e by epoch e = 1 ... E (SA-DARTS, algorithm 1).
+# lambda_e by epoch e = 1 ... E (SA-DARTS, algorithm 1), and numbers of a supernet that change over the epochs.
+
+
+def over(epochs: int, schedule: Callable[..., float]) -> Callable[[int], float]:
+    """Return a schedule of a search, or a restart, of so many epochs as a function of the epoch alone."""
+    return partial(schedule, epochs=epochs) if "epochs" in inspect.signature(schedule).parameters else schedule
 
 
 @SCHEDULES.register()
@@ -49,6 +58,32 @@ def constant(epoch: int, *, value: float = 1.0, warmup_epochs: WarmUp = 0) -> fl
 def linear(epoch: int, *, slope: float = 0.2, warmup_epochs: WarmUp = 0) -> float:
     """``slope * (epoch - warmup_epochs)``: with slope 1/5 the paper's default, with 1/2 that of its NAS-Bench-201 ablation."""
     return slope * max(0, epoch - warmup_epochs)
+
+
+@SCHEDULES.register()
+def ramp(
+    epoch: int,
+    epochs: int,
+    *,
+    first: float,
+    last: float,
+    form: Literal["linear", "cosine"] = "linear",
+    reached: Literal["at_the_end", "after_it"] = "at_the_end",
+) -> float:
+    """From ``first`` in epoch 1 to ``last``, whatever the length of the search.
+
+    Args:
+        epoch: counted from 1.
+        epochs: of the search, or of a restart.
+        first: in epoch 1.
+        last: of the ramp.
+        form: a straight line, or half a cosine, which is flat at both ends.
+        reached: whether ``last`` is the value of the last epoch, or would be that of the one after it.
+    """
+    share = max(0, epoch - 1) / max(1, epochs - (reached == "at_the_end"))
+    if form == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    return first + (last - first) * share
 
 
 @REGULARIZERS.register()

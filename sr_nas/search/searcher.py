@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,7 +19,7 @@ from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.registry import SELECTIONS
 from sr_nas.runs.device import Precision, autocast
-from sr_nas.runs.distributed import broadcast, mean, replicate, world_size
+from sr_nas.runs.distributed import broadcast, mean, rank, replicate, world_size
 from sr_nas.runs.run_dir import count_of
 from sr_nas.search.alpha import Alpha, in_pass, to_device
 from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
@@ -96,9 +97,11 @@ class Searcher:
         budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
+        over_epochs: attribute of the space -> its value by epoch, counted from 1; 0 when networks are compared.
 
     Raises:
-        UserError: no network is within the budgets, or steps cannot be recorded as CUDA graphs and are to be.
+        UserError: no network is within the budgets, the space lacks what is to change over the epochs, or steps cannot be
+            recorded as CUDA graphs and are to be.
     """
 
     space: Any
@@ -114,9 +117,13 @@ class Searcher:
     budgets: Mapping[str, Cost] = field(default_factory=dict)
     selection: Callable[[Searcher], Selection] = argmax
     beginning: Callable[[int], tuple[Any, Any]] | None = None
+    over_epochs: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_limits(self.space, self.budgets)
+        for name in self.over_epochs:
+            if getattr(self.space, name, None) is None:
+                raise UserError(f"search.over_epochs.{name}: this supernet has no {name}. Leave it out, or see network_g.{name}.")
         self.device = next(iter(self.alpha.parameters())).device
         self.multipliers = Multipliers(self.budgets, self.device)
         self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list
@@ -213,6 +220,7 @@ class Searcher:
     def take_step(self) -> dict[str, Tensor]:
         """Move alpha and the weights once each; return their losses, which :meth:`run` sees to."""
         training = self.next_batch(self.training)
+        self._begin_step()
         alpha_step, weight_step = self._recorded or (self.alpha_step, self.weight_step)
         losses: dict[str, Tensor] = {}
         if self.learns_alpha and self.own_epoch > self.plan.warmup_epochs:
@@ -221,9 +229,19 @@ class Searcher:
         self.step += 1
         return losses
 
+    def _begin_step(self) -> None:
+        """Give the supernet its numbers of this epoch; what it draws with them is a function of (seed, step, process)."""
+        for name, schedule in self.over_epochs.items():
+            setattr(self.space, name, schedule(self.own_epoch))
+        if self.over_epochs:
+            address = np.random.SeedSequence([self.plan.seed, self.step, rank()])
+            torch.manual_seed(int(address.generate_state(1, np.uint64)[0]))
+
     def _selected(self) -> tuple[Genotype, dict[str, float]]:
         """Return what :meth:`record` takes: the network that is selected after the last step, else the one of alpha."""
         started = time.perf_counter()
+        for name in self.over_epochs:
+            setattr(self.space, name, 0.0)
         genotype, numbers = self.select() if self.step == self.steps else (self.genotype(), {})
         self.seconds += time.perf_counter() - started
         return genotype, numbers
@@ -298,6 +316,7 @@ class Searcher:
             "expected_cost": {name: expected_cost(weights, table).item() for name, (_, table) in self.objective.costs.items()},
             "genotype": genotype.to_json(),
             "seconds": self.seconds,
+            **({"over_epochs": {name: at(own_epoch) for name, at in self.over_epochs.items()}} if self.over_epochs else {}),
             **({"selection": dict(selection)} if selection else {}),
             **({"budget": self.budget_record(weights, genotype)} if self.budgets else {}),
         }

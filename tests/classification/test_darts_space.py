@@ -149,6 +149,36 @@ def test_decoding_is_the_papers_top_2(edge_normalization: bool, seed: int) -> No
             assert space.decode(weights)[f"{kind}{node}"] == (pick(*best), pick(*second))
 
 
+def test_an_auxiliary_skip_is_more_of_the_skip_connection() -> None:
+    """Where its convolutions of stride 2 have the weights of the candidate."""
+    torch.manual_seed(0)
+    space = DARTSSpace(**TINY, auxiliary_skip=True).double()
+    for op in (edge for cell in space.cells for edge in cell.edges.values()):
+        op.auxiliary.load_state_dict(op.candidates["skip_connect"].state_dict())
+    weights, skip = random_weights(space, 3), DARTS_OPERATIONS.index("skip_connect")
+    more = {label: values + 0.3 * torch.eye(len(values)).double()[skip] for label, values in weights.items()}
+    x = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    expected = space(x, more)
+    space.auxiliary_skip = 0.3
+    torch.testing.assert_close(space(x, weights), expected, rtol=0, atol=1e-12)
+    assert not any("auxiliary" in name for name in space.inherited(random_genotype(WITHOUT_POOLS, 1)))
+    # Eight edges of stride 2 in each of two cells, of C = 8 and 16: two convolutions of C x C/2.
+    assert count_params(space) - count_params(DARTSSpace(**TINY)) == 8 * (8**2 + 16**2)
+
+
+def test_drop_path_leaves_out_edges_in_training_alone() -> None:
+    torch.manual_seed(0)
+    space, other = DARTSSpace(**TINY).double(), DARTSSpace(**TINY).double()
+    other.load_state_dict(space.state_dict())
+    weights, x = random_weights(space, 3), torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    space.drop_path = 1 - 1e-12
+    nothing = {label: torch.zeros_like(values) for label, values in weights.items()}
+    torch.testing.assert_close(space(x, weights), other(x, nothing), rtol=0, atol=1e-12)
+    dropping = space.eval()(x, weights)
+    space.drop_path = 0.0
+    assert torch.equal(dropping, space(x, weights))
+
+
 def test_none_is_never_kept_and_ties_go_to_the_first() -> None:
     with torch.device("meta"):
         space = DARTSSpace(**TINY, candidates=["none", "skip_connect", "sep_conv_3x3"])

@@ -145,6 +145,35 @@ def test_edges_together_equal_edges_apart(settings: dict[str, Any]) -> None:
             torch.testing.assert_close(together, apart, rtol=1e-9, atol=1e-10)
 
 
+def test_an_auxiliary_skip_is_more_of_the_skip_connection() -> None:
+    torch.manual_seed(0)
+    space, x = small(edge_normalization=True).double(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    weights = {label: torch.rand(len(choice.candidates), dtype=torch.float64) for label, choice in space.choices().items()}
+    more = {label: weight + 0.3 * torch.eye(len(weight)).double()[1] * ("<-" in label) for label, weight in weights.items()}
+    expected = space(x, more)
+    space.auxiliary_skip = 0.3
+    torch.testing.assert_close(space(x, weights), expected, rtol=0, atol=1e-12)
+
+
+def test_drop_path_leaves_out_edges_in_training_alone() -> None:
+    torch.manual_seed(0)
+    space, x = small().double(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    weights = {label: torch.rand(len(choice.candidates), dtype=torch.float64) for label, choice in space.choices().items()}
+    nothing = {label: torch.zeros_like(weight) for label, weight in weights.items()}
+    space.drop_path = 1 - 1e-12
+    torch.testing.assert_close(space(x, weights), small_like(space)(x, nothing), rtol=0, atol=1e-12)
+    space.eval()
+    dropping = space(x, weights)
+    space.drop_path = 0.0
+    assert torch.equal(dropping, space(x, weights))
+
+
+def small_like(space: NASBench201Space) -> NASBench201Space:
+    other = small().double()
+    other.load_state_dict(space.state_dict())
+    return other
+
+
 def test_a_candidate_of_unknown_form_runs_by_itself() -> None:
     class Twice(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,85 @@
+"""Numbers of a supernet that change over the epochs of a search."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sr_nas.contracts import Weights
+from sr_nas.errors import UserError
+from sr_nas.search.objective import linear, over, ramp
+from sr_nas.search.searcher import Searcher
+from tests.search.test_searcher import flat, restarting, run, searcher
+from tests.search.toy import ToySpace
+
+FALLING = {"drop_path": over(4, partial(ramp, first=0.8, last=0.0, reached="after_it"))}
+
+
+class Dropping(ToySpace):
+    """Leaves out its output for some samples, and notes with which probability."""
+
+    drop_path = 0.0
+
+    def forward(self, x: Tensor, weights: Weights) -> Tensor:
+        self.seen.append(self.drop_path)
+        return super().forward(x, weights) * (torch.rand(len(x), 1, 1, 1) >= self.drop_path)
+
+
+def dropping(make: Any = searcher, schedules: Any = FALLING, **changes: Any) -> Searcher:
+    search = make(steps_per_epoch=3)
+    search.space.__class__, search.space.seen = Dropping, []
+    return dataclasses.replace(search, over_epochs=schedules, **changes)
+
+
+def test_every_step_of_an_epoch_has_its_number_and_the_selection_has_none() -> None:
+    numbers = []
+
+    def select(search: Searcher) -> Any:
+        return lambda: (numbers.append(search.space.drop_path), (search.genotype(), {}))[1]
+
+    search = dropping(selection=select)
+    records = run(search)
+    expected = [0.8, 0.6, 0.4, 0.2]
+    assert [record["over_epochs"]["drop_path"] for record in records] == pytest.approx(expected)
+    assert search.space.seen == pytest.approx([value for value in expected for _ in range(6)])  # an alpha and a weight step each
+    assert numbers == [0.0]
+
+
+@pytest.mark.parametrize("stop", [3, 8])
+def test_what_a_supernet_draws_is_drawn_again_after_a_resume(stop: int) -> None:
+    straight, first, second = dropping(), dropping(), dropping()
+    run(straight), run(first, stop)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    torch.manual_seed(99)
+    run(second)
+    assert torch.equal(flat(straight), flat(second)) and not torch.equal(flat(straight), flat(first))
+
+
+def test_a_restart_begins_the_schedule_anew() -> None:
+    search = dropping(restarting, {"drop_path": over(2, partial(ramp, first=0.8, last=0.2))})
+    assert [record["over_epochs"]["drop_path"] for record in run(search)] == pytest.approx([0.8, 0.2, 0.8, 0.2])
+
+
+def test_a_number_that_a_supernet_lacks_is_refused() -> None:
+    with pytest.raises(UserError, match=r"search\.over_epochs.drop_path: this supernet has no drop_path"):
+        dataclasses.replace(searcher(), over_epochs=FALLING)
+
+
+def test_ramps_by_hand() -> None:
+    """DARTS- (Chu et al.): (E - e) / E for e = 0, 1, ...; R-DARTS (Zela et al.): p e / (E - 1); both as in their public code."""
+    minus, drop = partial(ramp, first=1, last=0, reached="after_it"), partial(ramp, first=0, last=0.6)
+    assert [over(50, minus)(e + 1) for e in range(50)] == pytest.approx([(50 - e) / 50 for e in range(50)])
+    assert [over(50, drop)(e + 1) for e in range(50)] == pytest.approx([0.6 * e / 49 for e in range(50)])
+    cosine = over(3, partial(ramp, first=2, last=1, form="cosine"))
+    assert [cosine(epoch) for epoch in (0, 1, 2, 3)] == pytest.approx([2, 2, 1.5, 1])
+    assert over(1, minus)(1) == 1 and over(1, drop)(1) == 0
+    assert over(9, linear)(5) == linear(5) == 1.0
