@@ -15,7 +15,7 @@ from sr_nas.genotype import Choice, Choices, Genotype
 
 Module = TypeVar("Module", bound=nn.Module)
 Weights = Mapping[str, Tensor]
-"""label -> relaxed weights of its candidates, shape [number of candidates], summing to 1."""
+"""label -> relaxed weights of its candidates, shape [number of candidates]; most relaxations give a sum of 1."""
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ class Registry:
 
 
 RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw", "picks"))
+PERTURBATIONS = Registry("perturbation", "sr_nas.search.perturbation", supplied=("weights", "loss", "draw"))
 REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
 SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch", "epochs"))
 SELECTIONS = Registry("selection", "sr_nas.search.searcher sr_nas.search.selection", supplied=("searcher",))

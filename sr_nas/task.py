@@ -25,7 +25,7 @@ from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_pretrained
 from sr_nas.optim import Together, WarmUp
 from sr_nas.options.sections import AnySearch, AnyTraining
-from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, REGULARIZERS, RELAXATIONS, SCHEDULES, SELECTIONS, TASKS
+from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, PERTURBATIONS, REGULARIZERS, RELAXATIONS, SCHEDULES, SELECTIONS, TASKS
 from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
 from sr_nas.search.alpha import Alpha
@@ -201,7 +201,14 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             torch.manual_seed(own := seed + number * RESTART_SEED)
             return task.space(options, images).state_dict(), new_alpha(own).state_dict()
 
-    parts = split_indices(len(images), seed, section.split)
+    def regularizer(term: Any) -> tuple[Any, Any, Any]:
+        seen = ("operations", "inputs") if term.on_inputs else ("operations",)
+        regularized = {label: choice for label, choice in choices.items() if choice.of in seen}
+        strength = over(own_epochs, SCHEDULES.build(term.schedule)) if term.type != "none" else lambda epoch: 0.0
+        return REGULARIZERS.build(term), strength, regularized
+
+    everything = range(len(images))
+    parts = (everything, everything) if section.level == "single" else split_indices(len(images), seed, section.split)
     training, validation = (
         _stream(options, images, indices, seed + offset, initial_world_size)
         for indices, offset in zip(parts, (TRAINING_SEED, VALIDATION_SEED), strict=True)
@@ -209,20 +216,13 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
     alpha = new_alpha(seed).to(device)
     latency = read_latency(Path(section.latency_table), space, section.foreign_latency) if section.latency_table else None
     objective = Objective(
-        task=task.loss(options),
-        regularizer=REGULARIZERS.build(section.regularizer),
-        strength=over(own_epochs, SCHEDULES.build(section.regularizer.schedule))
-        if section.regularizer.type != "none"
-        else lambda epoch: 0.0,
-        regularized={
-            label: choice
-            for label, choice in choices.items()
-            if choice.of == "operations" or (choice.of == "inputs" and section.regularizer.on_inputs)
-        },
+        task.loss(options),
+        *regularizer(section.regularizer),
         costs={
             name: (weight, {label: costs.to(device, torch.float32) for label, costs in cost_table(space, name, latency).items()})
             for name, weight in section.costs().items()
         },
+        further=(regularizer(section.further_regularizer),) if section.further_regularizer else (),
     )
     weight_optimizer = OPTIMIZERS.build(options.train.optim_g)(space.parameters())
     alpha_optimizer = OPTIMIZERS.build(section.alpha.optim)(alpha.parameters())
@@ -246,6 +246,8 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
             second_order=section.order == "second",
             finite_difference=section.hessian == "finite_difference",
             xi=section.xi,
+            sgd_look_ahead=section.look_ahead == "sgd",
+            single_level=section.level == "single",
             alpha_on_both=section.alpha_loss == "train+val",
             grad_clip_norm=options.train.grad_clip_norm,
             precision=options.train.precision,
@@ -259,6 +261,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         over_epochs={
             name: over(own_epochs, SCHEDULES.build(schedule)) for name, schedule in section.over_epochs.schedules().items()
         },
+        perturbation=PERTURBATIONS.build(section.perturbation) if section.perturbation else None,
     )
 
 

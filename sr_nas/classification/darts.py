@@ -383,7 +383,7 @@ class DARTSSpace(DARTSFrame):
         """Keep the two edges of every node whose strongest operation other than none is heaviest, with that operation.
 
         An operation weighs its weight, times that of its edge where there is edge normalisation (DARTS, section 2.4;
-        PC-DARTS, section 3.3). Ties go to the first.
+        PC-DARTS, section 3.3). Ties go to the first. An edge whose operations all weigh 0 is none.
         """
         picks = []
         for kind in KINDS:
@@ -401,7 +401,7 @@ class DARTSSpace(DARTSFrame):
             values = values * weights[inputs_label(kind, node)].detach()[source]
         pairs = zip(values.tolist(), self.operations[label].candidates, strict=True)
         weight, operation = max((pair for pair in pairs if pair[1] != "none"), key=lambda pair: pair[0])
-        return weight, pick(operation, source)
+        return weight, pick(operation if weight else "none", source)
 
     def drawing(self, genotype: Genotype) -> list[Diagram]:
         """The cell of each kind with all of its edges; a genotype names an operation by the label of each."""

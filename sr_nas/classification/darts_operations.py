@@ -196,8 +196,8 @@ def operation_and_source(name: str) -> tuple[str, int]:
 
 
 def node_choices(nodes: int = 4) -> dict[str, Choice]:
-    """``normal2``, ``normal3``, ..., ``reduce2``, ...: two of the earlier nodes, each through any operation but none."""
-    operations = [name for name in DARTS_CANDIDATES.names() if name != "none"]
+    """``normal2``, ``normal3``, ..., ``reduce2``, ...: two of the earlier nodes, each by any operation; none reads nothing."""
+    operations = DARTS_CANDIDATES.names()
     return {
         f"{kind}{node}": Choice(tuple(pick(operation, source) for source in range(node) for operation in operations), READS)
         for kind in KINDS

@@ -71,6 +71,16 @@ def params(candidate: nn.Module, channels: int, downscale: int) -> float:
 
 
 @COSTS.register()
+def shallowness(candidate: nn.Module) -> float:
+    """``1 / (1 + depth)``, depth the number of convolutions larger than 1x1 (U-DARTS, Huang et al. 2023).
+
+    It does not add up over a network, so that it cannot be a budget.
+    """
+    kernels = [module.kernel_size for module in candidate.modules() if isinstance(module, nn.Conv2d)]
+    return 1 / (1 + sum(kernel != (1, 1) for kernel in kernels))
+
+
+@COSTS.register()
 def latency_ms(candidate: nn.Module, label: str, name: str, width: str, latency: Latency | None) -> float:
     """Milliseconds on this device by a table of ``tools/latency.py``, which depend on the place in the network."""
     if latency is None:

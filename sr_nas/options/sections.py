@@ -29,6 +29,7 @@ from sr_nas.registry import (
     NETWORKS,
     OPTIMIZERS,
     PAIRS,
+    PERTURBATIONS,
     REGULARIZERS,
     RELAXATIONS,
     SCHEDULES,
@@ -248,6 +249,10 @@ class SearchSection(_CostWeights):
     """How second order takes the derivative through the look-ahead: exactly, or as DARTS (eq. 8) in the memory of first order."""
     xi: NonNegativeFloat | None = None
     """Learning rate of the look-ahead step; by default the weights' current one."""
+    look_ahead: Literal["gradient", "sgd"] = "gradient"
+    """What the look-ahead step follows: the gradient (DARTS, eq. 7), or with SGD its momentum and weight decay too (its code)."""
+    level: Literal["bilevel", "single"] = "bilevel"
+    """single: alpha and weights descend on the same batches of all images, by one backward pass (SNAS)."""
     alpha_loss: Literal["val", "train+val"] = "val"
     """Batches whose task loss alpha descends on: of the validation half, or the sum of both (DLSR)."""
     cuda_graph: Literal["auto"] | bool = False
@@ -256,10 +261,14 @@ class SearchSection(_CostWeights):
     """Share of the images that trains the weights; the others train alpha."""
     relaxation: Annotated[Component, FromRegistry(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)
     """From alpha to the weights of the candidates."""
+    perturbation: Annotated[Component, FromRegistry(PERTURBATIONS)] | None = None
+    """What happens to the weights of the candidates in the step of the supernet's weights alone; by default nothing."""
     selection: Annotated[Component, FromRegistry(SELECTIONS)] = Field(default={"type": "argmax"}, validate_default=True)
     """How the network is chosen when the last epoch is done."""
     regularizer: Annotated[Regularizer, FromRegistry(REGULARIZERS)] = Field(default={"type": "none"}, validate_default=True)
     """Extra loss on alpha."""
+    further_regularizer: Annotated[Regularizer, FromRegistry(REGULARIZERS)] | None = None
+    """A second extra loss on alpha, of which the history has no strength."""
     alpha: Alpha = Field(default={}, validate_default=True)
     over_epochs: OverEpochs = OverEpochs()
 
@@ -273,6 +282,10 @@ class SearchSection(_CostWeights):
             raise ValueError("xi belongs to order: second; a first-order search has no look-ahead step")
         if self.order == "first" and self.hessian != "exact":
             raise ValueError("hessian belongs to order: second; a first-order search has no second derivative")
+        if self.order == "first" and self.look_ahead != "gradient":
+            raise ValueError("look_ahead belongs to order: second; a first-order search has no look-ahead step")
+        if self.level == "single" and (self.order == "second" or self.alpha_loss != "val" or self.perturbation):
+            raise ValueError("level: single has one step for alpha and weights: no order second, alpha_loss or perturbation")
         if not self.epochs and self.selection.type != "argmax":
             raise ValueError(f"selection {self.selection.type} follows the last step, and epochs 0 has none; 1 of one step has")
         return self
@@ -296,6 +309,12 @@ class AnySearch(AnyRun):
     train: WeightSteps
     search: SearchSection
     """How alpha is searched."""
+
+    @model_validator(mode="after")
+    def _check_look_ahead(self) -> Self:
+        if self.search.look_ahead == "sgd" and self.train.optim_g.type != "SGD":
+            raise ValueError(f"search.look_ahead: sgd needs train.optim_g of type SGD, not {self.train.optim_g.type}")
+        return self
 
 
 class SearchOptions(SuperResolutionRun, AnySearch):

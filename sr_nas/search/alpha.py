@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
+from torch.distributions import Dirichlet
+from torch.nn import functional as F
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Choices
@@ -90,6 +92,16 @@ class Draw:
         """Return standard Gumbel noise, ``-log(-log(uniform))``, of the shape, dtype and device of ``like``."""
         return to_device(torch.from_numpy(self._random.gumbel(size=tuple(like.shape))).to(like.dtype), like.device)
 
+    def uniform(self, like: Tensor) -> Tensor:
+        """Return uniform noise in [-1, 1), of the shape, dtype and device of ``like``."""
+        return to_device(torch.from_numpy(self._random.uniform(-1, 1, tuple(like.shape))).to(like.dtype), like.device)
+
+    def dirichlet(self, concentration: Tensor) -> Tensor:
+        """Return a sample of ``Dirichlet(concentration)`` with its pathwise gradient, drawn on the CPU, which waits for a GPU."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(self._random.integers(2**63)))
+            return Dirichlet(concentration.cpu(), validate_args=False).rsample().to(concentration.device)
+
     def mask(self, size: int, picks: int) -> Tensor:
         """Return a bool mask ``[size]`` on the CPU with ``picks`` places true, all sets of them equally likely."""
         return torch.from_numpy(self._random.permutation(size) < picks)
@@ -110,19 +122,58 @@ def softmax(logits: Tensor, *, temperature: Temperature = 1.0) -> Tensor:
 
 @RELAXATIONS.register()
 def gumbel_softmax(
-    logits: Tensor, draw: Draw | None = None, *, temperature: Temperature = 1.0, final_temperature: Temperature = 0.03
+    logits: Tensor,
+    draw: Draw | None = None,
+    picks: int = 1,
+    *,
+    temperature: Temperature = 1.0,
+    final_temperature: Temperature = 0.03,
+    hard: bool = False,
 ) -> Tensor:
     """``softmax((alpha + G) / T)`` with Gumbel noise G, drawn anew in every pass (SNAS, Xie et al. 2019, eq. 5).
 
     The largest of ``alpha + G`` is that of candidate i with probability ``softmax(alpha)_i``, and a low T makes the sample
-    nearly one-hot. T falls linearly over the epochs from ``temperature`` in the first to one epoch's fall above
-    ``final_temperature`` in the last; the authors' public code has this fall over a fixed 150 epochs, off by default. Without a
-    draw it is ``softmax(alpha)``, the distribution itself.
+    nearly one-hot. Without a draw it is ``softmax(alpha)``, the distribution itself.
+
+    Args:
+        logits: alpha of one choice.
+        draw: of this pass.
+        picks: how many candidates the choice keeps.
+        temperature: T in the first epoch, from which it falls linearly.
+        final_temperature: what T falls to; in the last epoch it is one epoch's fall above it. SNAS's public code has this fall
+            over a fixed 150 epochs, off by default.
+        hard: the heaviest candidates of the sample have a weight of 1 and the others of 0, with the gradient of the sample (GDAS,
+            Dong & Yang 2019); a pass without a gradient of alpha runs these alone, for which a GPU is waited for.
     """
     if draw is None:
         return logits.softmax(dim=-1)
     current = final_temperature + (1 - draw.progress) * (temperature - final_temperature)
-    return ((logits + draw.gumbel(logits)) / current).softmax(dim=-1)
+    sample = ((logits + draw.gumbel(logits)) / current).softmax(dim=-1)
+    if not hard:
+        return sample
+    heaviest = torch.zeros_like(sample, dtype=torch.bool).scatter(-1, sample.topk(picks).indices, True)
+    return heaviest.to(sample) - sample.detach() + sample if torch.is_grad_enabled() else heaviest.cpu()
+
+
+def concentration(logits: Tensor) -> Tensor:
+    """``elu(alpha) + 1``, above 0 (DrNAS, Chen et al. 2021)."""
+    return F.elu(logits) + 1
+
+
+@RELAXATIONS.register()
+def dirichlet(logits: Tensor, draw: Draw | None = None) -> Tensor:
+    """A sample of ``Dirichlet(elu(alpha) + 1)`` in every pass, with its pathwise gradient (DrNAS, Chen et al. 2021).
+
+    Without a draw it is the mean of the distribution. A common shift of all logits changes both.
+    """
+    above_0 = concentration(logits)
+    return above_0 / above_0.sum() if draw is None else draw.dirichlet(above_0)
+
+
+@RELAXATIONS.register()
+def sigmoid(logits: Tensor) -> Tensor:
+    """``sigmoid(alpha)``, each candidate by itself: weights do not sum to 1 (FairDARTS, Chu et al. 2020)."""
+    return logits.sigmoid()
 
 
 @RELAXATIONS.register()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from sr_nas.contracts import Weights
 from sr_nas.search.alpha import Alpha
@@ -32,6 +33,7 @@ class StepContext:
         validation: batch that alpha is evaluated on.
         training: batch of the look-ahead step.
         xi: learning rate of the look-ahead step; 0 is first order.
+        drift: name of a parameter -> what the look-ahead adds to its gradient; empty for nothing.
         on_both: evaluate alpha on the training batch too, by the sum of the two task losses.
         autocast: context of forward passes and task losses.
         average: mean over the processes that each hold a slice of the batches, differentiable; ``list`` for one process.
@@ -45,6 +47,7 @@ class StepContext:
     validation: Batch
     training: Batch
     xi: float = 0.0
+    drift: Mapping[str, Tensor] = field(default_factory=dict)
     on_both: bool = False
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
     average: Callable[[Sequence[Tensor]], list[Tensor]] = list
@@ -57,12 +60,24 @@ class StepContext:
             output = functional_call(self.space, {**buffers, **parameters}, (batch[0], weights))
             return self.objective.task(output, batch[1])
 
+    def training_loss(self, weights: Weights) -> Tensor:
+        """Task loss of the training batch, the mean over processes, with a gradient to the weights of candidates alone."""
+        fixed = {name: parameter.detach() for name, parameter in self.space.named_parameters()}
+        return self.average([self.task(fixed, self.training, weights)])[0]
+
     def evaluate(self, parameters: Mapping[str, Tensor], weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the objective of alpha and its parts, with the given parameters of the supernet."""
         task = self.task(parameters, self.validation, weights)
         if self.on_both:
             task = task + self.task(parameters, self.training, weights)
         return self.objective(task, self.alpha.by_label(), weights, self.epoch)
+
+    def look_ahead(self, parameters: Mapping[str, Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the parameters after the look-ahead step."""
+        return {
+            name: value - self.xi * (gradient + self.drift[name] if self.drift else gradient)
+            for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
+        }
 
     def add_gradient(self, gradients: Sequence[Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add the processes' mean gradient to the ``grad`` of alpha; return the means of the parts, detached."""
@@ -71,6 +86,16 @@ class StepContext:
         for parameter, gradient in zip(parameters, means, strict=False):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return dict(zip(parts, means[len(parameters) :], strict=True))
+
+
+def momentum_and_decay(optimizer: Optimizer, space: nn.Module) -> dict[str, Tensor]:
+    """Return name of a parameter -> what SGD adds to its gradient: momentum times the running step, and the weight decay."""
+    settings, drift = optimizer.param_groups[0], {}
+    for name, parameter in space.named_parameters():
+        drift[name] = settings["weight_decay"] * parameter.detach()
+        if (running := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None:
+            drift[name] += settings["momentum"] * running
+    return drift
 
 
 def alpha_gradient(step: StepContext) -> dict[str, Tensor]:
@@ -90,9 +115,7 @@ def alpha_gradient(step: StepContext) -> dict[str, Tensor]:
     else:
         loss = step.task(parameters, step.training, weights)
         gradients = step.average(torch.autograd.grad(loss, list(parameters.values()), create_graph=True))
-        parameters = {
-            name: value - step.xi * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
-        }
+        parameters = step.look_ahead(parameters, gradients)
     total, parts = step.evaluate(parameters, weights)
     return step.add_gradient(torch.autograd.grad(total, list(step.alpha.parameters())), parts)
 
@@ -113,10 +136,7 @@ def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> 
     parameters = {name: parameter.detach().requires_grad_() for name, parameter in step.space.named_parameters()}
     loss = step.task(parameters, step.training, weights)
     descent = step.average(torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True))
-    ahead = {
-        name: (value.detach() - step.xi * gradient).requires_grad_()
-        for (name, value), gradient in zip(parameters.items(), descent, strict=True)
-    }
+    ahead = {name: value.detach().requires_grad_() for name, value in step.look_ahead(parameters, descent).items()}
 
     total, parts = step.evaluate(ahead, weights)
     inputs = [*step.alpha.parameters(), *weights.values(), *ahead.values()]

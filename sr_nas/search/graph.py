@@ -72,6 +72,8 @@ def obstacle(searcher: Any) -> str:
         f"the device is {searcher.device.type}, not cuda": searcher.device.type != "cuda",
         "several processes share the batches": world_size() > 1,
         "search.relaxation draws in every pass": "draw" in inspect.signature(searcher.relaxation).parameters,
+        "search.perturbation draws in every step": searcher.perturbation is not None,
+        "search.level is single": searcher.plan.single_level,
         "network_g.checkpointing is on": getattr(searcher.space, "checkpointing", False),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -84,7 +86,8 @@ def recorded(searcher: Any) -> tuple[Replayed, Replayed]:
         group.update({"capturable": True} if "capturable" in group else {})  # as fused optimizers are, but PyTorch asks for it
 
     def numbers() -> tuple[float, ...]:
-        of_epoch = [schedule(searcher.own_epoch) for schedule in (searcher.objective.strength, *searcher.over_epochs.values())]
+        epoch = searcher.own_epoch
+        of_epoch = *searcher.objective.strengths(epoch), *(schedule(epoch) for schedule in searcher.over_epochs.values())
         return *of_epoch, *(group["lr"] for group in groups)  # xi is a rate or constant
 
     recorder = Recorder(searcher.device)

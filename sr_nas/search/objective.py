@@ -17,10 +17,12 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge
 from torch import Tensor
+from torch.distributions import Dirichlet, kl_divergence
 
 from sr_nas.contracts import Weights
 from sr_nas.genotype import WIDTH, Choices
 from sr_nas.registry import REGULARIZERS, SCHEDULES
+from sr_nas.search.alpha import concentration
 
 CostTable = Mapping[str, Tensor]
 """label -> cost of each of its candidates in the whole derived network, shape [number of candidates].
@@ -120,6 +122,22 @@ def sa(alpha: Mapping[str, ChoiceLogits], *, nu: float = 1.0, mu: float = 0.0) -
     return (((1 + nu) * a + (1 - nu) * a * torch.erf(mu * (1 - nu) * a)) / 2).mean()
 
 
+@REGULARIZERS.register()
+def dirichlet_kl(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
+    """Sum over choices of the divergence of ``Dirichlet(elu(alpha) + 1)`` from the uniform ``Dirichlet(1)`` (DrNAS)."""
+    above_0 = [concentration(choice.logits) for choice in alpha.values()]
+    terms = [
+        kl_divergence(Dirichlet(c, validate_args=False), Dirichlet(c.new_ones(len(c)), validate_args=False)) for c in above_0
+    ]
+    return torch.stack(terms).sum()
+
+
+@REGULARIZERS.register()
+def zero_one(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
+    """``-(sigmoid(alpha) - 1/2)^2``, the mean over all candidates, which drives them to 0 or 1 (FairDARTS, Chu et al. 2020)."""
+    return -(torch.cat([choice.logits for choice in alpha.values()]).sigmoid() - 0.5).square().mean()
+
+
 def normalised_cost(weights: Weights, table: CostTable) -> Tensor:
     """Mean over the choices of ``sum_i beta_i c_i / sum_i c_i`` (SA-DARTS, eq. 18; the mean over choices is ours).
 
@@ -140,6 +158,10 @@ def _expected(weights: Weights, label: str, costs: Tensor) -> Tensor:
     return torch.dot(weights[label], costs if costs.ndim == 1 else weights[WIDTH] @ costs)
 
 
+Regularizer = Callable[[Mapping[str, ChoiceLogits]], Tensor]
+Strength = Callable[[int], float]
+
+
 @dataclass(frozen=True)
 class Objective:
     """``task + lambda_e * regularizer(alpha) + sum_costs weight * normalised_cost(beta)``.
@@ -150,13 +172,19 @@ class Objective:
         strength: epoch, counted from 1 -> lambda_e, which is applied here and nowhere else.
         regularized: the choices that the regulariser sees; with none of them it is 0.
         costs: name -> (weight, table), e.g. ``{"flops": (0.1, table)}``.
+        further: more regularisers, each with its own strength and choices.
     """
 
     task: Callable[[Tensor, Tensor], Tensor]
-    regularizer: Callable[[Mapping[str, ChoiceLogits]], Tensor]
-    strength: Callable[[int], float]
+    regularizer: Regularizer
+    strength: Strength
     regularized: Choices
     costs: Mapping[str, tuple[float, CostTable]] = field(default_factory=dict)
+    further: tuple[tuple[Regularizer, Strength, Choices], ...] = ()
+
+    def strengths(self, epoch: int) -> tuple[float, ...]:
+        """Return lambda_e of each regulariser."""
+        return self.strength(epoch), *(strength(epoch) for _, strength, _ in self.further)
 
     def __call__(
         self, task: Tensor, alpha: Mapping[str, Tensor], weights: Weights, epoch: int
@@ -166,9 +194,10 @@ class Objective:
         ``alpha`` is label -> logits, ``weights`` label -> relaxed weights, and ``epoch`` counts from 1.
         """
         regularizer = cost = task.new_zeros(())
-        if self.regularized:
-            choices = {label: ChoiceLogits(choice.candidates, alpha[label]) for label, choice in self.regularized.items()}
-            regularizer = self.strength(epoch) * self.regularizer(choices)
+        for function, strength, regularized in ((self.regularizer, self.strength, self.regularized), *self.further):
+            choices = {label: ChoiceLogits(choice.candidates, alpha[label]) for label, choice in regularized.items()}
+            if choices:
+                regularizer = regularizer + strength(epoch) * function(choices)
         for weight, table in self.costs.values():
             cost = cost + weight * normalised_cost(weights, table)
         total = task + regularizer + cost

@@ -21,8 +21,8 @@ from sr_nas.registry import SELECTIONS
 from sr_nas.runs.device import Precision, autocast
 from sr_nas.runs.distributed import broadcast, mean, rank, replicate, world_size
 from sr_nas.runs.run_dir import count_of
-from sr_nas.search.alpha import Alpha, in_pass, to_device
-from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.alpha import Alpha, Draw, in_pass, to_device
+from sr_nas.search.bilevel import Batch, StepContext, alpha_gradient, alpha_gradient_by_differences, momentum_and_decay
 from sr_nas.search.budget import Cost, Multipliers, check_limits, decode
 from sr_nas.search.graph import obstacle, recorded
 from sr_nas.search.objective import Objective, expected_cost
@@ -47,6 +47,8 @@ class Plan:
         second_order: differentiate alpha through a look-ahead step of the weights.
         finite_difference: differentiate through the look-ahead by finite differences (DARTS, eq. 8), not exactly.
         xi: learning rate of the look-ahead; ``None`` for the weights' current one.
+        sgd_look_ahead: the look-ahead has the momentum and the weight decay of the weights' optimizer, which is SGD.
+        single_level: alpha and weights descend on one training batch by one backward pass (SNAS, Xie et al. 2019).
         alpha_on_both: alpha descends on the sum of the validation and the training loss, not on the former alone.
         grad_clip_norm: largest norm of the weights' gradient; ``None`` for no limit.
         seed: of a relaxation that samples.
@@ -60,6 +62,8 @@ class Plan:
     second_order: bool = False
     finite_difference: bool = False
     xi: float | None = None
+    sgd_look_ahead: bool = False
+    single_level: bool = False
     alpha_on_both: bool = False
     grad_clip_norm: float | None = None
     precision: Precision = "fp32"
@@ -98,6 +102,7 @@ class Searcher:
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
         over_epochs: attribute of the space -> its value by epoch, counted from 1; 0 when networks are compared.
+        perturbation: of the relaxed weights that a step of the supernet's weights takes (:mod:`sr_nas.search.perturbation`).
 
     Raises:
         UserError: no network is within the budgets, the space lacks what is to change over the epochs, or steps cannot be
@@ -118,6 +123,7 @@ class Searcher:
     selection: Callable[[Searcher], Selection] = argmax
     beginning: Callable[[int], tuple[Any, Any]] | None = None
     over_epochs: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    perturbation: Callable[[Weights, Callable[[Weights], Tensor], Draw], Weights] | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.space, self.budgets)
@@ -135,9 +141,13 @@ class Searcher:
         self.ends = {label: logits.new_zeros(others, len(logits)) for label, logits in self.alpha.by_label().items()}
         self.finished = 0
         self.learns_alpha = any(weights.requires_grad for weights in self.alpha.relax(self.relaxation).values())
+        with torch.no_grad():
+            draws_paths = any(weights.dtype == torch.bool for weights in self.alpha.relax(self._in_pass(1)).values())
+        if draws_paths and self.perturbation:
+            raise UserError("search.perturbation changes weights of candidates, and search.relaxation draws candidates without.")
         # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
-        self._replica = replicate(self.space, partial=not self.learns_alpha)
-        for group in [] if self.learns_alpha else self.weight_optimizer.param_groups:
+        self._replica = replicate(self.space, partial=draws_paths)
+        for group in self.weight_optimizer.param_groups if draws_paths else []:
             # Weights that no pass has run yet have no momentum, which PyTorch's fused SGD fails on.
             group["fused"] = group.get("fused") and not group.get("momentum")
         self.not_recorded = obstacle(self) if self.plan.cuda_graph else ""
@@ -166,6 +176,11 @@ class Searcher:
     def own_epoch(self) -> int:
         """Epoch of the next step within its restart, counted from 1."""
         return self.plan.own_epoch(self.epoch)
+
+    @property
+    def progress(self) -> float:
+        """Share of the epochs of the restart that is done, 0 in the first."""
+        return (self.own_epoch - 1) * self.plan.restarts / max(self.plan.epochs, 1)
 
     def run(
         self,
@@ -223,9 +238,13 @@ class Searcher:
         self._begin_step()
         alpha_step, weight_step = self._recorded or (self.alpha_step, self.weight_step)
         losses: dict[str, Tensor] = {}
-        if self.learns_alpha and self.own_epoch > self.plan.warmup_epochs:
-            losses = alpha_step(self.next_batch(self.validation), training)
-        losses["train"] = weight_step(training)
+        moves_alpha = self.learns_alpha and self.own_epoch > self.plan.warmup_epochs
+        if moves_alpha and self.plan.single_level:
+            losses = self.joint_step(training)
+        else:
+            if moves_alpha:
+                losses = alpha_step(self.next_batch(self.validation), training)
+            losses["train"] = weight_step(training)
         self.step += 1
         return losses
 
@@ -268,23 +287,55 @@ class Searcher:
         plan, xi = self.plan, 0.0
         if plan.second_order:
             xi = self.weight_optimizer.param_groups[0]["lr"] if plan.xi is None else plan.xi
+        drift = momentum_and_decay(self.weight_optimizer, self.space) if xi and plan.sgd_look_ahead else {}
         return StepContext(
             self.space, self.alpha, self._in_pass(0), self.objective, self.own_epoch, validation, training,
-            xi=xi, on_both=plan.alpha_on_both, autocast=self._autocast, average=self._average,
+            xi=xi, drift=drift, on_both=plan.alpha_on_both, autocast=self._autocast, average=self._average,
         )  # fmt: skip
 
     def weight_step(self, training: Batch) -> Tensor:
         """Move the weights once on a training batch; return the task loss."""
         with torch.no_grad():
-            weights = self.alpha.relax(self._in_pass(1))
+            weights: Weights = self.alpha.relax(self._in_pass(1))
+        if self.perturbation is not None:
+            loss = self.context(training, training).training_loss
+            weights = self.perturbation(weights, loss, Draw((self.plan.seed, self.step, 2), self.progress))
         return self.descend(self._replica, self.weight_optimizer, training, weights)
 
-    def descend(self, network: nn.Module, optimizer: Optimizer, batch: Batch, *weights: Weights) -> Tensor:
-        """Move the weights of a supernet, or without ``weights`` of a network, once on a batch; return the task loss."""
+    def joint_step(self, training: Batch) -> dict[str, Tensor]:
+        """Move alpha and the weights once each by one backward pass on a batch; return as :meth:`take_step`."""
+        weights, parts = self.alpha.relax(self._in_pass(0)), dict[str, Tensor]()
+
+        def total(task: Tensor) -> Tensor:
+            parts.update(self.objective(task, self.alpha.by_label(), weights, self.own_epoch)[1])
+            return parts["total"]
+
+        self.alpha_optimizer.zero_grad()
+        loss = self.descend(self._replica, self.weight_optimizer, training, weights, total=total)
+        gradients = [torch.zeros_like(alpha) if alpha.grad is None else alpha.grad for alpha in self.alpha.parameters()]
+        self.alpha_optimizer.zero_grad()
+        means = self.context(training, training).add_gradient(gradients, parts)
+        if self.budgets:
+            self.multipliers.add_gradient(self.alpha, self.relaxation)
+        self.alpha_optimizer.step()
+        return {**means, "train": loss}
+
+    def descend(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        batch: Batch,
+        *weights: Weights,
+        total: Callable[[Tensor], Tensor] = lambda task: task,
+    ) -> Tensor:
+        """Move the weights of a supernet, or without ``weights`` of a network, once on a batch; return the task loss.
+
+        What they descend on is the ``total`` of the task loss.
+        """
         optimizer.zero_grad()
         with self._autocast:
             loss = self.objective.task(network(batch[0], *weights), batch[1])
-        loss.backward()
+        total(loss).backward()
         if self.plan.grad_clip_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.plan.grad_clip_norm)
         optimizer.step()
@@ -391,5 +442,4 @@ class Searcher:
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _in_pass(self, number: int) -> Callable[[Tensor], Tensor]:
-        progress = (self.own_epoch - 1) * self.plan.restarts / max(self.plan.epochs, 1)
-        return in_pass(self.relaxation, (self.plan.seed, self.step, number), progress)
+        return in_pass(self.relaxation, (self.plan.seed, self.step, number), self.progress)

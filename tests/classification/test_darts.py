@@ -183,7 +183,7 @@ def test_a_long_text_is_no_path() -> None:
         (DARTS_V2.replace("('dil_conv_3x3', 2)", ""), "normal has 7 edges; with 4 nodes a cell keeps 8"),
         (DARTS_V2.replace("('dil_conv_3x3', 2)", "('dil_conv_3x3',)"), "an edge of normal is a pair"),
         (DARTS_V2.replace("dil_conv_3x3', 2", "dil_conv_3x3', 5"), "'dil_conv_3x3~5' is not a candidate of DARTS.normal5"),
-        (DARTS_V2.replace("dil_conv_3x3', 2", "none', 2"), "'none~2' is not a candidate of DARTS.normal5"),
+        (DARTS_V2.replace("dil_conv_3x3', 2", "zero', 2"), "'zero~2' is not a candidate of DARTS.normal5"),
         (DARTS_V2.replace("dil_conv_3x3', 2", "dil_conv_3x3', 0"), "DARTS.normal5 reads 2 different nodes"),
         ({"normal": 1, "reduce": 2}, "normal has 0 edges"),
         ("DARTS_V3", "a genotype of DARTS has 8"),

@@ -20,8 +20,12 @@ from sr_nas.classification.darts_operations import (
 )
 from sr_nas.complexity.costs import cost_table, count_params
 from sr_nas.genotype import Genotype
+from sr_nas.options.load import load_options
 from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import CLASSIFICATION_SPACES
+from sr_nas.search.objective import normalised_cost
+from sr_nas.task import search_options
+from tests.conftest import REPOSITORY
 
 TINY: dict[str, Any] = {"channels": 4, "num_cells": 3}
 WITHOUT_POOLS = [name for name in DARTS_OPERATIONS if not name.startswith(("none", "max", "avg"))]
@@ -235,6 +239,23 @@ def test_parameter_costs_are_the_difference_of_derived_networks() -> None:
     expected, measured = both(0)
     other_expected, other_measured = both(1)
     assert other_expected - expected == other_measured - measured != 0
+
+
+def test_the_cost_term_of_u_darts() -> None:
+    """0.0175 times the sum over choices of sum_o beta_o (1 / (1 + depth_o) + 0.1 params_o / sum params), by its public code."""
+    depth = {"sep_conv_3x3": 2, "sep_conv_5x5": 2, "dil_conv_3x3": 1, "dil_conv_5x5": 1}
+    options = load_options(search_options, REPOSITORY / "options/darts/udarts.yml", check_files=False)
+    space: Any = DARTSSpace(**TINY)
+    tables = {cost: cost_table(space, cost) for cost in ("shallowness", "params")}
+    weights = {label: torch.rand(8, generator=torch.Generator().manual_seed(3)).double() for label in space.choices()}
+    expected = 0.0
+    for label, beta in weights.items():
+        shares = tables["params"][label] / tables["params"][label].sum()
+        for weight, name, share in zip(beta.tolist(), DARTS_OPERATIONS, shares.tolist(), strict=True):
+            expected += 0.0175 * weight * (1 / (1 + depth.get(name, 0)) + 0.1 * share)
+    term = sum(weight * normalised_cost(weights, tables[cost]) for cost, weight in options.search.costs().items())
+    assert set(options.search.costs()) == set(tables) and len(weights) == 28
+    assert float(term) == pytest.approx(expected, rel=1e-6)
 
 
 def test_multiply_adds_by_hand() -> None:

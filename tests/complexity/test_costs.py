@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sr_nas.complexity.costs import LR_1280x720, complexity, cost_table, count_macs, macs_lr, params, per_layer
+from sr_nas.complexity.costs import LR_1280x720, complexity, cost_table, count_macs, macs_lr, params, per_layer, shallowness
 from sr_nas.contracts import CostSite
 from sr_nas.errors import UserError
 from sr_nas.networks.imdn import IMDN
@@ -139,6 +139,7 @@ def test_costs_of_a_candidate() -> None:
     assert macs_lr(candidate, 8, 4) == 8 * 4 * 9 * 320 * 180
     assert macs_lr(nn.Conv2d(8, 4, 1), 8, 3) == 8 * 4 * 1280 * 720 / 9
     assert params(candidate, 8, 4) == 8 * 4 * 9 + 4
+    assert shallowness(candidate) == 1 / 2 and shallowness(nn.Sequential(nn.Conv2d(8, 8, 1), nn.MaxPool2d(3))) == 1
 
 
 class Space:

@@ -71,6 +71,22 @@ def test_the_first_line_leads_to_the_schema(file: Path) -> None:
     assert (file.parent / first.split("=", 1)[1]).resolve() == FOLDER / "schema.json"
 
 
+WITH_SA = [file for file in SHIPPED if (file.parent / f"{file.stem.removeprefix('sa_')}.yml") in SHIPPED and "sa_" in file.stem]
+NEW = ("gdas", "drnas", "fairdarts", "sdarts", "snas_single", "udarts")
+
+
+@pytest.mark.parametrize("file", [file for file in WITH_SA if any(name in file.stem for name in NEW)], ids=lambda file: file.stem)
+def test_smooth_activation_is_all_that_a_method_with_it_adds(file: Path) -> None:
+    plain, with_sa = (
+        load_options(search_options, file.parent / f"{stem}.yml", check_files=False).model_dump(mode="json")
+        for stem in (file.stem.removeprefix("sa_"), file.stem)
+    )
+    changed = [line.split(":")[0] for line in differences(plain, with_sa)]
+    decay = ["search.alpha.optim.weight_decay"] if plain["search"]["alpha"]["optim"]["weight_decay"] else []
+    assert [key for key in changed if not key.startswith("search.regularizer")] == ["name", *decay]
+    assert with_sa["search"]["regularizer"]["type"] == "sa" and with_sa["search"]["alpha"]["optim"]["weight_decay"] == 0
+
+
 def test_the_schema_is_current() -> None:
     VALIDATOR.check_schema(VALIDATOR.schema)
     assert (FOLDER / "schema.json").read_text() == SCHEMA, "renew: python tools/option_schema.py > options/schema.json"
@@ -118,6 +134,10 @@ def test_all_problems_are_told_at_once() -> None:
         ("search:warmup_epochs=20", "warmup_epochs 20 leaves none of the 20 epochs for alpha"),
         ("search:xi=0.1", "xi belongs to order: second"),
         ("search:hessian=finite_difference", "hessian belongs to order: second"),
+        ("search:look_ahead=sgd", "look_ahead belongs to order: second"),
+        ("search={order: second, look_ahead: sgd}", "search.look_ahead: sgd needs train.optim_g of type SGD, not Adam"),
+        ("search={level: single, alpha_loss: train+val}", "level: single has one step for alpha and weights"),
+        ("search:perturbation=randm", "unknown perturbation 'randm' - did you mean 'random'?"),
         ("datasets:train:gt_size=33", "datasets.train.gt_size 33 is not a multiple of the scale 2"),
         ("network_g:candidates=[conv_3x3, conv_9x9]", "unknown IMDN candidate 'conv_9x9' - did you mean 'conv_5x5'?"),
         ("network_g:type=IMDM", "unknown search space 'IMDM' - did you mean 'IMDN'?"),

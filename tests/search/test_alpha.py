@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import partial
 
@@ -11,7 +12,7 @@ import torch
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice, Genotype
-from sr_nas.search.alpha import Alpha, Draw, gumbel_softmax, in_pass, softmax, uniform_path
+from sr_nas.search.alpha import Alpha, Draw, dirichlet, gumbel_softmax, in_pass, sigmoid, softmax, uniform_path
 from tests.search.toy import ToySpace
 
 EDGE = {"edge": Choice(("none", "skip_connect", "conv1", "conv3", "pool"))}
@@ -95,6 +96,45 @@ def test_a_cold_sample_is_nearly_one_hot_and_a_warm_one_is_not() -> None:
 def test_gumbel_softmax_has_the_gradient_of_its_sample() -> None:
     logits = ALPHA.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda a: gumbel_softmax(a, Draw((5,), 0.5)), (logits,))
+
+
+@pytest.mark.parametrize("picks", [1, 2])
+def test_a_hard_sample_is_the_heaviest_of_the_soft_one_with_its_gradient(picks: int) -> None:
+    """GDAS: h = one-hot - p + p, of which the first two have no gradient."""
+    logits, slope = ALPHA.clone().requires_grad_(), torch.tensor([0.3, -1.0, 2.0, 0.7], dtype=torch.float64)
+    cooling = partial(gumbel_softmax, picks=picks, temperature=10, final_temperature=0.1)
+    soft, hard = (cooling(logits, Draw((6,), 0.5), hard=hard) for hard in (False, True))
+    heaviest = soft.detach().argsort(descending=True)[:picks].sort().values
+    torch.testing.assert_close(hard, torch.eye(4, dtype=torch.float64)[heaviest].sum(0))
+    gradients = [torch.autograd.grad(sample @ slope, logits)[0] for sample in (soft, hard)]
+    assert torch.equal(*gradients) and gradients[0].abs().min() > 0
+    # The temperature halfway is 5.05; p (d - p) / T is the Jacobian of softmax.
+    p = soft.detach()
+    torch.testing.assert_close(gradients[1], p * (slope - p @ slope) / 5.05)
+    with torch.no_grad():
+        mask = gumbel_softmax(logits, Draw((6,), 0.5), picks, hard=True)
+    assert mask.dtype == torch.bool and mask.nonzero().flatten().tolist() == heaviest.tolist()
+
+
+def test_a_dirichlet_sample_has_the_moments_of_its_concentration_and_a_gradient_that_moves_its_mean() -> None:
+    logits = torch.tensor([-1.0, 0.0, 1.5], dtype=torch.float64, requires_grad=True)
+    c = torch.tensor([math.exp(-1), 1.0, 2.5], dtype=torch.float64)  # elu(a) + 1
+    before = torch.get_rng_state()
+    draw = Draw((4, 2), 0.0)
+    samples = torch.stack([dirichlet(logits, draw) for _ in range(3000)])
+    assert torch.equal(before, torch.get_rng_state()) and torch.equal(samples[0], dirichlet(logits, Draw((4, 2), 0.9)))
+    mean, total = c / c.sum(), c.sum()
+    deviation = (mean * (1 - mean) / (total + 1)).sqrt()
+    assert ((samples.mean(0) - mean).abs() < 4 * deviation / 3000**0.5).all()
+    torch.testing.assert_close(samples.std(0), deviation, rtol=0.05, atol=0)
+    (gradient,) = torch.autograd.grad(samples[:, 2].mean(), logits)
+    slope = torch.tensor([math.exp(-1), 1.0, 1.0], dtype=torch.float64)  # of elu
+    torch.testing.assert_close(gradient, slope * (torch.eye(3, dtype=torch.float64)[2] - mean[2]) / total, rtol=0.1, atol=0.003)
+    torch.testing.assert_close(dirichlet(logits), mean)
+
+
+def test_sigmoid_weighs_each_candidate_alone() -> None:
+    torch.testing.assert_close(sigmoid(ALPHA), 1 / (1 + (-ALPHA).exp()))
 
 
 def test_without_a_draw_it_is_the_distribution_itself() -> None:

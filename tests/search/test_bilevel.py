@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sr_nas.search.alpha import Alpha, softmax
-from sr_nas.search.bilevel import RADIUS, StepContext, alpha_gradient, alpha_gradient_by_differences
+from sr_nas.search.bilevel import RADIUS, StepContext, alpha_gradient, alpha_gradient_by_differences, momentum_and_decay
 from sr_nas.search.objective import ChoiceLogits, Objective, none, sa
 from tests.search.toy import ToySpace, ToyStream
 
@@ -71,6 +72,40 @@ def gradient_of(step: StepContext, function: Any = alpha_gradient, **settings: A
 def test_both_orders_are_the_numeric_gradient(xi: float, on_both: bool) -> None:
     step = context(xi=xi, on_both=on_both)
     torch.testing.assert_close(gradient_of(step), numeric_gradient(step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("function", [alpha_gradient, alpha_gradient_by_differences])
+def test_the_look_ahead_can_be_a_step_of_sgd_with_momentum_and_weight_decay(function: Any) -> None:
+    plain = context(xi=0.1)
+    optimizer = torch.optim.SGD(plain.space.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3)
+    weights = {label: value.detach() for label, value in plain.alpha.relax(softmax).items()}
+
+    def take_step(step: StepContext, values: Any, sgd: torch.optim.Optimizer) -> None:
+        sgd.zero_grad()
+        F.mse_loss(step.space(step.training[0], values), step.training[1]).backward()
+        sgd.step()
+
+    take_step(plain, weights, optimizer)  # which makes the momentum
+    step = dataclasses.replace(plain, drift=momentum_and_decay(optimizer, plain.space))
+
+    def value() -> float:
+        there = dataclasses.replace(step, space=copy.deepcopy(step.space), xi=0.0)
+        sgd = torch.optim.SGD(there.space.parameters(), lr=0.1, momentum=0.9, weight_decay=0.3)
+        sgd.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        take_step(there, {label: value.detach() for label, value in step.alpha.relax(softmax).items()}, sgd)
+        return value_after_look_ahead(there)
+
+    gradient, numeric = gradient_of(step, function), []
+    for logits in step.alpha.parameters():
+        for index in range(len(logits)):
+            sides = []
+            for size in (1e-5, -1e-5):
+                logits.data[index] += size
+                sides.append(value())
+                logits.data[index] -= size
+            numeric.append((sides[0] - sides[1]) / 2e-5)
+    torch.testing.assert_close(gradient, torch.tensor(numeric, dtype=torch.float64), rtol=1e-4, atol=1e-7)
+    assert (gradient - gradient_of(plain, function)).abs().max() > 1e-3
 
 
 def test_the_second_order_differs_from_the_first() -> None:

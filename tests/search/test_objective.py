@@ -7,8 +7,22 @@ import math
 import pytest
 import torch
 
+from sr_nas.genotype import Choice
 from sr_nas.registry import REGULARIZERS
-from sr_nas.search.objective import ChoiceLogits, beta, constant, expected_cost, l2, linear, none, normalised_cost, sa
+from sr_nas.search.objective import (
+    ChoiceLogits,
+    Objective,
+    beta,
+    constant,
+    dirichlet_kl,
+    expected_cost,
+    l2,
+    linear,
+    none,
+    normalised_cost,
+    sa,
+    zero_one,
+)
 
 NAMES = ("none", "skip", "conv", "pool", "other")
 ALPHA = [-2.0, -0.5, 0.0, 1.0, 3.0]
@@ -61,6 +75,42 @@ def test_beta_and_l2_by_hand() -> None:
     assert beta(choices(first, second)).item() == pytest.approx(expected, abs=1e-14)
     assert l2(choices(first, second)).item() == pytest.approx(0 + 1 + 4 + 1)
     assert none(choices(first)).item() == 0
+
+
+def test_divergence_of_dirichlet_distributions_by_its_closed_form() -> None:
+    """log G(sum c) - sum log G(c) - log G(n) + sum (c - 1) (psi(c) - psi(sum c)), psi by differences of log G."""
+
+    def psi(x: float) -> float:
+        return (math.lgamma(x + 1e-4) - math.lgamma(x - 1e-4)) / 2e-4
+
+    expected = 0.0
+    for values in ((-1.0, 0.0, 2.0), (0.5, -0.3)):
+        c = [a + 1 if a > 0 else math.exp(a) for a in values]
+        expected += math.lgamma(sum(c)) - sum(map(math.lgamma, c)) - math.lgamma(len(c))
+        expected += sum((each - 1) * (psi(each) - psi(sum(c))) for each in c)
+    assert dirichlet_kl(choices(tensor(-1.0, 0.0, 2.0), tensor(0.5, -0.3))).item() == pytest.approx(expected, abs=1e-6)
+    assert expected > 0.1 and dirichlet_kl(choices(tensor(0.0, 0.0))).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_zero_one_is_the_negative_mean_square_distance_from_a_half() -> None:
+    """FairDARTS's public code: -mse(sigmoid(alpha), 0.5); descent takes every weight away from 1/2."""
+    logits = tensor(0.4, -0.2, 3.0)
+    expected = -sum((1 / (1 + math.exp(-a)) - 0.5) ** 2 for a in (0.4, -0.2, 3.0)) / 3
+    loss = zero_one(choices(logits))
+    assert loss.item() == pytest.approx(expected, abs=1e-15)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient * logits < 0).all()
+
+
+def test_a_further_regularizer_adds_to_the_first_with_a_strength_and_choices_of_its_own() -> None:
+    table = {"edge0": Choice(NAMES[:2]), "edge1": Choice(NAMES[:3])}
+    alpha = {"edge0": tensor(0.4, -0.2), "edge1": tensor(1.0, 2.0, -0.7)}
+    one, further = {"edge1": table["edge1"]}, (zero_one, lambda epoch: 10.0 + epoch, table)
+    objective = Objective(torch.nn.functional.mse_loss, sa, lambda epoch: 0.2 * epoch, one, further=(further,))
+    parts = objective(torch.tensor(2.0), alpha, {}, 3)[1]
+    expected = 0.6 * sa(choices(alpha["edge1"])) + 13 * zero_one(choices(*alpha.values()))
+    torch.testing.assert_close(parts["regularizer"], expected)
+    assert parts["total"].item() == pytest.approx(2 + expected.item()) and objective.strengths(3) == pytest.approx((0.6, 13))
 
 
 def test_weight_decay_in_adam_is_l2_of_half_its_strength() -> None:

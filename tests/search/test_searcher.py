@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 from sr_nas.errors import UserError
 from sr_nas.report.progress import decision
 from sr_nas.runs.run_dir import check_kinds
-from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax
+from sr_nas.search.alpha import Alpha, dirichlet, gumbel_softmax, softmax
 from sr_nas.search.objective import Objective, none, sa
+from sr_nas.search.perturbation import adversarial
 from sr_nas.search.searcher import Plan, Searcher
 from tests.search.toy import ToySpace, ToyStream
 
@@ -28,6 +30,7 @@ def searcher(
     lr: float = 0.02,
     alpha_lr: float = 0.05,
     relaxation: Any = softmax,
+    perturbation: Any = None,
     **plan: Any,
 ) -> Searcher:
     torch.manual_seed(0)
@@ -51,6 +54,7 @@ def searcher(
         torch.optim.Adam(alpha.parameters(), lr=alpha_lr, betas=(0.5, 0.999)),
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4),
         Plan(**({"epochs": 4, "steps_per_epoch": 10} | plan)),
+        perturbation=perturbation,
     )
 
 
@@ -79,9 +83,18 @@ def flat(search: Searcher) -> torch.Tensor:
 
 
 SAMPLING = {"second_order": True, "finite_difference": True, "relaxation": gumbel_softmax, "seed": 3}
+OTHERS: list[dict[str, Any]] = [
+    {"relaxation": partial(gumbel_softmax, hard=True), "seed": 3},
+    {"relaxation": dirichlet, "seed": 3},
+    {"relaxation": gumbel_softmax, "single_level": True},
+    {"perturbation": partial(adversarial, steps=1), "seed": 3},
+]
 
 
-@pytest.mark.parametrize(("stop", "order"), [*itertools.product((3, 10, 27), ({}, {"second_order": True})), (13, SAMPLING)])
+RESUMED = [*itertools.product((3, 10, 27), ({}, {"second_order": True})), *itertools.product([13], [SAMPLING, *OTHERS])]
+
+
+@pytest.mark.parametrize(("stop", "order"), RESUMED)
 def test_stop_and_resume_is_the_straight_run_to_the_bit(stop: int, order: dict[str, Any]) -> None:
     straight = searcher(0.1, sa, **order)
     expected = run(straight)
@@ -276,12 +289,64 @@ def test_a_relaxation_that_samples_draws_once_per_pass_and_never_for_records() -
         return softmax(logits)
 
     search = searcher(relaxation=spy, epochs=2, steps_per_epoch=1)
+    seen.clear()  # what was asked for when the search was built
     run(search)
     drawn = [entry for entry in seen if entry[0] != "none"]
     assert len(set(drawn)) == len(drawn) == 2 * 2 * len(TABLE)  # epochs, passes, choices
     assert [progress for _, progress in drawn] == 4 * [0.0] + 4 * [0.5]
-    # A record and its genotype per epoch, and before the first whether alpha has a gradient.
-    assert len(seen) - len(drawn) == (2 * 2 + 1) * len(TABLE)
+    assert len(seen) - len(drawn) == 2 * 2 * len(TABLE)  # a record and its genotype per epoch
+
+
+def test_a_single_level_moves_alpha_and_weights_by_the_gradients_of_one_loss_at_one_point() -> None:
+    search, by_hand = searcher(0.1, sa, single_level=True), searcher(0.1, sa)
+    losses = search.take_step()
+    x, y = by_hand.training.next()
+    weights = by_hand.alpha.relax(softmax)
+    task = F.mse_loss(by_hand.space(x, weights), y)
+    total, _ = by_hand.objective(task, by_hand.alpha.by_label(), weights, 1)
+    total.backward()
+    by_hand.weight_optimizer.step()
+    by_hand.alpha_optimizer.step()
+    assert torch.equal(flat(search), flat(by_hand))
+    assert losses["train"].item() == losses["task"].item() == task.item() and losses["total"].item() == total.item()
+    assert search.validation.state_dict() == {"position": 0}
+
+
+def test_in_the_warm_up_of_a_single_level_only_weights_move() -> None:
+    search = searcher(single_level=True, warmup_epochs=1, epochs=2)
+    start = copy.deepcopy(search.alpha.state_dict())
+    records = []
+    search.run(on_epoch=records.append, between_steps=lambda: search.step == 10)
+    assert all(torch.equal(start[name], value) for name, value in search.alpha.state_dict().items())
+    assert list(records[0]["loss"]) == ["train"]
+
+
+def test_a_step_of_the_weights_runs_the_drawn_candidates_alone() -> None:
+    search, ran = searcher(relaxation=partial(gumbel_softmax, hard=True)), []
+    for op in (op for ops in search.space.ops.values() for op in ops):
+        op.register_forward_hook(lambda *_: ran.append(torch.is_grad_enabled()))
+    search.take_step()
+    assert len(ran) == 5 + 2  # all in the step of alpha, one of each of the two choices in that of the weights
+
+
+def test_a_perturbation_is_of_the_step_of_the_weights_alone() -> None:
+    seen: list[Any] = []
+
+    def spy(weights: Any, loss: Any, draw: Any) -> Any:
+        moved = {label: weight.flip(0) for label, weight in weights.items()}
+        seen.append((loss(weights).item(), loss(moved).item(), draw.progress))
+        return moved
+
+    search, plain = searcher(perturbation=spy), searcher()
+    losses, others = search.take_step(), plain.take_step()
+    moved = torch.cat(list(search.alpha.logits.values())), torch.cat(list(plain.alpha.logits.values()))
+    assert torch.equal(*moved) and losses["task"] == others["task"]
+    assert seen == [(others["train"].item(), losses["train"].item(), 0.0)] and losses["train"] != others["train"]
+
+
+def test_a_perturbation_needs_weights_to_change() -> None:
+    with pytest.raises(UserError, match=r"^search\.perturbation changes weights"):
+        searcher(perturbation=adversarial, relaxation=partial(gumbel_softmax, hard=True))
 
 
 def test_a_search_without_steps_keeps_its_start() -> None:
