@@ -151,8 +151,8 @@ def _analyze(parser: ArgumentParser) -> None:
     """Compare searches by the analyses of SA-DARTS.
 
     Each analysis draws PNGs and writes its numbers beside them, as JSON and CSV.
-    RUN is the folder of a search; for gaps and curves also the folder NAME_seeds that search --seeds leaves, for all of its
-    searches. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
+    RUN is the folder of a search; for gaps, curves and accuracies also the folder NAME_seeds that search --seeds leaves, for
+    all of its searches. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
     """
     jobs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
 
@@ -165,12 +165,13 @@ def _analyze(parser: ArgumentParser) -> None:
         sub.add_argument("-o", "--output", type=Path, metavar="DIR", help=text)
         return sub
 
-    gaps = job("gaps", "table 1: top-2 gap of beta on the choice where it is least")
+    gaps = job("gaps", "table 1: top-2 gap of beta on the choice where it is least, and when the network stops changing")
     gaps.add_argument("--edge", metavar="LABEL", help="compare all methods on this choice (default: each method's closest)")
     curves = job("curves", "figures 2 to 4: beta, alpha, gaps, skips, true accuracy or size over the epochs")
     curves.add_argument("--edge", metavar="LABEL", help="choice in beta.png (default: the first)")
     curves.add_argument("--operation", default="skip_connect", metavar="NAME", help="its share to draw (default: skip_connect)")
-    for sub in (gaps, curves):
+    accuracies = job("accuracies", "table 6: true accuracies of NAS-Bench-201, beside its best networks and ResNet")
+    for sub in (gaps, curves, accuracies):
         sub.add_argument("--epoch", type=int, metavar="N", help="last epoch to look at (default: the last that all seeds have)")
 
     landscape = job("landscape", "figure 5: loss and accuracy over two random directions in alpha", module="landscape")
@@ -181,6 +182,13 @@ def _analyze(parser: ArgumentParser) -> None:
     text = "length of a direction in each choice: alpha's own norm, or 1 (default: alpha)"
     landscape.add_argument("--normalise", choices=("alpha", "unit"), default="alpha", help=text)
     _overrides(landscape, "datasets:train:dataroot=DIR")
+
+    job("shapes", "figure 9: the regularisers of alpha and their derivatives over one logit", None, "equations")
+    equations = job("equations", "which of eq. 3 to 6 and 21 to 25 hold", None, "equations")
+    equations.add_argument("--seed", type=int, default=0, help="of the random numbers that they are checked with (default: 0)")
+    variances = job("variances", "eq. 3 to 5 and 15 to 17 on supernets: errors of candidates against alpha", module="equations")
+    variances.add_argument("--batches", type=int, default=2, metavar="N", help="batches of alpha's images (default: 2)")
+    _overrides(variances, "datasets:train:dataroot=DIR")
 
     sweep = job("sweep", "tables 5 and 8: the searches of a grid of options; started again, it goes on", None, "sweep")
     _option_file(sweep, "datasets:train:dataroot=DIR")

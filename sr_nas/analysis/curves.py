@@ -1,4 +1,4 @@
-"""Table 1, figures 2 to 4 and section 6.6 of SA-DARTS, from the histories of searches.
+"""Tables 1 and 6, figures 2 to 4 and section 6.6 of SA-DARTS, from the histories of searches.
 
 Gaps of beta and quantities over the epochs are those of any space; replaced operations need NAS-Bench-201's true accuracies.
 """
@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from rich.console import Console
 
-from sr_nas.analysis.history import Method, SearchRun, Trials, axis_label, labels_of, methods_of, read_run, top2_gaps
+from sr_nas.analysis.history import Method, SearchRun, Trials, axis_label, labels_of, methods_of, read_run, settled, top2_gaps
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
-from sr_nas.classification.nasbench201_table import DATA_SETS, true_accuracy
+from sr_nas.classification.nasbench201 import read_genotype
+from sr_nas.classification.nasbench201_table import DATA_SETS, table, true_accuracy
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Genotype
 from sr_nas.report import plots
@@ -37,16 +38,22 @@ FIGURES: dict[str, tuple[str, int]] = {
     "loss": (r"loss_(task|train)", 2),
 }
 """Figure -> pattern of its quantities, drawn where they are known, and its number of columns."""
+RESNET = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|"
+"""The network of NAS-Bench-201 that is a ResNet (Dong & Yang 2020)."""
+CONVERGED = 0.8
+"""Share of the epochs after which the network of a search that has converged no longer changes."""
 
 
 def main(args: Namespace) -> int:
-    """Run ``analyze gaps``, ``curves`` or ``replace``; return the exit code."""
+    """Run ``analyze gaps``, ``curves``, ``accuracies`` or ``replace``; return the exit code."""
     check_output(args.output)
     match args.what:
         case "gaps":
             report = gaps(methods_of(args.runs, args.epoch), args.edge, args.output)
         case "curves":
             report = curves(methods_of(args.runs, args.epoch), args.edge, args.operation, args.output)
+        case "accuracies":
+            report = accuracies(methods_of(args.runs, args.epoch), args.output)
         case _:
             report = replace(read_run(args.runs), args.edge or [], args.output)
     report.print(Console(markup=False))
@@ -96,7 +103,61 @@ def _gap_row(method: Method, edge: str | None) -> tuple[dict[str, Any], dict[str
         trials = Trials([epoch], np.array(values)[:, None])
         numbers |= {name: values, f"{name}_mean": float(trials.mean[0]), f"{name}_std": float(trials.std[0])}
         printed[heading] = trials.last(form=".2g", std_form=".1g")
-    return numbers, printed
+    return numbers | convergence(method), printed | _convergence_texts(method)
+
+
+def convergence(method: Method) -> dict[str, list[float]]:
+    """Return by run ``settled``, the epoch from which its network stays, ``hours_settled`` until its end, ``hours`` in all."""
+    ends = [settled(run.history) for run in method.runs]
+    times = [np.cumsum([record["seconds"] for record in run.history]) / 3600 for run in method.runs]
+    return {
+        "settled": [float(end) for end in ends],
+        "hours_settled": [float(hours[end]) for end, hours in zip(ends, times, strict=True)],
+        "hours": [float(hours[-1]) for hours in times],
+    }
+
+
+def _convergence_texts(method: Method) -> dict[str, str]:
+    numbers, last = convergence(method), method.epochs[-1]
+    until, hours = (statistics.fmean(numbers[name]) for name in ("hours_settled", "hours"))
+    unchanged = Trials([last], np.array(numbers["settled"])[:, None]).last(form=".3g")
+    converged = sum(end <= CONVERGED * last for end in numbers["settled"])
+    texts = {"converge": f"{converged} of {len(method.runs)}", "unchanged since epoch": unchanged}
+    return texts | {"hours, until then / in all": f"{until:.3g} / {hours:.3g}"}
+
+
+def accuracies(methods: Sequence[Method], output: Path | None) -> Report:
+    """Table 6: true accuracies of the networks that methods end with, beside the best of each column and ResNet's.
+
+    Writes ``accuracies.json`` and ``.csv``, which has every seed's.
+
+    Raises:
+        UserError: a search is not of NAS-Bench-201.
+    """
+    names = [f"{dataset}_{part}" for dataset in DATA_SETS for part in ("valid", "test")]
+    best = dict(zip(names, table().reshape(-1, len(names)).max(axis=0).tolist(), strict=True))
+    known = true_accuracy(read_genotype(RESNET)) or {}
+    resnet = {f"{dataset}_{part}": value for dataset, parts in known.items() for part, value in parts.items()}
+    rows, by_seed, content = [], [], {"optimal": best, "ResNet": resnet}
+    for name, scores in content.items():
+        about = dict.fromkeys(("seeds", *_convergence_texts(methods[0])), "-")
+        rows.append({"method": name} | about | {column: f"{scores[column]:.2f}" for column in names})
+    for method in methods:
+        scalars = method.quantities()
+        if missing := [column for column in names if column not in scalars]:
+            raise UserError(f"{method.name} is no search of NAS-Bench-201: {missing[0]} of its networks is not known.")
+        about = {"method": method.name, "seeds": str(len(method.runs))} | _convergence_texts(method)
+        rows.append(about | {column: scalars[column].last(form=".2f", std_form=".2f") for column in names})
+        ends = {column: scalars[column].values[:, -1].tolist() for column in names} | convergence(method)
+        content[method.name] = {"seeds": method.seeds} | ends
+        by_seed += [
+            {"method": method.name, "seed": seed} | {column: values[number] for column, values in ends.items()}
+            for number, seed in enumerate(method.seeds)
+        ]
+    folder = open_output(output, "accuracies")
+    write_numbers(folder / "accuracies.json", content)
+    write_csv(folder / "accuracies.csv", by_seed)
+    return Report(folder, rows, [method.note for method in methods if method.note])
 
 
 def _gaps_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:

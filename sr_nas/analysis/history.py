@@ -78,6 +78,16 @@ def top2_gaps(beta: Mapping[str, Sequence[float]], choices: Choices) -> dict[str
     return {label: values[0] - values[1] for label, values in ranked.items()}
 
 
+def settled(history: Sequence[Record]) -> int:
+    """Return the first epoch whose network, the argmax of alpha, is also that of all later epochs.
+
+    The time until then is the first figure of search cost in tables 3 and 7 of SA-DARTS.
+    """
+    records = [record for record in history if "selection" not in record]  # which was not chosen by alpha alone
+    last = records[-1]["genotype"]
+    return max((record["epoch"] + 1 for record in records if record["genotype"] != last), default=records[0]["epoch"])
+
+
 def quantities(history: Sequence[Record], choices: Choices, operation: str = "skip_connect") -> dict[str, Values]:
     """Return every scalar of a history, ``[epochs]``, NaN for epochs without it.
 

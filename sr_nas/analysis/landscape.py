@@ -30,6 +30,8 @@ from sr_nas.search.searcher import Searcher
 from sr_nas.task import Task, build_searcher, find_task, search_options
 
 UNITS = {"alpha": "in norms of alpha", "unit": "in logits"}
+AS_STORED = {"crop_padding": "0", "cutout": "0", "use_hflip": "false", "use_rot": "false"}
+"""Options of training images that change them, and what leaves them as they are."""
 ByLabel = Mapping[str, Tensor]
 """label -> logits of its candidates."""
 
@@ -66,22 +68,34 @@ def over_plane(
         yield [measure(point) for point in alphas]
 
 
-def landscape(folder: Path, args: Namespace, steps: Sequence[float]) -> Iterator[list[Mapping[str, float]]]:
-    """Yield ``loss``, and the metrics of a batch that the task has, over the plane: a list per step of the second direction.
+def load_searcher(folder: Path, overrides: Sequence[str], plain: bool = False) -> Searcher:
+    """Return a search as its checkpoint has it, with batches that are not augmented; nothing in the folder is changed.
 
-    Every point is measured on the first batches of alpha's images. BatchNorm normalises by the batch, as in alpha's own steps:
-    running statistics belong to one alpha alone. Nothing in the folder is changed.
+    ``plain`` runs mixed operations one candidate at a time, whatever the search did.
     """
-    options = load_options(search_options, folder / OPTIONS, args.force_yml)
+    options = load_options(search_options, folder / OPTIONS, overrides)
+    more = [f"datasets:train:{key}={value}" for key, value in AS_STORED.items() if hasattr(options.datasets.train, key)]
+    more += ["network_g:execution=plain"] * (plain and "execution" in options.network_g.arguments())
+    options = load_options(search_options, folder / OPTIONS, [*overrides, *more])
     device = pick_device(options.num_gpu)
     state = load_tensors(folder / CHECKPOINT, device)
     searcher = build_searcher(options, device)
     with restoring(folder / CHECKPOINT):
         searcher.alpha.load_state_dict(state["alpha"])
         searcher.space.load_state_dict(state["space"])
+    return searcher
+
+
+def landscape(folder: Path, args: Namespace, steps: Sequence[float]) -> Iterator[list[Mapping[str, float]]]:
+    """Yield ``loss``, and the metrics of a batch that the task has, over the plane: a list per step of the second direction.
+
+    Every point is measured on the first batches of alpha's images, without augmentation. BatchNorm normalises by the batch, as in
+    alpha's own steps: running statistics belong to one alpha alone. Nothing in the folder is changed.
+    """
+    searcher, task = load_searcher(folder, args.force_yml), find_task(read_run(folder).options.task)
     alpha = {label: logits.detach() for label, logits in searcher.alpha.by_label().items()}
     first, second = (random_direction(alpha, (args.seed, number), args.normalise) for number in (0, 1))
-    return over_plane(_measure(searcher, args.batches, find_task(options.task)), alpha, (first, second), steps)
+    return over_plane(_measure(searcher, args.batches, task), alpha, (first, second), steps)
 
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:

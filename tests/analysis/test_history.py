@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sr_nas.analysis.history import Trials, quantities, top2_gaps
+from sr_nas.analysis.history import Trials, quantities, settled, top2_gaps
 from sr_nas.genotype import Choice
 from sr_nas.report.progress import decision
 
@@ -45,6 +45,13 @@ def test_quantities_are_of_operations_alone() -> None:
 def test_gaps_are_of_choices_that_keep_one_of_several() -> None:
     beta = {"a": [0.1, 0.6, 0.3], "b": [0.5, 0.5], "one": [1.0], "inputs": [0.4, 0.3, 0.3]}
     assert top2_gaps(beta, CHOICES | {"one": Choice(("conv",))}) == pytest.approx({"a": 0.3, "b": 0.0})
+
+
+@pytest.mark.parametrize(("picks", "epoch"), [("abbb", 1), ("aaaa", 0), ("abab", 3), ("bbac", 3)])
+def test_the_epoch_from_which_a_network_stays(picks: str, epoch: int) -> None:
+    history = [record(number, pick, {}) for number, pick in enumerate(picks)]
+    assert settled(history) == epoch
+    assert settled([*history, record(9, "c", {}) | {"selection": {}}]) == epoch, "not of alpha alone"
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
