@@ -198,7 +198,8 @@ class Classifier(Network):
 class SearchSpace(Protocol):
     """A supernet as the searcher sees it: a module with labelled choices, whose alpha lives outside of it.
 
-    A label used in several places is a shared alpha.
+    A label used in several places is a shared alpha. A space of which networks lack some choices, or some candidates ever, has
+    ``groups()``, name -> (labels, how many of them a network has), and ``never_kept``, the names of such candidates.
     """
 
     arch: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class SuperResolution(Task):
 
     search_options, training_options = SearchOptions, TrainOptions
     costs = ("macs_hr", "macs_lr", "params")
+    metrics: ClassVar = {"psnr": lambda output, target: -10 * (output - target).square().mean((1, 2, 3)).log10().mean()}
 
     def images(self, options: Any) -> Pairs:
         return PAIRS.build(options.datasets.train)(scale=options.scale)

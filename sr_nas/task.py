@@ -93,6 +93,8 @@ class Task(ABC):
     training_options: ClassVar[type[AnyTraining]]
     costs: ClassVar[tuple[str, ...]] = ("params",)
     """Registered costs that tell how large a network of the task is, the most usual first."""
+    metrics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {}
+    """Name -> function of a batch, (output, target), to the mean of a metric beside the loss; more is better."""
 
     @abstractmethod
     def images(self, options: Any) -> Any:
@@ -142,10 +144,6 @@ class Task(ABC):
         Memory of a search step is extrapolated from the one to the other; ``None`` says that it would not be right.
         """
         return None
-
-    def batch_metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """Return the means of metrics over a batch that are worth mapping beside the loss."""
-        return {}
 
 
 @cache
@@ -258,6 +256,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         budgets=network_costs(space, section.budget.limits(), latency),
         selection=SELECTIONS.build(section.selection),
         beginning=beginning,
+        metrics=task.metrics,
         over_epochs={
             name: over(own_epochs, SCHEDULES.build(schedule)) for name, schedule in section.over_epochs.schedules().items()
         },

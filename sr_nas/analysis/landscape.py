@@ -100,7 +100,7 @@ def landscape(folder: Path, args: Namespace, steps: Sequence[float]) -> Iterator
 
 def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, Tensor]], dict[str, float]]:
     batches = [tuple(tensor.to(searcher.device) for tensor in searcher.validation.next()) for _ in range(count)]
-    space = searcher.space.train()
+    space, measures = searcher.space.train(), {"loss": searcher.objective.task, **task.metrics}
     # functional_call on clones: BatchNorm would change its running statistics at every point.
     state = {name: tensor.detach().clone() for name, tensor in (*space.named_parameters(), *space.named_buffers())}
 
@@ -109,7 +109,7 @@ def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, 
         rows = []
         for images, target in batches:
             output = functional_call(space, state, (images, weights))
-            rows.append({"loss": float(searcher.objective.task(output, target)), **task.batch_metrics(output, target)})
+            rows.append({name: float(measure(output, target)) for name, measure in measures.items()})
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     return measure

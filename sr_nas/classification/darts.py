@@ -318,6 +318,7 @@ class DARTSSpace(DARTSFrame):
 
     arch = ARCH
     affine = False
+    never_kept = ("none",)
     drop_path: float = 0.0
 
     def __init__(
@@ -392,6 +393,12 @@ class DARTSSpace(DARTSFrame):
                 heaviest = sorted(strongest, key=lambda pair: -pair[0])[:READS]
                 picks.append((f"{kind}{node}", tuple(name for _, name in heaviest)))
         return Genotype(self.arch, tuple(picks))
+
+    def groups(self) -> dict[str, tuple[list[str], int]]:
+        """Node -> labels of its edges, and how many it keeps; none where edges have weights of their own, which decide."""
+        kinds = [] if self.edge_normalization else KINDS
+        nodes = [(kind, node) for kind in kinds for node in node_range(self.nodes)]
+        return {f"{kind}{node}": ([edge_label(kind, node, source) for source in range(node)], READS) for kind, node in nodes}
 
     def _strongest(self, weights: Weights, kind: str, node: int, source: int) -> tuple[float, str]:
         """Weight and pick of an edge's heaviest operation."""

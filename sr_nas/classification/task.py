@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -175,6 +175,11 @@ class DropPathSchedule:
             torch.manual_seed(int(address.generate_state(1, np.uint64)[0]))
 
 
+def accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the share of the images, in percent, of which the right class has the largest logit."""
+    return 100 * (logits.argmax(1) == target).float().mean()
+
+
 def hits(logits: Tensor, target: Tensor, k: int) -> int:
     """Return for how many images fewer than ``k`` other classes have a logit as large as that of the right one.
 
@@ -261,6 +266,7 @@ class Classification(Task):
     """Networks that tell classes of small images apart (:class:`sr_nas.contracts.Classifier`)."""
 
     search_options, training_options = ClassificationSearchOptions, ClassifierTrainOptions
+    metrics: ClassVar = {"accuracy": accuracy}
 
     def images(self, options: Any) -> Labelled:
         section = options.datasets.train
@@ -303,6 +309,3 @@ class Classification(Task):
             "loss": with_auxiliary(self.loss(options), plan.auxiliary_weight),
             "before_step": DropPathSchedule(network, plan.drop_path, epoch, plan.total_iter, seed, rank()),
         }
-
-    def batch_metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        return {"accuracy": 100 * float((output.argmax(1) == target).float().mean())}

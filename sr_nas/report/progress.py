@@ -168,8 +168,10 @@ def budgets(record: Mapping[str, Any]) -> dict[str, str]:
 
 def selection(record: Mapping[str, Any]) -> list[str]:
     """Return how the network of a search's last record was chosen, as text; nothing where it is the argmax of alpha."""
-    numbers = record.get("selection")
-    return [f"best of {numbers['scored']} by loss: {numbers['best']:.6g}, median {numbers['median']:.6g}"] if numbers else []
+    numbers = record.get("selection", {})
+    if "scored" in numbers:
+        return [f"best of {numbers['scored']} by loss: {numbers['best']:.6g}, median {numbers['median']:.6g}"]
+    return [", ".join(_named(numbers))] if numbers else []
 
 
 def truth(record: Mapping[str, Any]) -> dict[str, str]:

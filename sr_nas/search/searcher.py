@@ -101,6 +101,7 @@ class Searcher:
         budgets: name -> cost of the derived network with its limit; the genotype never exceeds one.
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
+        metrics: name -> (output, target) -> mean of a metric over a batch, which a selection may go by; more is better.
         over_epochs: attribute of the space -> its value by epoch, counted from 1; 0 when networks are compared.
         perturbation: of the relaxed weights that a step of the supernet's weights takes (:mod:`sr_nas.search.perturbation`).
 
@@ -122,6 +123,7 @@ class Searcher:
     budgets: Mapping[str, Cost] = field(default_factory=dict)
     selection: Callable[[Searcher], Selection] = argmax
     beginning: Callable[[int], tuple[Any, Any]] | None = None
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
     over_epochs: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
     perturbation: Callable[[Weights, Callable[[Weights], Tensor], Draw], Weights] | None = None
 
@@ -146,7 +148,7 @@ class Searcher:
         if draws_paths and self.perturbation:
             raise UserError("search.perturbation changes weights of candidates, and search.relaxation draws candidates without.")
         # The alpha step calls the bare supernet, with other weights than its own, and averages its gradient itself.
-        self._replica = replicate(self.space, partial=draws_paths)
+        self.replica = replicate(self.space, partial=draws_paths)
         for group in self.weight_optimizer.param_groups if draws_paths else []:
             # Weights that no pass has run yet have no momentum, which PyTorch's fused SGD fails on.
             group["fused"] = group.get("fused") and not group.get("momentum")
@@ -300,7 +302,7 @@ class Searcher:
         if self.perturbation is not None:
             loss = self.context(training, training).training_loss
             weights = self.perturbation(weights, loss, Draw((self.plan.seed, self.step, 2), self.progress))
-        return self.descend(self._replica, self.weight_optimizer, training, weights)
+        return self.descend(self.replica, self.weight_optimizer, training, weights)
 
     def joint_step(self, training: Batch) -> dict[str, Tensor]:
         """Move alpha and the weights once each by one backward pass on a batch; return as :meth:`take_step`."""
@@ -311,7 +313,7 @@ class Searcher:
             return parts["total"]
 
         self.alpha_optimizer.zero_grad()
-        loss = self.descend(self._replica, self.weight_optimizer, training, weights, total=total)
+        loss = self.descend(self.replica, self.weight_optimizer, training, weights, total=total)
         gradients = [torch.zeros_like(alpha) if alpha.grad is None else alpha.grad for alpha in self.alpha.parameters()]
         self.alpha_optimizer.zero_grad()
         means = self.context(training, training).add_gradient(gradients, parts)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from statistics import fmean, median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sr_nas.contracts import Weights
-from sr_nas.errors import UserError
-from sr_nas.genotype import WIDTH, Genotype
+from sr_nas.errors import UserError, listing, nearest
+from sr_nas.genotype import WIDTH, Choice, Genotype
 from sr_nas.registry import SELECTIONS
 from sr_nas.runs.distributed import replicate
 from sr_nas.search.bilevel import StepContext
@@ -68,13 +71,8 @@ class Scores:
         """Return the mean loss of a network, as :meth:`mean`."""
         if genotype not in self.losses:
             path = self.path(genotype)
-            self.losses[genotype] = self.mean(lambda step: step.task({}, step.validation, path))
+            self.losses[genotype] = _mean(self.steps, lambda step: step.task({}, step.validation, path))
         return self.losses[genotype]
-
-    def mean(self, loss: Callable[[StepContext], Tensor]) -> float:
-        """Return the mean of a loss over the batches and processes; infinity where it is not finite."""
-        mean = fmean(step.average([loss(step)])[0].item() for step in self.steps)
-        return mean if math.isfinite(mean) else math.inf
 
     def begin(self) -> None:
         """Read the batches; find what a network is to use of the budgets: 92 %, or so much of what the dearest one can."""
@@ -112,6 +110,12 @@ class Scores:
             raise UserError(f"search.selection: none of {len(self.losses)} networks has a finite loss. Lower train.optim_g.lr.")
         losses = self.losses.values()
         return genotype, {"scored": len(losses), "best": self.losses[genotype], "median": median(losses)}
+
+
+def _mean(steps: Sequence[StepContext], loss: Callable[[StepContext], Tensor]) -> float:
+    """Return the mean of a loss over validation batches and processes; infinity where it is not finite."""
+    mean = fmean(step.average([loss(step)])[0].item() for step in steps)
+    return mean if math.isfinite(mean) else math.inf
 
 
 def _best_of(searcher: Searcher, networks: int, batches: int, of_beta: bool) -> Selection:
@@ -250,21 +254,120 @@ def early_stopping(
     return select
 
 
+@SELECTIONS.register()
+def perturbation(
+    searcher: Searcher, *, criterion: str = "loss", batches: Count = 8, tune_epochs: Annotated[int, Ge(0)] = 0
+) -> Selection:
+    """The network of what the supernet misses most where it is removed (DARTS-PT, Wang et al., ICLR 2021), whatever its beta.
+
+    Choices are decided one after another in random order, each in the supernet that the decisions before it have left. The weight
+    of each candidate in turn is set to 0, the others keep theirs; the candidate stays, with a weight of 1, without which the
+    criterion is worst. A choice of several inputs keeps as many, with their weights. Where a network has but some of the edges of
+    the space, it is then decided in the same way which.
+
+    Args:
+        searcher: of the supernet.
+        criterion: loss, or a metric of the task: accuracy, psnr.
+        batches: validation batches that each removal is measured on, the same for all.
+        tune_epochs: epochs that the weights alone are trained between two decisions, at a tenth of their first learning rate.
+    """
+    if searcher.budgets:
+        raise UserError("search.selection: perturbation keeps to no budget. Use one_shot or evolution, or leave the budget out.")
+    if criterion != "loss" and criterion not in searcher.metrics:
+        known = ["loss", *searcher.metrics]
+        raise UserError(
+            f"search.selection.criterion: no '{criterion}' here{nearest(criterion, known)} Allowed: {listing(known)}."
+        )
+    random = np.random.default_rng((searcher.plan.seed, searcher.steps))
+
+    def select() -> tuple[Genotype, dict[str, float]]:
+        removals = Removals(searcher, criterion, batches)
+        optimizer = _new_optimizer(searcher, searcher.space, 0.1)
+        groups: Any = getattr(searcher.space, "groups", dict)()
+        decisions: list[Callable[[], None]] = []
+        for members in (
+            [partial(removals.decide, *choice) for choice in searcher.space.choices().items()],
+            [partial(removals.thin_out, *group) for group in groups.values()],
+        ):
+            decisions += [members[index] for index in random.permutation(len(members))]
+        for number, decide in enumerate(decisions):
+            for _ in range(tune_epochs * searcher.plan.steps_per_epoch if number else 0):
+                searcher.descend(searcher.replica, optimizer, searcher.next_batch(searcher.training), removals.weights)
+            decide()
+        sign = 1 if criterion == "loss" else -1
+        numbers = {"removals": removals.count, criterion: sign * removals.cost(removals.weights)}
+        return searcher.space.decode(removals.weights), numbers
+
+    return select
+
+
+class Removals:
+    """A supernet that is decided choice by choice, by what it loses without each candidate.
+
+    Attributes:
+        weights: label -> weights of its candidates, 1 and 0 where one is kept.
+        count: removals that were measured.
+    """
+
+    def __init__(self, searcher: Searcher, criterion: str, batches: int) -> None:
+        self.weights, self.count = dict(searcher.beta()), 0
+        self.never = getattr(searcher.space, "never_kept", ())
+        steps = [searcher.context(batch, batch) for batch in (searcher.next_batch(searcher.validation) for _ in range(batches))]
+        if (metric := searcher.metrics.get(criterion)) is not None:
+            objective = replace(searcher.objective, task=lambda output, target: -metric(output, target))
+            steps = [replace(step, objective=objective) for step in steps]
+        self.steps = steps
+
+    @torch.no_grad()
+    def cost(self, weights: Weights) -> float:
+        """Return the mean of the criterion over the batches, less is better."""
+        return _mean(self.steps, lambda step: step.task({}, step.validation, weights))
+
+    def without(self, label: str, index: int | slice = slice(None)) -> float:
+        """Return the cost without one candidate of a choice, or without all."""
+        self.count += 1
+        changed = self.weights[label].clone()
+        changed[index] = 0
+        return self.cost({**self.weights, label: changed})
+
+    def decide(self, label: str, choice: Choice) -> None:
+        """Keep those candidates of a choice without which the cost is highest; ties go to the first."""
+        if choice.picks == len(choice.candidates):
+            return
+        costs = {index: self.without(label, index) for index, name in enumerate(choice.candidates) if name not in self.never}
+        kept = sorted(costs, key=costs.__getitem__, reverse=True)[: choice.picks]
+        decided = torch.zeros_like(self.weights[label])
+        decided[kept] = 1 if choice.picks == 1 else self.weights[label][kept]
+        self.weights[label] = decided
+
+    def thin_out(self, labels: Sequence[str], most: int) -> None:
+        """Remove those of several choices without which the cost is lowest, until so many are left."""
+        costs = {label: self.without(label) for label in labels} if len(labels) > most else {}
+        for label in sorted(costs, key=costs.__getitem__, reverse=True)[most:]:
+            self.weights[label] = torch.zeros_like(self.weights[label])
+
+
+def _new_optimizer(searcher: Searcher, network: nn.Module, share: float = 1.0) -> Optimizer:
+    """Return an optimizer as that of the supernet, without its state, at a share of its first learning rate."""
+    settings, kind = searcher.weight_optimizer.param_groups[0], cast(Any, type(searcher.weight_optimizer))
+    optimizer: Optimizer = kind(network.parameters())
+    rate = share * settings.get("initial_lr", settings["lr"])
+    optimizer.param_groups[0].update({key: value for key, value in settings.items() if key != "params"}, lr=rate)
+    return optimizer
+
+
 def _loss_alone(genotype: Genotype, scores: Scores, steps: int) -> float:
     """Train a network from scratch; return its mean loss over the batches, with the statistics of its own BatchNorms."""
-    searcher, settings = scores.searcher, scores.searcher.weight_optimizer.param_groups[0]
+    searcher = scores.searcher
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(searcher.plan.seed)
         network = searcher.space.derive(genotype).to(searcher.device).train()
-    kind: Any = type(searcher.weight_optimizer)
-    optimizer, replica = kind(network.parameters()), replicate(network)
-    rate = settings.get("initial_lr", settings["lr"])
-    optimizer.param_groups[0].update({key: value for key, value in settings.items() if key != "params"}, lr=rate)
+    optimizer, replica = _new_optimizer(searcher, network), replicate(network)
     for _ in range(steps):
         searcher.descend(replica, optimizer, searcher.next_batch(searcher.training))
     network.eval()
     with torch.no_grad():
-        return scores.mean(lambda step: step.objective.task(network(step.validation[0]), step.validation[1]))
+        return _mean(scores.steps, lambda step: step.objective.task(network(step.validation[0]), step.validation[1]))
 
 
 def _child(parent: Genotype, scores: Scores) -> Genotype:

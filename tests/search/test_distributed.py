@@ -187,7 +187,7 @@ def test_the_end_of_one_process_is_told_by_the_other(found: Any) -> None:
 
 def test_one_process_pays_nothing() -> None:
     search = searcher()
-    assert search._replica is search.space
+    assert search.replica is search.space
     tensor = torch.ones(3)
     assert mean([tensor])[0] is tensor
     assert is_first() and world_size() == 1 and largest(7) == 7
