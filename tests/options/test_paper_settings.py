@@ -111,6 +111,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "sa_skip_start": SKIP_START | SA,
     "negative_start": {"search.alpha.init": "constant", "search.alpha.value": -5e-4},  # 6.9
 }
+CITED = ("darts_minus", "sdarts_rs", "sdarts_adv", "r_darts_dp")  # tables 2 and 4; others of them have their own code's settings
+METHODS |= dict.fromkeys(CITED, METHODS["darts"]) | {f"sa_{name}": SA for name in CITED}
 CIFAR100 = {"datasets.train.type": "cifar100"}
 # PC-DARTS' public code; K is of 6.10.
 IMAGENET = {
