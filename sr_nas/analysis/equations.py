@@ -91,11 +91,6 @@ def lightest(covariance: Tensor) -> Tensor:
     return solution / solution.sum()
 
 
-def gradients(loss: Tensor, *points: Tensor) -> list[Tensor]:
-    """Return the gradients of a scalar."""
-    return list(torch.autograd.grad(loss, points, retain_graph=True))
-
-
 def channel_gradients(seed: int, candidates: int = 3, inputs: int = 10) -> dict[str, tuple[Tensor, Tensor]]:
     """Return by equation what partial channels add to the expected gradient, by all masks and as printed (SA-DARTS, 6.11).
 
@@ -112,8 +107,7 @@ def channel_gradients(seed: int, candidates: int = 3, inputs: int = 10) -> dict[
     chances = torch.where(masks.bool(), keep, 1 - keep).prod(1)
     ensemble = (target - (beta @ w * keep * x).sum()).square() / 2
     expected = chances @ (target - masks @ (beta @ w * x)).square() / 2
-    points = (w, beta, alpha)
-    more = [one - other for one, other in zip(gradients(expected, *points), gradients(ensemble, *points), strict=True)]
+    more = torch.autograd.grad(expected - ensemble, (w, beta, alpha))
     spread = (beta @ w * keep * (1 - keep) * x**2).detach()
     of_beta = w.detach() @ spread
     of_alpha = beta.detach() * (of_beta - beta.detach() @ of_beta)

@@ -79,7 +79,7 @@ def top2_gaps(beta: Mapping[str, Sequence[float]], choices: Choices) -> dict[str
 
 
 def settled(history: Sequence[Record]) -> int:
-    """Return the first epoch whose network, the argmax of alpha, is also that of all later epochs.
+    """Return the first epoch whose network, as alpha prefers it, is also that of all later epochs.
 
     The time until then is the first figure of search cost in tables 3 and 7 of SA-DARTS.
     """

@@ -248,7 +248,7 @@ class SearchSection(_CostWeights):
     hessian: Literal["exact", "finite_difference"] = "exact"
     """How second order takes the derivative through the look-ahead: exactly, or as DARTS (eq. 8) in the memory of first order."""
     xi: NonNegativeFloat | None = None
-    """Learning rate of the look-ahead step; by default the weights' current one."""
+    """Learning rate of the look-ahead step; by default the weights' current one, which of Adam is none for a plain gradient."""
     look_ahead: Literal["gradient", "sgd"] = "gradient"
     """What the look-ahead step follows: the gradient (DARTS, eq. 7), or with SGD its momentum and weight decay too (its code)."""
     level: Literal["bilevel", "single"] = "bilevel"

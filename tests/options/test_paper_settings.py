@@ -131,6 +131,8 @@ FILES: dict[str, dict[str, dict[str, Any]]] = {
     | {
         "sa_nu075": term("sa", 0.5, nu=0.75, mu=1e6) | NO_DECAY,  # 6.3
         "sa_mu0": term("sa", 0.5, nu=0.25, mu=0) | NO_DECAY,  # 6.5
+        "temperature": {"search.relaxation.temperature": 5},  # 6.8
+        "beta_temperature": BETA | {"search.relaxation.temperature": 5},
         "l2_skip_start": SKIP_START | L2,
         "beta_skip_start": SKIP_START | BETA,
         "sac_skip_start": SKIP_START | SA | PARTIAL,
