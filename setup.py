@@ -19,6 +19,7 @@ ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
 SPANDREL = "spandrel>=0.4"
 # The benchmark's own readers of its official files: 1.8 is the last of NATS-Bench, 2.1 the last of NAS-Bench-201.
 NASBENCH = ["nats-bench>=1.8", "nas-bench-201>=2.1"]
+RAY = "ray>=2.9"  # the first whose tasks run on Python 3.12
 TABLE = "scikit-learn>=1.3"  # predicts the networks that tools/build_benchmark.py has not trained
 
 setup(
@@ -67,6 +68,7 @@ setup(
         "perceptual": ["torchmetrics>=1.7"],  # LPIPS and DISTS; 1.7 is the first with DISTS
         "nasbench": NASBENCH,  # tools/complexity.py --official
         "table": [TABLE],
+        "sweep": [RAY],  # tools/sweep.py --address
         "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
         "test": [
             "pytest>=8.0",
@@ -76,6 +78,7 @@ setup(
             BASICSR,
             TENSORBOARD,
             TABLE,
+            RAY,
             *ONNX,
             SPANDREL,
             *NASBENCH,

@@ -31,6 +31,12 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def _factor(text: str) -> int:
+    if whole_number(text) < 2:
+        raise ArgumentTypeError(f"'{text}' is not a whole number of at least 2")
+    return int(text)
+
+
 def seeds(text: str) -> list[int]:
     """Argparse type: ``0-9`` or ``0,3,5-7`` as a list of different seeds."""
     numbers: list[int] = []
@@ -87,6 +93,8 @@ def _run(parser: ArgumentParser) -> None:
     """Add the arguments of commands that make a run."""
     _option_file(parser, "train:optim_g:lr=1e-4")
     parser.add_argument("--auto_resume", action="store_true", help="go on with the newest run of this name, where there is one")
+    text = "stop after so many epochs of a search or iterations of a training, as Ctrl-C does; --auto_resume goes on"
+    parser.add_argument("--until", type=whole_number, metavar="N", help=text)
 
 
 def _released_weights(parser: ArgumentParser) -> None:
@@ -106,24 +114,50 @@ def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
 def _search(parser: ArgumentParser) -> None:
     """Search a network in the space that an option file names."""
     _run(parser)
-    several = parser.add_mutually_exclusive_group()
-    text = "one search per seed, such as 0-9 or 0,3,5, and a summary of all; they resume"
-    several.add_argument("--seeds", type=seeds, metavar="0-9", help=text)
     text = "train the network, N random ones and the hand-made one of the same cost alike, and compare them; all of it resumes"
-    several.add_argument("--against-random", type=whole_number, metavar="N", help=text)
+    parser.add_argument("--against-random", type=whole_number, metavar="N", help=text)
     text = "with --against-random, option file of these trainings, whose network is replaced; their runs lie beside the search"
     parser.add_argument("--training", metavar="FILE", help=text)
     text = "with --against-random, seeds to train every network with (default: the training's own)"
     parser.add_argument("--training_seeds", type=seeds, metavar="0-2", help=text)
     text = "print the best network of the search for each of these budgets, of its first one's cost, else of macs_hr"
     parser.add_argument("--front", type=amounts, default=(), metavar="5G,10G,...", help=text)
-    text = "with --seeds, searches at a time (default: one per GPU, else per core)"
-    parser.add_argument("--jobs", type=whole_number, metavar="N", help=text)
 
 
 def _train(parser: ArgumentParser) -> None:
     """Train the network that an option file names, for instance one that a search has found."""
     _run(parser)
+
+
+def _sweep(parser: ArgumentParser) -> None:
+    """Run many searches or trainings, over a grid of options and several seeds, and compare them in one table.
+
+    The trials lie in the folder NAME_sweep of the runs, with the table; started again, the command goes on. With the extra sweep
+    they run on a Ray cluster, too.
+    """
+    parser.set_defaults(module="sr_nas.analysis.sweep")
+    _option_file(parser, "train:total_iter=2000")
+    add = parser.add_argument
+    text = "option and its values, e.g. search:regularizer:nu=0,0.25,1; several are combined"
+    add("--grid", nargs="+", action="extend", default=[], metavar="KEY=A,B,...", help=text)
+    add("--seeds", type=seeds, metavar="0-4", help="seeds of every setting (default: the option file's)")
+    text = "train the networks of a finished search that alpha prefers within its budget; FILE is that of their training"
+    add("--front", type=Path, metavar="RUN", help=text)
+    add("--best", type=whole_number, default=9, metavar="N", help="with --front, number of its networks (default: 9)")
+    text = "so many points of the grid, drawn at random; with --front, so many random networks of its costs beside it"
+    add("--random", type=whole_number, metavar="N", help=text)
+    text = "successive halving: begin with all, and let the best 1/N of the settings go on, for N times as long"
+    add("--halving", type=_factor, metavar="N", help=text)
+    text = "quantity that judges: Set5_psnr, psnr (of the first set), loss_task (default: the first score, else the loss)"
+    add("--by", metavar="QUANTITY", help=text)
+    add("--show", nargs="+", default=[], metavar="QUANTITY", help="what to draw, e.g. cifar10_test gap_worst")
+    add("--dry", action="store_true", help="list the trials and the hours that they would take, by a few steps of each setting")
+    add("--jobs", type=whole_number, metavar="N", help="trials at a time (default: one per GPU, else per core)")
+    text = "run them on Ray: auto for the cluster of this machine, an address, or local to start one here"
+    add("--address", metavar="auto", help=text)
+    add("--cores", type=whole_number, default=1, metavar="N", help="with --address, cores of each trial (default: 1)")
+    text = "with --address, GPUs of each trial; a fraction shares one (default: 1 where the cluster has any, else 0)"
+    add("--gpus", type=float, metavar="N", help=text)
 
 
 def _evaluate(parser: ArgumentParser) -> None:
@@ -151,8 +185,8 @@ def _analyze(parser: ArgumentParser) -> None:
     """Compare searches by the analyses of SA-DARTS.
 
     Each analysis draws PNGs and writes its numbers beside them, as JSON and CSV.
-    RUN is the folder of a search; for gaps, curves and accuracies also the folder NAME_seeds that search --seeds leaves, for
-    all of its searches. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
+    RUN is the folder of a search; for gaps, curves and accuracies also the folder NAME_sweep of a sweep, for all of its
+    searches. Searches that differ in their seeds alone are one method, drawn as mean and standard deviation.
     """
     jobs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
 
@@ -189,13 +223,6 @@ def _analyze(parser: ArgumentParser) -> None:
     variances = job("variances", "eq. 3 to 5 and 15 to 17 on supernets: errors of candidates against alpha", module="equations")
     variances.add_argument("--batches", type=int, default=2, metavar="N", help="batches of alpha's images (default: 2)")
     _overrides(variances, "datasets:train:dataroot=DIR")
-
-    sweep = job("sweep", "tables 5 and 8: the searches of a grid of options; started again, it goes on", None, "sweep")
-    _option_file(sweep, "datasets:train:dataroot=DIR")
-    text = "option and its values, e.g. search:regularizer:nu=0,0.25,1; may be given several times"
-    sweep.add_argument("--over", action="append", required=True, metavar="KEY=A,B,...", help=text)
-    sweep.add_argument("--seeds", type=seeds, metavar="0-4", help="seeds to search every cell with (default: the option file's)")
-    sweep.add_argument("--show", nargs="+", default=[], metavar="QUANTITY", help="what to draw, e.g. cifar10_test gap_worst")
 
     ranks = job("ranks", "how well cheap predictors order the trained networks of the IMDN table", "*", "ranks")
     ranks.add_argument("--set", choices=("Set5", "Set14", "B100"), default="Set14", help="its PSNR is the truth (default: Set14)")
@@ -304,6 +331,7 @@ def _inference(parser: ArgumentParser) -> None:
 COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "search": _search,
     "train": _train,
+    "sweep": _sweep,
     "evaluate": _evaluate,
     "analyze": _analyze,
     "complexity": _complexity,
@@ -354,11 +382,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.settings = others
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if command == "sweep":
+        if args.random is not None and not (args.grid or args.front):
+            parser.error("--random goes with --grid, of whose points it draws some, or with --front")
+        if not (args.grid or args.seeds or args.front):
+            parser.error("one of --grid, --seeds and --front is needed: what differs between the trials?")
     if command == "search":
-        if args.seeds is not None or args.against_random is not None:
-            args.module = f"sr_nas.analysis.{'against_random' if args.seeds is None else 'sweep'}"
-        if args.jobs is not None and args.seeds is None:
-            parser.error("--jobs goes with --seeds: it says how many of the searches run at a time")
+        if args.against_random is not None:
+            args.module = "sr_nas.analysis.against_random"
         if (args.against_random is None) != (args.training is None) or (args.training_seeds and args.training is None):
             parser.error("--against-random goes with --training, the option file of its trainings; --training_seeds with both")
     wait_briefly()

@@ -59,13 +59,6 @@ def test_a_place_that_is_a_file(tmp_path: Path) -> None:
     assert "File exists" in printed
 
 
-def test_jobs_without_seeds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["search", "-opt", str(TINY_SEARCH), "--jobs", "2"])
-    assert stopped.value.code == 2
-    assert "--jobs goes with --seeds" in capsys.readouterr().err
-
-
 def test_exhausted_memory_is_a_message_and_a_bug_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     def exhausted() -> int:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")

@@ -80,7 +80,8 @@ def main(args: Namespace) -> int:
     recipe = read_recipe(args.training, options, space.arch)
     # So that a wrong option of the training is an error before the search.
     first = draw(space, [], 1, np.random.default_rng(0))[0]
-    training_of(recipe, task.network_block(space.derive(first)), args.training, options.name, 0, options)
+    root = Path(options.path.experiments_root)
+    training_of(recipe, task.network_block(space.derive(first)), args.training, options.name, 0, root)
     folder, code = _finished(options), 0
     if folder is None or args.front:
         folder, code = run_search(options, console, True, args.front)
@@ -92,7 +93,7 @@ def main(args: Namespace) -> int:
     contenders += of_front(task, space, costs, folder, args.front) if args.front else []
     seeds = args.training_seeds or [recipe.manual_seed]
     plan = [
-        training_of(recipe, each.block, args.training, f"{folder.name}-{recipe.name}-{each.name}_seed{seed}", seed, options)
+        training_of(recipe, each.block, args.training, f"{folder.name}-{recipe.name}-{each.name}_seed{seed}", seed, root)
         for seed, each in product(seeds, contenders)  # a stop leaves some seeds with all networks
     ]
     runs, code = train_all(plan, console)
@@ -121,12 +122,10 @@ def read_recipe(path: str, options: AnySearch, arch: str) -> AnyTraining:
     return recipe
 
 
-def training_of(
-    recipe: AnyTraining, block: Mapping[str, Any], path: str, name: str, seed: int, options: AnySearch
-) -> AnyTraining:
-    """Return the recipe for another network, name and seed, in the folder of the search's runs; UserError for a wrong option."""
+def training_of(recipe: AnyTraining, block: Mapping[str, Any], path: str, name: str, seed: int, root: Path) -> AnyTraining:
+    """Return the recipe for another network, name and seed, whose runs lie in ``root``; UserError for a wrong option."""
     raw = recipe.model_dump(mode="json", exclude_none=True) | dict(block) | {"name": name, "manual_seed": seed}
-    raw["path"] |= {"experiments_root": options.path.experiments_root}
+    raw["path"] |= {"experiments_root": str(root)}
     return check_options(type(recipe), raw, path)
 
 

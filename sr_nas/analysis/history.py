@@ -19,6 +19,7 @@ import torch
 
 from sr_nas.errors import UserError, listing
 from sr_nas.genotype import Choices, Genotype
+from sr_nas.jobs.trials import OPTION_FILES
 from sr_nas.options.load import FREE, decisive, load_options, read_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import Values
@@ -27,8 +28,6 @@ from sr_nas.task import find_task, search_options
 
 Record = Mapping[str, Any]
 """One epoch of a search."""
-SEEDS = "_seeds"
-"""Ending of the folder that ``search --seeds`` leaves beside its runs: their output and summary."""
 TITLES = {
     "gap_worst": "top-2 gap, worst choice",
     "gap_mean": "top-2 gap, mean of choices",
@@ -194,18 +193,9 @@ def read_run(folder: Path) -> SearchRun:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """Return the runs of a folder ``<name>_seeds``, in the order of their seeds; any other folder stands for itself."""
-    seeds = sorted(int(match[1]) for log in folder.glob("seed*.txt") if (match := re.fullmatch(r"seed(\d+)", log.stem)))
-    if not folder.name.endswith(SEEDS) or not seeds:
-        return [folder]
-    runs = []
-    for seed in seeds:
-        name = f"{folder.name.removesuffix(SEEDS)}_seed{seed}"
-        newest = resumable_runs(folder.parent, name)[:1]
-        if not newest:
-            raise UserError(f"{folder} tells of a seed {seed}, and there is no run {folder.parent / name}.")
-        runs += newest
-    return runs
+    """Return the newest run of each trial in the folder of a sweep; any other folder stands for itself."""
+    names = [file.stem for file in sorted((folder / OPTION_FILES).glob("*.yml"))]
+    return [run for name in names for run in resumable_runs(folder, name)[:1]] or [folder]
 
 
 def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method]:
@@ -214,12 +204,11 @@ def methods_of(folders: Sequence[Path], epoch: int | None = None) -> list[Method
     A method is named as its runs are, without ``_seed<number>``; where two would share a name, the first run's folder follows.
 
     Args:
-        folders: of searches, or folders ``<name>_seeds``, which stand for their runs.
+        folders: of searches, or of sweeps, which stand for their searches.
         epoch: the last to look at; by default all that there are.
 
     Raises:
-        UserError: as :func:`read_run`; a run has no such epoch; a seed that was begun has no run; or two runs are the same
-            search, which would count twice.
+        UserError: as :func:`read_run`; a run has no such epoch; or two runs are the same search, which would count twice.
     """
     groups: dict[str, dict[int, SearchRun]] = {}
     for folder in {run.resolve(): run for named in folders for run in _runs_of(named)}.values():

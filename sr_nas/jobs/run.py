@@ -38,6 +38,7 @@ class Run:
     Attributes:
         folder: of the run; that of a new run is made by :meth:`open`.
         resumed: the same of a run that is resumed, ``None`` for a new one.
+        until: epoch or iteration to stop after, as a signal would; ``None`` for the last one.
         initial_world_size: number of processes that the run was begun with; its batches are ``batch_size_per_gpu`` for each.
         state: of the checkpoint, ``None`` for a new run; set by :meth:`open`.
         notes: lines to say when the run begins.
@@ -53,13 +54,14 @@ class Run:
         self.folder = folder or Path(options.path.experiments_root) / options.name
         self.state: dict[str, Any] | None = None
         self._opened = False
+        self.until: int | None = None
         self.threads = 1
         self.log = logging.getLogger(f"{__name__}.silent")
         self.log.propagate = False
         self.log.addHandler(logging.NullHandler())
 
     @classmethod
-    def create_or_resume(cls, options: AnySearch | AnyTraining, auto_resume: bool) -> Run:
+    def create_or_resume(cls, options: AnySearch | AnyTraining, auto_resume: bool, until: int | None = None) -> Run:
         """Find the newest run of these options to resume, or none; :meth:`open` then makes the folder or loads the checkpoint.
 
         The first process looks, and the others receive the result: they need not see its disk.
@@ -68,6 +70,7 @@ class Run:
             UserError: all runs of this name have other options, or the processes cannot share the batches equally.
         """
         run = cls(options, *from_first(lambda: _find(options) if auto_resume else (None, [], [])))
+        run.until = until
         if run.batch % world_size():
             fitting = listing(count for count in range(1, run.batch + 1) if run.batch % count == 0)
             raise UserError(
@@ -229,9 +232,9 @@ def _anew(folder: Path) -> str:
 
 def _find(options: AnySearch | AnyTraining) -> tuple[Path | None, list[dict[str, Any]], list[str]]:
     """Return the newest run of these options, ``None`` where there is none, how it was started so far, and remarks."""
-    new, others = decisive(parse_yaml(dump_options(options), "options")), []
-    root, notes = Path(options.path.experiments_root), []
-    for folder in run_folders(root, options.name):
+    folders, notes, others = run_folders(Path(options.path.experiments_root), options.name), [], []
+    new = decisive(parse_yaml(dump_options(options), "options")) if folders else {}
+    for folder in folders:
         if not (folder / CHECKPOINT).is_file():
             notes.append(f"{folder} has no {CHECKPOINT}, so that run cannot go on")
             continue

@@ -61,11 +61,11 @@ def main(args: Namespace) -> int:
     """Run the command ``search``; return its exit code."""
     with processes():
         options = load_options(search_options, args.opt, args.force_yml)
-        return run_search(options, Console(), args.auto_resume, args.front)[1]
+        return run_search(options, Console(), args.auto_resume, args.front, args.until)[1]
 
 
 def run_search(
-    options: AnySearch, console: Console, auto_resume: bool = False, budgets: Sequence[float] = ()
+    options: AnySearch, console: Console, auto_resume: bool = False, budgets: Sequence[float] = (), until: int | None = None
 ) -> tuple[Path, int]:
     """Search, or resume a search; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
@@ -74,6 +74,7 @@ def run_search(
         console: where the first process shows progress.
         auto_resume: resume the newest run of this name, where there is one.
         budgets: to print the best network of, in the unit of the front's cost.
+        until: epoch to stop after, as a signal would; by default the last one.
 
     Returns:
         The run folder and the exit code: 0, or 128 plus the signal that stopped the search.
@@ -83,7 +84,7 @@ def run_search(
     """
     device = pick_device(options.num_gpu)
     check_precision(device, options.train.precision)
-    with Run.create_or_resume(options, auto_resume) as run:
+    with Run.create_or_resume(options, auto_resume, until) as run:
         code = _search(run, options, device, console if is_first() else Console(quiet=True, force_terminal=False), budgets)
         return run.folder, code
 
@@ -174,7 +175,8 @@ class Recorder:
 
     def between_steps(self) -> bool:
         """Save a checkpoint where one is due; return whether to stop."""
-        searcher, stopping = self.searcher, self.stop.agreed()
+        searcher = self.searcher
+        stopping = self.stop.agreed() or searcher.step == (self.run.until or 0) * searcher.plan.steps_per_epoch
         if stopping or searcher.step % self.frequency == 0 or searcher.step == searcher.steps:
             searcher.read_losses()  # in every process: state_dict(), which reads them too, is called in the first alone
             refuse_non_finite(searcher.space, ADVICE)

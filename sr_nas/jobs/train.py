@@ -29,16 +29,17 @@ from sr_nas.trainer import Diverged, Losses, Trainer
 def main(args: Namespace) -> int:
     """Run the command ``train``; return its exit code."""
     with processes():
-        return run_training(load_options(training_options, args.opt, args.force_yml), Console(), args.auto_resume)[1]
+        return run_training(load_options(training_options, args.opt, args.force_yml), Console(), args.auto_resume, args.until)[1]
 
 
-def run_training(options: AnyTraining, console: Console, auto_resume: bool = False) -> tuple[Path, int]:
+def run_training(options: AnyTraining, console: Console, auto_resume: bool = False, until: int | None = None) -> tuple[Path, int]:
     """Train, or resume a training; each of several processes calls this, within :func:`sr_nas.runs.distributed.processes`.
 
     Args:
         options: checked options.
         console: where the first process shows progress.
         auto_resume: resume the newest run of this name, where there is one.
+        until: iteration to stop after, as a signal would; by default the last one.
 
     Returns:
         The run folder and the exit code: 0, or 128 plus the signal that stopped the training.
@@ -50,7 +51,7 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
     precision = resolve_precision(device, options.train.precision)
     if options.logger.use_tb_logger:
         check_tensorboard()
-    with Run.create_or_resume(options, auto_resume) as run:
+    with Run.create_or_resume(options, auto_resume, until) as run:
         code = _train(run, options, device, precision, console if is_first() else Console(quiet=True, force_terminal=False))
         return run.folder, code
 
@@ -96,7 +97,7 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
 def fit(
     trainer: Trainer, checkpointer: Checkpointer, options: AnyTraining, view: TrainView, scalars: Scalars, stop: GracefulShutdown
 ) -> None:
-    """Train to the end or until a signal: step, show, validate every ``val_freq``, save every ``save_checkpoint_freq``.
+    """Train to the end, the run's ``until`` or a signal: step, show, validate every ``val_freq``, save every so many iterations.
 
     Raises:
         UserError: the training has diverged; the text says which good states are left.
@@ -123,7 +124,7 @@ def fit(
                 if means:
                     texts = {name: validator.format(values) for name, values in means.items()}
                     view.validation(trainer.iteration, texts, improved, trainer.start_share)
-            stopping = stop.agreed()
+            stopping = stop.agreed() or trainer.iteration == run.until
             if stopping or due(save_freq):
                 scalars.flush()
                 if not checkpointer.save():

@@ -21,16 +21,16 @@ from rich.console import Console
 from sr_nas.analysis.curves import replacement
 from sr_nas.analysis.history import methods_of
 from sr_nas.analysis.landscape import over_plane, random_direction
-from sr_nas.analysis.sweep import read_axes, short_keys
 from sr_nas.analysis.tables import Table
 from sr_nas.classification.nasbench201 import EDGES, NASBENCH201_OPERATIONS, read_genotype
 from sr_nas.classification.nasbench201_table import DATA_SETS, true_accuracy
 from sr_nas.errors import UserError
+from sr_nas.jobs.trials import OPTION_FILES
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from sr_nas.task import build_searcher, search_options
 from tests.conftest import REPOSITORY
-from tests.jobs.processes import run
+from tests.jobs.processes import InThisProcess, run
 
 SA_DARTS = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 """The network of the paper's table 6."""
@@ -117,20 +117,18 @@ def test_methods_are_told_apart_by_their_options_and_not_by_their_names(runs: li
         methods_of([*runs, made_up(tmp_path, "beta", 2, (0.1, 0.1), name="again")])
 
 
-def test_a_folder_of_seeds_stands_for_its_runs(tmp_path: Path) -> None:
-    """What ``search --seeds`` leaves is taken in any form: by that folder, by its runs, or by a pattern that matches both."""
+def test_a_folder_of_a_sweep_stands_for_its_searches(tmp_path: Path) -> None:
+    """It is taken in any form: by that folder, by its runs, or by both; the newest run of a trial counts."""
     runs = [made_up(tmp_path, "sa", seed, (0.1, 0.1)) for seed in (2, 10)]
-    seeds = tmp_path / "sa_seeds"
-    seeds.mkdir()
-    for folder, seed in zip(runs, (2, 10), strict=True):
+    runs.append(made_up(tmp_path, "sa", 11, (0.1, 0.1), name="sa_seed11_2"))
+    (tmp_path / "sa_seed11").mkdir()
+    (tmp_path / OPTION_FILES).mkdir()
+    for folder, seed in zip(runs, (2, 10, 11), strict=True):
         (folder / "checkpoint.pt").touch()
-        (seeds / f"seed{seed}.txt").touch()
-    for named in ([seeds], [*runs, seeds], runs):
+        (tmp_path / OPTION_FILES / f"sa_seed{seed}.yml").touch()
+    for named in ([tmp_path], [*runs, tmp_path], runs):
         (method,) = methods_of(named)
-        assert method.seeds == [2, 10] and [run.folder for run in method.runs] == runs
-    (seeds / "seed3.txt").touch()
-    with pytest.raises(UserError, match="tells of a seed 3, and there is no run"):
-        methods_of([seeds])
+        assert method.seeds == [2, 10, 11] and [run.folder for run in method.runs] == runs
 
 
 def test_two_methods_of_one_name_are_both_named(tmp_path: Path) -> None:
@@ -186,21 +184,9 @@ def test_replacing_the_first_edge_gives_the_accuracies_of_the_table() -> None:
     assert (right, pairs) == (9, 10)  # all but skip and pooling
 
 
-def test_axes_are_read_as_written() -> None:
-    axes = read_axes(["search:regularizer={type: l2, schedule: {type: constant}}, none,1e6", "a:regularizer=1"])
-    assert axes == {
-        "search:regularizer": ["{type: l2, schedule: {type: constant}}", "none", "1e6"],
-        "a:regularizer": ["1"],
-    }
-    assert short_keys(axes) == ["search_regularizer", "a_regularizer"]
-    for wrong in (["nu"], ["nu="], ["nu=1,1"], ["nu=1", "nu=2"], ["nu=[1"], ["manual_seed=1,2"]):
-        with pytest.raises(UserError):
-            read_axes(wrong)
-
-
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A grid of two searches, as its command makes it, and the words of that command."""
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep of two searches."""
     root = tmp_path_factory.mktemp("sweep")
     generator = np.random.default_rng(0)
     images, labels = generator.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), np.arange(16) % 3
@@ -208,35 +194,23 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     tiny = ["name=tiny", "num_gpu=0", "network_g:channels=4", "network_g:num_cells=1", "datasets:train:batch_size_per_gpu=4"]
     tiny += ["search:epochs=1", "search:steps_per_epoch=1", f"path:experiments_root={root}", "search:alpha:optim:lr=0.1"]
     tiny += [f"datasets:train={{type: npz, dataroot: {root / 'images.npz'}}}"]
-    words = ["sweep", "-opt", str(OPTIONS / "sa.yml"), "--over", "search:regularizer:nu=0,1", "--force_yml", *tiny]
-    run("analyze", *words, "-o", root / "first")
-    return root, words
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sr_nas.analysis.sweep.Processes", lambda *_: InThisProcess())
+        run("sweep", "-opt", OPTIONS / "sa.yml", "--grid", "search:regularizer:nu=0,1", "--force_yml", *tiny)
+    return root / "tiny_sweep"
 
 
-def test_a_mistyped_quantity_is_refused_before_a_search(tmp_path: Path) -> None:
-    words = ["sweep", "-opt", REPOSITORY / "options" / "sac_imdn.yml", "--over", "search:flops_weight=0,1", "--show", "gap_wrost"]
-    text = run("analyze", *words, "--force_yml", f"path:experiments_root={tmp_path}", code=1)
-    assert "--show: there is no 'gap_wrost' - did you mean 'gap_worst'?" in text and not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_a_grid_reports_every_search_and_makes_none_twice(swept: tuple[Path, list[str]]) -> None:
-    root, words = swept
-    histories = {nu: (root / f"tiny-nu{nu}" / "history.jsonl").read_bytes() for nu in (0, 1)}
-    run("analyze", *words, "-o", root / "again", "--over", "search:alpha:value=1e-3", "--show", "gap_mean")
-    assert {nu: (root / f"tiny-nu{nu}" / "history.jsonl").read_bytes() for nu in (0, 1)} == histories
-    for row, nu in zip(rows_of(root / "first" / "sweep.csv"), ("0", "1"), strict=True):
-        last = read_history(root / f"tiny-nu{nu}")[-1]
+def test_a_grid_of_searches_reports_what_their_histories_hold(swept: Path) -> None:
+    for row, nu in zip(rows_of(swept / "sweep.csv"), ("0", "1"), strict=True):
+        last = read_history(swept / f"tiny-nu{nu}")[-1]
         assert row["search:regularizer:nu"] == nu
         assert float(row["cifar10_test"]) == last["truth"]["cifar10"]["test"]
         assert float(row["loss_task"]) == last["loss"]["task"]
-    assert len(rows_of(root / "again" / "sweep.csv")) == 2 and (root / "tiny-nu1-value1e-3").is_dir()
-    assert cv2.imread(str(root / "again" / "sweep.png")).std() > 0
+    assert cv2.imread(str(swept / "sweep.png")).std() > 0
 
 
-def test_the_middle_of_a_landscape_is_the_search_itself(swept: tuple[Path, list[str]]) -> None:
-    root, _ = swept
-    folder = root / "tiny-nu1"
+def test_the_middle_of_a_landscape_is_the_search_itself(swept: Path, tmp_path: Path) -> None:
+    folder, root = swept / "tiny-nu1", tmp_path
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     printed = run("analyze", "landscape", folder, "--grid", "3", "--batches", "2", "-o", root / "one")
     assert "tiny-nu1: row 2 of 3  time left " in printed
@@ -268,9 +242,7 @@ def test_the_middle_of_a_landscape_is_the_search_itself(swept: tuple[Path, list[
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
 
-def test_a_landscape_that_is_stopped_keeps_the_rows_it_has(
-    swept: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_landscape_that_is_stopped_keeps_the_rows_it_has(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(7))
 
     def measure(alpha: object) -> dict[str, float]:
@@ -279,7 +251,7 @@ def test_a_landscape_that_is_stopped_keeps_the_rows_it_has(
         return {"loss": 1.0}
 
     monkeypatch.setattr("sr_nas.analysis.landscape._measure", lambda *_: measure)
-    run("analyze", "landscape", swept[0] / "tiny-nu1", "--grid", "3", "-o", tmp_path / "out", code=130)
+    run("analyze", "landscape", swept / "tiny-nu1", "--grid", "3", "-o", tmp_path / "out", code=130)
     assert [float(row["second"]) for row in rows_of(tmp_path / "out" / "landscape.csv")] == [-1.0] * 3 + [0.0] * 3
 
 

@@ -38,7 +38,7 @@ def _run(name: str, file: Path, *overrides: str) -> Job:
 
 
 _SEARCH = ("search:epochs=2", "search:steps_per_epoch=3")
-_SWEEP = ("analyze", "sweep", "-opt", TINY_SEARCH, "--over", "search:regularizer:nu=0.1,1", "--force_yml", *_SEARCH)
+_SWEEP = ("sweep", "-opt", TINY_SEARCH, "--jobs", "1", "--grid", "search:regularizer:nu=0.1,1", "--force_yml", *_SEARCH)
 _PREPARE = ("-o", f"{DISK}/out", "--workers", "1")
 _MODEL = ("--model", "model.safetensors")
 JOBS = {

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
 
 from sr_nas.cli import main
+from sr_nas.jobs.trials import Trial
 from tests.conftest import REPOSITORY
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -49,3 +51,18 @@ def interrupt(words: Sequence[str], watched: Path, lines: int, number: signal.Si
             break
         time.sleep(0.005)
     return process.wait(timeout=300)
+
+
+class InThisProcess:
+    """Workers of a sweep that run one trial after the other in this process."""
+
+    count = 1
+
+    def submit(self, trial: Trial, until: int) -> Future[int]:
+        future: Future[int] = Future()
+        with trial.output.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            future.set_result(main(trial.words(until)))
+        return future
+
+    def stop(self) -> None:
+        pass

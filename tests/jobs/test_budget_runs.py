@@ -30,7 +30,7 @@ from sr_nas.search.budget import draw
 from sr_nas.spaces.imdn import IMDNSpace
 from sr_nas.spaces.plain import PlainSpace
 from sr_nas.task import network_costs
-from tests.jobs.processes import TINY_SEARCH, run
+from tests.jobs.processes import TINY_SEARCH, InThisProcess, run
 
 CANDIDATES = ["conv_3x3", "dsconv_3x3", "dil_dsconv_5x5_bn"]
 
@@ -64,20 +64,18 @@ def test_a_search_to_a_budget_says_what_it_costs_and_writes_its_front(tmp_path: 
     assert all((folder / "plots" / f"{name}.png").stat().st_size for name in ("budget", "front", "beta"))
 
 
-def test_the_table_of_a_sweep_has_every_cost_and_the_genotype(tmp_path: Path, timed: Callable[[float], None]) -> None:
+def test_the_table_of_a_sweep_has_every_cost_and_the_genotype(
+    tmp_path: Path, timed: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     timed(0.0)
-    words = ["sweep", "-opt", TINY_SEARCH, "--over", "search:budget:macs_hr=1.7G,2G", "--seeds", "0,1"]
-    words += ["-o", str(tmp_path / "table")]
-    printed = run("analyze", *words, "--force_yml", f"path:experiments_root={tmp_path}")
+    monkeypatch.setattr("sr_nas.analysis.sweep.Processes", lambda *_: InThisProcess())
+    words = ["-opt", TINY_SEARCH, "--grid", "search:budget:macs_hr=1.7G,2G", "--seeds", "0,1"]
+    printed = run("sweep", *words, "--force_yml", f"path:experiments_root={tmp_path}")
     assert "MACs, HR 1280x720, G" in printed and "MACs, LR 1280x720, G" in printed and "latency, HR 1280x720, ms" in printed
-    with (tmp_path / "table" / "sweep.csv").open() as file:
+    with (tmp_path / "tiny_sweep" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["search:budget:macs_hr"], row["seed"]) for row in rows] == [
-        ("1.7G", "0"),
-        ("1.7G", "1"),
-        ("2G", "0"),
-        ("2G", "1"),
-    ]
+    points = [(row["search:budget:macs_hr"], row["seed"]) for row in rows]
+    assert points == [("1.7G", "0"), ("1.7G", "1"), ("2G", "0"), ("2G", "1")]
     for row in rows:
         names = row["genotype"].removeprefix("IMDN(").removesuffix(")").split(", ")
         assert row["genotype"] in printed

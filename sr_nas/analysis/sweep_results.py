@@ -1,0 +1,339 @@
+"""What the trials of a sweep came to: quantities of a run, their statistics over seeds, tables and figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from rich.console import Console
+
+from sr_nas.analysis.history import axis_label, quantities, read_run
+from sr_nas.analysis.tables import Report, Row, Table, write_csv, write_numbers
+from sr_nas.contracts import Network, SRNetwork
+from sr_nas.errors import UserError, nearest
+from sr_nas.export.model import load_structure
+from sr_nas.genotype import Genotype
+from sr_nas.jobs.latency import latency_of
+from sr_nas.jobs.trials import Trial
+from sr_nas.report.plots import COLOURS, FAINT, INK, Values, new_figure, save, style
+from sr_nas.runs.files import write_text
+from sr_nas.task import complexity_of
+
+QUANTITIES = (
+    r"alpha_(mean|median|std)|gap_(worst|mean)|share_.+|loss_[a-z]+|seconds|params|macs_.+|latency_ms"
+    r"|(.+_)?(valid|test|psnr|ssim|top1|top5|regret)"
+)
+"""Pattern of all quantities of searches and trainings."""
+BETTER = r"gap_.+|(.+_)?(valid|test|psnr|ssim|top1|top5)"
+"""Pattern of the quantities of which more is better; of all others it is less."""
+SUMMARISED = r".+_(valid|test|psnr|ssim|top1|top5|regret)|params|macs_.+|latency_ms|gap_worst|share_.+|loss_task"
+"""Pattern of the quantities of a table of seeds alone."""
+DEFAULTS = r".+_(test|psnr|top1)", r"gap_worst|loss_task"
+"""Patterns of the quantities of a grid that are drawn, the first that some quantities match."""
+COSTS = r"params|macs_.+|latency_ms"
+"""Pattern of the quantities that a table has besides."""
+ROUNDS = 5
+"""Times that each network is run, for its latency."""
+Axes = Mapping[str, Sequence[str]]
+"""``section:...:key`` of an option -> its values, as the user wrote them in YAML."""
+
+
+def quantities_of(trial: Trial, until: int) -> dict[str, float]:
+    """Return the quantities of a run at an epoch or iteration.
+
+    Of a search those of :func:`sr_nas.analysis.history.quantities`; of a training ``<set>_<metric>`` for every validation set,
+    the first set first, and its losses, ``loss_train`` that of the task.
+    """
+    folder, record = cast(tuple[Path, dict[str, Any]], trial.record(until))
+    if trial.command == "search":
+        values = quantities([record], read_run(folder).choices)
+        return {name: float(value[0]) for name, value in values.items()}
+    scores = {
+        f"{title}_{metric}": score
+        for title, scores in record.get("val", {}).items()
+        for metric, score in scores.items()
+        if isinstance(score, int | float)
+    }
+    names = {"loss": "loss_train", "distill": "loss_distill"}
+    return scores | {text: record[name] for name, text in names.items() if name in record}
+
+
+def more_is_better(quantity: str) -> bool:
+    """Return whether the best trial is the one with the largest value."""
+    return re.fullmatch(BETTER, quantity) is not None
+
+
+def pick(by: str | None, numbers: Mapping[str, float]) -> str:
+    """Return the quantity that ``by`` names, in full or by its last part, such as ``psnr``; by default the first score or loss.
+
+    Raises:
+        UserError: there is none.
+    """
+    wanted = [by] if by else [r".+_(valid|test|psnr|top1)", "loss_task", "loss_train"]
+    patterns = [text if not by else rf"(.+_)?{re.escape(text)}" for text in wanted]
+    for pattern in patterns:
+        if name := (by if by in numbers else next((name for name in numbers if re.fullmatch(pattern, name)), None)):
+            return name
+    raise UserError(f"--by: there is no '{by}'{nearest(str(by), numbers)} There are: {', '.join(numbers)}.")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a setting came to: its runs, one a seed, each with the epoch or iteration that it has come to.
+
+    Attributes:
+        values: of the axes.
+        random: whether it is of a network drawn at random.
+        runs: without those that failed.
+        whole: whether the runs have come to their ends, and no halving ended them before.
+    """
+
+    values: tuple[str, ...]
+    random: bool
+    runs: Sequence[tuple[Trial, int]]
+    whole: bool = True
+
+    @cached_property
+    def numbers(self) -> list[dict[str, float]]:
+        """Quantities of each run."""
+        return [quantities_of(trial, until) for trial, until in self.runs]
+
+    def title(self, name: str) -> str:
+        """Return a quantity in words; what a training has measured is not of a table of true scores."""
+        return axis_label(name)[0].removeprefix("true " if self.runs[0][0].command == "train" else "")
+
+    def of(self, name: str) -> Values:
+        """Return a quantity of all runs, ``[seeds]``; NaN where one has none."""
+        return np.array([numbers.get(name, np.nan) for numbers in self.numbers], dtype=np.float64)
+
+
+def statistics(values: Values, name: str) -> dict[str, float]:
+    """Return mean, sample standard deviation (NaN for one value), median, and the best and the worst of a quantity."""
+    best, worst = (values.max(), values.min()) if more_is_better(name) else (values.min(), values.max())
+    sd = values.std(ddof=1) if len(values) > 1 else np.nan
+    numbers = {"mean": values.mean(), "sd": sd, "median": np.median(values), "best": best, "worst": worst}
+    return {key: float(number) for key, number in numbers.items()}
+
+
+def add_networks(results: Sequence[Done]) -> dict[str, str]:
+    """Add the costs of their networks to the quantities of all runs: counts, and latency on this device, of super-resolution.
+
+    Returns:
+        Name of a trial -> its genotype, where it has one.
+    """
+    genotypes: dict[str, str] = {}
+    networks: dict[str, Network] = {}
+    users: dict[str, list[dict[str, float]]] = {}
+    for done in results:
+        for (trial, until), numbers in zip(done.runs, done.numbers, strict=True):
+            folder, record = cast(tuple[Path, dict[str, Any]], trial.record(until))
+            if trial.command == "search":
+                genotypes[trial.name] = str(Genotype.from_json(record["genotype"]))
+                if not done.whole:  # a search that was ended before has written no network
+                    continue
+            key = str(folder) if trial.command == "search" else trial.options.network_g.model_dump_json()
+            if key not in networks:
+                networks[key] = load_structure(folder if trial.command == "search" else trial.file)
+            users.setdefault(key, []).append(numbers)
+            if trial.command == "train" and (genotype := getattr(networks[key], "genotype", None)) is not None:
+                genotypes[trial.name] = str(genotype)
+    timed = {key: network for key, network in networks.items() if isinstance(network, SRNetwork)}
+    times = dict(zip(timed, latency_of(list(timed.values()), ROUNDS)[0], strict=True)) if timed else {}
+    for key, network in networks.items():
+        counts = {name: count for name, count in complexity_of(network).items() if name.startswith(("params", "macs_"))}
+        for numbers in users[key]:
+            numbers |= counts | ({"latency_ms": times[key]} if key in times else {})
+    return genotypes
+
+
+def short_keys(axes: Axes) -> list[str]:
+    """Return the last word of every key, or as many of its last words as make all of them different."""
+    words = [key.split(":") for key in axes]
+    if not words:
+        return []
+    names = (["_".join(word[-count:]) for word in words] for count in range(1, max(map(len, words)) + 1))
+    return next(keys for keys in names if len(set(keys)) == len(keys))
+
+
+def write_results(
+    folder: Path,
+    results: Sequence[Done],
+    axes: Axes,
+    show: Sequence[str],
+    by: str | None,
+    about: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Write ``sweep.json``, ``.csv``, ``.md`` and ``.png`` and ``front.png`` into the folder of a sweep, and print the table.
+
+    Args:
+        results: of all settings.
+        axes: of the grid.
+        show: quantities to draw, by default those of :data:`DEFAULTS`.
+        by: quantity of which the table has all statistics, the first of ``show`` by default.
+        about: what ``sweep.json`` says on the sweep itself.
+    """
+    results = [done for done in results if done.runs]
+    if not results:
+        return
+    genotypes = add_networks(results)
+    known = [name for name in results[0].numbers[0] if all(name in numbers for done in results for numbers in done.numbers)]
+    for name in show:
+        if name not in known:
+            raise UserError(f"--show: there is no '{name}'{nearest(name, known)} There are: {', '.join(known)}.")
+    matches = ([name for name in known if re.fullmatch(pattern, name)] for pattern in DEFAULTS)
+    drawn = list(show) or next((names for names in matches if names), known[:1])
+    main = pick(by, dict.fromkeys(known, 0.0)) if by else drawn[0]
+    trials, settings = [], []
+    for done in results:
+        point = dict(zip(axes, done.values, strict=True))
+        figures = {name: statistics(done.of(name), name) for name in known}
+        settings.append(point | {"runs": [trial.name for trial, _ in done.runs], "whole": done.whole, "quantities": figures})
+        for (trial, until), numbers in zip(done.runs, done.numbers, strict=True):
+            head = {"trial": trial.name, **point, "seed": trial.options.manual_seed, "until": until}
+            trials.append({**head, "genotype": genotypes.get(trial.name, ""), **numbers})
+    rows = (
+        table(
+            results,
+            axes,
+            [name for name in dict.fromkeys([main, *drawn, *known]) if name in (main, *drawn) or re.fullmatch(COSTS, name)],
+            genotypes,
+        )
+        if len(results) > 1
+        else seeds_table(results[0], known)
+    )
+    notes = [f"{name}: {genotype}" for name, genotype in genotypes.items()] if len(results) == 1 else []
+    notes += [f"{len(trials)} trials, {sum(done.whole for done in results)} of {len(results)} settings to the end"]
+    if "share_of_all" in about:
+        notes.append(f"{about['share_of_all']:.0%} of the steps that all of them would take")
+    write_numbers(folder / "sweep.json", {**about, "settings": settings, "trials": trials})
+    write_csv(folder / "sweep.csv", trials)
+    write_text(folder / "sweep.md", Table(rows).markdown() + "\n")
+    grid = {name: [done.of(name) for done in results] for name in drawn}
+    if axes and len(results) == np.prod([len(values) for values in axes.values()]) and all(done.whole for done in results):
+        save(sweep_figure(grid, axes), folder / "sweep.png")
+    costs = [name for name in known if re.fullmatch(r"macs_hr.+|macs_\d.+|latency_ms", name)]
+    if len(results) > 1 and costs:
+        save(front_figure(results, costs, main), folder / "front.png")
+    Report(folder, rows, notes).print(console)
+
+
+def _text(values: Values, name: str, keys: Sequence[str] = ("mean", "sd")) -> list[str]:
+    """Return statistics of a quantity as texts in its unit; an unknown one is a dash, an unknown deviation is left out."""
+    unit, numbers = axis_label(name)[1], statistics(values, name)
+    texts = {key: "-" if np.isnan(number) else f"{number / unit:.5g}" for key, number in numbers.items()}
+    if numbers["sd"] > 0:
+        texts["mean"] += f" ± {numbers['sd'] / unit:.2g}"
+    return [texts[key] for key in keys if key != "sd"]
+
+
+def seeds_table(done: Done, known: Sequence[str]) -> list[Row]:
+    """Return a row for each quantity of one setting, over its seeds."""
+    keys = ("mean", "median", "best", "worst")
+    names = [name for name in known if re.fullmatch(SUMMARISED, name)]
+    return [{"at the end": done.title(name), **dict(zip(keys, _text(done.of(name), name, keys), strict=True))} for name in names]
+
+
+def table(results: Sequence[Done], axes: Axes, names: Sequence[str], genotypes: Mapping[str, str]) -> list[Row]:
+    """Return a row for each setting: mean ± standard deviation of quantities, and all statistics of the first."""
+    rows: list[Row] = []
+    several, partly = max(len(done.runs) for done in results) > 1, not all(done.whole for done in results)
+    for done in results:
+        row = dict(zip(short_keys(axes), done.values, strict=True))
+        row |= {"seeds": str(len(done.runs))} if several else {}
+        row |= {"until": str(done.runs[0][1])} if partly else {}
+        for name in names:
+            row[done.title(name)] = _text(done.of(name), name)[0]
+            if several and name == names[0]:
+                keys = ("median", "best", "worst")
+                row |= dict(zip(keys, _text(done.of(name), name, keys), strict=True))
+        if genotypes:
+            row["genotype"] = "\n".join(dict.fromkeys(genotypes.get(trial.name, "") for trial, _ in done.runs))
+        rows.append(row)
+    return rows
+
+
+def front_figure(results: Sequence[Done], costs: Sequence[str], main: str) -> Figure:
+    """Draw a quantity against each cost: the mean of every setting, and a line through those that no other beats in both.
+
+    Networks drawn at random have a front of their own.
+    """
+    figure = new_figure(4.6 * len(costs) + 0.4, 3.8)
+    sign = 1 if more_is_better(main) else -1
+    title, main_unit = results[0].title(main), axis_label(main)[1]
+    for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
+        label, unit = axis_label(cost)
+        for random, colour, name in ((False, COLOURS[0], "settings"), (True, FAINT, "random networks")):
+            some = [done for done in results if done.random is random]
+            if not some:
+                continue
+            x, y = ([float(np.mean(done.of(key))) / scale for done in some] for key, scale in ((cost, unit), (main, main_unit)))
+            bars = [float(np.std(done.of(main), ddof=1)) / main_unit if len(done.runs) > 1 else 0.0 for done in some]
+            axes.errorbar(x, y, bars, color=colour, marker="o", markersize=4, linestyle="none", capsize=3, label=name)
+            best = [
+                place for place in range(len(some)) if not any(_beats(other, place, x, y, sign) for other in range(len(some)))
+            ]
+            best.sort(key=lambda place: x[place])
+            axes.plot([x[place] for place in best], [y[place] for place in best], color=colour, linewidth=1.2)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        style(axes, title, label, title)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _beats(one: int, other: int, costs: Sequence[float], scores: Sequence[float], sign: int) -> bool:
+    """Return whether a point is as cheap and as good as another, and in one of both better; ``sign`` -1 if less is better."""
+    cheaper, better = costs[other] - costs[one], sign * (scores[one] - scores[other])
+    return min(cheaper, better) >= 0 and max(cheaper, better) > 0
+
+
+def sweep_figure(results: Mapping[str, Sequence[Values]], axes: Axes) -> Figure:
+    """Draw lines over one option, or heat maps over two; of more, the last is across and the others together down.
+
+    Args:
+        results: quantity -> values of every setting, ``[seeds]``, the last axis fastest.
+        axes: of the grid.
+    """
+    *down, across = axes.values()
+    *keys, last = short_keys(axes)
+    labels = [", ".join(values) for values in product(*down)]
+    ticks: dict[str, Any] = {"rotation": 35, "ha": "right"} if max(map(len, across)) > 8 else {}
+    if down:
+        width = max(1.05 * len(across) + 0.07 * max(map(len, labels)) + 1.9, 3.6)
+        height = 0.6 * len(labels) + 1.5 + 0.05 * max(map(len, across))
+    else:
+        width, height = max(3.2, 0.6 * len(across) + 1.2), 3.3
+    figure = new_figure(width * len(results) + 0.3, height)
+    for panel, (name, cells) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        title, unit = axis_label(name)
+        numbers = [statistics(values / unit, name) for values in cells]
+        mean, std = (np.reshape([one[key] for one in numbers], (len(labels), len(across))) for key in ("mean", "sd"))
+        style(panel, title, last, ", ".join(keys), boxed=bool(down))
+        panel.set_xticks(range(len(across)), across, **ticks)
+        if down:
+            _heat_map(panel, mean, std)
+            panel.set_yticks(range(len(labels)), labels)
+        else:
+            panel.errorbar(range(len(across)), mean[0], np.nan_to_num(std[0]), color=COLOURS[0], marker="o", capsize=4)
+            panel.set_xlim(-0.4, len(across) - 0.6)
+    return figure
+
+
+def _heat_map(panel: Any, mean: Values, std: Values) -> None:
+    """Draw values as colours, ``[rows, columns]``, with the numbers in the cells; NaN where there is none."""
+    image = panel.imshow(mean, cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(mean):
+        text = "-" if np.isnan(value) else f"{value:.4g}"
+        text += "" if np.isnan(std[row, column]) else f"\n± {std[row, column]:.2g}"
+        # The bright end of the colours is too bright for white letters.
+        colour = INK if float(np.nan_to_num(image.norm(value))) > 0.6 else "white"
+        panel.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+    panel.tick_params(length=0)

@@ -1,0 +1,442 @@
+"""Sweeps: their trials, what a halving keeps, what they come to; with toy workers, in this process, in processes and on Ray."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import re
+import signal
+import statistics as standard
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from sr_nas.analysis import sweep, sweep_results
+from sr_nas.analysis.sweep import make_plan, read_axes, rungs
+from sr_nas.analysis.sweep_results import more_is_better, short_keys, statistics
+from sr_nas.cli import parser_of, seeds
+from sr_nas.errors import UserError
+from sr_nas.jobs.run import PROVENANCE
+from sr_nas.jobs.trials import Trial, open_sweep, progress
+from sr_nas.options.load import dump_options, load_options
+from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, append_history, load_tensors, read_history
+from sr_nas.task import training_options
+from tests.campaigns.jobs import unmeasured
+from tests.jobs.processes import ENVIRONMENT, TINY_SEARCH, TINY_TRAINING, InThisProcess, command, run
+
+
+def toy_run(trial: Trial, until: int, psnr: float) -> int:
+    """What a training that has come so far leaves: a record for every validation, the last of this PSNR."""
+    folder = trial.folder / trial.name
+    folder.mkdir(exist_ok=True)
+    (folder / OPTIONS).write_text(dump_options(trial.options))
+    (folder / CHECKPOINT).touch()
+    (folder / PROVENANCE).write_text('[{"processes": 1, "threads": 1}]')
+    append_history(folder, {"iteration": until, "loss": 1 / psnr, "val": {"chelsea": {"psnr": psnr, "ssim": 0.9}}})
+    return 0
+
+
+class Toys:
+    """Workers whose trials are done at once: ``psnr`` of a trial and an iteration is the result, or what it raises."""
+
+    count = 2
+
+    def __init__(self, psnr: Callable[[Trial, int], float]) -> None:
+        self.psnr, self.begun = psnr, list[tuple[str, int]]()
+
+    def submit(self, trial: Trial, until: int) -> Future[int]:
+        self.begun.append((trial.name, until))
+        future: Future[int] = Future()
+        try:
+            future.set_result(toy_run(trial, until, self.psnr(trial, until)))
+        except RuntimeError as error:
+            trial.output.write_text(f"first line\n{error}\n")
+            future.set_result(1)
+        return future
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Trial, int], float]], Toys]:
+    """A function that lets sweeps run with toys."""
+
+    def install(psnr: Callable[[Trial, int], float]) -> Toys:
+        workers = Toys(psnr)
+        monkeypatch.setattr(sweep, "_workers", lambda *_: workers)
+        return workers
+
+    monkeypatch.setattr(sweep_results, "latency_of", lambda networks, rounds: ([5.0] * len(networks), 0.0))
+    return install
+
+
+def words(root: Path, *more: str, file: Path = TINY_TRAINING) -> list[str]:
+    return ["-opt", str(file), "--force_yml", f"path:experiments_root={root}", *more]
+
+
+def rate(trial: Trial) -> float:
+    return float(trial.options.train.optim_g.lr)
+
+
+RATES = "1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4,9e-4"
+
+
+def test_a_halving_keeps_the_best_third_by_the_mean_of_their_seeds(
+    tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
+) -> None:
+    """Against the same by brute force; and the same command again runs nothing and comes to the same."""
+    draws = np.random.default_rng(3).normal(30, 1, (9, 2, 28))
+
+    def psnr(trial: Trial, until: int) -> float:
+        return float(draws[round(rate(trial) * 1e4) - 1, trial.options.manual_seed, until])
+
+    workers = toys(psnr)
+    line = words(tmp_path, "train:total_iter=27", "val:val_freq=3")
+    line += ["--grid", f"train:optim_g:lr={RATES}", "--seeds", "0,1", "--halving", "3"]
+    run("sweep", *line)
+    alive, expected = list(range(9)), []
+    for until in (3, 9, 27):
+        expected += [(f"tiny_train-lr{place + 1}e-4_seed{seed}", until) for place in alive for seed in (0, 1)]
+        scores = draws[alive, :, until].mean(1)
+        alive = sorted(np.array(alive)[np.argsort(-scores)[: max(len(alive) // 3, 1)]].tolist())
+    assert workers.begun == expected
+
+    content = json.loads((tmp_path / "tiny_train_sweep" / "sweep.json").read_text())
+    assert [rung["until"] for rung in content["rungs"]] == [3, 9, 27]
+    assert content["share_of_all"] == pytest.approx((9 * 3 + 3 * 6 + 1 * 18) / (9 * 27))
+    assert [one["train:optim_g:lr"] for one in content["settings"] if one["whole"]] == [f"{alive[0] + 1}e-4"]
+    ends = {(row["train:optim_g:lr"], row["seed"]): row["until"] for row in content["trials"]}
+    assert ends == {(re.findall("lr(.*)_", name)[0], int(name[-1])): until for name, until in expected}  # the last one counts
+
+    workers.begun.clear()
+    assert "18 of 18 were done before" in run("sweep", *line) and workers.begun == []
+    assert json.loads((tmp_path / "tiny_train_sweep" / "sweep.json").read_text()) == content
+
+
+def test_of_losses_less_is_better(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
+    workers = toys(lambda trial, until: 1e5 * rate(trial))
+    line = words(tmp_path, "train:total_iter=4", "val:val_freq=1")
+    run("sweep", *line, "--grid", "train:optim_g:lr=1e-4,2e-4", "--halving", "2", "--by", "loss_train")
+    assert workers.begun[2:] == [("tiny_train-lr2e-4", 4)]  # whose loss, 1 / PSNR, is the least
+    assert [more_is_better(name) for name in ("Set5_psnr", "psnr", "loss_task", "params", "cifar10_test")] == [1, 1, 0, 0, 1]
+
+
+def test_rungs_by_hand() -> None:
+    trial = Trial(load_options(training_options, TINY_TRAINING, ["train:total_iter=100", "val:val_freq=5"]))
+    assert rungs(trial, 9, 3) == [15, 35, 100]  # 11.1 and 33.3, where a validation is
+    assert rungs(trial, 26, 3) == [15, 35, 100] and rungs(trial, 8, 2) == [15, 25, 50, 100]
+    with pytest.raises(UserError, match=r"27 settings first after 3.704 of 100 iterations: it needs a val.val_freq of 3 or less"):
+        rungs(trial, 27, 3)
+    with pytest.raises(UserError, match="--halving 3 needs 3 settings at least, and there are 2"):
+        rungs(trial, 2, 3)
+
+
+def test_a_trial_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
+) -> None:
+    broken = [True]
+
+    def psnr(trial: Trial, until: int) -> float:
+        if rate(trial) == 2e-4 and broken:
+            raise RuntimeError("no such data")
+        return 30 + 1e4 * rate(trial)
+
+    workers = toys(psnr)
+    line = [*words(tmp_path), "--grid", "train:optim_g:lr=1e-4,2e-4,3e-4"]
+    printed = run("sweep", *line, code=1)
+    assert "2 of 3: tiny_train-lr2e-4 failed: no such data" in printed and "tiny_train-lr3e-4 is done" in printed
+    file = tmp_path / "tiny_train_sweep" / "options" / "tiny_train-lr2e-4.yml"
+    assert f"one alone: sr-nas train -opt {file} --auto_resume" in " ".join(printed.split()) and file.is_file()
+    content = json.loads((tmp_path / "tiny_train_sweep" / "sweep.json").read_text())
+    assert content["failed"] == {"tiny_train-lr2e-4": "no such data"}
+    assert [row["chelsea_psnr"] for row in content["trials"]] == pytest.approx([31, 33])
+    broken.clear()
+    workers.begun.clear()
+    run("sweep", *line)
+    assert workers.begun == [("tiny_train-lr2e-4", 12)]
+
+
+def test_statistics_by_hand(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
+    values = [30.0, 34.0, 31.0]
+    toys(lambda trial, until: values[trial.options.manual_seed])
+    printed = run("sweep", *words(tmp_path), "--seeds", "0-2")
+    folder = tmp_path / "tiny_train_sweep"
+    (setting,) = json.loads((folder / "sweep.json").read_text())["settings"]
+    psnr, loss = (setting["quantities"][name] for name in ("chelsea_psnr", "loss_train"))
+    assert psnr == pytest.approx({"mean": 95 / 3, "sd": standard.stdev(values), "median": 31, "best": 34, "worst": 30})
+    assert (loss["best"], loss["worst"]) == pytest.approx((1 / 34, 1 / 30))
+    assert setting["quantities"]["latency_ms"]["mean"] == 5 and setting["quantities"]["params"]["sd"] == 0
+    assert "| chelsea PSNR, dB | 31.667 ± 2.1 | 31 | 34 | 30 |" in (folder / "sweep.md").read_text()
+    assert "tiny_train_seed1: IMDN(conv_3x3, dsconv_3x3, conv_3x3, dil_dsconv_5x5_bn)" in printed
+    assert np.isnan(statistics(np.array([3.0]), "params")["sd"])
+
+
+def test_a_grid_in_tables_and_pictures(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
+    toys(lambda trial, until: 30 + 1e3 * rate(trial) + trial.options.network_g.nf / 100)
+    line = [*words(tmp_path), "--grid", "network_g:nf=16,32", "train:optim_g:lr=1e-4,1e-3"]
+    printed = run("sweep", *line)
+    folder = tmp_path / "tiny_train_sweep"
+    with (folder / "sweep.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["network_g:nf"], row["train:optim_g:lr"]) for row in rows] == list(product(("16", "32"), ("1e-4", "1e-3")))
+    assert [float(row["chelsea_psnr"]) for row in rows] == pytest.approx([30.26, 31.16, 30.42, 31.32])
+    assert float(rows[2]["params"]) > float(rows[0]["params"]) > 0
+    assert "chelsea PSNR, dB" in printed and "31.32" in printed and "±" not in printed
+    for name in ("sweep", "front"):
+        assert cv2.imread(str(folder / f"{name}.png")).std() > 0
+    refused = run("sweep", *line, "--show", "cifar10_test", code=1)
+    assert "--show: there is no 'cifar10_test'" in refused
+    assert "there is no quantity 'gap_wrost' - did you mean 'gap_worst'?" in run("sweep", *line, "--show", "gap_wrost", code=1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_point_on_the_front_is_beaten_by_none(sign: int) -> None:
+    generator = random.Random(sign)
+    costs, scores = ([generator.randrange(6) for _ in range(40)] for _ in range(2))
+    for one, other in product(range(40), repeat=2):
+        as_good = costs[one] <= costs[other] and sign * scores[one] >= sign * scores[other]
+        same = (costs[one], scores[one]) == (costs[other], scores[other])
+        assert sweep_results._beats(one, other, costs, scores, sign) == (as_good and not same)
+
+
+def arguments(*texts: str) -> Any:
+    return parser_of("sweep").parse_args(list(texts))
+
+
+def test_points_at_random_are_of_the_grid_and_the_same_every_time(tmp_path: Path) -> None:
+    line = [*words(tmp_path), "--grid", f"train:optim_g:lr={RATES}", "val:val_freq=1,2,3,4", "--random"]
+    plans = [make_plan(arguments(*line, "7")) for _ in range(2)]
+    points = [setting.values for setting in plans[0].settings]
+    assert points == [setting.values for setting in plans[1].settings] and len(set(points)) == 7
+    assert set(points) < set(product(RATES.split(","), "1234"))
+    for setting in plans[0].settings:
+        assert (setting.trials[0].options.train.optim_g.lr, setting.trials[0].options.val.val_freq) == (
+            float(setting.values[0]),
+            int(setting.values[1]),
+        )
+    with pytest.raises(UserError, match="--random 37: the grid has 36 points"):
+        make_plan(arguments(*line, "37"))
+
+
+def test_a_wrong_option_of_the_last_trial_is_refused_before_the_first(tmp_path: Path) -> None:
+    printed = run("sweep", *words(tmp_path), "--grid", "train:total_iter=12,-3", code=1)
+    assert "train.total_iter" in printed and not list(tmp_path.iterdir())
+    printed = run("sweep", *words(tmp_path), "--grid", "train:total_iter=12,13", "--halving", "2", code=1)
+    assert "trials of one length, and these have 12, 13" in printed
+    with pytest.raises(SystemExit):
+        run("sweep", *words(tmp_path))
+    with pytest.raises(SystemExit):
+        run("sweep", *words(tmp_path), "--seeds", "0-1", "--random", "3")
+
+
+def test_axes_are_read_as_they_were_written() -> None:
+    axes = read_axes(["search:regularizer:nu=0,.25,1e6", "search:regularizer={type: l2}, none", "a:x='1,2',b"])
+    assert axes == {
+        "search:regularizer:nu": ["0", ".25", "1e6"],
+        "search:regularizer": ["{type: l2}", "none"],
+        "a:x": ["'1,2'", "b"],
+    }
+    assert short_keys(axes) == ["nu", "regularizer", "x"]
+    assert short_keys({"search:regularizer": ["1"], "a:regularizer": ["1"]}) == ["search_regularizer", "a_regularizer"]
+    for wrong in (["nu"], ["nu="], ["nu=1,1"], ["nu=1", "nu=2"], ["nu=[1"], ["manual_seed=1,2"], ["path:experiments_root=a"]):
+        with pytest.raises(UserError):
+            read_axes(wrong)
+
+
+@pytest.mark.parametrize(("text", "result"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("0,2,5-6", [0, 2, 5, 6])])
+def test_seeds_are_read(text: str, result: list[int]) -> None:
+    assert seeds(text) == result
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-3", "1,1", "3-1", "0-99999999999", "0-9999,20000", "7-10007"])
+def test_wrong_seeds_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        seeds(text)
+
+
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    with open_sweep(tmp_path), pytest.raises(UserError, match="another sweep runs in"), open_sweep(tmp_path):
+        pass
+    with open_sweep(tmp_path):
+        pass
+
+
+def test_progress_is_read_from_what_a_trial_prints(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    assert progress(file) == (0.0, "")
+    for text, share in (
+        ("iteration 1,500/6,000  loss 1\n", 0.25),
+        ("epoch 3/8  task 1\n", 3 / 8),
+        ("epoch 4/8  step 50/100  task 1\nwhatever\n", 3.5 / 8),
+    ):
+        with file.open("a") as stream:
+            stream.write("x" * 3000 + text)
+        assert progress(file)[0] == pytest.approx(share)
+
+
+def test_networks_of_a_front_and_random_ones_of_their_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = f"path:experiments_root={tmp_path}"
+    run("search", "-opt", TINY_SEARCH, "--force_yml", root, "search:epochs=1", "search:budget:macs_hr=2.2G")
+    line = [*words(tmp_path), "--front", str(tmp_path / "tiny"), "--best", "3", "--random", "4"]
+    plan = make_plan(arguments(*line))
+    content = json.loads((tmp_path / "tiny" / "front.json").read_text())
+    within = [row for row in content["networks"] if row["macs_hr"] <= 2.2e9]
+    best = sorted(within, key=lambda row: -row["log_beta"])[:3]
+    genotypes = [setting.trials[0].options.network_g.genotype for setting in plan.settings]
+    assert genotypes[:3] == [list(row["genotype"]["genotype"].values()) for row in best]
+    assert [setting.random for setting in plan.settings] == [False] * 3 + [True] * 4
+    assert [setting.values[0] for setting in plan.settings] == ["front0", "front1", "front2", *(f"random{k}" for k in range(4))]
+    assert len({str(genotype) for genotype in genotypes}) == 7
+    refused = run("sweep", "-opt", TINY_SEARCH, "--front", str(tmp_path / "tiny"), code=1)
+    assert "--front trains networks" in refused
+    assert "scale is 3 in the training" in run("sweep", *line, "--force_yml", "scale=3", "datasets:train:gt_size=24", code=1)
+
+
+def result_of(folder: Path) -> tuple[Any, Mapping[str, Any]]:
+    """What must be the same of two runs, to the bit."""
+    state = {name: value for name, value in load_tensors(folder / CHECKPOINT).items() if name not in ("seconds", "random")}
+    return unmeasured(read_history(folder)), state
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_trial_in_rungs_is_the_run_by_hand_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "Processes", lambda *_: InThisProcess())
+    line = words(tmp_path, "val:val_freq=1", "train:total_iter=4")
+    run("sweep", *line, "--seeds", "0", "--grid", "train:optim_g:lr=1e-3,1", "--halving", "2")
+    run("train", *line, "train:optim_g:lr=1e-3", "manual_seed=0", "name=by_hand")
+    assert same(result_of(tmp_path / "tiny_train_sweep" / "tiny_train-lr1e-3_seed0"), result_of(tmp_path / "by_hand"))
+    content = json.loads((tmp_path / "tiny_train_sweep" / "sweep.json").read_text())
+    assert [list(rung["scores"]) for rung in content["rungs"]][1] == ["tiny_train-lr1e-3_seed0"]
+
+
+def test_a_search_that_stops_at_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    root = f"path:experiments_root={tmp_path}"
+    run("search", "-opt", TINY_SEARCH, "--until", "1", "--force_yml", root, "name=parts")
+    assert read_history(tmp_path / "parts")[-1]["epoch"] == 1 and not (tmp_path / "parts" / "genotype.json").exists()
+    run("search", "-opt", TINY_SEARCH, "--auto_resume", "--force_yml", root, "name=parts")
+    run("search", "-opt", TINY_SEARCH, "--force_yml", root, "name=whole")
+    assert same(result_of(tmp_path / "parts"), result_of(tmp_path / "whole"))
+
+
+def test_the_estimate_names_every_trial_and_begins_none(tmp_path: Path) -> None:
+    printed = run("sweep", *words(tmp_path), "--grid", "train:optim_g:lr=1e-4,1e-3", "--seeds", "0-1", "--jobs", "2", "--dry")
+    assert all(f"tiny_train-lr{lr}_seed{seed}" in printed for lr in ("1e-4", "1e-3") for seed in (0, 1))
+    assert "4 trials:" in printed and "by 2 at a time" in printed and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search run by hand."""
+    root = tmp_path_factory.mktemp("by_hand")
+    words_of = command(
+        "search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={root}", "manual_seed=1", "search:epochs=80"
+    )
+    subprocess.run(words_of, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    return root / "tiny"
+
+
+def began(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until both trials of a sweep have histories of some epochs."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        files = [folder / f"tiny_seed{seed}" / HISTORY for seed in (0, 1)]
+        if all(file.is_file() and file.read_bytes().count(b"\n") > 5 for file in files):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the trials did not begin")
+
+
+def sweep_of_two(root: Path, *more: str) -> list[str]:
+    return command("sweep", *words(root, "search:epochs=80", file=TINY_SEARCH), "--seeds", "0,1", *more)
+
+
+def descendants(process: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if any("sweep.lock" in file.path for file in child.open_files()):
+            yield child
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_goes_on_and_its_trials_save_themselves(tmp_path: Path, by_hand: Path) -> None:
+    folder = tmp_path / "tiny_sweep"
+    process = subprocess.Popen(sweep_of_two(tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    began(folder, process)
+    trials = list(descendants(process))
+    process.kill()
+    process.wait()
+    psutil.wait_procs(trials, timeout=60)
+    assert all("saved in" in (folder / "output" / f"tiny_seed{seed}.txt").read_text() for seed in (0, 1))
+    subprocess.run(sweep_of_two(tmp_path), check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    assert same(result_of(folder / "tiny_seed1"), result_of(by_hand)) and not list(folder.glob("tiny_seed?_2"))
+
+
+@pytest.mark.slow
+def test_a_signal_saves_all_trials(tmp_path: Path, by_hand: Path) -> None:
+    process = subprocess.Popen(sweep_of_two(tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    began(tmp_path / "tiny_sweep", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert len(read_history(tmp_path / "tiny_sweep" / "tiny_seed1")) < 81
+    subprocess.run(sweep_of_two(tmp_path), check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    assert same(result_of(tmp_path / "tiny_sweep" / "tiny_seed1"), result_of(by_hand))
+
+
+@pytest.mark.slow
+def test_on_ray_a_worker_that_is_killed_goes_on(tmp_path: Path, by_hand: Path) -> None:
+    pytest.importorskip("ray")
+    folder = tmp_path / "tiny_sweep"
+    process = subprocess.Popen(sweep_of_two(tmp_path, "--address", "local"), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    began(folder, process)
+    # Ray's processes are nobody's children once they run; the log of a run is open in its worker alone.
+    (worker,) = [one for one in psutil.process_iter() if "ray::" in one.name() and holds(one, folder / "tiny_seed1")]
+    worker.send_signal(signal.SIGKILL)
+    assert process.wait(200) == 0
+    assert len(json.loads((folder / "tiny_seed1" / PROVENANCE).read_text())) == 2, "it was not resumed"
+    assert same(result_of(folder / "tiny_seed1"), result_of(by_hand)) and not list(folder.glob("tiny_seed?_2"))
+
+
+def holds(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return any(file.path.startswith(str(folder)) for file in process.open_files())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.slow
+def test_without_a_shared_disk_the_folders_come_back(tmp_path: Path, by_hand: Path) -> None:
+    ray = pytest.importorskip("ray")
+    from sr_nas.jobs.on_ray import RayWorkers
+
+    args = arguments(*words(tmp_path, "search:epochs=80", file=TINY_SEARCH), "--seeds", "1")
+    (trial,) = make_plan(args).trials
+    with open_sweep(trial.folder):
+        workers = RayWorkers("local", trial.folder, None, shared=False)
+        try:
+            for until in (10, 80):  # the second goes on from what came back
+                assert workers.submit(trial, until).result(200) == 0
+                assert read_history(trial.folder / "tiny_seed1")[-1]["epoch"] == until
+        finally:
+            ray.shutdown()
+    assert same(result_of(trial.folder / "tiny_seed1"), result_of(by_hand))
+    assert not os.path.exists(trial.file)  # the worker wrote it where it ran
