@@ -68,6 +68,7 @@ def test_further_ways_of_a_step_run_on_a_cpu_but_for_graphs() -> None:
         ("threads", {f"threads {how}: {place}" for how in HOW for place in ("alone", "beside them")}),
         ("inference --size 40x24 --beside", {"plain", "torch", "onnxruntime"}),
         ("inference --megapixels 0.01", {"sr-nas inference"}),
+        ("sweep --trials 3", {"start of a trial's process", "driver, for each trial"}),
         ("data --images 2 --batch 2 --gt_size 32", {"folder", "folder, cache", "lmdb", "basicsr, folder"}),
     ],
 )

@@ -1,9 +1,9 @@
-"""Measure the speed of sr_nas on this machine: supernets, search steps, trainings, threads, inference and the data loader.
+"""Measure the speed of sr_nas here: supernets, search steps, trainings, threads, inference, the data loader and sweeps.
 
-``python tools/benchmark.py supernet|search-step|training|threads|inference|data|all [--json]``. Variants run in turns, so that
-whatever slows the machine for a while slows them all; what counts are the ratios between them. ``--clock cpu`` measures the time
-of all cores that the process uses instead of the time on the clock, which a busy machine distorts. Peak memory is measured in a
-process of its own for every variant.
+``python tools/benchmark.py supernet|search-step|training|threads|inference|data|sweep|all [--json]``. Variants run in turns, so
+that whatever slows the machine for a while slows them all; what counts are the ratios between them. ``--clock cpu`` measures the
+time of all cores that the process uses instead of the time on the clock, which a busy machine distorts. Peak memory is measured
+in a process of its own for every variant.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from measuring.inference import inference
 from measuring.searches import CASES, GPU_VARIANTS, Calls, search_step, supernet_pass
+from measuring.sweeps import sweep
 from measuring.timing import Step, busy_process, in_turns, peak_apart
 from preparation.generate import write_lmdb
 from rich.console import Console
@@ -296,6 +297,7 @@ def parser() -> argparse.ArgumentParser:
     reading.add_argument("--scale", type=int, default=2)
     reading.add_argument("--gt_size", type=int, default=192, help="side of the HR patch (default: 192)")
     reading.add_argument("--batch", type=int, default=16, metavar="N", help="patches per batch (default: 16)")
+    add("sweep", sweep).add_argument("--trials", type=int, default=1000, metavar="N", help="how many (default: 1000)")
     add("all", run_all)
     return result
 
@@ -324,7 +326,7 @@ def print_tables(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None
         "prepare": "{:.1f}",
         "seconds": "{:.4f}",
         "iqr": "{:.4f}",
-        "ratio": "{:.2f}",
+        "ratio": "{:.3g}",
         "gflops": "{:.0f}",
         "computing_calls": "{:,}",
         "calls": "{:,}",

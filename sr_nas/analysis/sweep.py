@@ -84,10 +84,11 @@ def main(args: Namespace) -> int:
     if args.dry:
         estimate(plan, work, args.jobs, console)
         return 0
-    with open_sweep(plan.folder) as held, GracefulShutdown() as stop, SweepView(console, work) as view:
-        workers = _workers(args, plan.folder, held)
+    with open_sweep(plan.folder) as held:
+        workers = _workers(args, plan.folder, held)  # before signals are taken, of which Ray takes some
         console.print(f"{len(plan.trials)} trials in {plan.folder}, {workers.count} at a time", soft_wrap=True)
-        course = carry_out(plan, steps, args.halving, args.by, workers, view, stop)
+        with GracefulShutdown() as stop, SweepView(console, work) as view:
+            course = carry_out(plan, steps, args.halving, args.by, workers, view, stop)
         if stop():
             console.print("stopped; the same command goes on.")
             return stop.exit_code

@@ -392,8 +392,11 @@ def test_a_driver_that_is_killed_goes_on_and_its_trials_save_themselves(tmp_path
 
 
 @pytest.mark.slow
-def test_a_signal_saves_all_trials(tmp_path: Path, by_hand: Path) -> None:
-    process = subprocess.Popen(sweep_of_two(tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("more", [[], ["--address", "local"]])
+def test_a_signal_saves_all_trials(tmp_path: Path, by_hand: Path, more: list[str]) -> None:
+    if more:
+        pytest.importorskip("ray")
+    process = subprocess.Popen(sweep_of_two(tmp_path, *more), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     began(tmp_path / "tiny_sweep", process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
