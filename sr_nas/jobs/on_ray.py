@@ -5,8 +5,8 @@ Where a worker sees the driver's folder, it works there. Elsewhere it gets the t
 
 from __future__ import annotations
 
-import contextlib
 import io
+import json
 import logging
 import os
 import secrets
@@ -14,14 +14,20 @@ import shutil
 import tarfile
 import tempfile
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from rich.console import Console
 
 from sr_nas.errors import UserError
-from sr_nas.jobs.trials import Trial
-from sr_nas.options.load import dump_options
-from sr_nas.runs.files import write_text
+from sr_nas.jobs.search import run_search
+from sr_nas.jobs.train import run_training
+from sr_nas.jobs.trials import OUTPUTS, Trial
+from sr_nas.options.load import dump_options, load_options
+from sr_nas.runs.files import keep_freed_memory, write_text
 from sr_nas.runs.run_dir import run_folders
+from sr_nas.task import search_options, training_options
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
@@ -73,10 +79,10 @@ class RayWorkers:
     def submit(self, trial: Trial, until: int) -> Future[int]:
         """Hand a trial to the cluster."""
         future: Future[int] = Future()
-        place = {"cwd": os.getcwd(), "folder": str(self._folder), "token": self._token, "root": str(trial.folder)}
+        place = {"cwd": os.getcwd(), "folder": str(self._folder), "token": self._token}
         runs = run_folders(self._folder, trial.name)
         content = pack(self._folder, [run.name for run in runs]) if runs else b""
-        reference = self._task.remote(trial.words(until), trial.name, dump_options(trial.options), content, place)
+        reference = self._task.remote(trial.command, trial.name, dump_options(trial.options), until, content, place)
         self._references[future] = reference
         future.set_running_or_notify_cancel()
         reference.future().add_done_callback(lambda ended: self._end(future, ended))
@@ -98,33 +104,48 @@ class RayWorkers:
             ray.cancel(reference, force=False)
 
 
-def run_trial(words: list[str], name: str, options: str, content: bytes, place: dict[str, str]) -> tuple[int, bytes]:
-    """Run the command of a trial in this process; return its exit code, and its files where the driver cannot see them."""
-    from sr_nas.cli import main
+def run_trial(command: str, name: str, options: str, until: int, content: bytes, place: dict[str, str]) -> tuple[int, bytes]:
+    """Run a trial in this process; return its exit code, and its files where the driver cannot see them.
 
-    with contextlib.suppress(OSError):
-        os.chdir(place["cwd"])  # to which the paths of options are relative
+    Args:
+        command: ``search`` or ``train``.
+        name: of the trial.
+        options: content of its option file.
+        until: epoch or iteration to stop after.
+        content: archive of its run folders as the driver has them.
+        place: ``cwd`` of the driver, to which the paths of options are relative; ``folder`` of the sweep and its ``token``.
+    """
+    with suppress(OSError):
+        os.chdir(place["cwd"])
     folder, token = Path(place["folder"]), None
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         token = (folder / TOKEN).read_text(encoding="utf-8")
     shared = bool(place["token"]) and token == place["token"]
     root = folder if shared else Path(tempfile.mkdtemp(prefix="sr_nas_sweep_"))
     try:
         if not shared:
             unpack(content, root)
-            write_text(root / "options" / f"{name}.yml", options)
-            (root / "output").mkdir()
-        words = [str(root / "options" / f"{name}.yml") if word.endswith(f"{name}.yml") else word for word in words]
-        words += ["--force_yml", f"path:experiments_root={root}"]
-        with contextlib.ExitStack() as stack:
-            output = stack.enter_context((root / "output" / f"{name}.txt").open("a", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(output))
-            stack.enter_context(contextlib.redirect_stderr(output))
-            code = main(words)
-        return code, b"" if shared else pack(root, [entry.name for entry in root.iterdir() if entry.name != "options"])
+            (root / OUTPUTS).mkdir()
+        write_text(file := root / f".{name}.yml", options)
+        with (root / OUTPUTS / f"{name}.txt").open("a", encoding="utf-8") as output:
+            code = _run(command, file, root, until, output)
+        file.unlink()
+        return code, b"" if shared else pack(root, [entry.name for entry in root.iterdir()])
     finally:
         if not shared:
             shutil.rmtree(root, ignore_errors=True)
+
+
+def _run(command: str, file: Path, root: Path, until: int, output: TextIO) -> int:
+    keep_freed_memory()
+    console, overrides = Console(file=output, width=200), [f"path:experiments_root={json.dumps(str(root))}"]
+    try:
+        if command == "search":
+            return run_search(load_options(search_options, file, overrides), console, True, until=until)[1]
+        return run_training(load_options(training_options, file, overrides), console, True, until)[1]
+    except (UserError, OSError) as error:
+        print(f"{command}: {error}", file=output)
+        return 1
 
 
 def pack(folder: Path, names: list[str]) -> bytes:
