@@ -114,12 +114,6 @@ def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
 def _search(parser: ArgumentParser) -> None:
     """Search a network in the space that an option file names."""
     _run(parser)
-    text = "train the network, N random ones and the hand-made one of the same cost alike, and compare them; all of it resumes"
-    parser.add_argument("--against-random", type=whole_number, metavar="N", help=text)
-    text = "with --against-random, option file of these trainings, whose network is replaced; their runs lie beside the search"
-    parser.add_argument("--training", metavar="FILE", help=text)
-    text = "with --against-random, seeds to train every network with (default: the training's own)"
-    parser.add_argument("--training_seeds", type=seeds, metavar="0-2", help=text)
     text = "print the best network of the search for each of these budgets, of its first one's cost, else of macs_hr"
     parser.add_argument("--front", type=amounts, default=(), metavar="5G,10G,...", help=text)
 
@@ -141,10 +135,10 @@ def _sweep(parser: ArgumentParser) -> None:
     text = "option and its values, e.g. search:regularizer:nu=0,0.25,1; several are combined"
     add("--grid", nargs="+", action="extend", default=[], metavar="KEY=A,B,...", help=text)
     add("--seeds", type=seeds, metavar="0-4", help="seeds of every setting (default: the option file's)")
-    text = "train the networks of a finished search that alpha prefers within its budget; FILE is that of their training"
+    text = "train the network of a finished search, and others that alpha prefers within its budget; FILE is of their training"
     add("--front", type=Path, metavar="RUN", help=text)
-    add("--best", type=whole_number, default=9, metavar="N", help="with --front, number of its networks (default: 9)")
-    text = "so many points of the grid, drawn at random; with --front, so many random networks of its costs beside it"
+    add("--best", type=whole_number, default=9, metavar="N", help="with --front, number of the search's networks (default: 9)")
+    text = "so many points of the grid, drawn at random; with --front, so many random networks of its costs and the hand-made one"
     add("--random", type=whole_number, metavar="N", help=text)
     text = "successive halving: begin with all, and let the best 1/N of the settings go on, for N times as long"
     add("--halving", type=_factor, metavar="N", help=text)
@@ -387,11 +381,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("--random goes with --grid, of whose points it draws some, or with --front")
         if not (args.grid or args.seeds or args.front):
             parser.error("one of --grid, --seeds and --front is needed: what differs between the trials?")
-    if command == "search":
-        if args.against_random is not None:
-            args.module = "sr_nas.analysis.against_random"
-        if (args.against_random is None) != (args.training is None) or (args.training_seeds and args.training is None):
-            parser.error("--against-random goes with --training, the option file of its trainings; --training_seeds with both")
     wait_briefly()
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.

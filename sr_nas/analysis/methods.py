@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from sr_nas.analysis.against_random import BAND, paired
+from sr_nas.analysis.contenders import BAND, paired
 from sr_nas.analysis.history import Method, methods_of
 from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.complexity.costs import complexity

@@ -7,8 +7,8 @@ import math
 import re
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,40 +17,46 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from sr_nas.analysis.against_random import OF_FRONT, RANDOM, training_of
-from sr_nas.analysis.sweep_results import QUANTITIES, Axes, Done, more_is_better, pick, quantities_of, short_keys, write_results
+from sr_nas.analysis.contenders import Contender, read_contenders
+from sr_nas.analysis.sweep_results import (
+    NETWORK,
+    QUANTITIES,
+    Axes,
+    Done,
+    more_is_better,
+    pick,
+    quantities_of,
+    short_keys,
+    write_results,
+)
 from sr_nas.analysis.tables import Table
-from sr_nas.complexity.latency import read_latency
-from sr_nas.errors import UserError, nearest, parse_json, shortened
-from sr_nas.genotype import Genotype
-from sr_nas.jobs.search import FRONT
+from sr_nas.errors import UserError, nearest, shortened
 from sr_nas.jobs.trials import Processes, SweepView, Trial, Workers, open_sweep, run_trials
-from sr_nas.options.load import OptionLoader, load_options, parse_yaml, read_options
+from sr_nas.options.load import OptionLoader, check_options, load_options, parse_yaml, read_options
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import duration
 from sr_nas.runs.device import pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
-from sr_nas.search.budget import draw
-from sr_nas.task import build_searcher, build_trainer, build_training, find_task, network_costs, search_options, training_options
+from sr_nas.task import build_searcher, build_trainer, build_training, search_options, training_options
 
 EXAMPLES = "loss_task", "gap_worst", "params", "cifar10_test", "Set5_psnr", "seconds"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A point of the grid: its values as the user wrote them, and a trial for each seed; ``random``: of a drawn network."""
+    """A point of the grid: its values as the user wrote them, and a trial for each seed."""
 
     values: tuple[str, ...]
     trials: tuple[Trial, ...]
-    random: bool = False
 
 
 class Plan(NamedTuple):
-    """All that a sweep runs: its folder, axes and settings."""
+    """All that a sweep runs: its folder, axes and settings, and remarks on its networks."""
 
     folder: Path
     axes: Axes
     settings: list[Setting]
+    notes: Sequence[str] = ()
 
     @property
     def trials(self) -> list[Trial]:
@@ -115,36 +121,40 @@ def make_plan(args: Namespace) -> Plan:
     """
     axes = read_axes(args.grid)
     model: Any = search_options if "search" in read_options(Path(args.opt)) else training_options
-    options = load_options(model, args.opt, args.force_yml)
-    folder = Path(options.path.experiments_root) / f"{options.name}_sweep"
-    overrides = [*args.force_yml, f"path:experiments_root={json.dumps(str(folder))}"]
-    networks: Mapping[str, Any] = {}
+    if args.front and model is search_options:
+        raise UserError(f"--front trains networks: {args.opt} is the option file of a search, name one of a training.")
+    # The network of a training is replaced by those of a front, so that its own genotype need not be there.
+    options = load_options(model, args.opt, args.force_yml, check_files=args.front is None)
+    contenders: Sequence[Contender | None] = [None]
+    notes: list[str] = []
     if args.front:
-        if model is search_options:
-            raise UserError(f"--front trains networks: {args.opt} is the option file of a search, name one of a training.")
-        networks = networks_of(args.front, options, args.best, args.random)
+        contenders, notes = read_contenders(args.front, options, args.best, args.random)
+    title = f"{args.front.name}-{options.name}" if args.front else options.name
+    folder = Path(options.path.experiments_root) / f"{title}_sweep"
+    overrides = [*args.force_yml, f"path:experiments_root={json.dumps(str(folder))}"]
     points = list(_points(axes, None if args.front else args.random))
     settings, names = [], set()
-    for network, values in product(networks or [""], points):
-        short = "".join(
-            f"-{key}{re.sub(r'[^A-Za-z0-9._+-]+', '_', value)[:40]}" for key, value in zip(short_keys(axes), values, strict=True)
-        )
-        stem = f"{options.name}{f'-{network}' * bool(network)}{short}"
+    for contender, values in product(contenders, points):
+        network = () if contender is None else (contender.name,)
+        words = [re.sub(r"[^A-Za-z0-9._+-]+", "_", value)[:40] for value in values]
+        stem = "-".join([title, *network, *map("".join, zip(short_keys(axes), words, strict=True))])
         names.add(stem)
         point = [*overrides, *(f"{key}={value}" for key, value in zip(axes, values, strict=True))]
         trials = []
         for seed in [None] if args.seeds is None else args.seeds:
-            name = stem if seed is None else f"{stem}_seed{seed}"
-            checked = load_options(model, args.opt, [*point, f"name={name}", *([] if seed is None else [f"manual_seed={seed}"])])
-            if network:
-                checked = training_of(checked, networks[network], args.opt, name, checked.manual_seed, folder)
+            own = [f"name={stem}"] if seed is None else [f"name={stem}_seed{seed}", f"manual_seed={seed}"]
+            checked = load_options(model, args.opt, [*point, *own], check_files=contender is None)
+            if contender is not None:
+                raw = checked.model_dump(mode="json", exclude_none=True) | dict(contender.block)
+                checked = check_options(type(checked), raw, args.opt)
             trials.append(Trial(checked))
-        settings.append(Setting((*([network] if network else []), *values), tuple(trials), network.startswith(RANDOM)))
+        settings.append(Setting((*network, *values), tuple(trials)))
     if len(names) < len(settings):
         raise UserError("two trials would have one name: values must differ in 40 letters, digits or . + -")
     if len(lengths := {trial.length for setting in settings for trial in setting.trials}) > 1 and args.halving:
         raise UserError(f"--halving compares trials of one length, and these have {', '.join(map(str, sorted(lengths)))}.")
-    return Plan(folder, ({"network": list(networks)} if networks else {}) | axes, settings)
+    networks = {NETWORK: [contender.name for contender in contenders if contender]} if args.front else {}
+    return Plan(folder, networks | axes, settings, notes)
 
 
 def read_axes(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -184,47 +194,6 @@ def _points(axes: Axes, count: int | None) -> Iterator[tuple[str, ...]]:
     for number in chosen:
         places = np.unravel_index(number, sizes) if sizes else ()
         yield tuple(values[int(place)] for values, place in zip(axes.values(), places, strict=True))
-
-
-def networks_of(run: Path, recipe: AnyTraining, best: int, count: int | None) -> dict[str, Mapping[str, Any]]:
-    """Return name -> option block of the networks that a search prefers within its budget, and of random ones beside them.
-
-    Args:
-        run: folder of the search.
-        recipe: options of the trainings, of the same task, scale and architecture.
-        best: number of networks of the front: those of the largest sum of log beta.
-        count: of random networks, each of the space as likely whose cost is between the cheapest and the dearest of these.
-
-    Raises:
-        UserError: the folder has no front, or the recipe is for other networks.
-    """
-    if not (run / FRONT).is_file():
-        raise UserError(f"--front {run}: there is no {FRONT}; name the folder of a finished search.")
-    options = load_options(search_options, run / "options.yml", check_files=False)
-    task, space = find_task(options.task), find_task(options.task).space(options)
-    for key, theirs, ours in (
-        ("scale", getattr(recipe, "scale", None), getattr(options, "scale", None)),
-        ("network_g.type", recipe.network_g.type, space.arch),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"{key} is {theirs} in the training, and {ours} in the search {run}. Name a training for its networks."
-            )
-    content = parse_json((run / FRONT).read_bytes(), run / FRONT)
-    cost = content["cost"]
-    limit = options.search.budget.limits().get(cost, math.inf)
-    rows = sorted((row for row in content["networks"] if row[cost] <= limit), key=lambda row: -row["log_beta"])[:best]
-    genotypes = {f"{OF_FRONT}{number}": Genotype.from_json(row["genotype"]) for number, row in enumerate(rows)}
-    if count:
-        section = options.search
-        latency = read_latency(Path(section.latency_table), space, section.foreign_latency) if section.latency_table else None
-        most = max(row[cost] for row in rows)
-        band = [replace(network_costs(space, {cost: math.inf}, latency)[cost], limit=most)]
-        low = min(min(row[cost] for row in rows) / most, 0.95)
-        drawn = draw(space, band, count + best, np.random.default_rng(options.manual_seed), low, 1.0)
-        others = [genotype for genotype in drawn if genotype not in genotypes.values()][:count]
-        genotypes |= {f"{RANDOM}{number}": genotype for number, genotype in enumerate(others)}
-    return {name: task.network_block(space.derive(genotype)) for name, genotype in genotypes.items()}
 
 
 def rungs(trial: Trial, settings: int, factor: int) -> list[int]:
@@ -308,13 +277,14 @@ def _results(plan: Plan, course: Course, steps: Sequence[int]) -> list[Done]:
             (trial, until if until is not None else trial.length) for trial in setting.trials if trial.name not in course.failed
         ]
         runs = [(trial, length) for trial, length in trials if trial.record(length) is not None]
-        done.append(Done(setting.values, setting.random, runs, until is None or until == steps[-1]))
+        done.append(Done(setting.values, runs, until is None or until == steps[-1]))
     return done
 
 
 def about(args: Namespace, course: Course, plan: Plan) -> dict[str, Any]:
     """Return what the results say on the sweep itself, JSON-ready."""
     content: dict[str, Any] = {"option_file": args.opt, "overrides": args.force_yml, "axes": plan.axes, "failed": course.failed}
+    content |= {"notes": plan.notes} if plan.notes else {}
     if args.halving:
         trained, before = 0.0, 0
         for rung in course.rungs:

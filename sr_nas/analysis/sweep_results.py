@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from rich.console import Console
 
+from sr_nas.analysis.contenders import HANDMADE, RANDOM, SEARCHED, compare, verdict
 from sr_nas.analysis.history import axis_label, quantities, read_run
 from sr_nas.analysis.tables import Report, Row, Table, write_csv, write_numbers
 from sr_nas.contracts import Network, SRNetwork
@@ -40,8 +40,11 @@ DEFAULTS = r".+_(test|psnr|top1)", r"gap_worst|loss_task"
 """Patterns of the quantities of a grid that are drawn, the first that some quantities match."""
 COSTS = r"params|macs_.+|latency_ms"
 """Pattern of the quantities that a table has besides."""
+PAIRED = "differences are paired by seed, in brackets the 95 % interval of their mean"
 ROUNDS = 5
 """Times that each network is run, for its latency."""
+NETWORK = "network"
+"""The first axis of a sweep of a search's networks: their names, which begin with their kinds."""
 Axes = Mapping[str, Sequence[str]]
 """``section:...:key`` of an option -> its values, as the user wrote them in YAML."""
 
@@ -91,13 +94,11 @@ class Done:
 
     Attributes:
         values: of the axes.
-        random: whether it is of a network drawn at random.
         runs: without those that failed.
         whole: whether the runs have come to their ends, and no halving ended them before.
     """
 
     values: tuple[str, ...]
-    random: bool
     runs: Sequence[tuple[Trial, int]]
     whole: bool = True
 
@@ -210,19 +211,27 @@ def write_results(
         if len(results) > 1
         else seeds_table(results[0], known)
     )
-    notes = [f"{name}: {genotype}" for name, genotype in genotypes.items()] if len(results) == 1 else []
+    notes = [*about.get("notes", ()), *(f"{name}: {genotype}" for name, genotype in genotypes.items() if len(results) == 1)]
     notes += [f"{len(trials)} trials, {sum(done.whole for done in results)} of {len(results)} settings to the end"]
     if "share_of_all" in about:
         notes.append(f"{about['share_of_all']:.0%} of the steps that all of them would take")
-    write_numbers(folder / "sweep.json", {**about, "settings": settings, "trials": trials})
+    compared = comparisons(results, axes)
+    verdicts = [verdict(results[0].title(name), comparison) for name, comparison in compared.items()]
+    if compared:
+        of = next(iter(compared.values()))["of"]
+        notes += [f"a random network is ranked first of {of} with probability {1 / of:.2f}; {PAIRED}"]
+    write_numbers(folder / "sweep.json", {**about, "comparison": compared, "settings": settings, "trials": trials})
     write_csv(folder / "sweep.csv", trials)
-    write_text(folder / "sweep.md", Table(rows).markdown() + "\n")
+    texts = [Table(some).markdown() for some in (rows, verdicts) if some]
+    write_text(folder / "sweep.md", "\n\n".join([*texts, "\n".join(f"- {note}" for note in notes)]) + "\n")
     grid = {name: [done.of(name) for done in results] for name in drawn}
     if axes and len(results) == np.prod([len(values) for values in axes.values()]) and all(done.whole for done in results):
         save(sweep_figure(grid, axes), folder / "sweep.png")
     costs = [name for name in known if re.fullmatch(r"macs_hr.+|macs_\d.+|latency_ms", name)]
     if len(results) > 1 and costs:
-        save(front_figure(results, costs, main), folder / "front.png")
+        save(front_figure(results, axes, costs, main), folder / "front.png")
+    if verdicts:
+        Table(verdicts).print(console)
     Report(folder, rows, notes).print(console)
 
 
@@ -261,31 +270,54 @@ def table(results: Sequence[Done], axes: Axes, names: Sequence[str], genotypes: 
     return rows
 
 
-def front_figure(results: Sequence[Done], costs: Sequence[str], main: str) -> Figure:
+def comparisons(results: Sequence[Done], axes: Axes) -> dict[str, dict[str, Any]]:
+    """Return for each score of trainings how a searched network compares with random ones; none where not all are trained.
+
+    See :func:`sr_nas.analysis.contenders.compare`. Pairs are of the seeds that all networks have.
+    """
+    names = [done.values[0] for done in results] if list(axes) == [NETWORK] else []
+    if SEARCHED not in names or f"{RANDOM}0" not in names or not all(done.whole for done in results):
+        return {}
+    seeds = [{trial.options.manual_seed: place for place, (trial, _) in enumerate(done.runs)} for done in results]
+    common = [seed for seed in seeds[0] if all(seed in others for others in seeds)]
+    scored = [name for name in results[0].numbers[0] if re.fullmatch(r".+_(psnr|top1)", name)] if common else []
+    return {
+        name: compare({
+            title: done.of(name)[[places[seed] for seed in common]]
+            for title, done, places in zip(names, results, seeds, strict=True)
+        })
+        for name in scored
+    }  # fmt: skip
+
+
+def front_figure(results: Sequence[Done], axes: Axes, costs: Sequence[str], main: str) -> Figure:
     """Draw a quantity against each cost: the mean of every setting, and a line through those that no other beats in both.
 
-    Networks drawn at random have a front of their own.
+    Networks drawn at random have a front of their own, and a hand-made one stands alone.
     """
     figure = new_figure(4.6 * len(costs) + 0.4, 3.8)
     sign = 1 if more_is_better(main) else -1
     title, main_unit = results[0].title(main), axis_label(main)[1]
-    for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
+    looks = {"settings": (COLOURS[0], "o"), "searched": (COLOURS[0], "D"), RANDOM: (FAINT, "o"), HANDMADE: (COLOURS[1], "s")}
+
+    def kind(done: Done) -> str:
+        words = done.values[0].rstrip("0123456789") if NETWORK in axes else ""
+        return words if words in (RANDOM, HANDMADE) else "searched" if words else "settings"
+
+    for panel, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
         label, unit = axis_label(cost)
-        for random, colour, name in ((False, COLOURS[0], "settings"), (True, FAINT, "random networks")):
-            some = [done for done in results if done.random is random]
-            if not some:
+        for name, (colour, marker) in looks.items():
+            if not (some := [done for done in results if kind(done) == name]):
                 continue
             x, y = ([float(np.mean(done.of(key))) / scale for done in some] for key, scale in ((cost, unit), (main, main_unit)))
             bars = [float(np.std(done.of(main), ddof=1)) / main_unit if len(done.runs) > 1 else 0.0 for done in some]
-            axes.errorbar(x, y, bars, color=colour, marker="o", markersize=4, linestyle="none", capsize=3, label=name)
-            best = [
-                place for place in range(len(some)) if not any(_beats(other, place, x, y, sign) for other in range(len(some)))
-            ]
-            best.sort(key=lambda place: x[place])
-            axes.plot([x[place] for place in best], [y[place] for place in best], color=colour, linewidth=1.2)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        style(axes, title, label, title)
-        axes.legend(frameon=False, fontsize=8)
+            look: dict[str, Any] = {"linestyle": "none", "capsize": 3, "markersize": 4, "label": name}
+            panel.errorbar(x, y, bars, color=colour, marker=marker, **look)
+            best = [place for place in range(len(x)) if not any(_beats(other, place, x, y, sign) for other in range(len(x)))]
+            best.sort(key=x.__getitem__)
+            panel.plot([x[place] for place in best], [y[place] for place in best], color=colour, linewidth=1.2)
+        style(panel, title, label, title)
+        panel.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -29,6 +29,7 @@ from sr_nas.analysis.sweep import make_plan, read_axes, rungs
 from sr_nas.analysis.sweep_results import more_is_better, short_keys, statistics
 from sr_nas.cli import parser_of, seeds
 from sr_nas.errors import UserError
+from sr_nas.export.model import load_structure
 from sr_nas.jobs.run import PROVENANCE
 from sr_nas.jobs.trials import Trial, open_sweep, progress
 from sr_nas.options.load import dump_options, load_options
@@ -288,22 +289,58 @@ def test_progress_is_read_from_what_a_trial_prints(tmp_path: Path) -> None:
         assert progress(file)[0] == pytest.approx(share)
 
 
-def test_networks_of_a_front_and_random_ones_of_their_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = f"path:experiments_root={tmp_path}"
-    run("search", "-opt", TINY_SEARCH, "--force_yml", root, "search:epochs=1", "search:budget:macs_hr=2.2G")
-    line = [*words(tmp_path), "--front", str(tmp_path / "tiny"), "--best", "3", "--random", "4"]
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search with a budget."""
+    root = tmp_path_factory.mktemp("searched")
+    words = ["search:epochs=1", "search:budget:macs_hr=2.2G", "search:selection={type: random, networks: 9, batches: 1}"]
+    run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={root}", *words)
+    return root / "tiny"
+
+
+def test_networks_of_a_search_and_random_ones_of_their_costs(tmp_path: Path, searched: Path) -> None:
+    line = [*words(tmp_path), "--front", str(searched), "--best", "3", "--random", "4"]
     plan = make_plan(arguments(*line))
-    content = json.loads((tmp_path / "tiny" / "front.json").read_text())
-    within = [row for row in content["networks"] if row["macs_hr"] <= 2.2e9]
-    best = sorted(within, key=lambda row: -row["log_beta"])[:3]
+    content = json.loads((searched / "front.json").read_text())
+    rows = sorted((row for row in content["networks"] if row["macs_hr"] <= 2.2e9), key=lambda row: -row["log_beta"])
+    selected = json.loads((searched / "genotype.json").read_text())["genotype"]
+    front = [row["genotype"]["genotype"] for row in rows if row["genotype"]["genotype"] != selected]
     genotypes = [setting.trials[0].options.network_g.genotype for setting in plan.settings]
-    assert genotypes[:3] == [list(row["genotype"]["genotype"].values()) for row in best]
-    assert [setting.random for setting in plan.settings] == [False] * 3 + [True] * 4
-    assert [setting.values[0] for setting in plan.settings] == ["front0", "front1", "front2", *(f"random{k}" for k in range(4))]
-    assert len({str(genotype) for genotype in genotypes}) == 7
-    refused = run("sweep", "-opt", TINY_SEARCH, "--front", str(tmp_path / "tiny"), code=1)
-    assert "--front trains networks" in refused
-    assert "scale is 3 in the training" in run("sweep", *line, "--force_yml", "scale=3", "datasets:train:gt_size=24", code=1)
+    assert genotypes[:3] == [list(genotype.values()) for genotype in (selected, *front[:2])]
+    names = ["searched", "front1", "front2", *(f"random{number}" for number in range(4)), "handmade"]
+    assert [setting.values[0] for setting in plan.settings] == names
+    assert [setting.trials[0].name for setting in plan.settings] == [f"tiny-tiny_train-{name}" for name in names]
+    assert len({str(genotype) for genotype in genotypes[:-1]}) == 7 and genotypes[-1] == ["conv_3x3"] * 4
+    assert "--front trains networks" in run("sweep", "-opt", TINY_SEARCH, "--front", searched, code=1)
+    more = ["--force_yml", "scale=3", "datasets:train:gt_size=24"]
+    assert "scale is 3, and 2 in the search" in run("sweep", *line, *more, code=1)
+    assert "there is no front.json" in run("sweep", *words(tmp_path), "--front", tmp_path, code=1)
+
+
+def test_a_search_is_compared_with_chance(
+    tmp_path: Path, searched: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
+) -> None:
+    """Pairs by hand; and the numbers of networks that the trainings had."""
+    gain = {"searched": 0.3, "random0": 0.1, "random1": 0.4, "handmade": 0.0}
+
+    def psnr(trial: Trial, until: int) -> float:
+        return 30 + gain[trial.name.split("-")[2].split("_")[0]] + 0.01 * trial.options.manual_seed
+
+    toys(psnr)
+    line = [*words(tmp_path), "--front", str(searched), "--best", "1", "--random", "2", "--seeds", "3,5"]
+    printed = run("sweep", *line)
+    folder = tmp_path / "tiny-tiny_train_sweep"
+    content = json.loads((folder / "sweep.json").read_text())
+    result = content["comparison"]["chelsea_psnr"]
+    assert (result["rank"], result["of"], result["best"]) == (2, 3, "random1")
+    differences = [result[f"minus_{name}"]["mean"] for name in ("random", "best", "handmade")]
+    assert differences == pytest.approx([0.05, -0.1, 0.3]) and result["minus_random"]["sd"] == pytest.approx(0, abs=1e-9)
+    assert "random networks: 2 of macs_hr" in printed and "hand-made network: the published genotype at nf" in printed
+    assert "dB of searched minus" in printed and "| chelsea PSNR, dB | +0.050" in (folder / "sweep.md").read_text()
+    for row in content["trials"]:
+        network = load_structure(folder / "options" / f"{row['trial']}.yml")
+        assert row["params"] == sum(parameter.numel() for parameter in network.parameters())
+    assert cv2.imread(str(folder / "front.png")).std() > 0
 
 
 def result_of(folder: Path) -> tuple[Any, Mapping[str, Any]]:
