@@ -25,7 +25,17 @@ from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_pretrained
 from sr_nas.optim import Together, WarmUp
 from sr_nas.options.sections import AnySearch, AnyTraining
-from sr_nas.registry import LR_SCHEDULES, OPTIMIZERS, PERTURBATIONS, REGULARIZERS, RELAXATIONS, SCHEDULES, SELECTIONS, TASKS
+from sr_nas.registry import (
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    PERTURBATIONS,
+    REGULARIZERS,
+    RELAXATIONS,
+    SCHEDULES,
+    SELECTIONS,
+    STOPS,
+    TASKS,
+)
 from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
 from sr_nas.search.alpha import Alpha
@@ -257,6 +267,7 @@ def build_searcher(options: AnySearch, device: torch.device, initial_world_size:
         selection=SELECTIONS.build(section.selection),
         beginning=beginning,
         metrics=task.metrics,
+        stopping=STOPS.build(section.stop) if section.stop else None,
         over_epochs={
             name: over(own_epochs, SCHEDULES.build(schedule)) for name, schedule in section.over_epochs.schedules().items()
         },

@@ -28,7 +28,7 @@ from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, budget_figure, front_figure, save
-from sr_nas.report.progress import SearchView, decision, macs, selection, truth
+from sr_nas.report.progress import SearchView, decision, macs, selection, stopped, truth
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
 from sr_nas.runs.files import write_json, write_text
@@ -171,6 +171,8 @@ class Recorder:
             self.run.log.info("epoch %d %s %s", record["epoch"], record["loss"], record["genotype"]["genotype"])
             for text in selection(record):
                 self.run.log.info("selected %s", text)
+            for text in stopped(record):
+                self.run.log.info("%s", text)
             self.view.epoch(record)
 
     def between_steps(self) -> bool:
@@ -238,6 +240,7 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
         *(f"{'truth':<10}{name} {known}" for name, known in truth(last).items()),
         f"alpha     spread within a choice {margins.initial_spread:.4f} at the start, {margins.final_spread:.4f} now{times}",
         *[f"selected  {text}" for text in selection(last)],
+        *[f"ended     {text}" for text in stopped(last)],
         *[f"undecided {draws} of {len(margins.margin)} choices lead by less than {DRAW:.0%} of an even draw"] * (draws > 0),
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",

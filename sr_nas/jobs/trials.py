@@ -83,7 +83,9 @@ class Trial:
         return [self.command, "-opt", str(self.file), "--auto_resume", *(["--until", str(until)] if until < self.length else [])]
 
     def record(self, until: int) -> tuple[Path, dict[str, Any]] | None:
-        """Return the run's folder and its record of an epoch or iteration, ``None`` where it has not come so far.
+        """Return the run's folder and its record of an epoch or iteration, or of where a criterion has stopped a search.
+
+        ``None`` where it has not come so far.
 
         Raises:
             UserError: the runs of this name have other options, or the history is damaged.
@@ -94,7 +96,8 @@ class Trial:
         if self.command == "search" and until == self.length and not (folder / GENOTYPE).is_file():
             return None
         key = "epoch" if self.command == "search" else "iteration"
-        return next(((folder, record) for record in read_history(folder) if record.get(key) == until), None)
+        records = (record for record in read_history(folder) if record.get(key) == until or "stopped" in record)
+        return next(((folder, record) for record in records), None)
 
 
 class Workers(Protocol):

@@ -35,6 +35,7 @@ from sr_nas.registry import (
     SCHEDULES,
     SELECTIONS,
     SPACES,
+    STOPS,
 )
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -271,11 +272,15 @@ class SearchSection(_CostWeights):
     """A second extra loss on alpha, of which the history has no strength."""
     alpha: Alpha = Field(default={}, validate_default=True)
     over_epochs: OverEpochs = OverEpochs()
+    stop: Annotated[Component, FromRegistry(STOPS)] | None = None
+    """When the search ends before its last epoch; by default it never does."""
 
     @model_validator(mode="after")
     def _check_order_and_epochs(self) -> SearchSection:
         if self.epochs % self.restarts:
             raise ValueError(f"{self.restarts} restarts cannot share {self.epochs} epochs equally")
+        if self.restarts > 1 and self.stop is not None:
+            raise ValueError(f"stop ends a single search, and restarts {self.restarts} are several")
         if self.epochs and self.warmup_epochs >= (own := self.epochs // self.restarts):
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {own} epochs for alpha")
         if self.order == "first" and self.xi is not None:

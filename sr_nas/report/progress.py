@@ -111,6 +111,8 @@ class SearchView(RunView):
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Report a finished epoch by its history record."""
+        if "stopped" in record:
+            self._progress.update(self._task, total=record["step"])
         self.message(
             f"epoch {record['epoch']}/{self.epochs}",
             *_named({**record["loss"], "lambda": record["lambda"]}),
@@ -118,6 +120,8 @@ class SearchView(RunView):
             f"parameters {record['params']:,}",
             *(f"{name} {value}" for name, value in (macs(record) | truth(record) | budgets(record)).items()),
             *selection(record),
+            *_named(record.get("stop", {})),
+            *stopped(record),
             f"took {duration(record['seconds'])}",
             f"time left {self.time_left}",
         )
@@ -172,6 +176,11 @@ def selection(record: Mapping[str, Any]) -> list[str]:
     if "scored" in numbers:
         return [f"best of {numbers['scored']} by loss: {numbers['best']:.6g}, median {numbers['median']:.6g}"]
     return [", ".join(_named(numbers))] if numbers else []
+
+
+def stopped(record: Mapping[str, Any]) -> list[str]:
+    """Return why a search ended before its last epoch, as text; nothing where it did not."""
+    return [f"stopped after epoch {record['epoch']}: {record['stopped']}"] if "stopped" in record else []
 
 
 def truth(record: Mapping[str, Any]) -> dict[str, str]:

@@ -84,6 +84,7 @@ class SearchRecord(BaseModel):
     genotype: dict[str, str | dict[str, str | list[str]]]
     truth: dict[str, dict[str, float]] = {}
     budget: dict[str, dict[str, float]] = {}
+    stopped: str = ""
 
 
 def read_history(folder: Path, choices: Choices | None = None) -> list[dict[str, Any]]:

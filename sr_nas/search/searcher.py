@@ -31,8 +31,8 @@ Record = dict[str, Any]
 Selection = Callable[[], tuple[Genotype, dict[str, float]]]
 """Returns the network of a search whose steps are done, and numbers on the choice for the last record."""
 
-_STATEFUL = ("alpha", "space", "weight_optimizer", "alpha_optimizer", "scheduler", "training", "validation", "multipliers")
 _RESET = ("weight_optimizer", "alpha_optimizer", "scheduler", "multipliers")
+_STATEFUL = ("alpha", "space", "training", "validation", "stop", *_RESET)
 _ADVICE = "Lower train.optim_g.lr, search.alpha.optim.lr or the weights of regulariser and costs, or set train.grad_clip_norm."
 
 
@@ -102,6 +102,7 @@ class Searcher:
         selection: searcher -> :data:`Selection`; called before the first step, and what it returns after the last.
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
         metrics: name -> (output, target) -> mean of a metric over a batch, which a selection may go by; more is better.
+        stopping: searcher -> :class:`sr_nas.search.stopping.Stop`, which may end the search after an epoch.
         over_epochs: attribute of the space -> its value by epoch, counted from 1; 0 when networks are compared.
         perturbation: of the relaxed weights that a step of the supernet's weights takes (:mod:`sr_nas.search.perturbation`).
 
@@ -124,6 +125,7 @@ class Searcher:
     selection: Callable[[Searcher], Selection] = argmax
     beginning: Callable[[int], tuple[Any, Any]] | None = None
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    stopping: Callable[[Searcher], Any] | None = None
     over_epochs: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
     perturbation: Callable[[Weights, Callable[[Weights], Tensor], Draw], Weights] | None = None
 
@@ -137,7 +139,8 @@ class Searcher:
         self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list
         self._autocast = autocast(self.device, self.plan.precision)
         broadcast(list(self.alpha.parameters()))
-        self.step = 0
+        self.step = self.stopped = 0
+        self.verdict = dict[str, float](), ""
         # Beta at the end of each restart before the current one, and how many there are.
         others = self.plan.restarts - 1
         self.ends = {label: logits.new_zeros(others, len(logits)) for label, logits in self.alpha.by_label().items()}
@@ -157,6 +160,7 @@ class Searcher:
             raise UserError(f"search.cuda_graph is true, but {self.not_recorded}. Set it to auto or false.")
         self._record_anew()
         self.select = self.selection(self)
+        self.stop: Any = self.stopping(self) if self.stopping else nn.Module()
         self._initial = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in _RESET} if self.beginning else {}
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -166,8 +170,8 @@ class Searcher:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole search."""
-        return self.plan.epochs * self.plan.steps_per_epoch
+        """Steps of the whole search; once it is stopped, those that are done."""
+        return self.stopped or self.plan.epochs * self.plan.steps_per_epoch
 
     @property
     def epoch(self) -> int:
@@ -208,6 +212,9 @@ class Searcher:
             self._unread.append((self.step, losses))
             if ends_epoch or len(self._unread) >= self.read_every:
                 self.read_losses()
+            if ends_epoch and self.stopping:
+                self.verdict = self.stop(self)
+                self.stopped = self.step if self.verdict[1] else 0
             self.seconds += time.perf_counter() - started
             on_step(losses)
             if ends_epoch:
@@ -370,6 +377,8 @@ class Searcher:
             "genotype": genotype.to_json(),
             "seconds": self.seconds,
             **({"over_epochs": {name: at(own_epoch) for name, at in self.over_epochs.items()}} if self.over_epochs else {}),
+            **({"stop": self.verdict[0]} if self.verdict[0] else {}),
+            **({"stopped": self.verdict[1]} if self.stopped else {}),
             **({"selection": dict(selection)} if selection else {}),
             **({"budget": self.budget_record(weights, genotype)} if self.budgets else {}),
         }
@@ -414,6 +423,7 @@ class Searcher:
         state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {
             "step": self.step,
+            "stopped": self.stopped,
             "sums": dict(self.sums),
             "seconds": self.seconds,
             "finished": self.finished,
@@ -425,6 +435,8 @@ class Searcher:
         self._unread = []
         self.finished = count_of(state["finished"], self.plan.restarts - 1)
         self.ends = {label: beta.to(self.device).clone() for label, beta in state["ends"].items()}
+        self.stopped = 0
+        self.stopped = count_of(state["stopped"], self.steps)
         self.step, self.sums, self.seconds = count_of(state["step"], self.steps), dict(state["sums"]), float(state["seconds"])
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
