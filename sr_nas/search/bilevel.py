@@ -127,8 +127,9 @@ def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> 
     taken for ``(dL_train(w + eps d)/d alpha - dL_train(w - eps d)/d alpha) / (2 eps)``, ``eps = radius / |d|``. Two more passes
     over the training batch stand in for the second derivative, and no pass needs more memory than one of first order.
 
-    Where the network is smooth, the error falls with the square of the radius. Rectifiers have kinks, which differences see and
-    a derivative at one point does not: with many of them the two differ by a tenth or two of what second order adds.
+    Where the network is smooth, the error falls with the square of the radius. Differences see the kinks of rectifiers and of an
+    absolute error, which a derivative at one point does not. Within a smaller radius there are fewer, and each counts more: the
+    error is as large as what second order adds, until there is none (docs/method.md).
     """
     relaxed = step.alpha.relax(step.relaxation)
     # Gradients stop at the relaxed weights, so that every pass frees its memory before the next.
