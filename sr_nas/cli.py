@@ -37,6 +37,16 @@ def _factor(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ArgumentTypeError(f"'{text}' is not a number of at least 0")
+    return number
+
+
 def seeds(text: str) -> list[int]:
     """Argparse type: ``0-9`` or ``0,3,5-7`` as a list of different seeds."""
     numbers: list[int] = []
@@ -137,7 +147,7 @@ def _sweep(parser: ArgumentParser) -> None:
     add("--seeds", type=seeds, metavar="0-4", help="seeds of every setting (default: the option file's)")
     text = "train the network of a finished search, and others that alpha prefers within its budget; FILE is of their training"
     add("--front", type=Path, metavar="RUN", help=text)
-    add("--best", type=whole_number, default=9, metavar="N", help="with --front, number of the search's networks (default: 9)")
+    add("--best", type=whole_number, metavar="N", help="with --front, number of the search's networks (default: 9)")
     text = "so many points of the grid, drawn at random; with --front, so many random networks of its costs and the hand-made one"
     add("--random", type=whole_number, metavar="N", help=text)
     text = "successive halving: begin with all, and let the best 1/N of the settings go on, for N times as long"
@@ -149,9 +159,9 @@ def _sweep(parser: ArgumentParser) -> None:
     add("--jobs", type=whole_number, metavar="N", help="trials at a time (default: one per GPU, else per core)")
     text = "run them on Ray: auto for the cluster of this machine, an address, or local to start one here"
     add("--address", metavar="auto", help=text)
-    add("--cores", type=whole_number, default=1, metavar="N", help="with --address, cores of each trial (default: 1)")
+    add("--cores", type=whole_number, metavar="N", help="with --address, cores of each trial (default: 1)")
     text = "with --address, GPUs of each trial; a fraction shares one (default: 1 where the cluster has any, else 0)"
-    add("--gpus", type=float, metavar="N", help=text)
+    add("--gpus", type=_share, metavar="N", help=text)
 
 
 def _evaluate(parser: ArgumentParser) -> None:
@@ -381,6 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("--random goes with --grid, of whose points it draws some, or with --front")
         if not (args.grid or args.seeds or args.front):
             parser.error("one of --grid, --seeds and --front is needed: what differs between the trials?")
+        for name, other in (("best", "front"), ("cores", "address"), ("gpus", "address")):
+            if getattr(args, name) is not None and getattr(args, other) is None:
+                parser.error(f"--{name} goes with --{other}")
     wait_briefly()
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.

@@ -70,13 +70,15 @@ def read_contenders(run: Path, recipe: AnyTraining, best: int, count: int | None
     space = task.space(options)
     check_recipe(recipe, options, space.arch)
     content = parse_json((run / FRONT).read_bytes(), run / FRONT)
-    name = content["cost"]
+    try:
+        name, rows = content["cost"], sorted(content["networks"], key=lambda row: -row["log_beta"])
+        limit = section.budget.limits().get(name, math.inf)
+        front = [Genotype.from_json(row["genotype"]) for row in rows if row[name] <= limit]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run / FRONT} is damaged; the search writes it again: sr-nas search --auto_resume.") from error
     latency = read_latency(Path(section.latency_table), space, section.foreign_latency) if section.latency_table else None
     costs = network_costs(space, dict.fromkeys([name, "macs_hr"], math.inf), latency)
     genotypes = [Genotype.from_json(read_genotype(run))]
-    rows = sorted(content["networks"], key=lambda row: -row["log_beta"])
-    limit = section.budget.limits().get(name, math.inf)
-    front = [Genotype.from_json(row["genotype"]) for row in rows if row[name] <= limit]
     genotypes += [genotype for genotype in front if genotype != genotypes[0]][: best - 1]
     return line_up(task, space, genotypes, {name: costs[name], **costs}, count, options.manual_seed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from sr_nas.analysis.contenders import Contender, read_contenders
 from sr_nas.analysis.sweep_results import (
+    COSTS,
     NETWORK,
     QUANTITIES,
     Axes,
@@ -30,16 +32,19 @@ from sr_nas.analysis.sweep_results import (
     write_results,
 )
 from sr_nas.analysis.tables import Table
+from sr_nas.contracts import Classifier, SRNetwork
 from sr_nas.errors import UserError, nearest, shortened
 from sr_nas.jobs.trials import Processes, SweepView, Trial, Workers, open_sweep, run_trials
 from sr_nas.options.load import OptionLoader, check_options, load_options, parse_yaml, read_options
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import duration
-from sr_nas.runs.device import pick_device, use_threads
+from sr_nas.runs.device import cores, omp_threads, pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.task import build_searcher, build_trainer, build_training, search_options, training_options
 
-EXAMPLES = "loss_task", "gap_worst", "params", "cifar10_test", "Set5_psnr", "seconds"
+EXAMPLES = ["loss_task", "gap_worst", "params", "cifar10_test", "Set5_psnr", "seconds"]
+METRICS = {SRNetwork.task: ("psnr", "ssim"), Classifier.task: ("top1", "top5")}
+"""Task -> scores of its trainings."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,12 @@ def main(args: Namespace) -> int:
     """
     console = Console(markup=False, highlight=False)
     plan = make_plan(args)
-    for name in [*args.show, *([args.by] if args.by else [])]:  # before days of work, as far as the name tells
-        if not re.fullmatch(QUANTITIES, name):
-            raise UserError(
-                f"there is no quantity '{name}'{nearest(name, EXAMPLES)} There are for example: {', '.join(EXAMPLES)}."
-            )
     first = plan.trials[0]
+    check_quantities(args, first)
     steps = rungs(first, len(plan.settings), args.halving) if args.halving else [first.length]
     work = sum(count * share for count, share in _rounds(plan, steps, args.halving))
     if args.dry:
-        estimate(plan, work, args.jobs, console)
+        estimate(plan, work, args, console)
         return 0
     with open_sweep(plan.folder) as held:
         workers = _workers(args, plan.folder, held)  # before signals are taken, of which Ray takes some
@@ -102,12 +103,29 @@ def main(args: Namespace) -> int:
     if course.failed:
         names = ", ".join(course.failed)
         first = next(trial for trial in plan.trials if trial.name in course.failed)
-        alone = f"sr-nas {' '.join(first.words(first.length))}"
+        alone = shlex.join(["sr-nas", *first.words(first.length)])
         raise UserError(
             f"{len(course.failed)} of {len(plan.trials)} trials failed: {names}. "
             f"The same command tries them again; one alone: {alone}"
         )
     return 0
+
+
+def check_quantities(args: Namespace, trial: Trial) -> None:
+    """Raise UserError where trials will not have a quantity of ``--show`` or ``--by``, as far as its name tells."""
+    options, pattern, examples = trial.options, QUANTITIES, EXAMPLES
+    if isinstance(options, AnyTraining):
+        sets, metrics = options.datasets.validation(), METRICS[options.task]
+        scores = rf"(({'|'.join(map(re.escape, sets))})_)?({'|'.join(metrics)})|" if sets else ""
+        pattern = rf"{scores}loss_(train|distill)|{COSTS}"
+        examples = [*(f"{title}_{metric}" for title in sets for metric in metrics), "loss_train", "params", "latency_ms"]
+    for name in [*args.show, *([args.by] if args.by else [])]:
+        if not re.fullmatch(pattern, name):
+            raise UserError(
+                f"there is no quantity '{name}'{nearest(name, examples)} There are for example: {', '.join(examples)}."
+            )
+    if args.halving and args.by and re.fullmatch(COSTS, args.by):
+        raise UserError(f"--by {args.by}: a halving compares scores or losses, no costs.")
 
 
 def make_plan(args: Namespace) -> Plan:
@@ -128,7 +146,9 @@ def make_plan(args: Namespace) -> Plan:
     contenders: Sequence[Contender | None] = [None]
     notes: list[str] = []
     if args.front:
-        contenders, notes = read_contenders(args.front, options, args.best, args.random)
+        contenders, notes = read_contenders(args.front, options, args.best or 9, args.random)
+        if keys := [key for key in axes if key.partition(":")[0] in contenders[0].block]:
+            raise UserError(f"--grid {keys[0]}: with --front the network is that of the search.")
     title = f"{args.front.name}-{options.name}" if args.front else options.name
     folder = Path(options.path.experiments_root) / f"{title}_sweep"
     overrides = [*args.force_yml, f"path:experiments_root={json.dumps(str(folder))}"]
@@ -300,17 +320,18 @@ def _workers(args: Namespace, folder: Path, held: int) -> Workers:
         return Processes(args.jobs, held)
     from sr_nas.jobs.on_ray import RayWorkers  # which an extra installs
 
-    return RayWorkers(args.address, folder, args.jobs, args.cores, args.gpus)
+    return RayWorkers(args.address, folder, args.jobs, args.cores or 1, args.gpus)
 
 
-def estimate(plan: Plan, work: float, jobs: int | None, console: Console) -> None:
+def estimate(plan: Plan, work: float, args: Namespace, console: Console) -> None:
     """Print the trials, and how long they would take by a few steps of the first trial of each setting on this machine."""
     rows, hours = [], []
-    count = Processes(jobs, 0).count
+    count = Processes(args.jobs, 0).count
+    share = args.cores or 1 if args.address else max(1, cores() // count)
     for setting in plan.settings:
         options = setting.trials[0].options
         step, steps = _stepper(options)
-        use_threads(options.num_threads)
+        use_threads(omp_threads() or share if options.num_threads == "auto" else options.num_threads)
         step()
         times: list[float] = []
         while len(times) < 3:
@@ -324,10 +345,10 @@ def estimate(plan: Plan, work: float, jobs: int | None, console: Console) -> Non
         )
     total = sum(hours) / len(hours) * work
     Table(rows).print(console)
-    left = f"{duration(3600 * total / count)} by {count} at a time"
-    console.print(
-        f"{len(plan.trials)} trials: {total:.3g} hours one after the other, about {left}, without validations and selections"
-    )
+    text = f"{len(plan.trials)} trials: {total:.3g} hours one after the other, without validations and selections"
+    if not args.address or args.jobs:  # how many a cluster runs at a time is not known here
+        text += f"; {duration(3600 * total / count)} by {count} at a time"
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def _stepper(options: AnySearch | AnyTraining) -> tuple[Callable[[], object], int]:

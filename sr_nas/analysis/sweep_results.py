@@ -18,7 +18,7 @@ from sr_nas.analysis.contenders import HANDMADE, RANDOM, SEARCHED, compare, verd
 from sr_nas.analysis.history import axis_label, quantities, read_run
 from sr_nas.analysis.tables import Report, Row, Table, write_csv, write_numbers
 from sr_nas.contracts import Network, SRNetwork
-from sr_nas.errors import UserError, nearest
+from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_structure
 from sr_nas.genotype import Genotype
 from sr_nas.jobs.latency import latency_of
@@ -189,7 +189,7 @@ def write_results(
     known = [name for name in results[0].numbers[0] if all(name in numbers for done in results for numbers in done.numbers)]
     for name in show:
         if name not in known:
-            raise UserError(f"--show: there is no '{name}'{nearest(name, known)} There are: {', '.join(known)}.")
+            raise UserError(f"--show: not all trials have '{name}'{nearest(name, known)} They have: {', '.join(known)}.")
     matches = ([name for name in known if re.fullmatch(pattern, name)] for pattern in DEFAULTS)
     drawn = list(show) or next((names for names in matches if names), known[:1])
     main = pick(by, dict.fromkeys(known, 0.0)) if by else drawn[0]
@@ -211,7 +211,13 @@ def write_results(
         if len(results) > 1
         else seeds_table(results[0], known)
     )
-    notes = [*about.get("notes", ()), *(f"{name}: {genotype}" for name, genotype in genotypes.items() if len(results) == 1)]
+    notes = [
+        *about.get("notes", ()),
+        *(
+            f"{listing((name for name, one in genotypes.items() if one == genotype), 3)}: {genotype}"
+            for genotype in (dict.fromkeys(genotypes.values()) if len(results) == 1 else ())
+        ),
+    ]
     notes += [f"{len(trials)} trials, {sum(done.whole for done in results)} of {len(results)} settings to the end"]
     if "share_of_all" in about:
         notes.append(f"{about['share_of_all']:.0%} of the steps that all of them would take")
@@ -224,9 +230,10 @@ def write_results(
     write_csv(folder / "sweep.csv", trials)
     texts = [Table(some).markdown() for some in (rows, verdicts) if some]
     write_text(folder / "sweep.md", "\n\n".join([*texts, "\n".join(f"- {note}" for note in notes)]) + "\n")
-    grid = {name: [done.of(name) for done in results] for name in drawn}
+    for name in ("sweep.png", "front.png"):  # of other settings, perhaps
+        (folder / name).unlink(missing_ok=True)
     if axes and len(results) == np.prod([len(values) for values in axes.values()]) and all(done.whole for done in results):
-        save(sweep_figure(grid, axes), folder / "sweep.png")
+        save(sweep_figure(results, drawn, axes), folder / "sweep.png")
     costs = [name for name in known if re.fullmatch(r"macs_hr.+|macs_\d.+|latency_ms", name)]
     if len(results) > 1 and costs:
         save(front_figure(results, axes, costs, main), folder / "front.png")
@@ -327,11 +334,12 @@ def _beats(one: int, other: int, costs: Sequence[float], scores: Sequence[float]
     return min(cheaper, better) >= 0 and max(cheaper, better) > 0
 
 
-def sweep_figure(results: Mapping[str, Sequence[Values]], axes: Axes) -> Figure:
+def sweep_figure(results: Sequence[Done], names: Sequence[str], axes: Axes) -> Figure:
     """Draw lines over one option, or heat maps over two; of more, the last is across and the others together down.
 
     Args:
-        results: quantity -> values of every setting, ``[seeds]``, the last axis fastest.
+        results: of every setting, the last axis fastest.
+        names: quantities to draw.
         axes: of the grid.
     """
     *down, across = axes.values()
@@ -343,10 +351,10 @@ def sweep_figure(results: Mapping[str, Sequence[Values]], axes: Axes) -> Figure:
         height = 0.6 * len(labels) + 1.5 + 0.05 * max(map(len, across))
     else:
         width, height = max(3.2, 0.6 * len(across) + 1.2), 3.3
-    figure = new_figure(width * len(results) + 0.3, height)
-    for panel, (name, cells) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
-        title, unit = axis_label(name)
-        numbers = [statistics(values / unit, name) for values in cells]
+    figure = new_figure(width * len(names) + 0.3, height)
+    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        title, unit = results[0].title(name), axis_label(name)[1]
+        numbers = [statistics(done.of(name) / unit, name) for done in results]
         mean, std = (np.reshape([one[key] for one in numbers], (len(labels), len(across))) for key in ("mean", "sd"))
         style(panel, title, last, ", ".join(keys), boxed=bool(down))
         panel.set_xticks(range(len(across)), across, **ticks)

@@ -49,7 +49,9 @@ class Table:
         """Return it in Markdown."""
         headings = list(self.rows[0])
         lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(list(row.values()) for row in self.rows)]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) + " |" for line in lines
+        )
 
 
 @dataclass(frozen=True)

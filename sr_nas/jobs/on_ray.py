@@ -80,8 +80,8 @@ class RayWorkers:
         """Hand a trial to the cluster."""
         future: Future[int] = Future()
         place = {"cwd": os.getcwd(), "folder": str(self._folder), "token": self._token}
-        runs = run_folders(self._folder, trial.name)
-        content = pack(self._folder, [run.name for run in runs]) if runs else b""
+        printed = [f"{OUTPUTS}/{trial.name}.txt"] if trial.output.exists() else []
+        content = pack(self._folder, [*printed, *(run.name for run in run_folders(self._folder, trial.name))])
         reference = self._task.remote(trial.command, trial.name, dump_options(trial.options), until, content, place)
         self._references[future] = reference
         future.set_running_or_notify_cancel()
@@ -125,7 +125,7 @@ def run_trial(command: str, name: str, options: str, until: int, content: bytes,
     try:
         if not shared:
             unpack(content, root)
-            (root / OUTPUTS).mkdir()
+            (root / OUTPUTS).mkdir(exist_ok=True)
         write_text(file := root / f".{name}.yml", options)
         with (root / OUTPUTS / f"{name}.txt").open("a", encoding="utf-8") as output:
             code = _run(command, file, root, until, output)

@@ -112,7 +112,8 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         alpha = ["alpha stays as it starts: search.relaxation does not depend on it"] * (not searcher.learns_alpha)
         run.say(view, *run.notes, begins, *graphs, *alpha, *[f"networks of this space have {range_of(costs)}"] * bool(costs))
         recorder.view, recorder.stop = view, stop
-        if not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
+        ended = run.until is not None and run.until * searcher.plan.steps_per_epoch <= start < searcher.steps
+        if ended or not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
             run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
             return stop.exit_code
         if not is_first():

@@ -84,7 +84,8 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
         if len(validator.sets) > 1:
             metric = validator.heading.split(" / ")[0]
             run.say(view, f"the best network is judged by its {metric} on {next(iter(validator.sets))}")
-        fit(trainer, checkpointer, options, view, scalars, stop)
+        if done < (run.until or total):
+            fit(trainer, checkpointer, options, view, scalars, stop)
         if trainer.iteration < total:
             resume = f"--auto_resume goes on from {checkpointer.saved}."
             run.say(view, f"stopped at iteration {trainer.iteration}, saved in {run.folder}. {resume}")

@@ -186,48 +186,79 @@ def run_trials(
 ) -> dict[str, str]:
     """Run trials up to an epoch or an iteration, as many at a time as there are workers, and those no more that have come so far.
 
-    A signal stops them; each saves itself. The same call goes on. ``each`` is a trial's work, for the view.
+    A signal stops them, and so does an error here; each saves itself. The same call goes on. ``each`` is a trial's work, for
+    the view.
 
     Returns:
-        Name -> message of those that failed.
+        Name -> message of those that failed, or whose run cannot go on.
+
+    Raises:
+        UserError: none of the runs can go on.
     """
-    failed: dict[str, str] = {}
-    left = [trial for trial in trials if not stop() and trial.record(until) is None]
-    view.begin(len(trials), len(trials) - len(left), each)
-    running: dict[Future[int], Trial] = {}
+    begun = {trial.name: _begun(trial, until) for trial in trials}
+    left = [trial for trial in trials if begun[trial.name] is None]
+    failed = {name: message for name, message in begun.items() if message}
+    if failed and len(failed) == len(trials):
+        raise UserError(failed[trials[0].name])
+    view.begin(len(trials), len(trials) - len(left) - len(failed), each)
+    for trial in trials:
+        if trial.name in failed:
+            view.end(trial, failed[trial.name])
+    running: dict[Future[int], tuple[Trial, int]] = {}
     stopping = False
-    while running or left:
-        if stop() and not stopping:
-            left, stopping = [], True
-            workers.stop()
-        while left and len(running) < workers.count:
-            trial = left.pop(0)
-            write_text(trial.file, dump_options(trial.options))
-            running[workers.submit(trial, until)] = trial
-        done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-        view.look(running.values())
-        for future in [future for future in running if future in done]:
-            trial = running.pop(future)
-            message = _outcome(trial, until, future)
-            if message and stopping:
-                continue
-            if message:
-                failed[trial.name] = message
-            view.end(trial, message)
+    try:
+        while running or left:
+            if stop() and not stopping:
+                left, stopping = [], True
+                workers.stop()
+                view.say("stopping: trials save themselves")
+            while left and len(running) < workers.count:
+                trial = left.pop(0)
+                write_text(trial.file, dump_options(trial.options))
+                printed = trial.output.stat().st_size if trial.output.exists() else 0
+                running[workers.submit(trial, until)] = trial, printed
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            view.look([trial for trial, _ in running.values()])
+            for future in [future for future in running if future in done]:
+                trial, printed = running.pop(future)
+                message = _outcome(trial, until, future, printed)
+                if message and stopping:
+                    continue
+                if message:
+                    failed[trial.name] = message
+                view.end(trial, message)
+    except BaseException:  # the disk is full, or a second Ctrl-C
+        workers.stop()
+        raise
     return failed
 
 
-def _outcome(trial: Trial, until: int, future: Future[int]) -> str:
-    """Return why a trial that has ended has not come to where it should; nothing where it has."""
+def _begun(trial: Trial, until: int) -> str | None:
+    """Return why a trial cannot go on; nothing where it has come so far, ``None`` where it has not."""
+    try:
+        return "" if trial.record(until) else None
+    except UserError as error:
+        return str(error)
+
+
+def _outcome(trial: Trial, until: int, future: Future[int], before: int) -> str:
+    """Return why a trial that has ended has not come to where it should; nothing where it has.
+
+    ``before`` is the size in bytes of what it had printed before.
+    """
     try:
         code = future.result()
-        if trial.record(until) is not None:
-            return ""
+        if (message := _begun(trial, until)) is not None:
+            return message
     except Exception as error:  # of Ray: each of its errors, and what a task raises, has a type of its own
         return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    printed = trial.output.read_text(encoding="utf-8", errors="replace").strip() if trial.output.exists() else ""
-    killed = f"it was ended by {signal.Signals(-code).name}" if code < 0 else ""
-    return killed or (printed.splitlines()[-1] if printed else f"it ended with exit code {code} and printed nothing")
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name}"
+    printed = trial.output.read_bytes()[before:].decode(errors="replace").strip() if trial.output.exists() else ""
+    # A command prints its error last, in lines of which the first begins with its name.
+    _, *errors = re.split(rf"^{trial.command}: ", printed, flags=re.MULTILINE)
+    last = errors[-1] if errors else printed.rpartition("\n")[2]
+    return " ".join(last.split()) or f"it ended with exit code {code} and printed nothing"
 
 
 class SweepView:
@@ -246,7 +277,8 @@ class SweepView:
         columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}", markup=False)
         self._bars = Progress(*columns, console=console, disable=not console.is_interactive, auto_refresh=False, transient=True)
         self._all = self._bars.add_task("all", total=work, text="")
-        self._rows: dict[str, Any] = {}
+        self._rows: dict[str, tuple[Any, float]] = {}  # bar and first share
+        self._running = 0.0
         self._start = time.monotonic()
 
     def __enter__(self) -> SweepView:
@@ -269,23 +301,26 @@ class SweepView:
 
     @property
     def time_left(self) -> str:
-        """Time left for all, by the trials that this process has seen ending."""
-        return duration((time.monotonic() - self._start) / self.since * self.left if self.since else None)
+        """Time left for all, by what this process has seen done: trials that have ended, on a terminal parts of others, too."""
+        since, left = self.since + self._running, self.left - self._running
+        return duration((time.monotonic() - self._start) / since * max(left, 0.0) if since else None)
 
     def look(self, trials: Collection[Trial]) -> None:
         """Show how far the trials are, by the last lines that they have printed."""
         if self._bars.disable:
             return
-        running = list(trials)[: self.ROWS]
+        running, self._running = list(trials)[: self.ROWS], 0.0
         for trial in running:
-            if trial.name not in self._rows:
-                self._rows[trial.name] = self._bars.add_task(trial.name, total=1.0, text="")
             share, text = progress(trial.output)
-            self._bars.update(self._rows[trial.name], completed=share, text=text)
+            if trial.name not in self._rows:
+                self._rows[trial.name] = self._bars.add_task(trial.name, total=1.0), share
+            bar, first = self._rows[trial.name]
+            self._bars.update(bar, completed=share, text=text)
+            self._running += share - first
         for name in set(self._rows) - {trial.name for trial in running}:
-            self._bars.remove_task(self._rows.pop(name))
+            self._bars.remove_task(self._rows.pop(name)[0])
         text = f"{self.done} of {self.count}, time left {self.time_left}"
-        self._bars.update(self._all, completed=self.work - self.left, text=text)
+        self._bars.update(self._all, completed=self.work - self.left + self._running, text=text)
         self._bars.refresh()
 
     def end(self, trial: Trial, message: str) -> None:

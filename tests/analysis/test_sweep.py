@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import statistics as standard
 import subprocess
@@ -23,6 +25,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from rich.console import Console
 
 from sr_nas.analysis import sweep, sweep_results
 from sr_nas.analysis.sweep import make_plan, read_axes, rungs
@@ -30,8 +33,9 @@ from sr_nas.analysis.sweep_results import more_is_better, short_keys, statistics
 from sr_nas.cli import parser_of, seeds
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_structure
+from sr_nas.jobs import trials
 from sr_nas.jobs.run import PROVENANCE
-from sr_nas.jobs.trials import Trial, open_sweep, progress
+from sr_nas.jobs.trials import SweepView, Trial, open_sweep, progress
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, append_history, load_tensors, read_history
 from sr_nas.task import training_options
@@ -56,7 +60,7 @@ class Toys:
     count = 2
 
     def __init__(self, psnr: Callable[[Trial, int], float]) -> None:
-        self.psnr, self.begun = psnr, list[tuple[str, int]]()
+        self.psnr, self.begun, self.stopped = psnr, list[tuple[str, int]](), False
 
     def submit(self, trial: Trial, until: int) -> Future[int]:
         self.begun.append((trial.name, until))
@@ -64,12 +68,13 @@ class Toys:
         try:
             future.set_result(toy_run(trial, until, self.psnr(trial, until)))
         except RuntimeError as error:
-            trial.output.write_text(f"first line\n{error}\n")
+            with trial.output.open("a") as output:
+                output.write(f"first line\n{error}\n")
             future.set_result(1)
         return future
 
     def stop(self) -> None:
-        pass
+        self.stopped = True
 
 
 @pytest.fixture
@@ -171,6 +176,67 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(
     assert workers.begun == [("tiny_train-lr2e-4", 12)]
 
 
+def test_a_trial_that_fails_is_named_with_all_of_its_last_error(
+    tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
+) -> None:
+    errors = ["train: the loss is nan.\nStart from\n  another state.", "no word of the command"]
+
+    def psnr(trial: Trial, until: int) -> float:
+        raise RuntimeError(errors[len(workers.begun) - 1])
+
+    workers, root = toys(psnr), tmp_path / "a folder"
+    printed = run("sweep", *words(root), "--seeds", "0", code=1)
+    assert "failed: the loss is nan. Start from another state.; time left" in printed
+    assert f"one alone: sr-nas train -opt '{root / 'tiny_train_sweep' / 'options' / 'tiny_train_seed0.yml'}'" in printed
+    assert "failed: no word of the command;" in run("sweep", *words(root), "--seeds", "0", code=1)
+
+
+def test_a_run_that_is_damaged_stops_no_other(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
+    workers = toys(lambda trial, until: 30.0)
+    run("sweep", *words(tmp_path), "--seeds", "0,1")
+    histories = [tmp_path / "tiny_train_sweep" / f"tiny_train_seed{seed}" / HISTORY for seed in (0, 1)]
+    histories[0].write_text("nonsense\n")
+    workers.begun.clear()
+    printed = run("sweep", *words(tmp_path), "--seeds", "0-2", code=1)
+    assert f"tiny_train_seed0 failed: {histories[0]}, record 1" in printed and workers.begun == [("tiny_train_seed2", 12)]
+    assert "1 of 3 were done before" in printed and "2 trials, 1 of 1 settings" in printed
+    histories[1].write_text("nonsense\n")
+    printed = run("sweep", *words(tmp_path), "--seeds", "0,1", code=1)
+    assert f"sweep: {histories[0]}, record 1" in printed and "failed" not in printed
+
+
+def test_an_error_of_the_driver_stops_the_trials_that_run(
+    tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(file: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    workers = toys(lambda trial, until: 30.0)
+    monkeypatch.setattr(trials, "write_text", write)
+    printed = run("sweep", *words(tmp_path), "--seeds", "0,1", code=1)
+    assert workers.stopped and "tiny_train_seed0.yml: No space left on device" in printed
+
+
+def test_the_time_left_counts_parts_of_trials_since_they_were_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, now = make_plan(arguments(*words(tmp_path), "--seeds", "0-2")), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    (tmp_path / "tiny_train_sweep" / "output").mkdir(parents=True)
+    view = SweepView(Console(force_terminal=True, file=io.StringIO()), work=3.0)
+    view.begin(3, 0, 1.0)
+    for moment, first, second, left in (
+        (10.0, 6, 3, "unknown"),  # of 12, perhaps in another process
+        (40.0, 9, 6, "0:03:20"),  # half a trial in 40 s, and 2.5 are left
+    ):
+        now = moment
+        plan.trials[0].output.write_text(f"iteration {first}/12")
+        plan.trials[1].output.write_text(f"iteration {second}/12")
+        view.look(plan.trials[:2])
+        assert view.time_left == left
+    view.end(plan.trials[0], "")
+    view.look(plan.trials[1:2])
+    assert view.time_left == "0:00:56"  # 1.25 trials in 40 s, 1.75 are left
+
+
 def test_statistics_by_hand(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
     values = [30.0, 34.0, 31.0]
     toys(lambda trial, until: values[trial.options.manual_seed])
@@ -182,7 +248,7 @@ def test_statistics_by_hand(tmp_path: Path, toys: Callable[[Callable[[Trial, int
     assert (loss["best"], loss["worst"]) == pytest.approx((1 / 34, 1 / 30))
     assert setting["quantities"]["latency_ms"]["mean"] == 5 and setting["quantities"]["params"]["sd"] == 0
     assert "| chelsea PSNR, dB | 31.667 ± 2.1 | 31 | 34 | 30 |" in (folder / "sweep.md").read_text()
-    assert "tiny_train_seed1: IMDN(conv_3x3, dsconv_3x3, conv_3x3, dil_dsconv_5x5_bn)" in printed
+    assert "tiny_train_seed0, tiny_train_seed1, tiny_train_seed2: IMDN(conv_3x3, dsconv_3x3, conv_3x3, dil_" in printed
     assert np.isnan(statistics(np.array([3.0]), "params")["sd"])
 
 
@@ -199,9 +265,26 @@ def test_a_grid_in_tables_and_pictures(tmp_path: Path, toys: Callable[[Callable[
     assert "chelsea PSNR, dB" in printed and "31.32" in printed and "±" not in printed
     for name in ("sweep", "front"):
         assert cv2.imread(str(folder / f"{name}.png")).std() > 0
-    refused = run("sweep", *line, "--show", "cifar10_test", code=1)
-    assert "--show: there is no 'cifar10_test'" in refused
-    assert "there is no quantity 'gap_wrost' - did you mean 'gap_worst'?" in run("sweep", *line, "--show", "gap_wrost", code=1)
+    run("sweep", *words(tmp_path), "--seeds", "0")
+    assert not list(folder.glob("*.png"))  # they were of other settings
+    assert "not all trials have 'loss_distill'" in run("sweep", *line, "--show", "loss_distill", code=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--show", "chelsea_pnsr"], "there is no quantity 'chelsea_pnsr' - did you mean 'chelsea_psnr'?"),
+        (["--by", "Set14_psnr"], "There are for example: chelsea_psnr, chelsea_ssim, loss_train, params, latency_ms."),
+        (["--show", "gap_worst"], "there is no quantity 'gap_worst'"),
+        (["--by", "params", "--halving", "2"], "a halving compares scores or losses"),
+        (["--by", "psnr", "--force_yml", "datasets:val=null"], "there is no quantity 'psnr'"),
+    ],
+)
+def test_a_quantity_that_no_trial_will_have_is_refused_before_the_first(tmp_path: Path, more: list[str], text: str) -> None:
+    assert text in run("sweep", *words(tmp_path), "--grid", "network_g:nf=16,32", *more, code=1)
+    assert not list(tmp_path.iterdir())
+    searches = words(tmp_path, file=TINY_SEARCH)
+    assert "did you mean 'gap_worst'?" in run("sweep", *searches, "--seeds", "0", "--show", "gap_wrost", code=1)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -238,10 +321,10 @@ def test_a_wrong_option_of_the_last_trial_is_refused_before_the_first(tmp_path: 
     assert "train.total_iter" in printed and not list(tmp_path.iterdir())
     printed = run("sweep", *words(tmp_path), "--grid", "train:total_iter=12,13", "--halving", "2", code=1)
     assert "trials of one length, and these have 12, 13" in printed
-    with pytest.raises(SystemExit):
-        run("sweep", *words(tmp_path))
-    with pytest.raises(SystemExit):
-        run("sweep", *words(tmp_path), "--seeds", "0-1", "--random", "3")
+    alone = ["--random 3", "--best 3", "--cores 2", "--gpus 0.5", "--address auto --gpus nan", "--address auto --gpus -1"]
+    for more in ([], *(["--seeds", "0-1", *each.split()] for each in alone)):
+        with pytest.raises(SystemExit):
+            run("sweep", *words(tmp_path), *more)
 
 
 def test_axes_are_read_as_they_were_written() -> None:
@@ -312,9 +395,13 @@ def test_networks_of_a_search_and_random_ones_of_their_costs(tmp_path: Path, sea
     assert [setting.trials[0].name for setting in plan.settings] == [f"tiny-tiny_train-{name}" for name in names]
     assert len({str(genotype) for genotype in genotypes[:-1]}) == 7 and genotypes[-1] == ["conv_3x3"] * 4
     assert "--front trains networks" in run("sweep", "-opt", TINY_SEARCH, "--front", searched, code=1)
+    assert "--grid network_g:nf: with --front the network" in run("sweep", *line, "--grid", "network_g:nf=16,32", code=1)
     more = ["--force_yml", "scale=3", "datasets:train:gt_size=24"]
     assert "scale is 3, and 2 in the search" in run("sweep", *line, *more, code=1)
     assert "there is no front.json" in run("sweep", *words(tmp_path), "--front", tmp_path, code=1)
+    shutil.copytree(searched, tmp_path / "copy")
+    (tmp_path / "copy" / "front.json").write_text(json.dumps(content | {"networks": [{}]}))
+    assert "front.json is damaged" in run("sweep", *words(tmp_path), "--front", tmp_path / "copy", code=1)
 
 
 def test_a_search_is_compared_with_chance(
@@ -369,17 +456,28 @@ def test_a_trial_in_rungs_is_the_run_by_hand_to_the_bit(tmp_path: Path, monkeypa
 
 def test_a_search_that_stops_at_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     root = f"path:experiments_root={tmp_path}"
-    run("search", "-opt", TINY_SEARCH, "--until", "1", "--force_yml", root, "name=parts")
+    for _ in range(2):
+        run("search", "-opt", TINY_SEARCH, "--until", "1", "--auto_resume", "--force_yml", root, "name=parts")
     assert read_history(tmp_path / "parts")[-1]["epoch"] == 1 and not (tmp_path / "parts" / "genotype.json").exists()
     run("search", "-opt", TINY_SEARCH, "--auto_resume", "--force_yml", root, "name=parts")
     run("search", "-opt", TINY_SEARCH, "--force_yml", root, "name=whole")
     assert same(result_of(tmp_path / "parts"), result_of(tmp_path / "whole"))
 
 
+def test_until_is_a_place_and_no_length(tmp_path: Path) -> None:
+    line = [*words(tmp_path, "name=x"), "--auto_resume", "--until"]
+    run("train", *line, "5")
+    before = result_of(tmp_path / "x")
+    for until in ("5", "3"):
+        assert "stopped at iteration 5" in run("train", *line, until)
+        assert same(result_of(tmp_path / "x"), before)
+
+
 def test_the_estimate_names_every_trial_and_begins_none(tmp_path: Path) -> None:
     printed = run("sweep", *words(tmp_path), "--grid", "train:optim_g:lr=1e-4,1e-3", "--seeds", "0-1", "--jobs", "2", "--dry")
     assert all(f"tiny_train-lr{lr}_seed{seed}" in printed for lr in ("1e-4", "1e-3") for seed in (0, 1))
     assert "4 trials:" in printed and "by 2 at a time" in printed and not list(tmp_path.iterdir())
+    assert "at a time" not in run("sweep", *words(tmp_path), "--seeds", "0", "--address", "auto", "--dry")
 
 
 @pytest.fixture(scope="module")
