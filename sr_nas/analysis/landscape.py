@@ -105,7 +105,7 @@ def _measure(searcher: Searcher, count: int, task: Task) -> Callable[[dict[str, 
     state = {name: tensor.detach().clone() for name, tensor in (*space.named_parameters(), *space.named_buffers())}
 
     def measure(alpha: dict[str, Tensor]) -> dict[str, float]:
-        weights = {label: searcher.relaxation(logits) for label, logits in alpha.items()}
+        weights = searcher.alpha.relax(searcher.relaxation, alpha)
         rows = []
         for images, target in batches:
             output = functional_call(space, state, (images, weights))

@@ -212,12 +212,14 @@ class Budget(_Budgets):
 
 
 class OverEpochs(Strict):
-    """Numbers of the supernet that change from epoch to epoch e = 1, 2, ...; without a schedule they are 0."""
+    """Numbers of the supernet, or of alpha, that change from epoch to epoch e = 1, 2, ..."""
 
     auxiliary_skip: Schedule | None = None
     """Weight of a skip connection beside every mixed operation (DARTS-), which no network has."""
     drop_path: Schedule | None = None
     """Probability that the output of a mixed operation is left out for an image."""
+    operations_kept: Schedule | None = None
+    """Most candidates that a choice of an operation has; those of the smallest alpha are dropped, and never return."""
 
     def schedules(self) -> dict[str, Any]:
         """Name -> schedule, for all that have one."""

@@ -35,7 +35,12 @@ class Alpha(nn.Module):
         offset: candidate name -> number added to its logit in every choice (SA-DARTS, section 3.2, gives skip 0.1); a name
             that no choice has raises :class:`UserError`.
         generator: source of the noise.
+
+    Attributes:
+        kept: of all logits in the order of the labels, whether the candidate still has a weight (:attr:`operations_kept`).
     """
+
+    kept: Tensor
 
     def __init__(
         self,
@@ -59,16 +64,51 @@ class Alpha(nn.Module):
             size = len(choice.candidates)
             start = value * torch.randn(size, generator=generator) if init == "normal" else torch.full((size,), value)
             self.logits[label] = nn.Parameter(start + torch.tensor([offset.get(name, 0.0) for name in choice.candidates]))
+        self.of_operations = [label for label, choice in choices.items() if choice.of == "operations"]
+        self.register_buffer("kept", torch.ones(sum(map(len, self.logits.values())), dtype=torch.bool))
+        self._places: dict[str, Tensor] = {}
+        """Label -> places of the candidates that are kept, of choices that have lost some."""
+        self.register_load_state_dict_post_hook(lambda module, _: module._find_places())
 
     def by_label(self) -> dict[str, Tensor]:
         """Return label -> logits."""
         return dict(self.logits.items())
 
-    def relax(self, relaxation: Callable[..., Tensor]) -> dict[str, Tensor]:
-        """Return label -> weights, with a gradient to alpha where the relaxation has one."""
-        if "picks" in inspect.signature(relaxation).parameters:
-            return {label: relaxation(logits, picks=self.picks[label]) for label, logits in self.by_label().items()}
-        return {label: relaxation(logits) for label, logits in self.by_label().items()}
+    def relax(self, relaxation: Callable[..., Tensor], logits: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return label -> weights, with a gradient to alpha, or to other ``logits``, where the relaxation has one.
+
+        Candidates that are not kept have a weight of 0.
+        """
+        takes_picks, result = "picks" in inspect.signature(relaxation).parameters, {}
+        for label, values in (logits or self.by_label()).items():
+            places = self._places.get(label)
+            left = values if places is None else values[places]
+            weights = relaxation(left, **({"picks": self.picks[label]} if takes_picks else {}))
+            if places is not None:
+                weights = weights.new_zeros(len(values)).index_copy(0, places.to(weights.device), weights)
+            result[label] = weights
+        return result
+
+    @property
+    def operations_kept(self) -> float:
+        """Candidates that choices of operations have kept; setting it to less drops, for good, those of the smallest alpha.
+
+        So progressive searches do: DrNAS (Chen et al., ICLR 2021, section 3.3), P-DARTS.
+        """
+        return max((len(self._places.get(label, self.logits[label])) for label in self.of_operations), default=0)
+
+    @operations_kept.setter
+    def operations_kept(self, value: float) -> None:
+        parts = dict(zip(self.logits, self.kept.split([len(logits) for logits in self.logits.values()]), strict=True))
+        for label in self.of_operations:
+            if (count := max(round(value), self.picks[label])) < len(self._places.get(label, self.logits[label])):
+                logits = self.logits[label].detach().masked_fill(~parts[label], -torch.inf)
+                parts[label][logits.argsort(descending=True, stable=True)[count:]] = False
+        self._find_places()
+
+    def _find_places(self) -> None:
+        parts = zip(self.logits, self.kept.split([len(logits) for logits in self.logits.values()]), strict=True)
+        self._places = {label: kept.nonzero().flatten() for label, kept in parts if not kept.all()}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -88,6 +88,18 @@ def ramp(
     return first + (last - first) * share
 
 
+@SCHEDULES.register()
+def stages(epoch: int, epochs: int, *, values: list[float]) -> float:
+    """One value after another, each for the same number of epochs.
+
+    Args:
+        epoch: counted from 1.
+        epochs: of the search, or of a restart.
+        values: of the stages.
+    """
+    return values[min(max(0, epoch - 1) * len(values) // max(1, epochs), len(values) - 1)]
+
+
 @REGULARIZERS.register()
 def none(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
     """0: no regulariser."""

@@ -103,7 +103,7 @@ class Searcher:
         beginning: number of a restart, from 1 -> state dicts of the supernet and of the alpha that it begins with.
         metrics: name -> (output, target) -> mean of a metric over a batch, which a selection may go by; more is better.
         stopping: searcher -> :class:`sr_nas.search.stopping.Stop`, which may end the search after an epoch.
-        over_epochs: attribute of the space -> its value by epoch, counted from 1; 0 when networks are compared.
+        over_epochs: attribute of the space, or of alpha -> its value by epoch, counted from 1; 0 when networks are compared.
         perturbation: of the relaxed weights that a step of the supernet's weights takes (:mod:`sr_nas.search.perturbation`).
 
     Raises:
@@ -132,7 +132,7 @@ class Searcher:
     def __post_init__(self) -> None:
         check_limits(self.space, self.budgets)
         for name in self.over_epochs:
-            if getattr(self.space, name, None) is None:
+            if getattr(self._owner(name), name, None) is None:
                 raise UserError(f"search.over_epochs.{name}: this supernet has no {name}. Leave it out, or see network_g.{name}.")
         self.device = next(iter(self.alpha.parameters())).device
         self.multipliers = Multipliers(self.budgets, self.device)
@@ -260,16 +260,21 @@ class Searcher:
     def _begin_step(self) -> None:
         """Give the supernet its numbers of this epoch; what it draws with them is a function of (seed, step, process)."""
         for name, schedule in self.over_epochs.items():
-            setattr(self.space, name, schedule(self.own_epoch))
+            setattr(self._owner(name), name, schedule(self.own_epoch))
         if self.over_epochs:
             address = np.random.SeedSequence([self.plan.seed, self.step, rank()])
             torch.manual_seed(int(address.generate_state(1, np.uint64)[0]))
+
+    def _owner(self, name: str) -> nn.Module:
+        """Return alpha where it has what changes over the epochs, else the supernet."""
+        return self.alpha if hasattr(self.alpha, name) else self.space
 
     def _selected(self) -> tuple[Genotype, dict[str, float]]:
         """Return what :meth:`record` takes: the network that is selected after the last step, else the one of alpha."""
         started = time.perf_counter()
         for name in self.over_epochs:
-            setattr(self.space, name, 0.0)
+            if self._owner(name) is self.space and self.step == self.steps:
+                setattr(self.space, name, 0.0)
         genotype, numbers = self.select() if self.step == self.steps else (self.genotype(), {})
         self.seconds += time.perf_counter() - started
         return genotype, numbers

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from sr_nas.contracts import Weights
 from sr_nas.errors import UserError
-from sr_nas.search.objective import linear, over, ramp
+from sr_nas.genotype import Choice
+from sr_nas.runs.run_dir import check_kinds
+from sr_nas.search.alpha import Alpha, in_pass, softmax, uniform_path
+from sr_nas.search.objective import linear, over, ramp, stages
 from sr_nas.search.searcher import Searcher
 from tests.search.test_searcher import flat, restarting, run, searcher
 from tests.search.toy import ToySpace
@@ -72,6 +75,51 @@ def test_a_restart_begins_the_schedule_anew() -> None:
 def test_a_number_that_a_supernet_lacks_is_refused() -> None:
     with pytest.raises(UserError, match=r"search\.over_epochs.drop_path: this supernet has no drop_path"):
         dataclasses.replace(searcher(), over_epochs=FALLING)
+
+
+def test_candidates_of_the_smallest_alpha_are_dropped_for_good() -> None:
+    choices = {"a": Choice(tuple("uvwxy")), "in": Choice(tuple("uvw"), 2, "inputs")}
+    alpha = Alpha(choices, "constant", 0.0).double()
+    alpha.logits["a"].data = torch.tensor([0.1, 3.0, -1.0, 2.0, 0.2]).double()
+    alpha.operations_kept = 5
+    assert torch.equal(alpha.relax(softmax)["a"], alpha.logits["a"].softmax(0))
+    alpha.operations_kept = 3
+    weights = alpha.relax(softmax)
+    expected = torch.zeros(5).double()
+    expected[[1, 3, 4]] = torch.tensor([3.0, 2.0, 0.2]).double().softmax(0)
+    torch.testing.assert_close(weights["a"], expected, rtol=0, atol=1e-12)
+    assert weights["in"].tolist() == pytest.approx([1 / 3] * 3) and alpha.operations_kept == 3
+    (weights["a"] * torch.arange(5.0)).sum().backward()
+    assert (alpha.logits["a"].grad != 0).tolist() == [False, True, False, True, True]
+    alpha.logits["a"].data[0] = 9.0
+    alpha.operations_kept = 5
+    assert alpha.relax(softmax)["a"][0] == 0
+    other = Alpha(choices).double()
+    other.load_state_dict(alpha.state_dict())
+    assert torch.equal(other.relax(softmax)["a"], alpha.relax(softmax)["a"])
+    alpha.operations_kept = 0
+    assert alpha.relax(softmax)["a"].tolist() == [0, 1, 0, 0, 0]
+    mask = in_pass(uniform_path, (0,), 0.0)
+    assert all(not (alpha.relax(mask)["a"] & ~torch.eye(5, dtype=torch.bool)[1]).any() for _ in range(5))
+
+
+def test_stages_of_a_search_drop_candidates_and_resume_to_the_bit() -> None:
+    """DrNAS in NAS-Bench-201: 5 operations for 50 epochs, then 3 for as many."""
+    assert [over(100, partial(stages, values=[5, 3]))(epoch) for epoch in (0, 1, 50, 51, 100, 101)] == [5, 5, 5, 3, 3, 3]
+    schedule = {"operations_kept": over(4, partial(stages, values=[3, 2]))}
+    straight, first, second = (dataclasses.replace(searcher(steps_per_epoch=3), over_epochs=schedule) for _ in range(3))
+    records = run(straight)
+    beta = [record["beta"]["one"] for record in records]
+    assert [sum(weight > 0 for weight in weights) for weights in beta] == [3, 3, 2, 2]
+    assert beta[2][records[1]["beta"]["one"].index(min(records[1]["beta"]["one"]))] == 0
+    run(first, 8)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    check_kinds(state, second.state_dict())
+    second.load_state_dict(state)
+    assert run(second)[-1]["beta"] == records[-1]["beta"] and torch.equal(flat(straight), flat(second))
 
 
 def test_ramps_by_hand() -> None:
