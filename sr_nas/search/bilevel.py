@@ -63,7 +63,8 @@ class StepContext:
     def training_loss(self, weights: Weights) -> Tensor:
         """Task loss of the training batch, the mean over processes, with a gradient to the weights of candidates alone."""
         fixed = {name: parameter.detach() for name, parameter in self.space.named_parameters()}
-        return self.average([self.task(fixed, self.training, weights)])[0]
+        shared = dict(zip(weights, self.average(list(weights.values())), strict=True))  # equal, but their gradients are averaged
+        return self.average([self.task(fixed, self.training, shared)])[0]
 
     def evaluate(self, parameters: Mapping[str, Tensor], weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the objective of alpha and its parts, with the given parameters of the supernet."""

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from sr_nas.errors import UserError
 from sr_nas.runs.distributed import LOST, GracefulShutdown, from_first, is_first, largest, mean, processes, rank, world_size
-from sr_nas.search.alpha import Alpha, gumbel_softmax, softmax, uniform_path
+from sr_nas.search.alpha import Alpha, dirichlet, gumbel_softmax, softmax, uniform_path
 from sr_nas.search.objective import Objective, sa
+from sr_nas.search.perturbation import adversarial
 from sr_nas.search.searcher import Plan, Record, Searcher, argmax
 from sr_nas.search.selection import evolution
 from tests.search.toy import ToySpace, ToyStream
@@ -36,12 +37,20 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": torch.optim.SGD,
     },
     "sampling": {"relaxation": gumbel_softmax, "seed": 3},
+    "single level, clipped": {"relaxation": dirichlet, "seed": 3, "single_level": True, "grad_clip_norm": 0.05},
+    "drawn candidates, SGD": {"relaxation": partial(gumbel_softmax, hard=True), "seed": 3, "optimizer": torch.optim.SGD},
+    "perturbed": {"perturbation": adversarial, "seed": 3},
     "paths": {"relaxation": uniform_path, "optimizer": torch.optim.SGD, "selection": partial(evolution, population=2, cycles=3)},
 }
 
 
 def searcher(
-    optimizer: Any = torch.optim.Adam, norm: bool = False, relaxation: Any = softmax, selection: Any = argmax, **plan: Any
+    optimizer: Any = torch.optim.Adam,
+    norm: bool = False,
+    relaxation: Any = softmax,
+    selection: Any = argmax,
+    perturbation: Any = None,
+    **plan: Any,
 ) -> Searcher:
     """A search of slices of batches of 4; every process starts from noise of its own."""
     torch.manual_seed(rank())
@@ -62,6 +71,7 @@ def searcher(
         torch.optim.lr_scheduler.CosineAnnealingLR(weights, T_max=3),
         Plan(**({"epochs": 3, "steps_per_epoch": 2} | plan)),
         selection=selection,
+        perturbation=perturbation,
     )
 
 

@@ -41,6 +41,10 @@ MORE_SEARCHES = {
     "sa": ["sa_imdn", *IMDN],
     "beta": ["beta_imdn", *IMDN],
     "darts": ["darts_imdn", *IMDN],
+    "random perturbation": ["sdarts_rs_imdn", *IMDN],
+    "adversarial perturbation": ["sdarts_adv_imdn", *IMDN],
+    "sigmoid, two terms": ["sa_fairdarts_imdn", *IMDN],
+    "single level": ["sa_snas_single_imdn", *IMDN],
     "sa, dlsr": ["sa_dlsr", *DLSR],
 }
 
