@@ -300,7 +300,8 @@ def comparisons(results: Sequence[Done], axes: Axes) -> dict[str, dict[str, Any]
 def front_figure(results: Sequence[Done], axes: Axes, costs: Sequence[str], main: str) -> Figure:
     """Draw a quantity against each cost: the mean of every setting, and a line through those that no other beats in both.
 
-    Networks drawn at random have a front of their own, and a hand-made one stands alone.
+    Networks drawn at random have a front of their own, and a hand-made one stands alone. Settings that a halving has ended before
+    are hollow, and on no front.
     """
     figure = new_figure(4.6 * len(costs) + 0.4, 3.8)
     sign = 1 if more_is_better(main) else -1
@@ -318,9 +319,14 @@ def front_figure(results: Sequence[Done], axes: Axes, costs: Sequence[str], main
                 continue
             x, y = ([float(np.mean(done.of(key))) / scale for done in some] for key, scale in ((cost, unit), (main, main_unit)))
             bars = [float(np.std(done.of(main), ddof=1)) / main_unit if len(done.runs) > 1 else 0.0 for done in some]
-            look: dict[str, Any] = {"linestyle": "none", "capsize": 3, "markersize": 4, "label": name}
-            panel.errorbar(x, y, bars, color=colour, marker=marker, **look)
-            best = [place for place in range(len(x)) if not any(_beats(other, place, x, y, sign) for other in range(len(x)))]
+            look: dict[str, Any] = {"linestyle": "none", "capsize": 3, "markersize": 4}
+            panel.plot([], [], linestyle="none", marker=marker, color=colour, label=name)
+            whole = [place for place, done in enumerate(some) if done.whole]
+            ended = [place for place, done in enumerate(some) if not done.whole]
+            for places, filling in ((ended, "white"), (whole, colour)):
+                points = ([values[place] for place in places] for values in (x, y, bars))
+                panel.errorbar(*points, color=colour, marker=marker, markerfacecolor=filling, **look)
+            best = [place for place in whole if not any(_beats(other, place, x, y, sign) for other in whole)]
             best.sort(key=x.__getitem__)
             panel.plot([x[place] for place in best], [y[place] for place in best], color=colour, linewidth=1.2)
         style(panel, title, label, title)
