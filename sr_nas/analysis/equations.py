@@ -125,6 +125,8 @@ def equations(seed: int, output: Path | None) -> Report:
     Of eq. 3 to 5: the beta that minimises the variance of a mixture of uncorrelated errors, beside the sum of the other
     variances that is printed. Of eq. 6: whether it is the sum of eq. 15 to 17, whose covariances and C it shares.
     """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1.")
     v = torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
     total = v.sum()
     checks: dict[str, tuple[Tensor, Tensor]] = {
@@ -191,10 +193,11 @@ def against_alpha(choices: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     ranks, products, squares = [], 0.0, 0.0
     for choice in choices.values():
         alpha, variance = np.array(choice["alpha"]), np.array(choice["variance"])
-        ranks.append(float(spearmanr(alpha, variance.sum() - variance).statistic))
+        if np.ptp(alpha) and np.ptp(variance):  # else there is no order
+            ranks.append(float(spearmanr(alpha, variance.sum() - variance).statistic))
         centred = variance - variance.mean()
         products, squares = products + float(centred @ np.exp(alpha)), squares + float(centred @ centred)
-    return {"spearman": float(np.mean(ranks)), "slope": products / squares}
+    return {"spearman": float(np.mean(ranks or np.nan)), "slope": products / squares if squares else np.nan}
 
 
 def variances(runs: Sequence[Path], overrides: Sequence[str], batches: int, output: Path | None) -> Report:

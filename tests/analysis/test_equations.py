@@ -124,3 +124,9 @@ def test_what_equations_3_to_5_and_15_to_17_say_is_recognised() -> None:
     by_the_paper = {"op": {"alpha": np.log(2 - variance).tolist(), "variance": variance.tolist()}}
     assert against_alpha(by_the_paper) == pytest.approx({"spearman": 1, "slope": -1})
     assert against_alpha({"op": {"alpha": variance.tolist(), "variance": variance.tolist()}})["spearman"] == pytest.approx(-1)
+    assert all(map(math.isnan, against_alpha({"op": {"alpha": [0.0], "variance": [1.0]}}).values())), "one has no order"
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert "--seed -1: a whole number" in run("analyze", "equations", "--seed", "-1", "-o", tmp_path / "out", code=1)
+    assert not (tmp_path / "out").exists()
