@@ -152,7 +152,7 @@ def _sweep(parser: ArgumentParser) -> None:
     add("--random", type=whole_number, metavar="N", help=text)
     text = "successive halving: begin with all, and let the best 1/N of the settings go on, for N times as long"
     add("--halving", type=_factor, metavar="N", help=text)
-    text = "quantity that judges: Set5_psnr, psnr (of the first set), loss_task (default: the first score, else the loss)"
+    text = "quantity that judges, e.g. Set5_psnr or psnr (default: loss_task of searches, the first score of trainings)"
     add("--by", metavar="QUANTITY", help=text)
     add("--show", nargs="+", default=[], metavar="QUANTITY", help="what to draw, e.g. cifar10_test gap_worst")
     add("--dry", action="store_true", help="list the trials and the hours that they would take, by a few steps of each setting")

@@ -35,6 +35,16 @@ TITLES = {
     "loss_train": "loss on weights' images",
     "latency_ms": "latency, HR 1280x720, ms",
 }
+SCORES = {
+    "valid": "valid, %",
+    "test": "test, %",
+    "top1": "top-1, %",
+    "top5": "top-5, %",
+    "psnr": "PSNR, dB",
+    "regret": "regret, dB",
+    "ssim": "SSIM",
+}
+"""Scores of networks -> their titles."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +136,8 @@ def axis_label(quantity: str) -> tuple[str, float]:
         convention, _, size = quantity.removeprefix("macs_").rpartition("_")
         return (f"MACs, {convention.upper()} {size}, G", 1e9) if convention else (f"MACs, {size}, M", 1e6)
     name, _, part = quantity.rpartition("_")
-    if part in ("valid", "test"):
-        return f"true {name} {part}, %", 1.0
-    if part in ("psnr", "regret"):
-        return f"true {name} {part.replace('psnr', 'PSNR')}, dB", 1.0
+    if part in SCORES:
+        return f"true {name} {SCORES[part]}", 1.0
     return TITLES.get(quantity) or quantity.replace("share_", "share of ").replace("alpha_", "alpha, "), 1.0
 
 

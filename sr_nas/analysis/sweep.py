@@ -29,6 +29,7 @@ from sr_nas.analysis.sweep_results import (
     pick,
     quantities_of,
     short_keys,
+    trials_of,
     write_results,
 )
 from sr_nas.analysis.tables import Table
@@ -93,7 +94,7 @@ def main(args: Namespace) -> int:
         return 0
     with open_sweep(plan.folder) as held:
         workers = _workers(args, plan.folder, held)  # before signals are taken, of which Ray takes some
-        console.print(f"{len(plan.trials)} trials in {plan.folder}, {workers.count} at a time", soft_wrap=True)
+        console.print(f"{trials_of(len(plan.trials))} in {plan.folder}, {workers.count} at a time", soft_wrap=True)
         with GracefulShutdown() as stop, SweepView(console, work) as view:
             course = carry_out(plan, steps, args.halving, args.by, workers, view, stop)
         if stop():
@@ -345,7 +346,7 @@ def estimate(plan: Plan, work: float, args: Namespace, console: Console) -> None
         )
     total = sum(hours) / len(hours) * work
     Table(rows).print(console)
-    text = f"{len(plan.trials)} trials: {total:.3g} hours one after the other, without validations and selections"
+    text = f"{trials_of(len(plan.trials))}: {total:.3g} hours one after the other, without validations and selections"
     if not args.address or args.jobs:  # how many a cluster runs at a time is not known here
         text += f"; {duration(3600 * total / count)} by {count} at a time"
     console.print(text, soft_wrap=not console.is_terminal)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import Any, cast
 
 import numpy as np
@@ -41,6 +42,8 @@ DEFAULTS = r".+_(test|psnr|top1)", r"gap_worst|loss_task"
 COSTS = r"params|macs_.+|latency_ms"
 """Pattern of the quantities that a table has besides."""
 PAIRED = "differences are paired by seed, in brackets the 95 % interval of their mean"
+TRAINED = {"loss_train": "loss", "loss_distill": "distillation loss"}
+"""Titles of quantities of trainings that searches have, too."""
 ROUNDS = 5
 """Times that each network is run, for its latency."""
 NETWORK = "network"
@@ -75,12 +78,14 @@ def more_is_better(quantity: str) -> bool:
 
 
 def pick(by: str | None, numbers: Mapping[str, float]) -> str:
-    """Return the quantity that ``by`` names, in full or by its last part, such as ``psnr``; by default the first score or loss.
+    """Return the quantity that ``by`` names, in full or by its last part, such as ``psnr``; by default the loss of a search's
+    alpha, or a training's first score, else its loss.
 
     Raises:
         UserError: there is none.
     """
-    wanted = [by] if by else [r".+_(valid|test|psnr|top1)", "loss_task", "loss_train"]
+    # The true scores of a search, from a table, are for who judges it afterwards.
+    wanted = [by] if by else ["loss_task", r".+_(psnr|top1)", "loss_train"]
     patterns = [text if not by else rf"(.+_)?{re.escape(text)}" for text in wanted]
     for pattern in patterns:
         if name := (by if by in numbers else next((name for name in numbers if re.fullmatch(pattern, name)), None)):
@@ -109,7 +114,8 @@ class Done:
 
     def title(self, name: str) -> str:
         """Return a quantity in words; what a training has measured is not of a table of true scores."""
-        return axis_label(name)[0].removeprefix("true " if self.runs[0][0].command == "train" else "")
+        words = axis_label(name)[0]
+        return words if self.runs[0][0].command == "search" else TRAINED.get(name, words.removeprefix("true "))
 
     def of(self, name: str) -> Values:
         """Return a quantity of all runs, ``[seeds]``; NaN where one has none."""
@@ -211,14 +217,17 @@ def write_results(
         if len(results) > 1
         else seeds_table(results[0], known)
     )
-    notes = [
-        *about.get("notes", ()),
-        *(
-            f"{listing((name for name, one in genotypes.items() if one == genotype), 3)}: {genotype}"
-            for genotype in (dict.fromkeys(genotypes.values()) if len(results) == 1 else ())
-        ),
-    ]
-    notes += [f"{len(trials)} trials, {sum(done.whole for done in results)} of {len(results)} settings to the end"]
+    # What all networks share is no column.
+    common = {results[0].title(name) for name in known if re.fullmatch(COSTS, name)} | {"genotype"}
+    shared = {key: text for key, text in rows[0].items() if key in common and all(row[key] == text for row in rows)}
+    notes = list(about.get("notes", ()))
+    if len(results) == 1:
+        owners = {one: [name for name, other in genotypes.items() if other == one] for one in genotypes.values()}
+        notes += [f"{listing(names, 3)}: {genotype}" for genotype, names in owners.items()]
+    elif shared:
+        rows = [{key: text for key, text in row.items() if key not in shared} for row in rows]
+        notes.append(f"of all: {'; '.join(f'{key}: {text}' for key, text in shared.items())}")
+    notes.append(f"{trials_of(len(trials))}, {sum(done.whole for done in results)} of {len(results)} settings to the end")
     if "share_of_all" in about:
         notes.append(f"{about['share_of_all']:.0%} of the steps that all of them would take")
     compared = comparisons(results, axes)
@@ -235,20 +244,29 @@ def write_results(
     if axes and len(results) == np.prod([len(values) for values in axes.values()]) and all(done.whole for done in results):
         save(sweep_figure(results, drawn, axes), folder / "sweep.png")
     costs = [name for name in known if re.fullmatch(r"macs_hr.+|macs_\d.+|latency_ms", name)]
-    if len(results) > 1 and costs:
+    if costs := [name for name in costs if len({done.of(name).mean() for done in results}) > 1]:
         save(front_figure(results, axes, costs, main), folder / "front.png")
     if verdicts:
         Table(verdicts).print(console)
     Report(folder, rows, notes).print(console)
 
 
+def trials_of(count: int) -> str:
+    """Return a number of trials in words."""
+    return f"{count} trial{'s' * (count != 1)}"
+
+
 def _text(values: Values, name: str, keys: Sequence[str] = ("mean", "sd")) -> list[str]:
     """Return statistics of a quantity as texts in its unit; an unknown one is a dash, an unknown deviation is left out."""
     unit, numbers = axis_label(name)[1], statistics(values, name)
-    texts = {key: "-" if np.isnan(number) else f"{number / unit:.5g}" for key, number in numbers.items()}
+    texts = {key: "-" if np.isnan(number) else _digits(number / unit, 5) for key, number in numbers.items()}
     if numbers["sd"] > 0:
-        texts["mean"] += f" ± {numbers['sd'] / unit:.2g}"
+        texts["mean"] += f" ± {_digits(numbers['sd'] / unit, 2)}"
     return [texts[key] for key in keys if key != "sd"]
+
+
+def _digits(number: float, digits: int) -> str:
+    return f"{number:#.{digits}g}".rstrip(".")
 
 
 def seeds_table(done: Done, known: Sequence[str]) -> list[Row]:
@@ -329,8 +347,9 @@ def front_figure(results: Sequence[Done], axes: Axes, costs: Sequence[str], main
             best = [place for place in whole if not any(_beats(other, place, x, y, sign) for other in whole)]
             best.sort(key=x.__getitem__)
             panel.plot([x[place] for place in best], [y[place] for place in best], color=colour, linewidth=1.2)
-        style(panel, title, label, title)
-        panel.legend(frameon=False, fontsize=8)
+        style(panel, title, label)
+        if len(panel.get_legend_handles_labels()[1]) > 1:
+            panel.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -350,20 +369,22 @@ def sweep_figure(results: Sequence[Done], names: Sequence[str], axes: Axes) -> F
     """
     *down, across = axes.values()
     *keys, last = short_keys(axes)
-    labels = [", ".join(values) for values in product(*down)]
-    ticks: dict[str, Any] = {"rotation": 35, "ha": "right"} if max(map(len, across)) > 8 else {}
-    if down:
-        width = max(1.05 * len(across) + 0.07 * max(map(len, labels)) + 1.9, 3.6)
-        height = 0.6 * len(labels) + 1.5 + 0.05 * max(map(len, across))
-    else:
-        width, height = max(3.2, 0.6 * len(across) + 1.2), 3.3
+    # Long values, such as genotypes, are broken after their commas.
+    ticks, labels = (
+        [fill(",".join(words).replace(",", ", "), 18, break_long_words=False) for words in product(*values)]
+        for values in ([across], down)
+    )
+    deep, broad = (max(len(text.split("\n")) for text in texts) for texts in (ticks, labels))
+    longest, long = (max(len(line) for text in texts for line in text.split("\n")) for texts in (ticks, labels))
+    width = max(max(0.085 * longest, 1.05 if down else 0.6) * len(across) + 1.2 + 0.07 * long, 3.2)
+    height = (max(0.6, 0.18 * broad + 0.1) * len(labels) + 1.4 if down else 3.2) + 0.15 * deep
     figure = new_figure(width * len(names) + 0.3, height)
     for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         title, unit = results[0].title(name), axis_label(name)[1]
         numbers = [statistics(done.of(name) / unit, name) for done in results]
         mean, std = (np.reshape([one[key] for one in numbers], (len(labels), len(across))) for key in ("mean", "sd"))
         style(panel, title, last, ", ".join(keys), boxed=bool(down))
-        panel.set_xticks(range(len(across)), across, **ticks)
+        panel.set_xticks(range(len(across)), ticks)
         if down:
             _heat_map(panel, mean, std)
             panel.set_yticks(range(len(labels)), labels)
@@ -377,8 +398,8 @@ def _heat_map(panel: Any, mean: Values, std: Values) -> None:
     """Draw values as colours, ``[rows, columns]``, with the numbers in the cells; NaN where there is none."""
     image = panel.imshow(mean, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(mean):
-        text = "-" if np.isnan(value) else f"{value:.4g}"
-        text += "" if np.isnan(std[row, column]) else f"\n± {std[row, column]:.2g}"
+        text = "-" if np.isnan(value) else _digits(value, 4)
+        text += "" if np.isnan(std[row, column]) else f"\n± {_digits(std[row, column], 2)}"
         # The bright end of the colours is too bright for white letters.
         colour = INK if float(np.nan_to_num(image.norm(value))) > 0.6 else "white"
         panel.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)

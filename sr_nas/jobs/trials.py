@@ -326,7 +326,7 @@ class SweepView:
     def end(self, trial: Trial, message: str) -> None:
         """Report a trial that has ended, with a message if it has failed."""
         self.done, self.since, self.left = self.done + 1, self.since + self.each, self.left - self.each
-        outcome = f"failed: {message}" if message else "is done"
+        outcome = f"failed: {message.rstrip('.')}" if message else "is done"
         self.say(f"{self.done} of {self.count}: {trial.name} {outcome}; time left {self.time_left}")
 
 

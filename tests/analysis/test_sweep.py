@@ -29,7 +29,7 @@ from rich.console import Console
 
 from sr_nas.analysis import sweep, sweep_results
 from sr_nas.analysis.sweep import make_plan, read_axes, rungs
-from sr_nas.analysis.sweep_results import more_is_better, short_keys, statistics
+from sr_nas.analysis.sweep_results import Done, more_is_better, pick, short_keys, statistics
 from sr_nas.cli import parser_of, seeds
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_structure
@@ -186,7 +186,7 @@ def test_a_trial_that_fails_is_named_with_all_of_its_last_error(
 
     workers, root = toys(psnr), tmp_path / "a folder"
     printed = run("sweep", *words(root), "--seeds", "0", code=1)
-    assert "failed: the loss is nan. Start from another state.; time left" in printed
+    assert "failed: the loss is nan. Start from another state; time left" in printed
     assert f"one alone: sr-nas train -opt '{root / 'tiny_train_sweep' / 'options' / 'tiny_train_seed0.yml'}'" in printed
     assert "failed: no word of the command;" in run("sweep", *words(root), "--seeds", "0", code=1)
 
@@ -247,7 +247,7 @@ def test_statistics_by_hand(tmp_path: Path, toys: Callable[[Callable[[Trial, int
     assert psnr == pytest.approx({"mean": 95 / 3, "sd": standard.stdev(values), "median": 31, "best": 34, "worst": 30})
     assert (loss["best"], loss["worst"]) == pytest.approx((1 / 34, 1 / 30))
     assert setting["quantities"]["latency_ms"]["mean"] == 5 and setting["quantities"]["params"]["sd"] == 0
-    assert "| chelsea PSNR, dB | 31.667 ± 2.1 | 31 | 34 | 30 |" in (folder / "sweep.md").read_text()
+    assert "| chelsea PSNR, dB | 31.667 ± 2.1 | 31.000 | 34.000 | 30.000 |" in (folder / "sweep.md").read_text()
     assert "tiny_train_seed0, tiny_train_seed1, tiny_train_seed2: IMDN(conv_3x3, dsconv_3x3, conv_3x3, dil_" in printed
     assert np.isnan(statistics(np.array([3.0]), "params")["sd"])
 
@@ -265,6 +265,10 @@ def test_a_grid_in_tables_and_pictures(tmp_path: Path, toys: Callable[[Callable[
     assert "chelsea PSNR, dB" in printed and "31.32" in printed and "±" not in printed
     for name in ("sweep", "front"):
         assert cv2.imread(str(folder / f"{name}.png")).std() > 0
+    shared = "of all: latency, HR 1280x720, ms: 5.0000; genotype: IMDN(conv_3x3, dsconv_3x3, conv_3x3, dil_dsconv_5x5_bn)"
+    assert f"\n- {shared}\n" in (folder / "sweep.md").read_text()
+    run("sweep", *words(tmp_path), "--grid", "train:optim_g:lr=1e-4,1e-3")
+    assert [file.name for file in folder.glob("*.png")] == ["sweep.png"]  # networks of one cost have no front
     run("sweep", *words(tmp_path), "--seeds", "0")
     assert not list(folder.glob("*.png"))  # they were of other settings
     assert "not all trials have 'loss_distill'" in run("sweep", *line, "--show", "loss_distill", code=1)
@@ -285,6 +289,26 @@ def test_a_quantity_that_no_trial_will_have_is_refused_before_the_first(tmp_path
     assert not list(tmp_path.iterdir())
     searches = words(tmp_path, file=TINY_SEARCH)
     assert "did you mean 'gap_worst'?" in run("sweep", *searches, "--seeds", "0", "--show", "gap_wrost", code=1)
+
+
+def test_a_halving_judges_by_what_the_runs_have_measured_themselves() -> None:
+    scores = {"cifar10_test": 90.0, "loss_train": 2.0, "loss_task": 3.0}
+    assert pick(None, scores) == "loss_task" and pick("test", scores) == "cifar10_test"
+    scores = {"Set5_ssim": 0.9, "Set5_psnr": 30.0, "Set14_psnr": 28.0, "loss_train": 2.0}
+    assert pick(None, scores) == pick("psnr", scores) == "Set5_psnr" and pick("Set14_psnr", scores) == "Set14_psnr"
+    assert pick(None, {"loss_distill": 1.0, "loss_train": 2.0}) == "loss_train"
+    with pytest.raises(UserError, match="there is no 'Set5_psnt' - did you mean 'Set5_psnr'"):
+        pick("Set5_psnt", scores)
+
+
+def test_long_values_are_broken_in_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_plan(arguments(*words(tmp_path), "--seeds", "0")).trials[0]
+    values = "[conv_3x3,dsconv_3x3,conv_3x3,conv_3x3]", "b"
+    results = [Done((value,), [(trial, 12)]) for value in values]
+    monkeypatch.setattr(sweep_results, "quantities_of", lambda *_: {"Set5_psnr": 30.0})
+    (panel,) = sweep_results.sweep_figure(results, ["Set5_psnr"], {"network_g:genotype": values}).axes
+    assert panel.get_title(loc="left") == "Set5 PSNR, dB" and results[0].title("loss_train") == "loss"
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["[conv_3x3,\ndsconv_3x3,\nconv_3x3,\nconv_3x3]", "b"]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
