@@ -25,8 +25,11 @@ TaskLoss = Callable[[Weights], Tensor]
 
 
 def clipped(own: Tensor, moved: Tensor) -> Tensor:
-    """Return moved weights of one choice clipped to 0..1 and scaled to the sum of its own; if none is above 0, the largest."""
-    inside = moved.clamp(0, 1)
+    """Return moved weights of one choice clipped to 0..1 and scaled to the sum of its own; if none is above 0, the largest.
+
+    A weight of 0, of a candidate that the search has dropped, stays.
+    """
+    inside = moved.clamp(0, 1) * (own != 0)
     largest = F.one_hot(moved.argmax(), len(moved)).to(moved)
     inside = torch.where(inside.sum() > 0, inside, largest)
     return inside * (own.sum() / inside.sum())
