@@ -50,7 +50,8 @@ class Stop(nn.Module):
         """Note an epoch that has just been done, and judge it."""
         epoch = searcher.step // searcher.plan.steps_per_epoch
         self.alphas[epoch - 1] = parameters_to_vector(searcher.alpha.parameters()).detach()
-        return self.judge(searcher, epoch)
+        numbers, reason = self.judge(searcher, epoch)
+        return numbers, reason if epoch < searcher.plan.epochs else ""  # the last epoch is no early end
 
 
 @STOPS.register("darts_plus")

@@ -24,6 +24,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return root / "tiny", search(root, *STOPPING)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_is_finished(stopped: tuple[Path, str]) -> None:
     folder, printed = stopped
     *others, last = read_history(folder)

@@ -171,6 +171,12 @@ def test_a_search_is_what_it_is_without_the_criterion_until_it_stops() -> None:
     assert [record["stop"]["number"] for record in records] == [1, 2, 3]
 
 
+def test_the_last_epoch_is_no_early_end() -> None:
+    search = stopping_search(last=4)
+    records = run(search)
+    assert len(records) == 4 and "stopped" not in records[-1] and not search.stopped and search.step == search.steps == 12
+
+
 def test_the_network_is_selected_when_the_search_is_stopped() -> None:
     records = run(stopping_search(selection=partial(one_shot, networks=3, batches=1)))
     assert ["selection" in record for record in records] == [False, False, True]
