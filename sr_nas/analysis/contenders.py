@@ -77,7 +77,8 @@ def read_contenders(run: Path, recipe: AnyTraining, best: int, count: int | None
     except (KeyError, TypeError) as error:
         raise UserError(f"{run / FRONT} is damaged; the search writes it again: sr-nas search --auto_resume.") from error
     latency = read_latency(Path(section.latency_table), space, section.foreign_latency) if section.latency_table else None
-    costs = network_costs(space, dict.fromkeys([name, "macs_hr"], math.inf), latency)
+    names = [name, *(["macs_hr"] if options.task == SRNetwork.task else [])]  # what a table of latencies cannot tell
+    costs = network_costs(space, dict.fromkeys(names, math.inf), latency)
     genotypes = [Genotype.from_json(read_genotype(run))]
     genotypes += [genotype for genotype in front if genotype != genotypes[0]][: best - 1]
     return line_up(task, space, genotypes, {name: costs[name], **costs}, count, options.manual_seed)
@@ -223,7 +224,7 @@ def verdict(title: str, comparison: Mapping[str, Any]) -> dict[str, str]:
 
     drawn = comparison["of"] - 1
     return {
-        "dB of searched minus": title,
+        "searched minus": title,
         "mean random": text("minus_random"),
         "hand-made": text("minus_handmade"),
         f"best of {drawn} random": f"{text('minus_best')} ({comparison['best']})",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import yaml
@@ -142,8 +143,8 @@ def make_plan(args: Namespace) -> Plan:
     model: Any = search_options if "search" in read_options(Path(args.opt)) else training_options
     if args.front and model is search_options:
         raise UserError(f"--front trains networks: {args.opt} is the option file of a search, name one of a training.")
-    # The network of a training is replaced by those of a front, so that its own genotype need not be there.
-    options = load_options(model, args.opt, args.force_yml, check_files=args.front is None)
+    # A front or an axis may replace what the option file names: only the trials' files need be there.
+    options = load_options(model, args.opt, args.force_yml, check_files=False)
     contenders: Sequence[Contender | None] = [None]
     notes: list[str] = []
     if args.front:
@@ -157,7 +158,8 @@ def make_plan(args: Namespace) -> Plan:
     settings, names = [], set()
     for contender, values in product(contenders, points):
         network = () if contender is None else (contender.name,)
-        words = [re.sub(r"[^A-Za-z0-9._+-]+", "_", value)[:40] for value in values]
+        words = [re.sub(r"[^A-Za-z0-9._+-]+", "_", value) for value in values]
+        words = [word if len(word) <= 40 else f"{word[:31]}_{crc32(word.encode()):08x}" for word in words]
         stem = "-".join([title, *network, *map("".join, zip(short_keys(axes), words, strict=True))])
         names.add(stem)
         point = [*overrides, *(f"{key}={value}" for key, value in zip(axes, values, strict=True))]
@@ -171,7 +173,7 @@ def make_plan(args: Namespace) -> Plan:
             trials.append(Trial(checked))
         settings.append(Setting((*network, *values), tuple(trials)))
     if len(names) < len(settings):
-        raise UserError("two trials would have one name: values must differ in 40 letters, digits or . + -")
+        raise UserError("two trials would have one name: values must differ in letters, digits or . + -")
     if len(lengths := {trial.length for setting in settings for trial in setting.trials}) > 1 and args.halving:
         raise UserError(f"--halving compares trials of one length, and these have {', '.join(map(str, sorted(lengths)))}.")
     networks = {NETWORK: [contender.name for contender in contenders if contender]} if args.front else {}

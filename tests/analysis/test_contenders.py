@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from sr_nas.analysis.contenders import HANDMADE, SEARCHED, check_recipe, compare, hand_made, line_up, paired
+from sr_nas.analysis.contenders import HANDMADE, SEARCHED, check_recipe, compare, hand_made, line_up, paired, read_contenders
 from sr_nas.complexity.costs import count_params
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.networks.imdn import IMDN, LABELS
-from sr_nas.options.load import load_options
+from sr_nas.options.load import dump_options, load_options
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.spaces.imdn import IMDNSpace
 from sr_nas.task import find_task, network_costs, search_options, training_options
+from tests.conftest import REPOSITORY
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING
 
 CANDIDATES = ["conv_3x3", "dsconv_3x3", "dil_dsconv_5x5_bn"]
@@ -27,6 +29,25 @@ SR = find_task("super-resolution")
 
 def picks(*names: str) -> Genotype:
     return Genotype("IMDN", tuple((label, (name,)) for label, name in zip(LABELS, names, strict=True)))
+
+
+def test_networks_of_a_search_of_classification(tmp_path: Path) -> None:
+    """They have parameters, and no multiply-adds of an image."""
+    folder = REPOSITORY / "options" / "nasbench201"
+    search, recipe = (
+        load_options(model, folder / f"{name}.yml", check_files=False)
+        for model, name in ((search_options, "sa"), (training_options, "train"))
+    )
+    names = ("nor_conv_3x3", "skip_connect", "none", "none", "none", "nor_conv_1x1")
+    labels = [f"{node}<-{source}" for node in (1, 2, 3) for source in range(node)]
+    genotype = {"arch": "NASBench201", "genotype": dict(zip(labels, names, strict=True))}
+    (tmp_path / "options.yml").write_text(dump_options(search))
+    (tmp_path / "genotype.json").write_text(json.dumps(genotype))
+    (tmp_path / "front.json").write_text(json.dumps({"cost": "params", "networks": []}))
+    contenders, notes = read_contenders(tmp_path, recipe, 9, 2)
+    assert [each.name for each in contenders] == [SEARCHED, "random0", "random1"] and "hand-made network: none" in notes[1]
+    assert contenders[0].genotype == Genotype.from_json(genotype)
+    assert all(abs(each.cost / contenders[0].cost - 1) <= 0.05 for each in contenders)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(100, 0), (2, 1)])

@@ -340,6 +340,20 @@ def test_points_at_random_are_of_the_grid_and_the_same_every_time(tmp_path: Path
         make_plan(arguments(*line, "37"))
 
 
+def test_trials_of_values_that_are_long_or_replace_what_is_missing(tmp_path: Path) -> None:
+    networks = [[*["dil_dsconv_5x5_bn"] * 3, last] for last in ("conv_3x3", "dsconv_3x3")]
+    axis = "network_g:genotype=" + ",".join(f"[{','.join(names)}]" for names in networks)
+    line = [*words(tmp_path, "network_g:genotype=gone.json"), "--grid", axis]
+    trials = make_plan(arguments(*line)).trials
+    assert [trial.options.network_g.genotype for trial in trials] == networks
+    assert len({trial.name for trial in trials}) == 2 and all(
+        len(trial.name) == len("tiny_train-genotype") + 40 for trial in trials
+    )
+    assert [trial.name for trial in make_plan(arguments(*line)).trials] == [trial.name for trial in trials]
+    with pytest.raises(UserError, match="two trials would have one name"):
+        make_plan(arguments(*words(tmp_path), "--grid", "train:optim_g:lr=1e-4, '1e-4'"))
+
+
 def test_a_wrong_option_of_the_last_trial_is_refused_before_the_first(tmp_path: Path) -> None:
     printed = run("sweep", *words(tmp_path), "--grid", "train:total_iter=12,-3", code=1)
     assert "train.total_iter" in printed and not list(tmp_path.iterdir())
@@ -447,7 +461,7 @@ def test_a_search_is_compared_with_chance(
     differences = [result[f"minus_{name}"]["mean"] for name in ("random", "best", "handmade")]
     assert differences == pytest.approx([0.05, -0.1, 0.3]) and result["minus_random"]["sd"] == pytest.approx(0, abs=1e-9)
     assert "random networks: 2 of macs_hr" in printed and "hand-made network: the published genotype at nf" in printed
-    assert "dB of searched minus" in printed and "| chelsea PSNR, dB | +0.050" in (folder / "sweep.md").read_text()
+    assert "searched minus" in printed and "| chelsea PSNR, dB | +0.050" in (folder / "sweep.md").read_text()
     for row in content["trials"]:
         network = load_structure(folder / "options" / f"{row['trial']}.yml")
         assert row["params"] == sum(parameter.numel() for parameter in network.parameters())
