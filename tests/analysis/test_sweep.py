@@ -351,7 +351,7 @@ def test_trials_of_values_that_are_long_or_replace_what_is_missing(tmp_path: Pat
     )
     assert [trial.name for trial in make_plan(arguments(*line)).trials] == [trial.name for trial in trials]
     with pytest.raises(UserError, match="two trials would have one name"):
-        make_plan(arguments(*words(tmp_path), "--grid", "train:optim_g:lr=1e-4, '1e-4'"))
+        make_plan(arguments(*words(tmp_path), "--grid", "datasets:train:name=a b,a=b"))
 
 
 def test_a_wrong_option_of_the_last_trial_is_refused_before_the_first(tmp_path: Path) -> None:
