@@ -20,7 +20,8 @@ import yaml
 from rich.console import Console
 
 from sr_nas.analysis.contenders import Contender, read_contenders
-from sr_nas.analysis.sweep_results import (
+from sr_nas.analysis.sweep_results import write_results
+from sr_nas.analysis.sweep_settings import (
     COSTS,
     NETWORK,
     QUANTITIES,
@@ -31,7 +32,6 @@ from sr_nas.analysis.sweep_results import (
     quantities_of,
     short_keys,
     trials_of,
-    write_results,
 )
 from sr_nas.analysis.tables import Table
 from sr_nas.contracts import Classifier, SRNetwork
@@ -133,7 +133,7 @@ def check_quantities(args: Namespace, trial: Trial) -> None:
 def make_plan(args: Namespace) -> Plan:
     """Check the options of every trial of a sweep, before the first is begun.
 
-    A trial is called ``<name>-nu0.25-mu1e6_seed0``, after :func:`sr_nas.analysis.sweep_results.short_keys`; without ``--seeds``
+    A trial is called ``<name>-nu0.25-mu1e6_seed0``, after :func:`sr_nas.analysis.sweep_settings.short_keys`; without ``--seeds``
     it has the option file's own seed. All lie in the folder ``<name>_sweep``.
 
     Raises:

@@ -27,9 +27,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from sr_nas.analysis import sweep, sweep_results
+from sr_nas.analysis import sweep, sweep_results, sweep_settings
 from sr_nas.analysis.sweep import make_plan, read_axes, rungs
-from sr_nas.analysis.sweep_results import Done, more_is_better, pick, short_keys, statistics
+from sr_nas.analysis.sweep_settings import Done, more_is_better, pick, short_keys, statistics
 from sr_nas.cli import parser_of, seeds
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_structure
@@ -86,7 +86,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Trial, int], fl
         monkeypatch.setattr(sweep, "_workers", lambda *_: workers)
         return workers
 
-    monkeypatch.setattr(sweep_results, "latency_of", lambda networks, rounds: ([5.0] * len(networks), 0.0))
+    monkeypatch.setattr(sweep_settings, "latency_of", lambda networks, rounds: ([5.0] * len(networks), 0.0))
     return install
 
 
@@ -305,7 +305,7 @@ def test_long_values_are_broken_in_pictures(tmp_path: Path, monkeypatch: pytest.
     trial = make_plan(arguments(*words(tmp_path), "--seeds", "0")).trials[0]
     values = "[conv_3x3,dsconv_3x3,conv_3x3,conv_3x3]", "b"
     results = [Done((value,), [(trial, 12)]) for value in values]
-    monkeypatch.setattr(sweep_results, "quantities_of", lambda *_: {"Set5_psnr": 30.0})
+    monkeypatch.setattr(sweep_settings, "quantities_of", lambda *_: {"Set5_psnr": 30.0})
     (panel,) = sweep_results.sweep_figure(results, ["Set5_psnr"], {"network_g:genotype": values}).axes
     assert panel.get_title(loc="left") == "Set5 PSNR, dB" and results[0].title("loss_train") == "loss"
     assert [label.get_text() for label in panel.get_xticklabels()] == ["[conv_3x3,\ndsconv_3x3,\nconv_3x3,\nconv_3x3]", "b"]
