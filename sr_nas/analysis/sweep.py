@@ -47,6 +47,8 @@ from sr_nas.task import build_searcher, build_trainer, build_training, search_op
 EXAMPLES = ["loss_task", "gap_worst", "params", "cifar10_test", "Set5_psnr", "seconds"]
 METRICS = {SRNetwork.task: ("psnr", "ssim"), Classifier.task: ("top1", "top5")}
 """Task -> scores of its trainings."""
+NOTED = 0.2
+"""Share of the start in the moving average from which a halving's first rung is said to compare little."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ def main(args: Namespace) -> int:
     first = plan.trials[0]
     check_quantities(args, first)
     steps = rungs(first, len(plan.settings), args.halving) if args.halving else [first.length]
+    decay = getattr(first.options.train, "ema_decay", 0.0)
+    if args.halving and (start := decay ** max(steps[0] - 1, 0)) > NOTED:
+        console.print(
+            f"after {steps[0]} iterations {start:.0%} of the moving average is its start, so the first rung compares little: "
+            f"lower train.ema_decay ({decay}), or take fewer settings or longer trainings.",
+            soft_wrap=True,
+        )
     work = sum(count * share for count, share in _rounds(plan, steps, args.halving))
     if args.dry:
         estimate(plan, work, args, console)
