@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -13,12 +14,13 @@ import shutil
 import signal
 import statistics as standard
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -35,8 +37,9 @@ from sr_nas.errors import UserError
 from sr_nas.export.model import load_structure
 from sr_nas.jobs import trials
 from sr_nas.jobs.run import PROVENANCE
-from sr_nas.jobs.trials import SweepView, Trial, open_sweep, progress
+from sr_nas.jobs.trials import Processes, SweepView, Trial, open_sweep, progress
 from sr_nas.options.load import dump_options, load_options
+from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, append_history, load_tensors, read_history
 from sr_nas.task import training_options
 from tests.campaigns.jobs import unmeasured
@@ -181,7 +184,7 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(
 def test_a_trial_that_fails_is_named_with_all_of_its_last_error(
     tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
 ) -> None:
-    errors = ["train: the loss is nan.\nStart from\n  another state.", "no word of the command"]
+    errors = ["train: options.yml is old\ntrain: the loss is nan.\nStart from\n  another state.", "no word of the command"]
 
     def psnr(trial: Trial, until: int) -> float:
         raise RuntimeError(errors[len(workers.begun) - 1])
@@ -219,12 +222,73 @@ def test_an_error_of_the_driver_stops_the_trials_that_run(
     assert workers.stopped and "tiny_train_seed0.yml: No space left on device" in printed
 
 
+def test_a_record_is_that_of_its_place(tmp_path: Path) -> None:
+    (trial,) = make_plan(arguments(*words(tmp_path), "--seeds", "0")).trials
+    trial.folder.mkdir()
+    assert trial.record(4) is None
+    for until in (4, 8, 12):
+        toy_run(trial, until, 20.0 + until)
+    assert [trial.record(until)[1]["val"]["chelsea"]["psnr"] for until in (4, 8, 12)] == [24, 28, 32]  # type: ignore[index]
+    assert trial.record(6) is None
+    (search,) = make_plan(arguments(*words(tmp_path, file=TINY_SEARCH), "--seeds", "0")).trials
+    search.folder.mkdir()
+    toy_run(search, 12, 30.0)
+    folder = search.folder / search.name
+    (folder / HISTORY).write_text('{"epoch": 2}\n{"epoch": 3}\n')
+    assert search.record(2) == (folder, {"epoch": 2}) and search.record(3) is None  # its network is not selected yet
+    (folder / "genotype.json").touch()
+    assert search.record(3) == (folder, {"epoch": 3})
+
+
+def test_no_more_trials_begin_than_there_are_workers_and_none_after_a_signal(tmp_path: Path) -> None:
+    class Slow(Toys):
+        def submit(self, trial: Trial, until: int) -> Future[int]:
+            future: Future[int] = Future()
+            self.begun.append((trial.name, until))
+            threading.Timer(0.05, lambda: future.set_result(toy_run(trial, until, 30.0))).start()
+            return future
+
+    plan, workers = make_plan(arguments(*words(tmp_path), "--seeds", "0-3")), Slow(lambda *_: 30.0)
+    view, stop = SweepView(Console(quiet=True), 4.0), cast(GracefulShutdown, lambda: bool(workers.begun))
+    with open_sweep(plan.folder):
+        assert trials.run_trials(plan.trials, 12, 1.0, workers, view, stop) == {}
+    assert len(workers.begun) == workers.count == view.done == 2 and workers.stopped
+
+
+def test_a_process_has_its_share_of_the_cores_and_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments, both = list[Any](), threading.Barrier(2)
+
+    class Process(contextlib.nullcontext[None]):
+        def __init__(self, command: list[str], **more: Any) -> None:
+            super().__init__()
+            environments.append(more["env"])
+
+        def wait(self) -> int:
+            return both.wait(20) * 0
+
+    monkeypatch.setattr(trials, "cores", lambda: 9)
+    monkeypatch.setattr(trials.subprocess, "Popen", Process)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plan = make_plan(arguments(*words(tmp_path), "--seeds", "0-3"))
+    with open_sweep(plan.folder):
+        assert Processes(5, 0).count == 5
+        workers = Processes(None, 0)
+        for future in [workers.submit(trial, 12) for trial in plan.trials]:
+            assert future.result(20) == 0
+    assert [sorted(each["CUDA_VISIBLE_DEVICES"] for each in environments[k : k + 2]) for k in (0, 2)] == [["4", "7"]] * 2
+    assert {each["OMP_NUM_THREADS"] for each in environments} == {"4"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert Processes(None, 0).count == 9
+
+
 def test_the_time_left_counts_parts_of_trials_since_they_were_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, now = make_plan(arguments(*words(tmp_path), "--seeds", "0-2")), 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     (tmp_path / "tiny_train_sweep" / "output").mkdir(parents=True)
-    view = SweepView(Console(force_terminal=True, file=io.StringIO()), work=3.0)
-    view.begin(3, 0, 1.0)
+    view = SweepView(Console(force_terminal=True, file=io.StringIO()), work=4.0)
+    view.begin(4, 1, 1.0)  # which takes no time here
     for moment, first, second, left in (
         (10.0, 6, 3, "unknown"),  # of 12, perhaps in another process
         (40.0, 9, 6, "0:03:20"),  # half a trial in 40 s, and 2.5 are left
