@@ -160,16 +160,14 @@ def make_plan(args: Namespace) -> Plan:
         contenders, notes = read_contenders(args.front, options, args.best or 9, args.random)
         if keys := [key for key in axes if key.partition(":")[0] in contenders[0].block]:
             raise UserError(f"--grid {keys[0]}: with --front the network is that of the search.")
-    title = f"{args.front.name}-{options.name}" if args.front else options.name
+    title = f"{_word(args.front.resolve().name)}-{options.name}" if args.front else options.name
     folder = Path(options.path.experiments_root) / f"{title}_sweep"
     overrides = [*args.force_yml, f"path:experiments_root={json.dumps(str(folder))}"]
     points = list(_points(axes, None if args.front else args.random))
     settings, names = [], set()
     for contender, values in product(contenders, points):
         network = () if contender is None else (contender.name,)
-        words = [re.sub(r"[^A-Za-z0-9._+-]+", "_", value) for value in values]
-        words = [word if len(word) <= 40 else f"{word[:31]}_{crc32(word.encode()):08x}" for word in words]
-        stem = "-".join([title, *network, *map("".join, zip(short_keys(axes), words, strict=True))])
+        stem = "-".join([title, *network, *map("".join, zip(short_keys(axes), map(_word, values), strict=True))])
         names.add(stem)
         point = [*overrides, *(f"{key}={value}" for key, value in zip(axes, values, strict=True))]
         trials = []
@@ -187,6 +185,12 @@ def make_plan(args: Namespace) -> Plan:
         raise UserError(f"--halving compares trials of one length, and these have {', '.join(map(str, sorted(lengths)))}.")
     networks = {NETWORK: [contender.name for contender in contenders if contender]} if args.front else {}
     return Plan(folder, networks | axes, settings, notes)
+
+
+def _word(text: str) -> str:
+    """Return a text as a part of names: of the characters that these may have, and not long."""
+    word = re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
+    return word if len(word) <= 40 else f"{word[:31]}_{crc32(text.encode()):08x}"
 
 
 def read_axes(texts: Sequence[str]) -> dict[str, list[str]]:

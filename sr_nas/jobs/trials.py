@@ -199,7 +199,7 @@ def run_trials(
     left = [trial for trial in trials if begun[trial.name] is None]
     failed = {name: message for name, message in begun.items() if message}
     if failed and len(failed) == len(trials):
-        raise UserError(failed[trials[0].name])
+        raise UserError(f"{failed[trials[0].name]} With --force_yml name=... a sweep begins anew.")
     view.begin(len(trials), len(trials) - len(left) - len(failed), each)
     for trial in trials:
         if trial.name in failed:

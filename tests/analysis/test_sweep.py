@@ -207,7 +207,7 @@ def test_a_run_that_is_damaged_stops_no_other(tmp_path: Path, toys: Callable[[Ca
     assert "1 of 3 were done before" in printed and "2 trials, 1 of 1 settings" in printed
     histories[1].write_text("nonsense\n")
     printed = run("sweep", *words(tmp_path), "--seeds", "0,1", code=1)
-    assert f"sweep: {histories[0]}, record 1" in printed and "failed" not in printed
+    assert f"sweep: {histories[0]}, record 1" in printed and "failed" not in printed and "--force_yml name=..." in printed
 
 
 def test_an_error_of_the_driver_stops_the_trials_that_run(
@@ -503,9 +503,11 @@ def test_networks_of_a_search_and_random_ones_of_their_costs(tmp_path: Path, sea
     more = ["--force_yml", "scale=3", "datasets:train:gt_size=24"]
     assert "scale is 3, and 2 in the search" in run("sweep", *line, *more, code=1)
     assert "there is no front.json" in run("sweep", *words(tmp_path), "--front", tmp_path, code=1)
-    shutil.copytree(searched, tmp_path / "copy")
-    (tmp_path / "copy" / "front.json").write_text(json.dumps(content | {"networks": [{}]}))
-    assert "front.json is damaged" in run("sweep", *words(tmp_path), "--front", tmp_path / "copy", code=1)
+    shutil.copytree(searched, copy := tmp_path / "a copy")
+    (copy / "x").mkdir()
+    assert make_plan(arguments(*words(tmp_path), "--front", str(copy / "x" / ".."))).folder.name == "a_copy-tiny_train_sweep"
+    (copy / "front.json").write_text(json.dumps(content | {"networks": [{}]}))
+    assert "front.json is damaged" in run("sweep", *words(tmp_path), "--front", copy, code=1)
 
 
 def test_a_search_is_compared_with_chance(
