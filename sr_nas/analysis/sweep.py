@@ -103,7 +103,7 @@ def main(args: Namespace) -> int:
         estimate(plan, work, args, console)
         return 0
     with open_sweep(plan.folder) as held:
-        workers = _workers(args, plan.folder, held)  # before signals are taken, of which Ray takes some
+        workers = _workers(args, plan.folder, len(plan.trials), held)  # before signals are taken, of which Ray takes some
         console.print(f"{trials_of(len(plan.trials))} in {plan.folder}, {workers.count} at a time", soft_wrap=True)
         with GracefulShutdown() as stop, SweepView(console, work) as view:
             course = carry_out(plan, steps, args.halving, args.by, workers, view, stop)
@@ -331,9 +331,9 @@ def about(args: Namespace, course: Course, plan: Plan) -> dict[str, Any]:
     return content
 
 
-def _workers(args: Namespace, folder: Path, held: int) -> Workers:
+def _workers(args: Namespace, folder: Path, trials: int, held: int) -> Workers:
     if args.address is None:
-        return Processes(args.jobs, held)
+        return Processes(args.jobs, trials, held)
     from sr_nas.jobs.on_ray import RayWorkers  # which an extra installs
 
     return RayWorkers(args.address, folder, args.jobs, args.cores or 1, args.gpus)
@@ -342,7 +342,7 @@ def _workers(args: Namespace, folder: Path, held: int) -> Workers:
 def estimate(plan: Plan, work: float, args: Namespace, console: Console) -> None:
     """Print the trials, and how long they would take by a few steps of the first trial of each setting on this machine."""
     rows, hours = [], []
-    count = Processes(args.jobs, 0).count
+    count = Processes(args.jobs, len(plan.trials), 0).count
     share = args.cores or 1 if args.address else max(1, cores() // count)
     for setting in plan.settings:
         options = setting.trials[0].options

@@ -118,14 +118,15 @@ class Processes:
 
     Args:
         jobs: processes at a time; by default one for each GPU, or for each core where there is none.
+        trials: that there are; no more processes are needed.
         held: open file that the processes hold open, too.
     """
 
-    def __init__(self, jobs: int | None, held: int) -> None:
+    def __init__(self, jobs: int | None, trials: int, held: int) -> None:
         devices = [str(number) for number in range(torch.cuda.device_count())]
         if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
             devices = visible.split(",")[: len(devices)]
-        self.count, self._running = jobs or len(devices) or cores(), set[subprocess.Popen[bytes]]()
+        self.count, self._running = min(jobs or len(devices) or cores(), trials), set[subprocess.Popen[bytes]]()
         self._held = () if sys.platform == "win32" else (held,)
         self._pool, self._stopping, self._places = ThreadPoolExecutor(self.count), False, SimpleQueue[str]()
         for number in range(self.count):

@@ -273,14 +273,14 @@ def test_a_process_has_its_share_of_the_cores_and_a_gpu_of_its_own(tmp_path: Pat
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     plan = make_plan(arguments(*words(tmp_path), "--seeds", "0-3"))
     with open_sweep(plan.folder):
-        assert Processes(5, 0).count == 5
-        workers = Processes(None, 0)
+        assert Processes(5, 9, 0).count == 5 and Processes(5, 3, 0).count == 3
+        workers = Processes(None, 4, 0)
         for future in [workers.submit(trial, 12) for trial in plan.trials]:
             assert future.result(20) == 0
     assert [sorted(each["CUDA_VISIBLE_DEVICES"] for each in environments[k : k + 2]) for k in (0, 2)] == [["4", "7"]] * 2
     assert {each["OMP_NUM_THREADS"] for each in environments} == {"4"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert Processes(None, 0).count == 9
+    assert Processes(None, 99, 0).count == 9
 
 
 def test_the_time_left_counts_parts_of_trials_since_they_were_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
