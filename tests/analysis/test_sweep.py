@@ -156,6 +156,12 @@ def test_rungs_by_hand() -> None:
         rungs(trial, 2, 3)
 
 
+def test_the_work_of_a_halving(tmp_path: Path) -> None:
+    plan = make_plan(arguments(*words(tmp_path), "--grid", f"train:optim_g:lr={RATES}", "--seeds", "0,1"))
+    assert list(sweep._rounds(plan, [3, 9, 27], 3)) == [(18, 3 / 27), (6, 6 / 27), (2, 18 / 27)]
+    assert list(sweep._rounds(plan, [27], None)) == [(18, 1.0)]
+
+
 def test_a_trial_that_fails_is_named_and_the_others_go_on(
     tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
 ) -> None:
@@ -377,6 +383,64 @@ def test_long_values_are_broken_in_pictures(tmp_path: Path, monkeypatch: pytest.
     assert [label.get_text() for label in panel.get_xticklabels()] == ["[conv_3x3,\ndsconv_3x3,\nconv_3x3,\nconv_3x3]", "b"]
 
 
+def results_of(
+    root: Path, monkeypatch: pytest.MonkeyPatch, numbers: Mapping[tuple[str, ...], list[dict[str, float]]], whole: int = 99
+) -> list[Done]:
+    """Settings of trainings of these numbers, of which so many have come to their ends."""
+    trial = make_plan(arguments(*words(root), "--seeds", "0")).trials[0]
+    all_numbers = [run for runs in numbers.values() for run in runs]
+    monkeypatch.setattr(sweep_settings, "quantities_of", lambda _, place: all_numbers[place])
+    places = iter(range(len(all_numbers)))
+    return [
+        Done(values, [(trial, next(places)) for _ in runs], number < whole)
+        for number, (values, runs) in enumerate(numbers.items())
+    ]
+
+
+@pytest.mark.parametrize(("main", "sign"), [("Set5_psnr", 1), ("loss_train", -1)])
+def test_fronts_by_hand(main: str, sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {
+        "searched": (2, 30),
+        "front1": (1, 29),
+        "front2": (3, 29.5),
+        "random0": (2, 29),
+        "random1": (1.5, 28),
+        "handmade": (4, 28),
+    }
+    numbers = {
+        (name,): [{"macs_hr_1280x720": 1e9 * cost, main: sign * score + shift} for shift in (-0.1, 0.1)]
+        for name, (cost, score) in points.items()
+    }
+    results = results_of(tmp_path, monkeypatch, numbers)
+    axes = {"network": list(points)}
+    (panel,) = sweep_results.front_figure(results, axes, ["macs_hr_1280x720"], main).axes
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in panel.lines if line.get_linewidth() == 1.2]
+    expected = ([1, 2], [29, 30]), ([1.5, 2], [28, 29]), ([4], [28])
+    assert [x for x, _ in lines] == [x for x, _ in expected]
+    assert [y for _, y in lines] == [pytest.approx([sign * score for score in y]) for _, y in expected]
+    bars = [segment for container in panel.containers for segment in container.lines[2][0].get_segments()]
+    assert len(bars) == 6 and all(bar[1][1] - bar[0][1] == pytest.approx(2 * 0.02**0.5) for bar in bars)
+    assert panel.get_xlabel() == "MACs, HR 1280x720, G" and len(panel.get_legend().get_texts()) == 3
+    results = results_of(tmp_path, monkeypatch, numbers, whole=1)
+    (panel,) = sweep_results.front_figure(results, axes, ["macs_hr_1280x720"], main).axes
+    assert [list(line.get_xdata()) for line in panel.lines if line.get_linewidth() == 1.2] == [[2], [], []]
+
+
+def test_cells_of_a_heat_map_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = {"network_g:nf": ["16", "32"], "train:optim_g:lr": ["1", "2", "3"]}
+    numbers = {
+        values: [{"params": 1000.0 * (1 + place) + shift} for shift in (-10, 10)]
+        for place, values in enumerate(product(*axes.values()))
+    }
+    (panel,) = sweep_results.sweep_figure(results_of(tmp_path, monkeypatch, numbers), ["params"], axes).axes
+    cells = {text.get_position(): text for text in panel.texts}
+    assert {place: text.get_text() for place, text in cells.items()} == {
+        (column, row): f"{1 + 3 * row + column}.000\n± 0.014" for row, column in product(range(2), range(3))
+    }
+    assert cells[0, 0].get_color() == "white" and cells[2, 1].get_color() != "white"  # dark and bright
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["16", "32"] and panel.get_ylabel() == "nf"
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_point_on_the_front_is_beaten_by_none(sign: int) -> None:
     generator = random.Random(sign)
@@ -402,6 +466,7 @@ def test_points_at_random_are_of_the_grid_and_the_same_every_time(tmp_path: Path
             float(setting.values[0]),
             int(setting.values[1]),
         )
+    assert len(make_plan(arguments(*line, "36")).settings) == 36
     with pytest.raises(UserError, match="--random 37: the grid has 36 points"):
         make_plan(arguments(*line, "37"))
 
