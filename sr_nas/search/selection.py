@@ -279,15 +279,18 @@ def perturbation(
             f"search.selection.criterion: no '{criterion}' here{nearest(criterion, known)} Allowed: {listing(known)}."
         )
     random = np.random.default_rng((searcher.plan.seed, searcher.steps))
+    open_choices = [
+        (label, choice) for label, choice in searcher.space.choices().items() if choice.picks < len(choice.candidates)
+    ]
+    open_groups = [group for group in getattr(searcher.space, "groups", dict)().values() if len(group[0]) > group[1]]
 
     def select() -> tuple[Genotype, dict[str, float]]:
         removals = Removals(searcher, criterion, batches)
         optimizer = _new_optimizer(searcher, searcher.space, 0.1)
-        groups: Any = getattr(searcher.space, "groups", dict)()
         decisions: list[Callable[[], None]] = []
         for members in (
-            [partial(removals.decide, *choice) for choice in searcher.space.choices().items()],
-            [partial(removals.thin_out, *group) for group in groups.values()],
+            [partial(removals.decide, *choice) for choice in open_choices],
+            [partial(removals.thin_out, *group) for group in open_groups],
         ):
             decisions += [members[index] for index in random.permutation(len(members))]
         for number, decide in enumerate(decisions):
@@ -332,8 +335,6 @@ class Removals:
 
     def decide(self, label: str, choice: Choice) -> None:
         """Keep those candidates of a choice without which the cost is highest; ties go to the first."""
-        if choice.picks == len(choice.candidates):
-            return
         costs = {index: self.without(label, index) for index, name in enumerate(choice.candidates) if name not in self.never}
         kept = sorted(costs, key=costs.__getitem__, reverse=True)[: choice.picks]
         decided = torch.zeros_like(self.weights[label])
@@ -341,10 +342,12 @@ class Removals:
         self.weights[label] = decided
 
     def thin_out(self, labels: Sequence[str], most: int) -> None:
-        """Remove those of several choices without which the cost is lowest, until so many are left."""
-        costs = {label: self.without(label) for label in labels} if len(labels) > most else {}
-        for label in sorted(costs, key=costs.__getitem__, reverse=True)[most:]:
-            self.weights[label] = torch.zeros_like(self.weights[label])
+        """Remove one of several choices after another, that without which the cost is lowest, until so many are left."""
+        left = list(labels)
+        while len(left) > most:
+            costs = {label: self.without(label) for label in reversed(left)}  # ties go to the last
+            left.remove(least := min(costs, key=costs.__getitem__))
+            self.weights[least] = torch.zeros_like(self.weights[least])
 
 
 def _new_optimizer(searcher: Searcher, network: nn.Module, share: float = 1.0) -> Optimizer:

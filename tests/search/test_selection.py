@@ -241,7 +241,7 @@ def test_a_space_that_keeps_some_edges_is_decided_edge_by_edge_and_then_node_by_
     """Against the rule of the public code (darts-pt, sota/cnn/projection.py), written anew over the supernet's own passes."""
     torch.manual_seed(0)
     names = ["none", "skip_connect", "sep_conv_3x3"]
-    space = DARTSSpace(channels=2, num_cells=3, candidates=names, nodes=2, multiplier=2).double()
+    space = DARTSSpace(channels=2, num_cells=3, candidates=names, nodes=3, multiplier=3).double()
     alpha = Alpha(space.choices(), "normal", 1.0, generator=torch.Generator().manual_seed(1)).double()
     found = searcher_of(space, alpha, partial(perturbation, batches=1))
     found.objective, found.training, found.validation = (
@@ -261,14 +261,19 @@ def test_a_space_that_keeps_some_edges_is_decided_edge_by_edge_and_then_node_by_
     for label in (labels[index] for index in random.permutation(len(labels))):
         losses = [loss({label: weights[label] * (torch.arange(3) != index)}) for index in (1, 2)]
         weights[label] = torch.eye(3, dtype=torch.float64)[1 + int(losses[1] > losses[0])]
-    expected = {}
-    for node in ("normal2", "normal3", "reduce2", "reduce3"):
-        edges = [label for label in labels if label.startswith(node)]
-        removed = {label: loss({label: torch.zeros(3, dtype=torch.float64)}) for label in edges}
-        best = sorted(sorted(edges, key=removed.__getitem__)[-2:], key=edges.index)
-        expected[node] = [f"{names[int(weights[label].argmax())]}~{label.split('<-')[1]}" for label in best]
-    assert {label: list(kept) for label, kept in genotype.picks} == expected  # one node of three edges each: order is no matter
-    assert numbers["removals"] == 2 * 10 + 2 * 3
+    edges = {node: [label for label in labels if label.startswith(node)] for node in dict(genotype.picks)}
+    wide = [node for node in edges if len(edges[node]) > 2]
+    assert wide == ["normal3", "normal4", "reduce3", "reduce4"]
+    for node in (wide[index] for index in random.permutation(len(wide))):
+        while len(edges[node]) > 2:
+            removed = {label: loss({label: torch.zeros(3, dtype=torch.float64)}) for label in edges[node]}
+            edges[node].remove(least := min(edges[node], key=removed.__getitem__))
+            weights[least] = torch.zeros(3, dtype=torch.float64)
+    expected = {
+        node: [f"{names[int(weights[label].argmax())]}~{label.split('<-')[1]}" for label in kept] for node, kept in edges.items()
+    }
+    assert {label: list(kept) for label, kept in genotype.picks} == expected
+    assert numbers["removals"] == 2 * (2 + 3 + 4) * 2 + 2 * (3 + 4 + 3)
     assert len({pick for picks in expected.values() for pick in picks}) > 3
 
 
