@@ -15,7 +15,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
@@ -89,7 +89,7 @@ def ramp(
 
 
 @SCHEDULES.register()
-def stages(epoch: int, epochs: int, *, values: list[float]) -> float:
+def stages(epoch: int, epochs: int, *, values: Annotated[list[float], MinLen(1)]) -> float:
     """One value after another, each for the same number of epochs.
 
     Args:

@@ -44,9 +44,15 @@ class Scores:
     Args:
         searcher: a search whose space names what each of its choices keeps; else a UserError is raised.
         batches: number of the validation batches, the next of the stream, the same for all networks.
+        uniform: whether networks are drawn without regard to alpha; a UserError is raised where candidates are dropped by it.
     """
 
-    def __init__(self, searcher: Searcher, batches: int) -> None:
+    def __init__(self, searcher: Searcher, batches: int, uniform: bool = False) -> None:
+        if uniform and "operations_kept" in searcher.over_epochs:
+            raise UserError(
+                "search.selection: networks drawn uniformly have candidates that search.over_epochs.operations_kept drops. "
+                "Use argmax, one_shot or perturbation."
+            )
         self.searcher, self.count, self.losses = searcher, batches, dict[Genotype, float]()
         self.random = np.random.default_rng((searcher.plan.seed, searcher.steps))
         self.costs = list(searcher.multipliers.costs.values())  # those that some network exceeds
@@ -119,7 +125,7 @@ def _mean(steps: Sequence[StepContext], loss: Callable[[StepContext], Tensor]) -
 
 
 def _best_of(searcher: Searcher, networks: int, batches: int, of_beta: bool) -> Selection:
-    scores = Scores(searcher, batches)
+    scores = Scores(searcher, batches, uniform=not of_beta)
 
     def select() -> tuple[Genotype, dict[str, float]]:
         scores.begin()
@@ -203,7 +209,7 @@ def evolution(
         cycles: children.
         batches: validation batches that each network is run on.
     """
-    scores = Scores(searcher, batches)
+    scores = Scores(searcher, batches, uniform=True)
 
     def select() -> tuple[Genotype, dict[str, float]]:
         scores.begin()
@@ -241,7 +247,7 @@ def early_stopping(
         source: uniform draws random networks, beta those that alpha prefers.
         batches: validation batches that each is run on.
     """
-    scores = Scores(searcher, batches)
+    scores = Scores(searcher, batches, uniform=source == "uniform")
 
     def select() -> tuple[Genotype, dict[str, float]]:
         scores.begin()

@@ -71,6 +71,8 @@ class SkipsOrRanking(Stop):
     ) -> None:
         super().__init__(searcher)
         self.skips, self.first_epoch, self.patience, self.cells = skips, first_epoch, patience, cells
+        if not any(label.startswith(cells) for label, _ in searcher.genotype().picks):
+            raise UserError(f"search.stop.cells: no label of the genotype begins with '{cells}'. Leave it out for all cells.")
         self.learnable, self.sizes = learnable(searcher.space), [len(logits) for logits in searcher.alpha.parameters()]
 
     def judge(self, searcher: Searcher, epoch: int) -> Verdict:
@@ -173,5 +175,7 @@ def largest_eigenvalue(searcher: Searcher) -> float:
     size = len(gradient)
     # Not a constant start: softmax does not see a common shift, which the Hessian takes to 0.
     start = np.random.default_rng(0).standard_normal(size)
+    if not product(start).any():
+        return 0.0  # which the Lanczos method fails on: alpha moves nothing, with one candidate left in every choice
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
     return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-4, return_eigenvectors=False)[0])

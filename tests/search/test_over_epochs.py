@@ -18,6 +18,7 @@ from sr_nas.runs.run_dir import check_kinds
 from sr_nas.search.alpha import Alpha, in_pass, softmax, uniform_path
 from sr_nas.search.objective import linear, over, ramp, stages
 from sr_nas.search.searcher import Searcher
+from sr_nas.search.selection import early_stopping, evolution, random_networks
 from tests.search.test_searcher import flat, restarting, run, searcher
 from tests.search.toy import ToySpace
 
@@ -75,6 +76,19 @@ def test_a_restart_begins_the_schedule_anew() -> None:
 def test_a_number_that_a_supernet_lacks_is_refused() -> None:
     with pytest.raises(UserError, match=r"search\.over_epochs.drop_path: this supernet has no drop_path"):
         dataclasses.replace(searcher(), over_epochs=FALLING)
+
+
+@pytest.mark.parametrize("schedule", [partial(linear, slope=0.25), over(4, partial(ramp, first=0, last=-0.1))])
+def test_a_drop_path_that_is_no_probability_is_refused_before_the_search(schedule: Any) -> None:
+    with pytest.raises(UserError, match=r"drop_path is a probability: from 0 to below 1 in every epoch"):
+        dropping(schedules={"drop_path": schedule})
+
+
+def test_networks_of_candidates_that_are_dropped_are_not_drawn() -> None:
+    schedules = {"operations_kept": over(4, partial(stages, values=[3, 2]))}
+    for selection in (random_networks, evolution, early_stopping):
+        with pytest.raises(UserError, match=r"drawn uniformly have candidates that search\.over_epochs\.operations_kept drops"):
+            dataclasses.replace(searcher(), over_epochs=schedules, selection=selection)
 
 
 def test_candidates_of_the_smallest_alpha_are_dropped_for_good() -> None:

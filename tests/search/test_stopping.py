@@ -203,3 +203,14 @@ def test_a_search_that_stops_resumes_to_the_bit(at: int) -> None:
 def test_without_an_alpha_that_learns_there_is_nothing_to_follow() -> None:
     with pytest.raises(UserError, match=r"search\.stop follows alpha"):
         dataclasses.replace(searcher(relaxation=uniform_path), stopping=SkipsOrRanking)
+
+
+def test_skip_connections_of_cells_that_there_are_not_are_refused() -> None:
+    with pytest.raises(UserError, match=r"search\.stop\.cells: no label of the genotype begins with 'nomral'"):
+        SkipsOrRanking(searcher(), cells="nomral")
+
+
+def test_an_alpha_that_moves_nothing_has_an_eigenvalue_of_0() -> None:
+    search = searcher()
+    search.alpha.operations_kept = 1
+    assert largest_eigenvalue(search) == 0.0
