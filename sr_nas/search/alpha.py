@@ -99,16 +99,18 @@ class Alpha(nn.Module):
 
     @operations_kept.setter
     def operations_kept(self, value: float) -> None:
-        parts = dict(zip(self.logits, self.kept.split([len(logits) for logits in self.logits.values()]), strict=True))
+        parts = self._kept_by_label()
         for label in self.of_operations:
             if (count := max(round(value), self.picks[label])) < len(self._places.get(label, self.logits[label])):
                 logits = self.logits[label].detach().masked_fill(~parts[label], -torch.inf)
                 parts[label][logits.argsort(descending=True, stable=True)[count:]] = False
         self._find_places()
 
+    def _kept_by_label(self) -> dict[str, Tensor]:
+        return dict(zip(self.logits, self.kept.split(list(map(len, self.logits.values()))), strict=True))
+
     def _find_places(self) -> None:
-        parts = zip(self.logits, self.kept.split([len(logits) for logits in self.logits.values()]), strict=True)
-        self._places = {label: kept.nonzero().flatten() for label, kept in parts if not kept.all()}
+        self._places = {label: kept.nonzero().flatten() for label, kept in self._kept_by_label().items() if not kept.all()}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
