@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shlex
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -87,7 +89,8 @@ def main(args: Namespace) -> int:
         UserError: an option of some trial is wrong, before the first is begun; or trials failed, after the others have ended.
     """
     console = Console(markup=False, highlight=False)
-    plan = make_plan(args)
+    with each_warning_once():
+        plan = make_plan(args)
     first = plan.trials[0]
     check_quantities(args, first)
     steps = rungs(first, len(plan.settings), args.halving) if args.halving else [first.length]
@@ -137,6 +140,24 @@ def check_quantities(args: Namespace, trial: Trial) -> None:
             )
     if args.halving and args.by and re.fullmatch(COSTS, args.by):
         raise UserError(f"--by {args.by}: a halving compares scores or losses, no costs.")
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Let option files be read many times, and what is to say on them be said once."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in seen
+        seen.add(record.getMessage())
+        return new
+
+    logger = logging.getLogger(load_options.__module__)
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def make_plan(args: Namespace) -> Plan:

@@ -496,6 +496,16 @@ def test_a_wrong_option_of_the_last_trial_is_refused_before_the_first(tmp_path: 
             run("sweep", *words(tmp_path), *more)
 
 
+def test_what_is_to_say_on_the_option_file_is_said_once(
+    tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys], caplog: pytest.LogCaptureFixture
+) -> None:
+    toys(lambda trial, until: 30)
+    run("sweep", *words(tmp_path, "train:optim_g={type: SGD, lr: 1e-3}"), "--seeds", "0-2")
+    assert [record.message for record in caplog.records if "inherits none of" in record.message] == [
+        "--force_yml: train.optim_g is SGD instead of Adam, and inherits none of betas: [0.9, 0.99]"
+    ]
+
+
 def test_axes_are_read_as_they_were_written() -> None:
     axes = read_axes(["search:regularizer:nu=0,.25,1e6", "search:regularizer={type: l2}, none", "a:x='1,2',b"])
     assert axes == {
