@@ -76,6 +76,16 @@ def run(search: Searcher, steps: int | None = None) -> list[dict[str, Any]]:
     return records
 
 
+def go_on(first: Searcher, second: Searcher) -> None:
+    """Give a new search the state of another, by a file and with the checks of a run that resumes."""
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    check_kinds(state, second.state_dict())  # as a run does that resumes
+    second.load_state_dict(state)
+
+
 def flat(search: Searcher) -> torch.Tensor:
     return torch.cat(
         [*(p.detach().flatten() for p in search.space.parameters()), *(a.detach() for a in search.alpha.logits.values())]
@@ -115,12 +125,7 @@ def test_stop_and_resume_is_the_straight_run_to_the_bit(stop: int, order: dict[s
 def test_a_search_with_restarts_resumes_to_the_bit(stop: int) -> None:
     straight, first, second = restarting(), restarting(), restarting()
     expected, records = run(straight), run(first, stop)
-    buffer = io.BytesIO()
-    torch.save(first.state_dict(), buffer)
-    buffer.seek(0)
-    state = torch.load(buffer, weights_only=True)
-    check_kinds(state, second.state_dict())  # as a run does that resumes
-    second.load_state_dict(state)
+    go_on(first, second)
     records += run(second)
     assert torch.equal(flat(straight), flat(second)) and len(records) == 4
     assert [record["beta"] for record in expected] == [record["beta"] for record in records]

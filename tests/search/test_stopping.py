@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from functools import partial
 from typing import Any
@@ -19,13 +18,12 @@ from sr_nas.classification.darts import DARTSSpace
 from sr_nas.classification.darts_operations import DARTS_OPERATIONS
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
-from sr_nas.runs.run_dir import check_kinds
 from sr_nas.search import stopping
 from sr_nas.search.alpha import uniform_path
 from sr_nas.search.searcher import Searcher
 from sr_nas.search.selection import one_shot
 from sr_nas.search.stopping import Eigenvalue, SkipsOrRanking, Stop, Verdict, largest_eigenvalue, learnable
-from tests.search.test_searcher import flat, run, searcher
+from tests.search.test_searcher import flat, go_on, run, searcher
 from tests.search.toy import ToySpace, ToyStream
 
 
@@ -186,12 +184,7 @@ def test_the_network_is_selected_when_the_search_is_stopped() -> None:
 def test_a_search_that_stops_resumes_to_the_bit(at: int) -> None:
     straight, first, second = stopping_search(), stopping_search(), stopping_search()
     expected, records = run(straight), run(first, at)
-    buffer = io.BytesIO()
-    torch.save(first.state_dict(), buffer)
-    buffer.seek(0)
-    state = torch.load(buffer, weights_only=True)
-    check_kinds(state, second.state_dict())  # as a run does that resumes
-    second.load_state_dict(state)
+    go_on(first, second)
     records += run(second)
     for record in (*expected, *records):
         del record["seconds"]
