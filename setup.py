@@ -32,6 +32,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sr_nas", "sr_nas.*"]),
     package_data={
+        "sr_nas": ["py.typed", "models/*.safetensors", "models/*.md"],
         "sr_nas.classification": ["nasbench201.npz", "README.md"],
         "sr_nas.networks": ["imdn_table.npz", "imdn_table.json", "imdn_trainings.csv"],
     },

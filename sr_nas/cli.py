@@ -21,7 +21,7 @@ from sr_nas.errors import UserError, amount, is_out_of_memory, nearest, reason
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 
 MOST_SEEDS = 10_000
-MODEL = "exported file, run folder, weights that spandrel opens, or released weights with --arch"
+MODEL = "name that sr-nas models lists, exported file, run folder, weights that spandrel opens, or released weights with --arch"
 
 
 def whole_number(text: str) -> int:
@@ -287,7 +287,9 @@ def _export(parser: ArgumentParser) -> None:
     add("--last", action="store_true", help="the last network instead of the best")
     add("--fp16", action="store_true", help="ONNX that computes in float16; input and output stay float32")
     add("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
-    add("--license", metavar="NAME", help="license of the weights, for the model card (default: not stated)")
+    add("--license", metavar="NAME", help="license of the weights, for file and model card (default: not stated)")
+    text = "what evaluate --model and complexity --latency printed with --json, for file and model card"
+    add("--scores", nargs="+", action="extend", default=[], type=Path, metavar="FILE", help=text)
     add("--overwrite", action="store_true", help="replace the file and its model card if they exist")
 
 
@@ -316,7 +318,8 @@ def _inference(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("-i", "--input", required=True, nargs="+", type=Path, metavar="FILE|DIR", help="images, or folders of images")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the upscaled images")
-    add("--model", required=True, help=MODEL)
+    add("--model", help=f"{MODEL} (default: the network x2, x3 or x4 of --scale)")
+    add("--scale", type=int, choices=(2, 3, 4), help="upscaling factor (default: the model's, else 2)")
     _released_weights(parser)
     text = "auto: whole images where the memory suffices, else the largest tiles that fit; N: tiles of N x N LR pixels"
     add("--tile", type=_tile_size, default="auto", metavar="auto|whole|N", help=text)
@@ -332,6 +335,12 @@ def _inference(parser: ArgumentParser) -> None:
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help=text)
 
 
+def _models(parser: ArgumentParser) -> None:
+    """List the networks that ship with sr_nas: size, scores, time, data and license. --model takes their names."""
+    parser.set_defaults(module="sr_nas.analysis.models")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+
 COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "search": _search,
     "train": _train,
@@ -342,6 +351,7 @@ COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "latency": _latency,
     "export": _export,
     "inference": _inference,
+    "models": _models,
 }
 """Command -> the function that adds its arguments to a parser; its docstring is the description in --help."""
 

@@ -67,7 +67,7 @@ def commands(text: str) -> Iterator[str]:
     for block in re.findall(r"^```sh\n(.*?)^```$", text, re.S | re.M):
         joined = re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace("\n", " "), block.replace("\\\n", " "))
         for line in joined.splitlines():
-            if match := re.search(r"(?:tools/(\w+)\.py|sr-nas (\w+))(?: (.*))?$", line.partition(" # ")[0].rstrip()):
+            if match := re.search(r"(?:tools/(\w+)\.py|sr-nas (\w+))(?: (.*))?$", re.split(r" [#>] ", line)[0].rstrip()):
                 yield " ".join(filter(None, match.groups()))
 
 

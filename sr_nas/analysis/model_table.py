@@ -29,14 +29,14 @@ from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import Pairs, benchmark_set
 from sr_nas.errors import UserError, is_out_of_memory, parse_json
-from sr_nas.export.model import load_model, trained_file
+from sr_nas.export.model import load_model, model_file, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
 from sr_nas.options.sections import OutputPath, RunName, Threads
-from sr_nas.options.strict import ExistingPath, GenotypeSource, Strict
+from sr_nas.options.strict import GenotypeSource, ModelPath, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
 from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
 from sr_nas.runs.files import ABANDONED, holds_nothing, sweep, write_json, write_text
@@ -63,8 +63,8 @@ Problem = dict[str, str]
 class Model(Strict):
     """A network to measure, and how it runs."""
 
-    path: ExistingPath
-    """Exported file, folder of a training, or released weights (.pth, .pt) with arch."""
+    path: ModelPath
+    """Exported file, folder of a training, released weights (.pth, .pt) with arch, or a name that `sr-nas models` lists."""
     arch: str | None = None
     """Architecture of released weights, e.g. imdn or dlsr."""
     genotype: GenotypeSource | None = None
@@ -354,9 +354,8 @@ def load_entries(options: BenchmarkOptions) -> list[Entry]:
     networks, problems = [], []
     for name, model in options.models.items():
         if model is not None:
-            path = Path(model.path)
             try:
-                network = load_model(path, model.arch, model.genotype)
+                network, path = load_model(model.path, model.arch, model.genotype), model_file(model.path)
                 parts = [file_digest(trained_file(path) if path.is_dir() else path), network.arch, network.settings()]
             except UserError as error:
                 problems.append(f"models.{name}: {error}")

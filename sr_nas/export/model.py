@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +11,11 @@ from typing import Annotated, Any
 from pydantic import ValidationError
 
 from sr_nas.contracts import Classifier, Network, SRNetwork
-from sr_nas.errors import UserError, listing, nearest
+from sr_nas.errors import UserError, absent, listing, nearest
 from sr_nas.export.network_file import bare_tensors, load_any, load_network, read_file, read_metadata
 from sr_nas.export.released import load_released
 from sr_nas.genotype import NETWORK_BLOCK, read_genotype
+from sr_nas.images.folders import note
 from sr_nas.inference.optimize import countable
 from sr_nas.options.load import check_options, problem_text, read_options
 from sr_nas.options.sections import NetworkOptions
@@ -21,6 +24,8 @@ from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.files import kind_of
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+SHIPPED = Path(__file__).parents[1] / "models"
+"""Folder of the networks that ship with the package: NAME.safetensors, whose metadata have its figures, and its card NAME.md."""
 DEFAULT_CLASSES = 10
 """Of a classifier whose option file or genotype does not say how many classes there are: CIFAR-10's."""
 
@@ -31,19 +36,65 @@ class _ClassifierOptions(Strict):
     network_g: Annotated[Component, FromRegistry(CLASSIFIERS)]
 
 
+def shipped() -> list[str]:
+    """Return the names of the networks that ship with the package, by scale."""
+    return sorted((file.stem for file in SHIPPED.glob("*.safetensors")), key=lambda name: (name[-1], name))
+
+
+def shipped_file(name: str) -> Path:
+    """Return the file of a network that ships with the package; a UserError lists their names."""
+    if name in (names := shipped()):
+        return SHIPPED / f"{name}.safetensors"
+    known = f"Networks by name: {listing(names)}" if names else "No network ships with this copy of it: name a file"
+    raise UserError(f"'{name}' {absent(Path(name))} and is no network that ships with sr_nas{nearest(name, names)} {known}.")
+
+
+def model_file(source: str | Path) -> Path:
+    """Return the file or folder of a model: what is at this path, else the network of this name that ships with the package.
+
+    Raises:
+        UserError: nothing is there, and a name without an ending or a folder is none of those that ship.
+    """
+    path, name = Path(source), str(source)
+    if os.path.lexists(path):
+        if name in shipped():
+            note(f"{name} is taken from {path.resolve()}, and not from the networks that ship with sr_nas")
+        return path
+    return path if path.suffix or name != path.name else shipped_file(name)
+
+
+def shipped_networks() -> dict[str, dict[str, Any]]:
+    """Return what is known of each network that ships with the package, by its name.
+
+    The keys are those that ``tools/export.py --scores`` keeps: ``params``, ``macs_hr_1280x720``, ``latency_ms`` for an output of
+    1280x720, on ``machine``, and ``sets``, name -> ``psnr`` in dB, ``ssim`` and the same of ``bicubic``; with ``architecture``,
+    ``scale``, ``data`` and ``license``. What a file does not state is missing.
+    """
+    networks = {}
+    for name in shipped():
+        metadata = read_metadata(shipped_file(name))
+        training = json.loads(metadata["training"])
+        facts = {"architecture": metadata["architecture"], "scale": int(metadata["scale"])} | training.get("figures", {})
+        networks[name] = facts | {key: training[key] for key in ("data", "license") if key in training}
+    return networks
+
+
 def load_model(source: str | Path, arch: str | None = None, genotype: Any = None) -> SRNetwork:
     """Return the trained network of a model, in eval mode, on the CPU.
 
+    It maps RGB in 0..1, ``[N, 3, H, W]``, to ``[N, 3, scale*H, scale*W]``. ``sr_nas.load_network`` is this function.
+
     Args:
-        source: an exported file (:func:`~sr_nas.export.network_file.load_network`), the folder of a training, whose best
-            network is taken, or a ``.pth`` or ``.safetensors`` of released weights. What it is, its content says.
+        source: the name of a network that ships with the package, such as ``"x2"`` (:func:`model_file`), an exported file
+            (:func:`~sr_nas.export.network_file.load_network`), the folder of a training, whose best network is taken, or a
+            ``.pth`` or ``.safetensors`` of released weights. What it is, its content says.
         arch: architecture of released weights; the others name their own.
         genotype: of released weights that do not contain it: names, a genotype file or a run folder.
 
     Raises:
         UserError: none of these, or released weights without ``arch``.
     """
-    path = Path(source)
+    path = model_file(source)
     if path.suffix in (".json", ".yml", ".yaml"):
         raise UserError(
             f"{path} describes a network but holds no weights: train it with tools/train.py, and name the run's folder."
@@ -71,6 +122,7 @@ def load_structure(path: Path, scale: int | None = None, num_classes: int | None
     Raises:
         UserError: it does not exist, holds no network, or one of another factor or number of classes.
     """
+    path = model_file(path)
     if (path / NETWORK_BLOCK).is_file():
         path = path / NETWORK_BLOCK
     network: Network

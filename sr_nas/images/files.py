@@ -312,14 +312,19 @@ def _metadata(image: ImageFile, data: bytes) -> Metadata:
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Turn HxWxC uint8 or uint16 into [1, C, H, W], float32 in 0..1 (divided by 255 or 65535)."""
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
-    return torch.from_numpy(planes).div_(np.iinfo(pixels.dtype).max)
+    """Turn HxWxC uint8, uint16 or floating point into [1, C, H, W], float32 in 0..1 (divided by 255, 65535 or 1)."""
+    planes = np.array(pixels.transpose(2, 0, 1)[None], dtype=np.float32, order="C")
+    return torch.from_numpy(planes).div_(_peak(pixels.dtype))
+
+
+def _peak(dtype: np.dtype | type) -> int:
+    return 1 if np.issubdtype(dtype, np.floating) else int(np.iinfo(dtype).max)
 
 
 def to_pixels(output: Tensor, dtype: np.dtype | type) -> np.ndarray:
-    """Turn [1, C, H, W] into HxWxC of an unsigned integer ``dtype``: clipped to 0..1, scaled, rounded half to even."""
-    levels = output[0].clamp(0, 1).mul_(np.iinfo(dtype).max).round_()
+    """Turn [1, C, H, W] into HxWxC of a ``dtype``: clipped to 0..1; to integers scaled and rounded half to even."""
+    levels = output[0].clamp(0, 1)
+    levels = levels if _peak(dtype) == 1 else levels.mul_(_peak(dtype)).round_()
     return np.ascontiguousarray(levels.permute(1, 2, 0).numpy().astype(dtype))
 
 

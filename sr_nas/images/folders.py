@@ -73,12 +73,13 @@ def find_images(folder: Path, recursive: bool = False, besides: Path | None = No
         raise UserError(f"no image in {folder}{' or below' * recursive}: looked for {listing(IMAGE_SUFFIXES)}, found {there}.")
     for paths, remark in ((others, "images of other kinds are left out"), (links, "links to folders are not followed")):
         if paths:
-            _note(f"{folder}: {len(paths)} {remark} ({listing(sorted(path.relative_to(folder) for path in paths), 5)})")
+            note(f"{folder}: {len(paths)} {remark} ({listing(sorted(path.relative_to(folder) for path in paths), 5)})")
     return images
 
 
 @functools.cache  # a set is listed several times, at each scale for example
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Print a remark on stderr, once a process."""
     print(text, file=sys.stderr)
 
 

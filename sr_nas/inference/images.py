@@ -45,7 +45,8 @@ def upscale_image(
 
     Args:
         network: see :func:`~sr_nas.inference.tiles.upscale_tiles`; so are ``tile``, ``device``, ``precision`` and ``ensemble``.
-        pixels: HxWxC, uint8 or uint16; C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
+        pixels: HxWxC, uint8, uint16, or floating point in 0..1, of which nothing is rounded; C = 1 (grey), 2 (grey, alpha),
+            3 (RGB) or 4 (RGBA).
         outscale: another scale than the network's, to which its rounded output is resized by MATLAB's bicubic.
         progress: called after each tile with the share of the image that is done, up to 1.
 
@@ -197,7 +198,7 @@ def upscale_files(
     run = partial(
         upscale_image, network, device=device, precision=precision, ensemble=ensemble, outscale=outscale, progress=progress
     )
-    batch = _Batch(network, run, tile, torch.device(device))
+    batch = Batch(network, run, tile, torch.device(device))
     return (
         Outcome(source, target, "left out") if leave else batch.upscale_file(source, target, scale, overwrite)
         for source, target, leave in zip(inputs, targets, is_output, strict=True)
@@ -215,14 +216,22 @@ def _check_format(pixels: np.ndarray, target: Path, scale: float) -> None:
         ) from error
 
 
-class _Batch:
-    """Upscales files, and remembers from one to the next which tiles fitted in memory."""
+class Batch:
+    """Upscales images, and remembers from one to the next which tiles fitted in memory.
+
+    Args:
+        network: for the size of its tiles.
+        run: :func:`upscale_image` of it, which takes pixels and ``tile``.
+        tile: side of the tiles.
+        device: where it runs.
+    """
 
     def __init__(self, network: nn.Module, run: Callable[..., np.ndarray], tile: Tile, device: torch.device) -> None:
         self.network, self.run, self.tile, self.device = network, run, tile, device
         self.largest: int | None = None  # larger tiles have exceeded the memory
 
     def upscale_file(self, source: Path, target: Path, scale: float, overwrite: bool) -> Outcome:
+        """Return the outcome of one file."""
         try:
             if target.is_dir():
                 raise UserError(f"{target} is a folder: move it away, or choose another output folder or a suffix.")
@@ -230,7 +239,7 @@ class _Batch:
                 return Outcome(source, target, "kept")
             pixels, metadata = read_with_metadata(source)
             _check_format(pixels, target, scale)
-            upscaled, tiles, message = self._upscale(pixels)
+            upscaled, tiles, message = self.upscale(pixels)
             profile, dropped = metadata.icc_profile, metadata.others
             if profile and not holds_profile(target.suffix, upscaled.shape[2], 8 * upscaled.dtype.itemsize, profile):
                 profile, dropped = None, (*dropped, "colour profile")
@@ -243,7 +252,7 @@ class _Batch:
             return Outcome(source, target, "failed", f"the memory does not suffice to read, resize or write {source}.")
         return Outcome(source, target, "written", message, tiles, dropped)
 
-    def _upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
+    def upscale(self, pixels: np.ndarray) -> tuple[np.ndarray, int, str]:
         """Return the upscaled image, the number of its tiles, and a remark."""
         height, width = size = pixels.shape[0], pixels.shape[1]
         image, tile = f"{width}x{height} pixels", None

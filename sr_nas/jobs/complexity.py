@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from sr_nas.classification.nasbench201_table import official_accuracy
 from sr_nas.complexity.costs import complexity, footprint, per_layer
+from sr_nas.complexity.latency import machine
 from sr_nas.contracts import Network, SRNetwork
 from sr_nas.errors import UserError, short, shortened
 from sr_nas.export.model import build_by_name, load_structure
@@ -25,6 +27,7 @@ from sr_nas.jobs.search import extremes
 from sr_nas.options.load import load_options, parse_yaml
 from sr_nas.report.drawings import draw
 from sr_nas.report.progress import macs, truth
+from sr_nas.runs.device import pick_device
 from sr_nas.task import complexity_of, find_task, search_options
 
 LEGEND = """\
@@ -117,6 +120,7 @@ def main(args: Namespace) -> int:
         if not isinstance(network, SRNetwork):
             raise UserError("--latency is for networks of super-resolution.")
         (costs["latency_ms"],), costs["latency_spread"] = latency_of([network])
+        costs["machine"] = machine(str(pick_device("auto"))) | {"threads": torch.get_num_threads()}
     if args.official is not None:
         costs["truth"] = official_accuracy(network.genotype, args.official)
     if args.json:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sr_nas.contracts import SRNetwork
-from sr_nas.errors import UserError, absent, listing
-from sr_nas.export.model import LAST, load_model, trained_file
+from sr_nas.errors import UserError, absent, listing, parse_json
+from sr_nas.export.model import LAST, load_model, model_file, trained_file
 from sr_nas.export.network_file import read_metadata, save_network
 from sr_nas.genotype import read_genotype
+from sr_nas.inference.optimize import countable
 from sr_nas.options.load import read_yaml
 from sr_nas.report.model_card import as_text, branches, model_card, remarks
 from sr_nas.runs.files import write_json, write_text
@@ -61,7 +63,7 @@ def _check_output(output: Path, args: Namespace) -> None:
 
 def _network(args: Namespace) -> tuple[SRNetwork, dict[str, Any]]:
     """Return the network to export and the summary of its training, with what only the folder of its run knows."""
-    source = args.model or (args.run / LAST if args.last else trained_file(args.run))
+    source = model_file(args.model) if args.model else args.run / LAST if args.last else trained_file(args.run)
     metadata = read_metadata(source)
     network = load_model(source, args.arch, args.genotype)
     if not metadata:
@@ -85,16 +87,18 @@ def _write_genotype(output: Path, args: Namespace) -> list[str]:
 
 def _write_network(output: Path, args: Namespace) -> list[str]:
     """Write the network's file and its model card; return lines that say what was written."""
-    network, training = _network(args)
+    network, summary = _network(args)
+    training = summary | ({"license": args.license} if args.license else {})
+    training |= {"figures": _figures(args.scores, network)} if args.scores else {}
     options = None if args.run is None else _options(args.run)
     try:
-        card, warnings = model_card(output.name, network, training, options, args.license), remarks(training, options)
+        card, warnings = model_card(output.name, network, training, options), remarks(training, options)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"the record of the training, in the model's file, is damaged: {error!r}.") from error
     verified = save_network(output, network, training, args.fp16)
     lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB"]
     lines += [verified] if verified else []
-    lines += [f"trained: {as_text(training)}"] if args.run is not None else []
+    lines += [f"trained: {as_text(summary)}"] if args.run is not None else []
     lines += branches(training)
     lines += [f"NOTE: {warning}" for warning in warnings]
     file = output.with_suffix(".md")
@@ -104,6 +108,34 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
         write_text(file, card)
         lines.append(f"{file}: its model card")
     return lines
+
+
+def _figures(files: Sequence[Path], network: SRNetwork) -> dict[str, Any]:
+    """Return what ``evaluate`` and ``complexity`` have measured of a network, from their JSON, in the words of the metadata.
+
+    Raises:
+        UserError: a file is of neither, or of another network as far as it says.
+    """
+    figures: dict[str, Any] = {}
+    params = sum(parameter.numel() for parameter in countable(network).parameters())
+    for file in files:
+        content = parse_json(file.read_bytes(), file)
+        try:
+            if content.get("scale", network.scale) != network.scale or content.get("params", params) != params:
+                raise UserError(f"--scores: {file} is of another network: one of another scale or number of parameters.")
+            if "sets" in content:
+                figures.setdefault("sets", {}).update(
+                    {name: {key: one[key] for key in ("psnr", "ssim", "bicubic")} for name, one in content["sets"].items()}
+                )
+            else:
+                figures |= {"params": params, "macs_hr_1280x720": content["macs_hr_1280x720"]}
+                figures |= {key: content[key] for key in ("latency_ms", "machine") if key in content}
+        except (AttributeError, LookupError, TypeError) as error:
+            raise UserError(
+                f"--scores: {file} is neither of tools/evaluate.py --model FILE --data ... --json nor of tools/complexity.py "
+                f"--model FILE --latency --json ({error!r})."
+            ) from error
+    return figures
 
 
 def _options(run: Path) -> dict[str, Any] | None:

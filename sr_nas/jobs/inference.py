@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sr_nas.errors import UserError
-from sr_nas.export.model import load_model
+from sr_nas.export.model import load_model, model_file, shipped_file
 from sr_nas.images.files import IMAGE_SUFFIXES, image_size
 from sr_nas.images.folders import find_images, natural_order
 from sr_nas.inference.images import output_paths, upscale_files
@@ -38,7 +38,12 @@ def main(args: Namespace) -> int:
     if not inputs:
         return 1
     device, threads = pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu)), use_threads(args.num_threads)
-    network = load_model(args.model, args.arch, args.genotype)
+    source = model_file(args.model) if args.model else shipped_file(f"x{args.scale or 2}")
+    network = load_model(source, args.arch, args.genotype)
+    if args.scale not in (None, network.scale):
+        raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}; --outscale resizes what it gives.")
+    if args.model is None or source != Path(args.model):
+        console.print(f"network: {source.stem}, which ships with sr_nas; sr-nas models lists all", soft_wrap=True)
     pixels = _pixels_to_upscale(inputs, output_paths(inputs, args.output, args.suffix, roots), args)
     executed, engine = for_inference(network, args.engine, device, args.precision, pixels)
     columns = (TextColumn("upscaling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sr_nas.errors import amount
-from sr_nas.options.strict import Component, ExistingFile, ExistingPath, FromRegistry, Strict
+from sr_nas.options.strict import Component, ExistingFile, FromRegistry, ModelPath, Strict
 from sr_nas.registry import (
     COSTS,
     LOSSES,
@@ -419,8 +419,8 @@ class TrainLogger(Logger):
 class Distill(Component):
     """Knowledge distillation: a loss between a teacher's output and the network's, added to the task loss."""
 
-    teacher: ExistingPath
-    """An exported .safetensors file or the folder of a training, of the same scale."""
+    teacher: ModelPath
+    """An exported .safetensors file, the folder of a training, or a name that `sr-nas models` lists, of the same scale."""
 
 
 class Iterations(WeightSteps):

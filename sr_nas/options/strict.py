@@ -49,12 +49,16 @@ def describe_missing(path: Path, kind: str) -> str:
     return f"{kind} '{path}' {absent(path)}{where}{nearest(missing.name, siblings)}{source}"
 
 
-def _must_exist(expected: str) -> AfterValidator:
-    """Return a validator that expands ``~`` and checks existence, but for the validation context ``check_files=False``."""
+def _must_exist(expected: str, or_name: bool = False) -> AfterValidator:
+    """Return a validator that expands ``~`` and checks existence, but for the validation context ``check_files=False``.
+
+    With ``or_name``, a bare word passes: whether a network of that name ships with the package, is seen when it is loaded.
+    """
 
     def check(value: str, info: ValidationInfo) -> str:
         path = Path(value).expanduser()
-        if (info.context or {}).get("check_files", True):
+        is_name = or_name and not path.suffix and path.name == value and not path.exists()
+        if (info.context or {}).get("check_files", True) and not is_name:
             if not path.exists():
                 raise ValueError(describe_missing(path, expected))
             kind = "folder" if path.is_dir() else "file"
@@ -67,7 +71,7 @@ def _must_exist(expected: str) -> AfterValidator:
 
 ExistingFolder = Annotated[str, Field(min_length=1), _must_exist("folder")]
 ExistingFile = Annotated[str, Field(min_length=1), _must_exist("file")]
-ExistingPath = Annotated[str, Field(min_length=1), _must_exist("file or folder")]
+ModelPath = Annotated[str, Field(min_length=1), _must_exist("file or folder", or_name=True)]
 
 
 class Strict(BaseModel):

@@ -30,13 +30,11 @@ network = load_network("{file}")
 sr = network(lr)"""
 
 
-def model_card(
-    file: str, network: SRNetwork, training: Mapping[str, Any], options: Mapping[str, Any] | None, license_name: str | None
-) -> str:
+def model_card(file: str, network: SRNetwork, training: Mapping[str, Any], options: Mapping[str, Any] | None) -> str:
     """Return the card of the exported ``file``.
 
     ``training`` is the summary in the file's metadata, for released weights the name of their file; ``options`` are those of
-    the training run, where there is one; ``license_name`` is as the author gives it.
+    the training run, where there is one.
     """
     cost = complexity(network)
     name, _, suffix = file.rpartition(".")
@@ -45,7 +43,11 @@ def model_card(
     facts["parameters"] = f"{cost['params']:,}"
     facts["multiply-adds, HR output 1280x720"] = f"{cost['macs_hr_1280x720'] / 1e9:.2f} G"
     facts["multiply-adds, LR input 1280x720"] = f"{cost['macs_lr_1280x720'] / 1e9:.2f} G"
-    facts["license"] = license_name or NOT_STATED
+    figures, machine = training.get("figures", {}), training.get("figures", {}).get("machine", {})
+    if "latency_ms" in figures:
+        where = f"{machine['host']}, threads: {machine['threads']}" if machine["device"] == "cpu" else machine["device"]
+        facts["time, HR output 1280x720"] = f"{figures['latency_ms']:.1f} ms ({where})"
+    facts["license"] = training.get("license") or NOT_STATED
     parts = [
         f"# {name}",
         f"{network.arch}, super-resolution by {network.scale}. It takes RGB in 0..1, `[N, 3, H, W]`, and gives "
@@ -55,6 +57,8 @@ def model_card(
     if network.genotype.picks:  # networks of other projects have none
         parts += ["## Genotype", f"`{network.genotype}`"]
     parts += ["## Training", *remarks(training, options), *branches(training), _training(training, options)]
+    if sets := figures.get("sets"):
+        parts += ["## Evaluation", _evaluation(sets)]
     parts += ["## Validation", *_validation(training, options)]
     parts += [f"## Use of `{file}`", f"```python\n{USAGE.get(suffix.lower(), USAGE_SR_NAS).format(file=file)}\n```"]
     parts += [f"```sh\nsr-nas inference --model {file} -i photo.png -o upscaled\n```"]
@@ -87,7 +91,7 @@ def _training(training: Mapping[str, Any], options: Mapping[str, Any] | None) ->
     if "released" in training:
         return f"Weights released as `{training['released']}`. The file does not say how they were trained."
     # The options tell more of these than the file does.
-    covered = {"validation", "bicubic", "iterations_done", "reparam"} | (
+    covered = {"validation", "bicubic", "iterations_done", "reparam", "figures", "license"} | (
         {"loss", "seed", "data", "total_iter"} if options is not None else set()
     )
     rows = {key: value for key, value in training.items() if key not in covered}
@@ -98,6 +102,14 @@ def _training(training: Mapping[str, Any], options: Mapping[str, Any] | None) ->
         rows["manual_seed"] = options.get("manual_seed")
     table = [(key, as_text(value)) for key, value in rows.items() if value is not None]
     return _table(("", ""), table) if table else "Not stated."
+
+
+def _evaluation(sets: Mapping[str, Any]) -> str:
+    rows = [
+        (name, *(f"{of[key]:.{places}f}" for of in (own, own["bicubic"]) for key, places in (("psnr", 3), ("ssim", 4))))
+        for name, own in sets.items()
+    ]
+    return _table(("set", "PSNR, dB", "SSIM", "bicubic, dB", "bicubic, SSIM"), rows)
 
 
 def _validation(training: Mapping[str, Any], options: Mapping[str, Any] | None) -> list[str]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from sr_nas.export.network_file import load_network, save_network
+from sr_nas.export.network_file import load_network, read_metadata, save_network
 from sr_nas.networks.imdn import IMDN
 from tests.jobs.processes import run
 
@@ -35,7 +36,7 @@ def test_an_exported_file_becomes_another_with_its_card(model: Path, tmp_path: P
     run("export", "--model", file, "-o", again, "--overwrite", "--no_card")
     assert card.read_text() == "my own words"
     run("export", "--model", file, "-o", again, "--overwrite")
-    assert "| license | not stated |" in card.read_text()
+    assert "| license | MIT |" in card.read_text(), "the first file's, which the others are made of"
 
 
 def test_a_card_tells_the_schedule_of_a_run(model: Path, tmp_path: Path) -> None:
@@ -53,6 +54,34 @@ def test_a_card_tells_the_schedule_of_a_run(model: Path, tmp_path: Path) -> None
         (tmp_path / "run" / "history.jsonl").write_text(history)
         printed = run("export", "--run", tmp_path / "run", "-o", tmp_path / "x.safetensors", "--overwrite")
         assert "iterations_done" not in printed
+
+
+def test_measured_figures_go_into_file_and_card(model: Path, tmp_path: Path) -> None:
+    words = ("--model", model, "--json")
+    printed = run("evaluate", *words, "--data", "sample")
+    (tmp_path / "evaluation.json").write_text("{" + printed.partition("\n{")[2])
+    costs = {"params": 1, "macs_hr_1280x720": 2_500_000_000, "latency_ms": 31.26}
+    costs |= {"params": sum(weight.numel() for weight in load_network(model).parameters())}
+    costs |= {"machine": {"host": "a processor", "device": "cpu", "threads": 2}}
+    (tmp_path / "costs.json").write_text(json.dumps(costs))
+    scores = ("--scores", tmp_path / "evaluation.json", tmp_path / "costs.json")
+    run("export", "--model", model, "-o", tmp_path / "x2.pth", *scores, "--license", "CC0", "--no_card")
+    run("export", "--model", tmp_path / "x2.pth", "-o", tmp_path / "x2.safetensors", "--overwrite")
+    training = json.loads(read_metadata(tmp_path / "x2.safetensors")["training"])
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())["sets"]["sample"]
+    assert training["license"] == "CC0" and training["run"] == "mine"
+    assert training["figures"] == costs | {"sets": {"sample": {key: evaluation[key] for key in ("psnr", "ssim", "bicubic")}}}
+    card = (tmp_path / "x2.md").read_text()
+    assert "| time, HR output 1280x720 | 31.3 ms (a processor, threads: 2) |" in card and "figures" not in card
+    numbers = [f"{of['psnr']:.3f} | {of['ssim']:.4f}" for of in (evaluation, evaluation["bicubic"])]
+    assert f"| sample | {' | '.join(numbers)} |" in card
+
+    (tmp_path / "other.json").write_text(json.dumps(costs | {"params": 7}))
+    (tmp_path / "list.json").write_text("[]")
+    words = ("export", "--model", model, "-o", tmp_path / "new.pth", "--scores")
+    assert "of another network" in run(*words, tmp_path / "other.json", code=1)
+    assert "is neither of tools/evaluate.py" in run(*words, tmp_path / "list.json", code=1)
+    assert not (tmp_path / "new.pth").exists()
 
 
 def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sr_nas.export.network_file import load_network
 from sr_nas.images.files import read_image, write_image
 from sr_nas.images.resize import imresize
 from sr_nas.inference.images import upscale_image
+from tests.export.named import make_named
 from tests.images.encoded import make_unreadable
 from tests.jobs.processes import run
 
@@ -139,3 +140,21 @@ def test_inference_keeps_what_is_there_and_goes_on_after_a_failure(model: Path, 
 def test_inference_says_what_tiles_change(model: Path, photos: Path, tmp_path: Path) -> None:
     printed = run("inference", "-i", photos / "grey.png", "-o", tmp_path, "--model", model, "--tile", "8")
     assert "pools or resamples over the whole image" in printed
+
+
+def test_without_a_model_the_scale_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = make_named(tmp_path / "models", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x2").mkdir()  # a folder of photos, perhaps; without --model nothing but the package's is meant
+    (file,) = frames(tmp_path, 1)
+    words = ["inference", "-i", file, "-o"]
+    printed = run(*words, "a")
+    assert "network: x2, which ships with sr_nas" in printed and read_image(tmp_path / "a" / file.name).shape == (24, 18, 3)
+    run(*words, "b", "--model", named / "x2.safetensors")
+    assert (tmp_path / "b" / file.name).read_bytes() == (tmp_path / "a" / file.name).read_bytes()
+    assert "network: x4" in run(*words, "c", "--scale", "4") and read_image(tmp_path / "c" / file.name).shape == (48, 36, 3)
+    assert "network: fast_x2" in run(*words, "d", "--model", "fast_x2")
+    assert "--scale 3: fast_x2 upscales by 2" in run(*words, "e", "--model", "fast_x2", "--scale", "3", code=1)
+    assert "Networks by name: fast_x2, x2, x4." in run(*words, "e", "--scale", "3", code=1)
+    assert "x2 is taken from" in run(*words, "e", "--model", "x2", code=1)
+    assert not (tmp_path / "e").exists()

@@ -32,7 +32,7 @@ def rows(card: str) -> dict[str, str]:
 
 
 def test_a_card_says_what_file_and_run_know() -> None:
-    card = model_card("net.onnx", IMDN(4), TRAINING, OPTIONS, "CC-BY-4.0")
+    card = model_card("net.onnx", IMDN(4), TRAINING | {"license": "CC-BY-4.0"}, OPTIONS)
     assert card.startswith("# net\n")
     values = rows(card)
     # Hui et al. 2019, table 4, count 715K and 40.9 G for an output of 1280x720.
@@ -52,16 +52,16 @@ def test_a_card_says_what_file_and_run_know() -> None:
 def test_where_the_lr_images_of_the_validation_are_from() -> None:
     options = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/private/folder/LR"]}}}
     network = IMDN(2, nf=16, num_blocks=1)
-    assert rows(model_card("net.pth", network, TRAINING, options, None))["lr"] == "the validation set's own images"
-    assert rows(model_card("net.pth", network, TRAINING, None, None))["lr"] == "not stated"
+    assert rows(model_card("net.pth", network, TRAINING, options))["lr"] == "the validation set's own images"
+    assert rows(model_card("net.pth", network, TRAINING, None))["lr"] == "not stated"
 
 
 def test_what_is_not_known_is_not_stated() -> None:
-    card = model_card("net.safetensors", IMDN(2, nf=16, num_blocks=1), {"released": "a.pth"}, None, None)
+    card = model_card("net.safetensors", IMDN(2, nf=16, num_blocks=1), {"released": "a.pth"}, None)
     assert rows(card)["license"] == "not stated"
     assert "Weights released as `a.pth`" in card and "Not measured" in card
     assert "from sr_nas import load_network" in card and 'load_network("net.safetensors")' in card
-    assert rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, None, None))["loss"] == "L1Loss"
+    assert rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, None))["loss"] == "L1Loss"
 
 
 @pytest.mark.parametrize(
@@ -79,5 +79,5 @@ def test_what_is_not_known_is_not_stated() -> None:
 def test_an_unfinished_training_and_a_network_below_bicubic_are_said(more: dict[str, Any], words: list[str]) -> None:
     training = TRAINING | more
     assert remarks(training, OPTIONS) == words
-    card = model_card("net.onnx", IMDN(2, nf=16, num_blocks=1), training, OPTIONS, None)
+    card = model_card("net.onnx", IMDN(2, nf=16, num_blocks=1), training, OPTIONS)
     assert all(word in card for word in words) and ("It is " in card) == bool(words)
