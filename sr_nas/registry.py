@@ -105,6 +105,7 @@ LR_SCHEDULES = Registry("scheduler", "sr_nas.optim", supplied=("optimizer", "tot
 LOSSES = Registry("loss", "sr_nas.losses", supplied=("output", "target"))
 CLASSIFICATION_LOSSES = Registry("classification loss", "sr_nas.classification.task", supplied=("output", "target"))
 LABELLED = Registry("set of labelled images", "sr_nas.classification.datasets", supplied=("part",))
+DEGRADATIONS = Registry("degradation", "sr_nas.data.degradation", supplied=("image", "random", "size"))
 PAIRS = Registry("data set", "sr_nas.data.sources", supplied=("scale",))
 
 TASKS: Mapping[str, str] = {

@@ -31,6 +31,7 @@ from sr_nas.task import Scores, Task, Validator
 from sr_nas.trainer import Distillation
 
 PICTURE = "comparison.png"
+DEGRADATION = "sr_nas.data.degradation"
 FAINT = 0.1
 """Factor of the random weights beside those that copy the image, with ``train.start: nearest``."""
 
@@ -49,7 +50,11 @@ class SuperResolution(Task):
 
     def samples(self, options: Any, images: Pairs, seed: int) -> Dataset[Any]:
         section = options.datasets.train
-        return PatchDataset(images, section.gt_size, section.use_hflip, section.use_rot, seed)
+        arguments = (images, section.gt_size, section.use_hflip, section.use_rot, seed)
+        if not section.degradation:
+            return PatchDataset(*arguments)
+        patches: Dataset[Any] = pkgutil.resolve_name(f"{DEGRADATION}:DegradedPatches")(section.degradation, *arguments)
+        return patches
 
     def loss(self, options: Any) -> Callable[[Any, Tensor], Tensor]:
         return LOSSES.build(options.train.pixel_opt)
@@ -129,6 +134,9 @@ class SRValidator(Validator):
         self.options, self.scale, self.device = options, options.scale, device
         sections = options.datasets.validation()
         self.sets: dict[str, Pairs] = {name: PAIRS.build(section)(scale=self.scale) for name, section in sections.items()}
+        for name, section in sections.items():
+            if section.degradation:
+                self.sets[name] = pkgutil.resolve_name(f"{DEGRADATION}:degraded")(self.sets[name], section.degradation)
         self.baselines = from_first(lambda: self._evaluate(bicubic))
 
     def _evaluate(self, upscale: Callable[..., Any]) -> dict[str, Any]:

@@ -70,9 +70,16 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         # Drawn whether used or not: switching an option leaves the crops as they were.
         hflip, vflip, transpose = random.random(3) < 0.5
         orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
-        lr = lr[top : top + lr_size, left : left + lr_size]
+        low = self.low_patch(lr, hr, top, left, orientation, random)
         hr = hr[top * scale : top * scale + self.gt_size, left * scale : left * scale + self.gt_size]
-        return to_tensor(orient(lr, *orientation))[0], to_tensor(orient(hr, *orientation))[0]
+        return to_tensor(low)[0], to_tensor(orient(hr, *orientation))[0]
+
+    def low_patch(
+        self, lr: Image, hr: Image, top: int, left: int, orientation: tuple[bool, bool, bool], random: np.random.Generator
+    ) -> Image:
+        """Return the LR patch whose corner is at (top, left) of ``lr``, in the orientation; ``random`` is for what changes it."""
+        size = self.gt_size // self.pairs.scale
+        return orient(lr[top : top + size, left : left + size], *orientation)
 
     def _pair(self, index: int) -> tuple[Image, Image]:
         if index in self._memory:

@@ -337,6 +337,7 @@ _WORDS = {
     "model": "a section, keys with values, is expected",
     "dict": "a section, keys with values, is expected",
     "tuple": "a list is expected",
+    "list": "a list is expected",
     "string": "text is expected, in quotes where it looks like a number or the like",
     "string_pattern_mismatch": "letters, digits and . _ + - make it up, a letter or digit first",
     "bool": "true or false is expected",

@@ -24,6 +24,7 @@ from sr_nas.errors import amount
 from sr_nas.options.strict import Component, ExistingFile, FromRegistry, ModelPath, Strict
 from sr_nas.registry import (
     COSTS,
+    DEGRADATIONS,
     LOSSES,
     LR_SCHEDULES,
     NETWORKS,
@@ -52,11 +53,31 @@ def _check_threads(value: Any) -> Any:
 Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(_check_threads)]
 
 
+class Step(Component):
+    """A step that makes LR images worse."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How often it is taken."""
+    shuffle: bool = False
+    """Whether it is taken in random order with its neighbours in the list that are shuffled too."""
+
+
+Steps = list[Annotated[Step, FromRegistry(DEGRADATIONS)]]
+
+
 class Dataset(Component):
     """A source of image pairs."""
 
     name: str = ""
     """What to call it in tables and logs; by default its type."""
+    degradation: Steps | None = None
+    """Steps that make LR worse, drawn anew for every patch; of a validation set the same every time."""
+
+    @model_validator(mode="after")
+    def _check_degradation(self) -> Self:
+        if getattr(self, "dataroot_lq", None) and any(step.type == "downscale" for step in self.degradation or ()):
+            raise ValueError("degradation makes LR of HR, since it has downscale, and dataroot_lq names LR images: leave out one")
+        return self
 
 
 class TrainDataset(Dataset):
