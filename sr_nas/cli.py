@@ -128,6 +128,24 @@ def _search(parser: ArgumentParser) -> None:
     parser.add_argument("--front", type=amounts, default=(), metavar="5G,10G,...", help=text)
 
 
+def _make(parser: ArgumentParser) -> None:
+    """Make a network of a folder of photos: search within a budget, train, measure on photos kept out, export.
+
+    It runs the other commands and prints each; stopped or killed at any moment, the same command goes on.
+    """
+    add = parser.add_argument
+    add("--photos", required=True, type=Path, metavar="DIR", help="folder of photos, 4 at least; folders below are searched too")
+    add("--scale", type=int, choices=(2, 3, 4), default=2, help="upscaling factor (default: 2)")
+    text = "multiply-adds for an HR output of 1280x720 (10G), parameters (150K), or time for an LR image of 320x180 here (15ms)"
+    add("--budget", required=True, metavar="10G|150K|15ms", help=text)
+    add("--hours", type=_share, default=2.0, metavar="H", help="time for all of it, without interruptions (default: 2)")
+    add(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help="network to write, .safetensors; .onnx and .md beside it"
+    )
+    add("--work", type=Path, metavar="DIR", help="folder of all that is made on the way (default: experiments/make_NAME of FILE)")
+    add("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
 def _train(parser: ArgumentParser) -> None:
     """Train the network that an option file names, for instance one that a search has found."""
     _run(parser)
@@ -342,6 +360,7 @@ def _models(parser: ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
+    "make": _make,
     "search": _search,
     "train": _train,
     "sweep": _sweep,

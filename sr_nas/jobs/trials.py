@@ -34,7 +34,7 @@ from sr_nas.runs.run_dir import HISTORY, read_history
 LOCK, OPTION_FILES, OUTPUTS = "sweep.lock", "options", "output"
 """Lock, and folders of the trials' option files and of what they print, in the folder of a sweep."""
 # The pipe on its standard input ends with the process that has started it. Then a trial saves itself, as after Ctrl-C.
-_CHILD = """import os, signal, sys, threading
+CHILD = """import os, signal, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 from sr_nas.cli import main
 sys.exit(main(sys.argv[1:]))"""
@@ -140,7 +140,7 @@ class Processes:
         environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.count)), **os.environ, "PYTHONIOENCODING": "utf-8"}
         if device := self._places.get():
             environment["CUDA_VISIBLE_DEVICES"] = device
-        command = [sys.executable, "-c", _CHILD, *trial.words(until)]
+        command = [sys.executable, "-c", CHILD, *trial.words(until)]
         with trial.output.open("ab") as output:
             # In a session of its own it does not get a terminal's Ctrl-C, which the driver hands on once.
             process = subprocess.Popen(
