@@ -26,6 +26,7 @@ import psutil
 import torch
 
 from sr_nas.errors import UserError, amount, listing, parse_json
+from sr_nas.export.model import shipped
 from sr_nas.genotype import NETWORK_BLOCK
 from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
@@ -110,6 +111,7 @@ class Make:
         (self.cost, self.limit), self.device, self.seconds = read_budget(args.budget), pick_device("auto"), 3600 * args.hours
         self.before, self.began = float(_read(self.clock) or 0), psutil.Process().create_time()
         self.starting = 2 * (time.time() - self.began)  # seconds of a process that opens its data, too
+        self.shipped = [name for name in shipped() if name == f"x{args.scale}"]
         self.networks, self.most = (12, 9) if self.seconds >= LONG else (4, 3)
         ends, name = (".safetensors", ".onnx", ".md"), args.output.stem
         self.results = {work / f"{name}{end}": args.output.with_suffix(end) for end in ends}
@@ -156,6 +158,7 @@ class Make:
         times, table, (network, *more) = self.work / "latency.json", self.work / "evaluation" / "table.json", self.results
         how = ["--rounds", 9, "--networks", 24] if self.seconds >= LONG else ["--rounds", 5, "--networks", 12]
         how += ["--clock", "cpu", "--threads", 1] if self.device.type == "cpu" else []
+        others = listing(["bicubic", *self.shipped]) + f"; no network of scale {self.args.scale} is shipped" * (not self.shipped)
         of_sweep, of_search = (duration(share * self.seconds) for share in (SWEEP, SEARCH))
 
         def command(name: str, *words: Any) -> Any:
@@ -172,7 +175,7 @@ class Make:
             ("search", f"networks within the budget, about {of_search}", search, lambda: (run() / FRONT).exists()),
             ("sweep", f"short trainings of the best, about {of_sweep}", sweep, self.winner),
             ("train", "the best of those, in the rest of the time", train, lambda: (trained() / PICTURE).exists()),
-            ("evaluate", "it and bicubic on the photos kept out", command("evaluate"), lambda: _read(table).get("complete")),
+            ("evaluate", f"the photos kept out, beside {others}", command("evaluate"), lambda: _read(table).get("complete")),
             ("export", str(self.args.output), export(network), network.exists),
             *(("onnx", str(self.results[file]), export(file), file.exists) for file in more if file.suffix == ".onnx"),
         ]
@@ -310,7 +313,8 @@ class Make:
         return self.training("train", network, max(round((self.seconds - self.used() - end) / step / 10), 2), 10, step)
 
     def evaluate_options(self) -> dict[str, Any]:
-        return self.filled("evaluate") | {"models": {self.args.output.stem: {"path": str(self.folder("train"))}}}
+        names = {"network": str(self.folder("train")), **{f"shipped_{name}": name for name in self.shipped}}
+        return self.filled("evaluate") | {"models": {name: {"path": path} for name, path in names.items()}}
 
     def step_time(self, options: dict[str, Any], threads: int | None = None) -> float:
         """Return the seconds of a step of a search or training, by a few on sample photos, which the first step decodes.
