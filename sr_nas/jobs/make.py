@@ -30,7 +30,7 @@ from sr_nas.export.model import shipped
 from sr_nas.genotype import NETWORK_BLOCK
 from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
-from sr_nas.jobs.photos import LEFT_OUT, ROLES, prepare
+from sr_nas.jobs.photos import LEFT_OUT, prepare
 from sr_nas.jobs.search import FRONT, range_of
 from sr_nas.jobs.trials import CHILD, OPTION_FILES, OUTPUTS, open_sweep
 from sr_nas.options.load import check_options, dump_yaml, parse_yaml, read_yaml
@@ -43,7 +43,12 @@ from sr_nas.runs.run_dir import run_folders
 from sr_nas.super_resolution import PICTURE
 from sr_nas.task import build_searcher, build_trainer, build_training, find_task, network_costs
 
-UNITS = {"G": "macs_hr", "K": "params", "ms": "latency_ms"}
+UNITS = {
+    "G": ("macs_hr", "multiply-adds for an HR output of 1280x720"),
+    "K": ("params", "parameters"),
+    "ms": ("latency_ms", "milliseconds here for an LR image of 320x180; of one core where there is no GPU"),
+}
+"""Unit of a budget -> the cost that it limits, and what that is."""
 LONG = 1800
 """Seconds from which a search selects from twelve networks and nine are halved, instead of four and three."""
 RUNGS: dict[int, tuple[tuple[int, int], ...]] = {9: ((9, 1), (3, 2), (1, 6)), 3: ((3, 1), (1, 2)), 1: ()}
@@ -83,8 +88,9 @@ def main(args: Namespace) -> int:
     if args.output.suffix != ".safetensors":
         raise UserError(f"-o {args.output}: the network is a .safetensors file; ONNX and a model card are put beside it.")
     work = args.work or Path("experiments", "make_" + re.sub(r"[^A-Za-z0-9._+-]", "_", args.output.stem))
+    budget, files = read_budget(args.budget), find_images(args.photos, recursive=True, besides=work)
     with open_sweep(work) as held, GracefulShutdown() as stop:
-        make = Make(args, work, held, stop)
+        make = Make(args, work, budget, files, held, stop)
         make.begin()
         if not make.run():
             say("stopped; the same command goes on.")
@@ -96,19 +102,29 @@ def read_budget(text: str) -> tuple[str, float]:
     unit = next((unit for unit in UNITS if text.endswith(unit)), "")
     with suppress(ValueError):
         if unit and 0 < (limit := amount(text.removesuffix("ms"))) < math.inf:
-            return UNITS[unit], limit
-    raise UserError(
-        f"--budget {text}: name 10G (multiply-adds for an HR output of 1280x720), 150K (parameters) or 15ms (milliseconds here "
-        "for an LR image of 320x180, of one core where there is no GPU)."
-    )
+            return UNITS[unit][0], limit
+    units = ", ".join(f"{unit} ({meaning})" for unit, (_, meaning) in UNITS.items())
+    raise UserError(f"--budget {text}: name a number above 0 with its unit, for example 10G: {units}.")
 
 
 class Make:
-    """The steps from photos to a network, in a work folder whose lock ``held`` they hold too, and the time that they have."""
+    """The steps from photos to a network, and the time that they have.
 
-    def __init__(self, args: Namespace, work: Path, held: int, stop: GracefulShutdown) -> None:
-        self.args, self.work, self.held, self.stop, self.clock = args, work, held, stop, work / "clock.json"
-        (self.cost, self.limit), self.device, self.seconds = read_budget(args.budget), pick_device("auto"), 3600 * args.hours
+    Args:
+        args: of the command line.
+        work: folder of all that is made.
+        budget: cost and its limit.
+        files: the photos.
+        held: open file with the lock of the folder, which the steps hold, too.
+        stop: whether a signal asks to stop.
+    """
+
+    def __init__(
+        self, args: Namespace, work: Path, budget: tuple[str, float], files: list[Path], held: int, stop: GracefulShutdown
+    ) -> None:
+        self.args, self.work, self.files, self.held, self.stop = args, work, files, held, stop
+        (self.cost, self.limit), self.device, self.seconds = budget, pick_device("auto"), 3600 * args.hours
+        self.clock = work / "clock.json"
         self.before, self.began = float(_read(self.clock) or 0), psutil.Process().create_time()
         self.starting = 2 * (time.time() - self.began)  # seconds of a process that opens its data, too
         self.shipped = [name for name in shipped() if name == f"x{args.scale}"]
@@ -121,7 +137,11 @@ class Make:
         return self.before + time.time() - self.began
 
     def begin(self) -> None:
-        """Check what can be checked before the first step, and print the plan; a UserError where something is wrong."""
+        """Check what can be checked before the first step, and print the plan.
+
+        Raises:
+            UserError: a result exists, no network is within the budget, or the work folder is that of another command.
+        """
         args, file = self.args, self.work / "make.json"
         try:
             require_packages("onnx", "onnxscript", "onnxruntime")
@@ -135,19 +155,16 @@ class Make:
         if file.exists() and (old := _read(file)) != asked:
             was = listing(f"--{key} {old.get(key)}" for key, value in asked.items() if old.get(key) != value)
             raise UserError(f"{self.work} was begun with {was}. Give that again to go on; another --work or -o begins anew.")
-        count, options = len(self.photos()), check_options(SearchOptions, self.filled("search", 24, 4), file, False)
+        options = check_options(SearchOptions, self.latency_options(), file, check_files=False)
         costs = network_costs(find_task(options.task).space(options), {"macs_hr": math.inf, "params": math.inf})
         if self.cost in costs and costs[self.cost].least > self.limit:
             raise UserError(f"--budget {args.budget}: no network is so small. At scale {args.scale} they have {range_of(costs)}.")
         write_json(file, asked)
         spent = f", of which {duration(self.before)} are used" * bool(self.before)
-        say(f"{count} photos in {args.photos}, {duration(self.seconds)}{spent}; all that is made lies in {self.work}")
-        say(f"budget {args.budget} of {self.cost}; networks of this space have {range_of(costs)}")
+        say(f"{len(self.files)} photos in {args.photos}, {duration(self.seconds)}{spent}; all that is made lies in {self.work}")
+        say(f"budget {args.budget}: {dict(UNITS.values())[self.cost]}; networks of this space have {range_of(costs)}")
         for name, purpose, *_ in [("photos", "of eight one is kept out, one judges; large ones are halved"), *self.steps()]:
             say(f"  {name:10}{purpose}")
-
-    def photos(self) -> list[Path]:
-        return find_images(self.args.photos, recursive=True, besides=self.work)
 
     def folder(self, name: str) -> Path:
         """Return the newest run of a name."""
@@ -159,7 +176,8 @@ class Make:
         how = ["--rounds", 9, "--networks", 24] if self.seconds >= LONG else ["--rounds", 5, "--networks", 12]
         how += ["--clock", "cpu", "--threads", 1] if self.device.type == "cpu" else []
         others = listing(["bicubic", *self.shipped]) + f"; no network of scale {self.args.scale} is shipped" * (not self.shipped)
-        of_sweep, of_search = (duration(share * self.seconds) for share in (SWEEP, SEARCH))
+        shares = (SWEEP, SEARCH, 1 - SWEEP - SEARCH - END)
+        of_sweep, of_search, rest = (f"about {duration(share * self.seconds)}" for share in shares)
 
         def command(name: str, *words: Any) -> Any:
             return lambda: [name, "-opt", self.file(name), *(word() if callable(word) else word for word in words)]
@@ -172,11 +190,11 @@ class Make:
         sweep = command("sweep", "--front", run, "--best", self.contenders, "--halving", 3)
         steps = [
             ("latency", "times of the candidates here", command("latency", "-o", times, *how), times.exists),
-            ("search", f"networks within the budget, about {of_search}", search, lambda: (run() / FRONT).exists()),
-            ("sweep", f"short trainings of the best, about {of_sweep}", sweep, self.winner),
-            ("train", "the best of those, in the rest of the time", train, lambda: (trained() / PICTURE).exists()),
+            ("search", f"networks within the budget, {of_search}", search, lambda: (run() / FRONT).exists()),
+            ("sweep", f"short trainings of the best, {of_sweep}", sweep, self.winner),
+            ("train", f"the best of those, for the rest of the time, {rest}", train, lambda: (trained() / PICTURE).exists()),
             ("evaluate", f"the photos kept out, beside {others}", command("evaluate"), lambda: _read(table).get("complete")),
-            ("export", str(self.args.output), export(network), network.exists),
+            ("export", str(self.args.output), export(network), network.with_suffix(".md").exists),
             *(("onnx", str(self.results[file]), export(file), file.exists) for file in more if file.suffix == ".onnx"),
         ]
         return steps[self.cost != "latency_ms" :]
@@ -185,12 +203,13 @@ class Make:
         """Run what has not been run, and put the results where they are asked for; return whether that is done."""
         prepared = self.work / "photos.json"
         if not prepared.exists():
-            content = prepare(self.args.photos, self.photos(), self.work / "photos", self.stop)
+            say("\nphotos: reading, and writing them anew as PNG")
+            content = prepare(self.args.photos, self.files, self.work / "photos", self.stop)
             if content is None:
                 return False
             write_json(prepared, content)
         content = _read(prepared)
-        say(f"\nphotos: {', '.join(f'{len(content[role])} {role}' for role in (*ROLES, LEFT_OUT))}; {prepared} names them")
+        say(f"photos: {', '.join(f'{len(some)} {role}' for role, some in content.items())}; {prepared} names them")
         for photo, why in list(content[LEFT_OUT].items())[:10]:
             say(f"  left out: {photo}: {why}")
         for name, _, words_of, is_done in self.steps():
@@ -340,4 +359,4 @@ class Make:
 
 def _read(file: Path) -> Any:
     """Return the content of a JSON file; nothing where there is none."""
-    return parse_json(file.read_bytes(), file) if file.exists() else {}
+    return parse_json(file.read_bytes(), file, halves="surrogateescape") if file.exists() else {}

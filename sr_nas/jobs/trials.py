@@ -177,7 +177,7 @@ def open_sweep(folder: Path) -> Iterator[int]:
             lock(stream)
         except BlockingIOError as error:
             raise UserError(
-                f"another sweep runs in {folder}, or trials of one that has ended still save themselves. Wait."
+                f"another sweep or make runs in {folder}, or runs of one that has ended still save themselves. Wait."
             ) from error
         yield stream.fileno()
 

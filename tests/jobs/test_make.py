@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from sr_nas import task
 from sr_nas.analysis.sweep import rungs
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import load_network
@@ -49,9 +48,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Make]
 
     def build(budget: str = "10G", hours: float = 2.0, scale: int = 2, **more: Any) -> Make:
         names = {"photos": Path("photos"), "output": Path("net.safetensors"), "work": Path("work"), "overwrite": False}
-        result = Make(
-            Namespace(**{**names, "budget": budget, "hours": hours, "scale": scale, **more}), Path("work"), 0, GracefulShutdown()
-        )
+        args = Namespace(**{**names, "budget": budget, "hours": hours, "scale": scale, **more})
+        result = Make(args, args.work, read_budget(budget), sorted(Path("photos").rglob("*.png")), 0, GracefulShutdown())
         result.starting = 5.0
         return result
 
@@ -68,7 +66,7 @@ def test_budgets(text: str, expected: tuple[str, float]) -> None:
 
 @pytest.mark.parametrize("text", ["10", "10M", "G", "-1G", "0ms", "nanK", "infG", "ten ms", "1e99999G"])
 def test_wrong_budgets(text: str) -> None:
-    with pytest.raises(UserError, match="name 10G"):
+    with pytest.raises(UserError, match="name a number above 0 with its unit, for example 10G"):
         read_budget(text)
 
 
@@ -124,12 +122,12 @@ def test_a_search_with_few_networks_needs_no_halving(made: Callable[..., Make]) 
     assert one.contenders() == 1 and one.winner() == NETWORK
 
 
-def test_the_plan(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(make, "network_costs", task.network_costs)
+def test_the_plan(made: Callable[..., Make], capsys: pytest.CaptureFixture[str]) -> None:
     made().begin()
     printed = capsys.readouterr().out
     assert "4 photos in photos, 2:00:00; all that is made lies in work" in printed
-    assert re.search(r"networks of this space have macs_hr [\d.]+M to [\d.]+G, params [\d.]+K to [\d.]+K", printed)
+    costs = "networks of this space have macs_hr 500M to 90G, params 2K to 400K"
+    assert f"budget 10G: multiply-adds for an HR output of 1280x720; {costs}" in printed
     assert re.findall(r"^  (\w+) ", printed, re.MULTILINE) == ["photos", "search", "sweep", "train", "evaluate", "export", "onnx"]
     assert "about 0:24:00" in printed and "about 0:30:00" in printed
     assert next(name for name, *_ in made("15ms").steps()) == "latency"
@@ -146,11 +144,13 @@ def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
         made().begin()
     made(overwrite=True).begin()
     Path("net.onnx").unlink()
-    Path("work/make.json").unlink()
-    with pytest.raises(UserError, match="empty does not exist"):
-        made(photos=Path("empty")).begin()
-    printed = run("make", "--photos", "photos", "--budget", "10G", "-o", "net.pth", code=1)
-    assert "is a .safetensors file" in printed
+    for words, message in (
+        (("--photos", "photos", "--budget", "10G", "-o", "net.pth"), "is a .safetensors file"),
+        (("--photos", "empty", "--budget", "10G", "-o", "net.safetensors"), "empty does not exist"),
+        (("--photos", "photos", "--budget", "10", "-o", "net.safetensors"), "with its unit"),
+    ):
+        assert message in run("make", *words, code=1)
+    assert not Path("experiments").exists()
 
 
 def test_a_step_that_fails_is_named_and_the_same_make_goes_on(
@@ -230,6 +230,7 @@ def test_a_whole_run_that_is_killed(tmp_path: Path) -> None:
             break
         time.sleep(0.2)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"networks of this space have macs_hr [\d.]+M to [\d.]+G, params [\d.]+K to [\d.]+K", done.stdout)
     assert "search: done before" in done.stdout and "sweep: done before" in done.stdout
     assert json.loads((work / "clock.json").read_text()) > used
     assert all(file.read_bytes() == content for file, content in kept.items())
