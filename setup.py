@@ -19,6 +19,8 @@ ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
 SPANDREL = "spandrel>=0.4"
 # The benchmark's own readers of its official files: 1.8 is the last of NATS-Bench, 2.1 the last of NAS-Bench-201.
 NASBENCH = ["nats-bench>=1.8", "nas-bench-201>=2.1"]
+# The page of sr-nas app: the server, and its routes.
+APP = ["uvicorn>=0.30", "starlette>=0.40"]
 RAY = "ray>=2.9"  # the first whose tasks run on Python 3.12
 TABLE = "scikit-learn>=1.3"  # predicts the networks that tools/build_benchmark.py has not trained
 
@@ -33,6 +35,7 @@ setup(
     packages=find_packages(include=["sr_nas", "sr_nas.*"]),
     package_data={
         "sr_nas": ["py.typed", "models/*.safetensors", "models/*.md"],
+        "sr_nas.app": ["page/*"],
         "sr_nas.classification": ["nasbench201.npz", "README.md"],
         "sr_nas.networks": ["imdn_table.npz", "imdn_table.json", "imdn_trainings.csv"],
     },
@@ -70,6 +73,7 @@ setup(
         "nasbench": NASBENCH,  # tools/complexity.py --official
         "table": [TABLE],
         "sweep": [RAY],  # tools/sweep.py --address
+        "app": APP,
         "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
         "test": [
             "pytest>=8.0",
@@ -80,6 +84,8 @@ setup(
             TENSORBOARD,
             TABLE,
             RAY,
+            *APP,
+            "selenium>=4.20",  # drives the system's Chromium; without one these tests skip
             *ONNX,
             SPANDREL,
             *NASBENCH,

@@ -359,6 +359,20 @@ def _models(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
+def _app(parser: ArgumentParser) -> None:
+    """Upscale photos on a page in your browser: drop them, compare with bicubic, download (docs/app.md)."""
+    add = parser.add_argument
+    text = "networks beside those that sr-nas models lists: exported files, or folders of trainings"
+    add("--model", nargs="+", default=[], metavar="FILE|DIR", help=text)
+    add("--run", type=Path, metavar="DIR", help="run folder to show: its report.html, and its network where it has one")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, default=7860, metavar="N", help="0: any that is free (default: 7860)")
+    add("--max_mb", type=whole_number, default=200, metavar="N", help="size of an uploaded file at most (default: 200)")
+    add("--max_megapixels", type=whole_number, default=60, metavar="N", help="of a photo at most (default: 60)")
+    _device(parser)
+    parser.set_defaults(module="sr_nas.app.server")
+
+
 COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "make": _make,
     "search": _search,
@@ -371,6 +385,7 @@ COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "export": _export,
     "inference": _inference,
     "models": _models,
+    "app": _app,
 }
 """Command -> the function that adds its arguments to a parser; its docstring is the description in --help."""
 

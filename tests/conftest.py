@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Tests run in a process per core: more threads than one each would wait for one another. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,6 +60,25 @@ def basicsr() -> ModuleType:
         return import_basicsr()
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The system's Chromium without a window, driven by Selenium, which fetches nothing; it saves to ``browser.downloads``."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: pip install 'sr_nas[test]'")
+    chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Chromium and its driver: apt-get install -y chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    opened.downloads = tmp_path_factory.mktemp("downloads")
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(opened.downloads)})
+    yield opened
+    opened.quit()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,7 +22,7 @@ FLOORS = [
     {"bridge", "task"},
     {"classification", "super_resolution"},
     {"jobs"},
-    {"analysis"},
+    {"analysis", "app"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
