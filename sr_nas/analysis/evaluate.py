@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
-from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptions
+from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptions, Degradations
 from sr_nas.analysis.tables import Table, finite, write_csv, write_numbers
+from sr_nas.data.degradation import degraded
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model
@@ -28,7 +29,7 @@ from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_text
 
 OF_A_TABLE = ("force_yml", "save_images")
-OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "scale", "tile", "num_gpu", "num_threads")
+OF_A_MODEL = ("model", "arch", "genotype", "data", "lr", "jpeg", "scale", "tile", "num_gpu", "num_threads")
 OF_ONE_MODEL = ("arch", "genotype", "lr", "scale")
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
@@ -75,7 +76,7 @@ def _side_by_side(args: Namespace) -> int:
         if len(named) < len(given):
             raise UserError(f"--{what}: two have the same name; give them names of your own in an option file (-opt).")
     device = {"num_gpu": args.num_gpu if args.num_gpu in (None, "auto") else int(args.num_gpu), "num_threads": args.num_threads}
-    raw = {"name": "evaluate", "models": models, "datasets": datasets} | {
+    raw = {"name": "evaluate", "models": models, "datasets": datasets, "degradations": _jpeg(args)} | {
         key: one for key, one in device.items() if one is not None
     }
     with TemporaryDirectory() as folder:
@@ -95,6 +96,11 @@ def _side_by_side(args: Namespace) -> int:
     return int(bool(results["problems"]))
 
 
+def _jpeg(args: Namespace) -> dict[str, Any]:
+    """Return the degradations of --jpeg."""
+    return {f"jpeg{quality}": [{"type": "jpeg", "quality": quality}] for quality in args.jpeg or ()}
+
+
 def _name(path: Path) -> str:
     """Return the name of a model or set in a table: that of its file or folder, less what names of option files lack."""
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._+-]+", "", path.resolve().name) or "model"
@@ -104,11 +110,17 @@ def _one_model(args: Namespace, model: str) -> int:
     """Print the scores of a network and of bicubic, by set and image."""
     if args.lr is not None and len(args.data) > 1:
         raise UserError("--lr names the LR images of one set, but --data names several.")
+    further = check_options(Degradations, {"degradations": _jpeg(args)}, "--jpeg")
     network = load_model(model, args.arch, args.genotype)
     scale, device = network.scale, pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
     if args.scale not in (None, scale):
         raise UserError(f"--scale {args.scale}: {model} upscales by {scale}.")
-    opened = [benchmark_set(path, scale, args.lr) for path in args.data]
+    opened: list[Any] = [benchmark_set(path, scale, args.lr) for path in args.data]
+    opened += [
+        (f"{name}-{key}", degraded(pairs, steps), f"{lr or FROM_HR}, then {key}")
+        for name, pairs, lr in opened
+        for key, steps in further.degradations.items()
+    ]
     names = [name for name, *_ in opened]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
@@ -134,6 +146,7 @@ def _one_model(args: Namespace, model: str) -> int:
             sets[name] = scores
     if any(scores["lr"] != FROM_HR for scores in sets.values()):
         protocol["lr"] = f"the images named with the set; where it is '{FROM_HR}': {PROTOCOL['lr']}"
+    protocol |= further.protocol()
     _print(args.json, {"scale": scale, "protocol": protocol, "sets": sets}, grids, protocol)
     return 0
 

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 from sr_nas import __version__
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
+from sr_nas.data.degradation import degraded
 from sr_nas.data.sources import Pairs, benchmark_set
 from sr_nas.errors import UserError, is_out_of_memory, parse_json
 from sr_nas.export.model import load_model, model_file, trained_file
@@ -35,7 +36,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
-from sr_nas.options.sections import OutputPath, RunName, Threads
+from sr_nas.options.sections import OutputPath, RunName, Steps, Threads
 from sr_nas.options.strict import GenotypeSource, ModelPath, Strict
 from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
 from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
@@ -84,7 +85,20 @@ Models = Annotated[
 ]
 
 
-class BenchmarkOptions(Strict):
+class Degradations(Strict):
+    """What else networks are measured on."""
+
+    degradations: dict[RunName, Steps] = Field(default_factory=dict)
+    """Name -> steps, as datasets.train.degradation of a training has them: every set is measured with each of them too."""
+
+    def protocol(self) -> dict[str, str]:
+        """Name -> its steps as they are written, for people and for JSON."""
+        return {
+            key: json.dumps([step.model_dump(exclude_unset=True) for step in steps]) for key, steps in self.degradations.items()
+        }
+
+
+class BenchmarkOptions(Degradations):
     """An option file of ``tools/evaluate.py``."""
 
     name: RunName
@@ -111,7 +125,8 @@ class BenchmarkOptions(Strict):
     def _possible(self) -> BenchmarkOptions:
         if BICUBIC in (name.lower() for name in self.models):
             raise ValueError("models: 'bicubic' is the name of the baseline; give this model another")
-        for names, kind in ((self.models, "models"), (self.datasets, "datasets")):
+        sets = [*self.datasets, *(f"{name}-{key}" for name in self.datasets for key in self.degradations)]
+        for names, kind in ((self.models, "models"), (sets, "datasets")):
             if len({name.lower() for name in names}) < len(names):
                 raise ValueError(f"{kind}: two names differ only in capital letters, which some file systems do not tell apart")
         if not any(self.datasets.values()):
@@ -316,6 +331,7 @@ class Benchmark:
         protocol = PROTOCOL | {name: PERCEPTUAL_PROTOCOL[name] for name in self.options.perceptual}
         if named := dict.fromkeys(f"{one.name} x{one.scale}: {one.lr}" for one in self.sets if one.lr != FROM_HR):
             protocol["lr"] = f"{'; '.join(named)}; elsewhere {PROTOCOL['lr']}"
+        protocol |= self.options.protocol()
         return {
             "name": self.options.name,
             "folder": str(self.folder),
@@ -382,6 +398,9 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
             _, pairs, lr = benchmark_set(place, scale)
             contents = digest(pairs.names, [file_digest(Path(file)) for files in pairs.files for file in dict.fromkeys(files)])
             sets.append(BenchmarkSet(name, scale, pairs, str(lr or FROM_HR), contents))
+            for key, steps in options.degradations.items():
+                changed = digest(contents, [step.model_dump(mode="json") for step in steps])
+                sets.append(BenchmarkSet(f"{name}-{key}", scale, degraded(pairs, steps), f"{lr or FROM_HR}, then {key}", changed))
         except UserError as error:
             text = str(error).rstrip(".")
             if not place.exists():

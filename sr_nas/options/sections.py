@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema
-from typing_extensions import Self
+from typing_extensions import Self, TypeAliasType
 
 from sr_nas.errors import amount
 from sr_nas.options.strict import Component, ExistingFile, FromRegistry, ModelPath, Strict
@@ -62,7 +62,8 @@ class Step(Component):
     """Whether it is taken in random order with its neighbours in the list that are shuffled too."""
 
 
-Steps = list[Annotated[Step, FromRegistry(DEGRADATIONS)]]
+Steps = TypeAliasType("Steps", list[Annotated[Step, FromRegistry(DEGRADATIONS)]])
+"""A degradation. It has a name, so that the schema holds it once."""
 
 
 class Dataset(Component):

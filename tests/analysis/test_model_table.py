@@ -9,6 +9,7 @@ import os
 import signal
 from collections import Counter
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,28 @@ ALL = {"bicubic x2": 5, "bicubic x3": 5, "two x2": 5, "three x3": 5}
 
 
 def test_one_evaluator_gives_one_number_everywhere(tmp_path: Path, place: Path) -> None:
-    """The table, ``evaluate --model`` and a training's validation, to the last bit."""
-    data = f"{{type: folder, dataroot_gt: {place / 'Made' / 'HR'}}}"
-    run("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", f"datasets:val={data}", "name=net")
+    """The table, ``evaluate --model`` and a training's validation, to the last bit; on clean LR images and on JPEG ones."""
+    data, jpeg = f"type: folder, dataroot_gt: {place / 'Made' / 'HR'}", [{"type": "jpeg", "quality": 75}]
+    sets = [f"datasets:val={{{data}}}", f"datasets:val_2={{{data}, name: jpeg, degradation: {json.dumps(jpeg)}}}"]
+    run("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", *sets, "name=net")
     lines = [json.loads(line) for line in (tmp_path / "net" / "history.jsonl").read_text().splitlines()]
-    validated = max((line["val"]["folder"] for line in lines), key=lambda scores: scores["psnr"])
+    validated, compressed = max((line["val"].values() for line in lines), key=lambda scores: next(iter(scores))["psnr"])
     models = {"net": {"path": str(tmp_path / "net")}}
-    run("evaluate", "-opt", option_file(tmp_path, place, models=models))
+    run("evaluate", "-opt", option_file(tmp_path, place, models=models, degradations={"jpeg75": jpeg}))
     baseline, row = table(tmp_path)["models"]
     for name in ("Own", "Made"):
-        printed = run("evaluate", "--model", tmp_path / "net", "--data", place / name, "--json", "--num_gpu", "0")
-        single = json.loads(printed[printed.index("{") :])["sets"][name]
-        for metric in ("psnr", "ssim"):
-            assert row["sets"][name][metric] == single[metric]
-            assert baseline["sets"][name][metric] == single["bicubic"][metric]
+        words = ("--model", tmp_path / "net", "--data", place / name, "--jpeg", "75", "--json", "--num_gpu", "0")
+        printed = run("evaluate", *words)
+        found = json.loads(printed[printed.index("{") :])["sets"]
+        for (key, single), metric in product(found.items(), ("psnr", "ssim")):
+            assert row["sets"][key][metric] == single[metric]
+            assert baseline["sets"][key][metric] == single["bicubic"][metric]
             for image, scores in single["images"].items():
-                assert row["sets"][name]["images"][image][metric] == scores[metric]
-        assert row["sets"][name]["lr"] == single["lr"]
+                assert row["sets"][key]["images"][image][metric] == scores[metric]
+            assert row["sets"][key]["lr"] == single["lr"]
+        assert list(found) == [name, f"{name}-jpeg75"] and found[name]["psnr"] != found[f"{name}-jpeg75"]["psnr"]
+        assert found[f"{name}-jpeg75"]["lr"].endswith(", then jpeg75")
+    assert compressed["psnr"] == row["sets"]["Made-jpeg75"]["psnr"]
     assert (row["sets"]["Made"]["psnr"], row["sets"]["Made"]["ssim"]) == (validated["psnr"], validated["ssim"])
 
 
