@@ -91,7 +91,9 @@ RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", 
 PERTURBATIONS = Registry("perturbation", "sr_nas.search.perturbation", supplied=("weights", "loss", "draw"))
 REGULARIZERS = Registry("regularizer", "sr_nas.search.objective", supplied=("alpha",))
 SCHEDULES = Registry("schedule", "sr_nas.search.objective", supplied=("epoch", "epochs"))
-SELECTIONS = Registry("selection", "sr_nas.search.searcher sr_nas.search.selection", supplied=("searcher",))
+SELECTIONS = Registry(
+    "selection", "sr_nas.search.searcher sr_nas.search.decoding sr_nas.search.selection", supplied=("searcher",)
+)
 STOPS = Registry("criterion to stop", "sr_nas.search.stopping", supplied=("searcher",))
 SPACES = Registry("search space", "sr_nas.spaces", supplied=("scale",))
 # A new space may bring its network in its own file.

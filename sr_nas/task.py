@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,7 +24,9 @@ from sr_nas.contracts import Latency, Network, SearchSpace
 from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.export.model import load_pretrained
+from sr_nas.genotype import read_genotype
 from sr_nas.optim import Together, WarmUp
+from sr_nas.options.load import check_options, load_options
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.registry import (
     LR_SCHEDULES,
@@ -38,6 +41,7 @@ from sr_nas.registry import (
 )
 from sr_nas.runs.device import Precision
 from sr_nas.runs.distributed import rank, world_size
+from sr_nas.runs.run_dir import OPTIONS, read_history
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.budget import Cost
 from sr_nas.search.objective import Objective, over
@@ -178,6 +182,35 @@ def training_options(task: str) -> type[AnyTraining]:
 def complexity_of(network: Network) -> dict[str, Any]:
     """Return what the task of a network counts (:meth:`Task.complexity_of`)."""
     return find_task(network.task).complexity_of(network)
+
+
+def with_candidates_kept(options: AnySearch) -> AnySearch:
+    """Return the options of a search, its supernet with the candidates that ``search.candidates_from`` keeps.
+
+    Raises:
+        UserError: the earlier search has not ended, its choices are not those of the supernet, or other candidates are given too.
+    """
+    if (source := options.search.candidates_from) is None:
+        return options
+    folder, where = Path(source.run), "search.candidates_from"
+    read_genotype(folder)  # which a search writes when it ends
+    earlier = load_options(search_options, folder / OPTIONS, check_files=False)
+    with torch.device("meta"):
+        choices = find_task(earlier.task).space(earlier).choices()
+    beta, names = read_history(folder, choices)[-1]["beta"], {}
+    for label, choice in choices.items():
+        if choice.of == "operations":
+            order = np.argsort(-np.array(beta[label]), kind="stable")
+            names[label] = [choice.candidates[place] for place in sorted(order[: source.operations])]
+    content = options.model_dump(mode="json", exclude_none=True)
+    if content["network_g"].get("candidates", names) != names:
+        raise UserError(f"network_g.candidates: {where} says which there are. Leave one of them out.")
+    content["network_g"]["candidates"] = names
+    try:
+        return check_options(type(options), content, where, check_files=False)
+    except UserError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{where}: the candidates of {folder} do not fit this supernet: {reason}") from error
 
 
 def build_searcher(options: AnySearch, device: torch.device, initial_world_size: int = 1, images: Any = None) -> Searcher:

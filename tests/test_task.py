@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sr_nas.options.load import load_options
+from sr_nas.classification.darts_operations import DARTS_OPERATIONS
+from sr_nas.classification.darts_space import edge_choices
+from sr_nas.errors import UserError
+from sr_nas.options.load import dump_options, load_options
 from sr_nas.options.sections import SearchOptions
 from sr_nas.search.searcher import Searcher
-from sr_nas.task import build_searcher
+from sr_nas.task import build_searcher, find_task, search_options, with_candidates_kept
 from tests.conftest import REPOSITORY
 
 TINY = REPOSITORY / "tests" / "jobs" / "tiny.yml"
+NASBENCH201 = REPOSITORY / "options" / "nasbench201" / "darts.yml"
+STAGE_1, STAGE_2 = (REPOSITORY / "options" / "darts" / f"pdarts_{number}.yml" for number in (1, 2))
+NODES = ("network_g:nodes=2", "network_g:multiplier=2")
 SNAS = "relaxation={type: gumbel_softmax, temperature: 1.0, final_temperature: 0.03}"
 SMOOTH = "regularizer={type: sa, schedule: {type: linear, slope: 0.2}}"
 METHODS: dict[str, list[str]] = {
@@ -96,3 +106,59 @@ def test_no_regulariser_has_no_strength() -> None:
 def test_what_a_search_draws_follows_its_seed() -> None:
     found = [build(SNAS, "regularizer={type: none}", seed=seed).plan.seed for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
+
+
+def earlier_search(folder: Path, seed: int = 0) -> dict[str, list[float]]:
+    """Write what a finished search of two nodes leaves of itself; return its last beta."""
+    options = load_options(search_options, STAGE_1, NODES, check_files=False)
+    random, labels = np.random.default_rng(seed), edge_choices(None, 2)
+    betas = [{label: random.dirichlet(np.ones(8)).tolist() for label in labels} for _ in range(2)]
+    record = {"step": 1, "seconds": 1.0, "loss": {}, "genotype": {"arch": "DARTS", "genotype": {}}}
+    lines = [json.dumps({"epoch": epoch, "alpha": beta, "beta": beta, **record}) for epoch, beta in enumerate(betas)]
+    (folder / "options.yml").write_text(dump_options(options))
+    (folder / "history.jsonl").write_text("\n".join([*lines, ""]))
+    (folder / "genotype.json").write_text("{}")
+    return betas[-1]
+
+
+def narrowed(folder: Path, *overrides: str, file: Path = STAGE_2) -> Any:
+    source = f"search:candidates_from={{run: {folder}, operations: 5}}"
+    return with_candidates_kept(load_options(search_options, file, [source, *overrides], check_files=False))
+
+
+def test_a_stage_of_p_darts_has_the_candidates_that_the_one_before_prefers(tmp_path: Path) -> None:
+    beta = earlier_search(tmp_path)
+    options = narrowed(tmp_path, *NODES)
+    candidates = options.network_g.candidates
+    for label, names in candidates.items():
+        dropped = [name for name, weight in zip(DARTS_OPERATIONS, beta[label], strict=True) if weight < sorted(beta[label])[3]]
+        assert names == [name for name in DARTS_OPERATIONS if name not in dropped] and len(names) == 5
+    assert set(candidates) == set(beta)
+    with torch.device("meta"):
+        space = find_task("classification").space(options)
+    assert {label: list(choice.candidates) for label, choice in space.choices().items()} == candidates
+    # The options of its run folder say both, and are as good.
+    assert with_candidates_kept(options) == options
+    (tmp_path / "again.yml").write_text(dump_options(options))
+    assert load_options(search_options, tmp_path / "again.yml", check_files=False) == options
+    without = load_options(search_options, STAGE_1, check_files=False)
+    assert with_candidates_kept(without) is without
+
+
+def test_candidates_of_a_search_that_does_not_fit_are_refused(tmp_path: Path) -> None:
+    earlier_search(tmp_path)
+    where = f"search.candidates_from: the candidates of {tmp_path} do not fit this supernet: network_g"
+    for file, overrides, words in (
+        (STAGE_2, ["network_g:nodes=3", NODES[1]], f"{where}: candidates names no operations for normal4<-0"),
+        (NASBENCH201, [], f"{where}.candidates: a list is expected"),
+        (STAGE_2, [*NODES, "network_g:candidates=[none, noise]"], "network_g.candidates: search.candidates_from says which"),
+    ):
+        with pytest.raises(UserError) as caught:
+            narrowed(tmp_path, *overrides, file=file)
+        assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+    (tmp_path / "genotype.json").unlink()
+    with pytest.raises(UserError, match=r"has no genotype\.json: is its search finished\?"):
+        narrowed(tmp_path, *NODES)
+    missing = f"search:candidates_from:run={tmp_path / 'gone'}"
+    with pytest.raises(UserError, match=r"search\.candidates_from\.run: folder '.*gone' does not exist"):
+        load_options(search_options, STAGE_2, [missing])

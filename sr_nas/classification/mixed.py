@@ -52,8 +52,13 @@ class CellMixedOp(MixedOp):
 
 
 def _searchable(build: CellBuilder, stride: int, channels: int, _: int) -> nn.Module:
-    """A candidate in a supernet: without scale and shift, poolings with a BatchNorm behind them (DARTS)."""
+    """A candidate in a supernet: without scale and shift, poolings with a BatchNorm behind them (DARTS).
+
+    An identity is a dropout of probability 0, which is the same, and which P-DARTS raises.
+    """
     candidate = build(channels, stride, False)
+    if isinstance(candidate, nn.Identity):
+        return nn.Dropout(0.0)
     if isinstance(candidate, (nn.MaxPool2d, nn.AvgPool2d)):
         return nn.Sequential(candidate, nn.BatchNorm2d(channels, affine=False))
     return candidate

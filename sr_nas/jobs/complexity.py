@@ -28,7 +28,7 @@ from sr_nas.options.load import load_options, parse_yaml
 from sr_nas.report.drawings import draw
 from sr_nas.report.progress import macs, truth
 from sr_nas.runs.device import pick_device
-from sr_nas.task import complexity_of, find_task, search_options
+from sr_nas.task import complexity_of, find_task, search_options, with_candidates_kept
 
 LEGEND = """\
 LR      multiply-adds (fvcore) for an LR input of 1280x720
@@ -145,7 +145,7 @@ def _print_space(file: Path, as_json: bool, drawing: Path | None) -> int:
 
     A drawing is of the supernet: each operation stands for all candidates, each cell reads all that it may.
     """
-    options = load_options(search_options, file)
+    options = with_candidates_kept(load_options(search_options, file))
     task = find_task(options.task)
     space = task.space(options)
     if drawing is not None:

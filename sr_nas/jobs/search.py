@@ -42,18 +42,16 @@ from sr_nas.runs.run_dir import (
 )
 from sr_nas.search.budget import Cost, decode_picks, front
 from sr_nas.search.searcher import Record, Searcher
-from sr_nas.task import Task, build_searcher, find_task, network_costs, search_options
+from sr_nas.task import Task, build_searcher, find_task, network_costs, search_options, with_candidates_kept
 
 GENOTYPE, INHERITED, FRONT = "genotype.json", "inherited.safetensors", "front.json"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 # Bytes, and a factor on those of tensors, for what libraries allocate besides. Fitted to steps of IMDN and DLSR spaces of one
 # thread on one machine, the worst of which lies 18 % off. Devices that are not here allocate nothing that is known.
 LIBRARIES = {"cpu": (36e6, 1.3)}
-
-
-# A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner.
 KNOWN, DRIFT = 3, 0.03
 """Networks of a table of latency that are timed again, and from which relative change of their times on it is reported."""
+# A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner.
 DRAW = 0.05
 
 
@@ -82,7 +80,7 @@ def run_search(
     Raises:
         UserError: something that the options ask for is missing, or the search has diverged.
     """
-    device = pick_device(options.num_gpu)
+    options, device = with_candidates_kept(options), pick_device(options.num_gpu)
     check_precision(device, options.train.precision)
     with Run.create_or_resume(options, auto_resume, until) as run:
         code = _search(run, options, device, console if is_first() else Console(quiet=True, force_terminal=False), budgets)

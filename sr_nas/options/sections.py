@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self, TypeAliasType
 
 from sr_nas.errors import amount
-from sr_nas.options.strict import Component, ExistingFile, FromRegistry, ModelPath, Strict
+from sr_nas.options.strict import Component, ExistingFile, ExistingFolder, FromRegistry, ModelPath, Strict
 from sr_nas.registry import (
     COSTS,
     DEGRADATIONS,
@@ -240,12 +240,23 @@ class OverEpochs(Strict):
     """Weight of a skip connection beside every mixed operation (DARTS-), which no network has."""
     drop_path: Schedule | None = None
     """Probability that the output of a mixed operation is left out for an image."""
+    skip_dropout: Schedule | None = None
+    """Probability that a number in the output of a candidate skip_connect of stride 1 is 0 (P-DARTS)."""
     operations_kept: Schedule | None = None
     """Most candidates that a choice of an operation has; those of the smallest alpha are dropped, and never return."""
 
     def schedules(self) -> dict[str, Any]:
         """Name -> schedule, for all that have one."""
         return {name: section for name in type(self).model_fields if (section := getattr(self, name)) is not None}
+
+
+class CandidatesFrom(Strict):
+    """An earlier search, which says with what candidates this one begins."""
+
+    run: ExistingFolder
+    """Its run folder."""
+    operations: Annotated[int, Field(ge=2, le=10**6)]
+    """How many candidates each choice of an operation keeps: those of the largest beta at the end of that search."""
 
 
 class SearchSection(_CostWeights):
@@ -296,6 +307,8 @@ class SearchSection(_CostWeights):
     """A second extra loss on alpha, of which the history has no strength."""
     alpha: Alpha = Field(default={}, validate_default=True)
     over_epochs: OverEpochs = OverEpochs()
+    candidates_from: CandidatesFrom | None = None
+    """In the DARTS space, an earlier search that says which candidates are built (P-DARTS); by default those of network_g are."""
     stop: Annotated[Component, FromRegistry(STOPS)] | None = None
     """When the search ends before its last epoch; by default it never does."""
 

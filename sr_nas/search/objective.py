@@ -100,6 +100,21 @@ def stages(epoch: int, epochs: int, *, values: Annotated[list[float], MinLen(1)]
     return values[min(max(0, epoch - 1) * len(values) // max(1, epochs), len(values) - 1)]
 
 
+@SCHEDULES.register()
+def decay(epoch: int, epochs: int, *, first: float, rate: float = 0.2, warmup_epochs: WarmUp = 0) -> float:
+    """``first * exp(-rate * e)``, e = 0, 1, ... after the warm-up; in it ``first * (1 - epoch / epochs)``, as P-DARTS's code.
+
+    Args:
+        epoch: counted from 1.
+        epochs: of the search, or of a restart.
+        first: in the first epoch after the warm-up.
+        rate: of the decay in an epoch.
+        warmup_epochs: epochs of the line before it, which would reach 0 in the last of ``epochs``.
+    """
+    after = epoch - 1 - warmup_epochs
+    return first * (math.exp(-rate * after) if after >= 0 else 1 - max(0, epoch) / max(1, epochs))
+
+
 @REGULARIZERS.register()
 def none(alpha: Mapping[str, ChoiceLogits]) -> Tensor:
     """0: no regulariser."""

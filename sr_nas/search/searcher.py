@@ -136,8 +136,8 @@ class Searcher:
                 advice = f"Set network_g.{name}" if hasattr(self.space, name) else "Leave it out"
                 raise UserError(f"search.over_epochs.{name}: this supernet has no {name}. {advice}.")
             numbers = map(schedule, range(1, self.plan.epochs // self.plan.restarts + 1))
-            if name == "drop_path" and not all(0 <= number < 1 for number in numbers):
-                raise UserError("search.over_epochs.drop_path is a probability: from 0 to below 1 in every epoch.")
+            if "drop" in name and not all(0 <= number < 1 for number in numbers):
+                raise UserError(f"search.over_epochs.{name} is a probability: from 0 to below 1 in every epoch.")
         self.device = next(iter(self.alpha.parameters())).device
         self.multipliers = Multipliers(self.budgets, self.device)
         self._average: Callable[..., list[Tensor]] = mean if world_size() > 1 else list

@@ -165,33 +165,6 @@ def random_networks(searcher: Searcher, *, networks: Count = 100, batches: Count
     return _best_of(searcher, networks, batches, of_beta=False)
 
 
-@SELECTIONS.register("threshold")
-def above_threshold(searcher: Searcher, *, threshold: Annotated[float, Ge(0), Le(1)] = 0.85) -> Selection:
-    """The argmax without its candidates below a threshold, in whose place there is ``none`` (FairDARTS, Chu et al. 2020).
-
-    A choice without a candidate ``none`` keeps its argmax. The record says how many choices have no candidate above.
-
-    Args:
-        searcher: of a space without budgets, else a UserError is raised.
-        threshold: least beta of what is kept.
-    """
-    choices = searcher.space.choices()
-    if searcher.budgets:
-        raise UserError("search.selection: threshold leaves candidates out, whatever search.budget asks for. Set one of them.")
-
-    def select() -> tuple[Genotype, dict[str, float]]:
-        weights, below = dict(searcher.beta()), 0
-        for label, beta in weights.items():
-            if "none" in choices[label].candidates:
-                place = choices[label].candidates.index("none")
-                weights[label] = beta * (beta >= threshold)
-                weights[label][place] = weights[label][place].clamp_min(torch.finfo(beta.dtype).tiny)
-                below += int(weights[label].argmax() == place)
-        return searcher.space.decode(weights), {"below_threshold": below}
-
-    return select
-
-
 @SELECTIONS.register()
 def evolution(
     searcher: Searcher, *, population: AtLeast2 = 25, tournament: Count = 5, cycles: Count = 100, batches: Count = 8

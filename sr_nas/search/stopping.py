@@ -19,6 +19,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from sr_nas.contracts import SearchSpace
 from sr_nas.errors import UserError
 from sr_nas.registry import STOPS
+from sr_nas.search.decoding import check_cells, skip_connections
 from sr_nas.search.searcher import Searcher
 
 Count = Annotated[int, Ge(1), Le(10**6)]
@@ -71,13 +72,11 @@ class SkipsOrRanking(Stop):
     ) -> None:
         super().__init__(searcher)
         self.skips, self.first_epoch, self.patience, self.cells = skips, first_epoch, patience, cells
-        if not any(label.startswith(cells) for label, _ in searcher.genotype().picks):
-            raise UserError(f"search.stop.cells: no label of the genotype begins with '{cells}'. Leave it out for all cells.")
+        check_cells(searcher.genotype(), cells, "search.stop")
         self.learnable, self.sizes = learnable(searcher.space), [len(logits) for logits in searcher.alpha.parameters()]
 
     def judge(self, searcher: Searcher, epoch: int) -> Verdict:
-        picks = [names for label, names in searcher.genotype().picks if label.startswith(self.cells)]
-        skips = sum(name.partition("~")[0] == "skip_connect" for names in picks for name in names)
+        skips = skip_connections(searcher.genotype(), self.cells)
         # During the warm-up alpha, and so its ranking, stands still.
         by_choice = self.alphas[searcher.plan.warmup_epochs : epoch].split(self.sizes, dim=1)
         orders = [part[:, places].argsort(dim=1, stable=True) for part, places in zip(by_choice, self.learnable, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sr_nas.classification.darts import DARTS, DARTSSpace
+from sr_nas.classification.darts import DARTS
 from sr_nas.classification.darts_operations import (
     DARTS_CANDIDATES,
     DARTS_OPERATIONS,
@@ -18,6 +18,7 @@ from sr_nas.classification.darts_operations import (
     pick,
     read_cells,
 )
+from sr_nas.classification.darts_space import DARTSSpace
 from sr_nas.complexity.costs import cost_table, count_params
 from sr_nas.genotype import Genotype
 from sr_nas.options.load import load_options
@@ -181,6 +182,26 @@ def test_drop_path_leaves_out_edges_in_training_alone() -> None:
     dropping = space.eval()(x, weights)
     space.drop_path = 0.0
     assert torch.equal(dropping, space(x, weights))
+
+
+def test_skip_dropout_zeroes_numbers_of_identities_in_training_alone() -> None:
+    """nn.Dropout behind every identity, with weight w: a number x is 0, or x / (1 - p), w times; at stride 2 there is none."""
+    torch.manual_seed(0)
+    space = DARTSSpace(**TINY).double()
+    op, halving = (space.cells[index].edges["3_1"] for index in (0, 1))
+    x, alone = torch.rand(2, 4, 9, 8, dtype=torch.float64), torch.eye(8)[DARTS_OPERATIONS.index("skip_connect")]
+    assert space.skip_dropout == 0.0 and torch.equal(op(x, alone), x)
+    space.skip_dropout = 0.7
+    assert space.skip_dropout == 0.7
+    ratio = op(x, 0.5 * alone) / x
+    kept = ratio > 0
+    torch.testing.assert_close(ratio[kept], torch.full_like(ratio[kept], 0.5 / 0.3), rtol=1e-12, atol=0)
+    assert kept.float().mean().item() == pytest.approx(0.3, abs=0.1) and 0 < kept[0, 0].sum() < 72  # numbers, not samples
+    wide = torch.rand(2, 8, 9, 8, dtype=torch.float64)
+    assert torch.equal(halving(wide, alone), halving(wide, alone)), "a factorised reduction has no dropout"
+    assert torch.equal(space.eval().cells[0].edges["3_1"](x, alone), x)
+    with torch.device("meta"):
+        assert DARTSSpace(**TINY, candidates=["none", "sep_conv_3x3"]).skip_dropout == 0.0
 
 
 def test_none_is_never_kept_and_ties_go_to_the_first() -> None:

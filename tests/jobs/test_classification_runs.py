@@ -28,14 +28,14 @@ TINY = (
 )
 
 
-def search(root: Path, *overrides: str, code: int = 0) -> str:
+def search(root: Path, *overrides: str, code: int = 0, file: Path = DARTS) -> str:
     if not (root / "images.npz").exists():
         generator = np.random.default_rng(0)
         images, labels = generator.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), np.arange(16) % 3
         np.savez(root / "images.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, classes=["a", "b", "c"])
     data = f"datasets:train={{type: npz, dataroot: {root / 'images.npz'}}}"
     words = ["--force_yml", f"path:experiments_root={root}", data, *TINY, *overrides]
-    return run("search", "-opt", DARTS, *words, code=code)
+    return run("search", "-opt", file, *words, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,28 @@ def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.Mon
     text = search(tmp_path, *least[:2], code=1)
     assert "(K, now 1) or lower datasets.train.batch_size_per_gpu (now 4), in a new run. The last checkpoint is" in text
     assert "To take less, raise network_g.partial_channel (K, now 1), in a new run" in search(tmp_path, *least, code=1)
+
+
+PDARTS = ("network_g:nodes=2", "network_g:multiplier=2", "network_g:num_cells=3", "search:warmup_epochs=0")
+
+
+def stage(root: Path, number: int, *overrides: str, code: int = 0) -> str:
+    """A stage of P-DARTS, tiny, after the one before it."""
+    before = [f"search:candidates_from:run={root / f'pdarts_{number - 1}'}"] * (number > 1)
+    file = REPOSITORY / "options" / "darts" / f"pdarts_{number}.yml"
+    return search(root, *PDARTS, f"name=pdarts_{number}", *before, *overrides, code=code, file=file)
+
+
+@pytest.mark.slow
+def test_the_stages_of_p_darts(tmp_path: Path) -> None:
+    stage(tmp_path, 1, "search:alpha:value=1")
+    for number, left, rate in ((2, 5, 0.4), (3, 3, 0.7)):
+        folder = tmp_path / f"pdarts_{number}"
+        stage(tmp_path, number, "search:alpha:value=1", *(("--until", "1") if number == 2 else ()))
+        if number == 2:
+            assert "has no genotype.json: is its search finished?" in stage(tmp_path, 3, code=1)
+            assert f"going on in {folder}" in stage(tmp_path, number, "search:alpha:value=1", "--auto_resume")
+        history = read_history(folder)
+        assert all(len(alpha) == left for record in history for alpha in record["alpha"].values())
+        assert [record["over_epochs"]["skip_dropout"] for record in history] == pytest.approx([rate, rate / 2, 0.0])
+    assert history[-1]["selection"]["skip_connections"] <= 2

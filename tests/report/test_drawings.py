@@ -14,7 +14,8 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Line
 from torch import nn
 
-from sr_nas.classification.darts import DARTS, DARTSSpace
+from sr_nas.classification.darts import DARTS
+from sr_nas.classification.darts_space import DARTSSpace
 from sr_nas.classification.nasbench201 import NASBench201, NASBench201Space
 from sr_nas.contracts import Diagram, Edge, Network, Node, arrows
 from sr_nas.errors import UserError

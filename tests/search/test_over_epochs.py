@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from sr_nas.errors import UserError
 from sr_nas.genotype import Choice
 from sr_nas.runs.run_dir import check_kinds
 from sr_nas.search.alpha import Alpha, in_pass, softmax, uniform_path
-from sr_nas.search.objective import linear, over, ramp, stages
+from sr_nas.search.objective import decay, linear, over, ramp, stages
 from sr_nas.search.searcher import Searcher
 from sr_nas.search.selection import early_stopping, evolution, random_networks
 from tests.search.test_searcher import flat, restarting, run, searcher
@@ -134,6 +135,14 @@ def test_stages_of_a_search_drop_candidates_and_resume_to_the_bit() -> None:
     check_kinds(state, second.state_dict())
     second.load_state_dict(state)
     assert run(second)[-1]["beta"] == records[-1]["beta"] and torch.equal(flat(straight), flat(second))
+
+
+def test_the_dropout_of_p_darts() -> None:
+    """Its public code (train_search.py), epochs e from 0: a line to epoch 10 of 25, then exp(-0.2 (e - 10)) of the first rate."""
+    line = [0.4 * (25 - e - 1) / 25 for e in range(10)]
+    falling = over(25, partial(decay, first=0.4, rate=0.2, warmup_epochs=10))
+    assert [falling(e + 1) for e in range(25)] == pytest.approx(line + [0.4 * math.exp(-(e - 10) * 0.2) for e in range(10, 25)])
+    assert [over(0, partial(decay, first=2.0))(epoch) for epoch in (0, 1)] == [2, 2]
 
 
 def test_ramps_by_hand() -> None:

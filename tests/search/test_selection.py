@@ -7,7 +7,6 @@ import io
 import itertools
 import math
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_nas.classification.darts import DARTSSpace
-from sr_nas.classification.nasbench201 import EDGES, NASBench201Space
+from sr_nas.classification.darts_space import DARTSSpace
 from sr_nas.contracts import Weights, keep_strongest
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice, Genotype
@@ -27,7 +25,7 @@ from sr_nas.search.alpha import Alpha, softmax, uniform_path
 from sr_nas.search.budget import USED, Cost, decode
 from sr_nas.search.objective import Objective, none
 from sr_nas.search.searcher import Plan, Searcher, argmax
-from sr_nas.search.selection import Scores, above_threshold, early_stopping, evolution, one_shot, perturbation, random_networks
+from sr_nas.search.selection import Scores, early_stopping, evolution, one_shot, perturbation, random_networks
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.task import network_costs
 from tests.search.test_searcher import flat, run
@@ -413,37 +411,3 @@ def test_in_evolution_the_oldest_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     for cycle in range(population, 30):
         assert parents[cycle] in children[cycle - population : cycle]
     assert len(set(parents[population:])) > population
-
-
-def thresholded(space: Any, weights: dict[str, Tensor]) -> tuple[Genotype, dict[str, float]]:
-    stub: Any = SimpleNamespace(space=space, budgets={}, beta=lambda: weights)
-    return above_threshold(stub, threshold=0.85)()
-
-
-def test_a_threshold_leaves_out_edges_without_a_candidate_above_it() -> None:
-    """FairDARTS's public parser: of the two best edges of a node, those whose weight is at least 0.85."""
-    space = NASBench201Space(channels=2, num_cells=1)
-    names = space.choices()[EDGES[0]].candidates
-    rows = [[0.9, 0.2, 0.3, 0.1, 0.1], [0.1, 0.86, 0.9, 0.1, 0.1], [0.84, 0.5, 0.5, 0.84, 0.2], [0.1, 0.1, 0.1, 0.85, 0.1]]
-    weights = {label: torch.tensor(row) for label, row in zip(EDGES, [*rows, rows[1], rows[2]], strict=True)}
-    genotype, numbers = thresholded(space, weights)
-    assert genotype.names == ["none", names[2], "none", names[3], names[2], "none"] and numbers == {"below_threshold": 3}
-
-    darts = DARTSSpace(channels=4, num_cells=3, nodes=2, multiplier=2)
-    low = {label: torch.full((8,), 0.3) for label in darts.choices()}
-    low["normal2<-1"][5] = low["normal3<-2"][4] = 0.9
-    low["normal3<-0"][3] = 0.95
-    genotype, _ = thresholded(darts, low)
-    assert genotype["normal2"] == ("sep_conv_5x5~1", "none~0")
-    assert genotype["normal3"] == ("skip_connect~0", "sep_conv_3x3~2")
-    assert genotype["reduce2"] == ("none~0", "none~1")
-    network = darts.derive(genotype)
-    assert network(torch.rand(2, 3, 16, 16)).shape == (2, 10)
-
-
-def test_a_threshold_keeps_the_argmax_where_there_is_no_none_and_knows_no_budget() -> None:
-    space = Known()
-    weights = {label: torch.tensor([0.1, 0.3, 0.2, 0.0]) for label in LABELS}
-    assert thresholded(space, weights)[0].names == ["op1"] * 4
-    with pytest.raises(UserError, match=r"threshold leaves candidates out, whatever search\.budget asks for"):
-        above_threshold(SimpleNamespace(space=space, budgets={"params": 1}), threshold=0.85)  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
-from sr_nas.classification.darts import DARTSSpace
 from sr_nas.classification.darts_operations import DARTS_OPERATIONS
+from sr_nas.classification.darts_space import DARTSSpace
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
 from sr_nas.search import stopping
