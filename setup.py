@@ -36,6 +36,7 @@ setup(
     package_data={
         "sr_nas": ["py.typed", "models/*.safetensors", "models/*.md"],
         "sr_nas.app": ["page/*"],
+        "sr_nas.report": ["page.html"],
         "sr_nas.classification": ["nasbench201.npz", "README.md"],
         "sr_nas.networks": ["imdn_table.npz", "imdn_table.json", "imdn_trainings.csv"],
     },
@@ -49,6 +50,7 @@ setup(
         "pyyaml>=6.0",
         "rich>=13.0",
         "matplotlib>=3.8",
+        "jinja2>=3.1",  # the template of report.html; PyTorch brings it along
         "safetensors>=0.4.3",
         "fvcore>=0.1.5.post20221221",  # the last release
         "scikit-image>=0.22",  # the sample photos, and SSIM

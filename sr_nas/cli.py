@@ -151,6 +151,11 @@ def _train(parser: ArgumentParser) -> None:
     _run(parser)
 
 
+def _report(parser: ArgumentParser) -> None:
+    """Write report.html and the plots of searches and trainings anew, into their folders; they need not have ended."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a search or a training")
+
+
 def _sweep(parser: ArgumentParser) -> None:
     """Run many searches or trainings, over a grid of options and several seeds, and compare them in one table.
 
@@ -379,6 +384,7 @@ COMMANDS: dict[str, Callable[[ArgumentParser], None]] = {
     "search": _search,
     "train": _train,
     "sweep": _sweep,
+    "report": _report,
     "evaluate": _evaluate,
     "analyze": _analyze,
     "complexity": _complexity,

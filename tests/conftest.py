@@ -23,6 +23,7 @@ from sr_nas.errors import UserError
 from sr_nas.export.network_file import save_network
 from sr_nas.images.files import write_image
 from sr_nas.networks.imdn import IMDN
+from sr_nas.report.page import LiveReport
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 collect_ignore = ["campaigns"] if sys.platform == "win32" else []  # it has no fork
@@ -87,6 +88,23 @@ def usual_allocator() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sr_nas.cli.keep_freed_memory", lambda: False)
         yield
+
+
+WRITE_REPORT = LiveReport.write
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_reports() -> Iterator[None]:
+    """Spare runs of tests their plots and pages, which take a second each; the fixture ``reports`` lets them be written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveReport, "write", lambda self: None)
+        yield
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs of a test write their plots and pages."""
+    monkeypatch.setattr(LiveReport, "write", WRITE_REPORT)
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,10 @@ from sr_nas.complexity.latency import read_latency
 from sr_nas.contracts import Place, SearchSpace, SRNetwork, reparameterized
 from sr_nas.errors import UserError, parse_json, short
 from sr_nas.genotype import Genotype, read_genotype
-from sr_nas.jobs.search import FRONT
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnySearch, AnyTraining, NetworkOptions
 from sr_nas.registry import NETWORKS
+from sr_nas.report.page import FRONT
 from sr_nas.report.plots import Values
 from sr_nas.runs.run_dir import OPTIONS
 from sr_nas.search.budget import Cost, draw

@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +20,12 @@ from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptio
 from sr_nas.analysis.tables import Table, finite, write_csv, write_numbers
 from sr_nas.data.degradation import degraded
 from sr_nas.data.sources import benchmark_set
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, listing
 from sr_nas.export.model import load_model
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
 from sr_nas.options.load import check_options, load_options
+from sr_nas.report.page import REPORT, Section, again, write_page
 from sr_nas.runs.device import pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_text
@@ -49,7 +51,7 @@ def main(args: Namespace) -> int:
 
 
 def _several_models(args: Namespace) -> int:
-    """Measure what has not been measured yet; write ``table.json``, ``table.md``, ``table.csv`` and the crops."""
+    """Measure what has not been measured yet; write ``table.json``, ``table.md``, ``table.csv``, the crops and a page of all."""
     overrides = [*args.force_yml, *(["save_images=true"] if args.save_images else ())]
     benchmark = Benchmark(load_options(BenchmarkOptions, args.opt, overrides))
     with GracefulShutdown() as stop:
@@ -60,8 +62,9 @@ def _several_models(args: Namespace) -> int:
         write_numbers(benchmark.folder / "table.json", results)
         write_text(benchmark.folder / "table.md", markdown(results))
         write_csv(benchmark.folder / "table.csv", csv_rows(results))
+        write_report(benchmark.folder, results)
     _print(args.json, results, list(tables(results)), explanations(results))
-    text = f"{results['folder']} holds table.md, table.csv and table.json"
+    text = f"{results['folder']} holds {REPORT}, table.md, table.csv and table.json"
     print(f"stopped; the same command goes on. {text} of what is measured." if stop() else text, file=sys.stderr)
     return stop.exit_code or int(bool(problems))
 
@@ -220,6 +223,29 @@ def markdown(results: dict[str, Any]) -> str:
     if results["problems"]:
         parts += ["## Not measured", "\n".join(f"- {problem['where']}: {problem['text']}" for problem in results["problems"])]
     return "\n\n".join(parts) + "\n"
+
+
+def write_report(folder: Path, results: dict[str, Any]) -> None:
+    """Write the page of a benchmark: who is best, tables, crops, protocol, problems."""
+    models = results["models"]
+    best = []
+    for name, scale in product(results["sets"], sorted({row["scale"] for row in models})):
+        if some := [row for row in models if row["scale"] == scale and name in row["sets"]]:
+            top = max(some, key=lambda row: row["sets"][name]["psnr"])
+            best.append(f"{name} x{scale} {top['name']}, {top['sets'][name]['psnr']:.2f} dB")
+    crops = sorted((folder / "crops").glob("*.png"))
+    legend = [{"": what, "how the figures are made": how} for what, how in explanations(results).items()]
+    sections = [
+        *(Section(table.title, rows=table.rows) for table in tables(results)),
+        *(Section(f"Crop: {file.stem.replace('_', ', ')}", pictures=[file]) for file in crops),
+        Section("Not measured", [f"{problem['where']}: {problem['text']}" for problem in results["problems"]]),
+        Section("Protocol", rows=legend),
+        again([sys.argv], [{}])[0],
+    ]
+    asked = f"Asked for: {listing([row['name'] for row in models])} on {listing(results['sets'])}."
+    write_page(
+        folder / REPORT, results["name"], [asked, f"Best of each set: {'; '.join(best) or 'nothing is measured'}."], sections
+    )
 
 
 def csv_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -34,11 +34,11 @@ from sr_nas.export.model import load_model, model_file, trained_file
 from sr_nas.images.files import write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
-from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, luma, means, perceptual_metrics, psnr, score
+from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
 from sr_nas.options.sections import OutputPath, RunName, Steps, Threads
 from sr_nas.options.strict import GenotypeSource, ModelPath, Strict
-from sr_nas.report.plots import Box, Image, Values, comparison_figure, save, window_sums
+from sr_nas.report.plots import Box, Image, comparison_figure, extreme_gains, save
 from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
 from sr_nas.runs.files import ABANDONED, holds_nothing, sweep, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS
@@ -411,44 +411,11 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
     return sets, problems
 
 
-def extreme_gains(sr: Image, baseline: Image, hr: Image, shave: int, side: int) -> dict[str, tuple[float, Box]]:
-    """Return ``{"best": (gain, box), "worst": (gain, box)}`` of one image, by the errors of Y in every square.
-
-    The best square is where the baseline's mean squared error exceeds that of ``sr`` most; its gain is the difference. A ratio
-    would not tell a square full of detail from one that is half empty. The worst is where ``sr`` has the least PSNR over the
-    baseline; its gain is in dB, negative where the baseline is nearer to HR. It is looked for where the baseline errs at least
-    as much as in the mean over all squares: in the sky, for example, there is nothing to gain. Of equal squares the first in
-    reading order is taken.
-
-    Args:
-        sr: the result, uint8 [H, W, 3], RGB; so are ``baseline``, which it is compared with, and ``hr``, the original.
-        shave: pixels at each border that no square reaches into.
-        side: of the squares in pixels; less where the shaved image is smaller.
-    """
-    inner = (slice(shave, hr.shape[0] - shave), slice(shave, hr.shape[1] - shave))
-    errors = [squared_error(image, hr)[inner] for image in (baseline, sr)]
-    side = min(side, *errors[0].shape)
-    before, after = (window_sums(error, side) / side**2 for error in errors)
-    removed = before - after
-    decibels = 10 * np.log10(before.clip(0.01) / after.clip(0.01))  # 68 dB or more is no error
-    decibels[before < min(before.mean(), before.max())] = np.inf
-    extremes = {}
-    for which, gains, position in (("best", removed, removed.argmax()), ("worst", decibels, decibels.argmin())):
-        top, left = (int(index) for index in np.unravel_index(position, gains.shape))
-        extremes[which] = (float(gains[top, left]), (left + shave, top + shave, left + shave + side, top + shave + side))
-    return extremes
-
-
-def squared_error(image: Image, hr: Image) -> Values:
-    """Return the squared difference of Y, [H, W]."""
-    return (luma(image) - luma(hr)) ** 2
-
-
 def crop_picture(path: Path, name: str, hr: Image, results: Sequence[tuple[str, Image]], box: Box) -> None:
-    """Write the crop of HR and of each (title, image of the size of HR) side by side as PNG, with the PSNR of the crops."""
+    """Write the crop of each (title, image of the size of HR) and of HR side by side as PNG, with the PSNR of the crops."""
     left, top, right, bottom = box
-    columns = [(f"{name}, HR", hr)]
+    columns = []
     for title, image in results:
         decibels = psnr(image[top:bottom, left:right], hr[top:bottom, left:right], 0)
         columns.append((f"{title}, equal" if math.isinf(decibels) else f"{title}, {decibels:.2f} dB", image))
-    save(comparison_figure(columns, box), path)
+    save(comparison_figure([*columns, (f"{name}, HR", hr)], box), path)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, cast
+from urllib.parse import quote
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -29,8 +32,10 @@ from sr_nas.analysis.sweep_settings import (
 )
 from sr_nas.analysis.tables import Report, Row, Table, write_csv, write_numbers
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.report.plots import COLOURS, FAINT, INK, Values, new_figure, save, style
+from sr_nas.report.page import REPORT, Section, again, write_page
+from sr_nas.report.plots import COLOURS, FAINT, Values, new_figure, save, style
 from sr_nas.runs.files import write_text
+from sr_nas.runs.run_dir import provenance
 
 SUMMARISED = r".+_(valid|test|psnr|ssim|top1|top5|regret)|params|macs_.+|latency_ms|gap_worst|share_.+|loss_task"
 """Pattern of the quantities of a table of seeds alone."""
@@ -48,7 +53,7 @@ def write_results(
     about: Mapping[str, Any],
     console: Console,
 ) -> None:
-    """Write ``sweep.json``, ``.csv``, ``.md`` and ``.png`` and ``front.png`` into the folder of a sweep, and print the table.
+    """Write ``sweep.json``, ``.csv``, ``.md``, ``.png``, ``front.png`` and the page of a sweep into its folder; print the table.
 
     Args:
         results: of all settings.
@@ -86,14 +91,41 @@ def write_results(
     write_text(folder / "sweep.md", "\n\n".join([*texts, "\n".join(f"- {note}" for note in notes)]) + "\n")
     for name in ("sweep.png", "front.png"):  # of other settings, perhaps
         (folder / name).unlink(missing_ok=True)
+    figures: dict[str, Figure] = {}
     if axes and len(results) == np.prod([len(values) for values in axes.values()]) and all(done.whole for done in results):
-        save(sweep_figure(results, drawn, axes), folder / "sweep.png")
+        figures["sweep"] = sweep_figure(results, drawn, axes)
     costs = [name for name in known if re.fullmatch(r"macs_hr.+|macs_\d.+|latency_ms", name)]
     if costs := [name for name in costs if len({done.of(name).mean() for done in results}) > 1]:
-        save(front_figure(results, axes, costs, main), folder / "front.png")
+        figures["front"] = front_figure(results, axes, costs, main)
+    for name, figure in figures.items():
+        save(figure, folder / f"{name}.png")
+    write_report(folder, results, rows, verdicts, notes, list(figures.values()))
     if verdicts:
         Table(verdicts).print(console)
     Report(folder, rows, notes).print(console)
+
+
+def write_report(
+    folder: Path,
+    results: Sequence[Done],
+    rows: Sequence[Row],
+    verdicts: Sequence[Row],
+    notes: Sequence[str],
+    figures: list[Figure],
+) -> None:
+    """Write the page of a sweep, with a link to that of each trial."""
+    runs = [cast(tuple[Path, Any], trial.record(until))[0] for done in results for trial, until in done.runs]
+    links = {run.name: f"{quote(run.name)}/{REPORT}" for run in runs if (run / REPORT).is_file()}
+    start = provenance(0, torch.device("cpu"))
+    asked = f"Asked for: {trials_of(len(runs))} of {len(results)} setting{'s' * (len(results) > 1)}."
+    sections = [
+        Section("Against chance", rows=verdicts),
+        Section("Settings", rows=rows),
+        Section("Figures", figures=figures),
+        Section("Trials", links=links),
+        *again([sys.argv], [{key: start[key] for key in ("started", "sr_nas", "git", "python", "platform", "packages")}]),
+    ]
+    write_page(folder / REPORT, folder.name, [asked, *(f"{note}." for note in notes)], sections)
 
 
 def _numbers(
@@ -266,6 +298,6 @@ def _heat_map(panel: Any, mean: Values, std: Values) -> None:
         text = "-" if np.isnan(value) else _digits(value, 4)
         text += "" if np.isnan(std[row, column]) else f"\n± {_digits(std[row, column], 2)}"
         # The bright end of the colours is too bright for white letters.
-        colour = INK if float(np.nan_to_num(image.norm(value))) > 0.6 else "white"
+        colour = "#111111" if float(np.nan_to_num(image.norm(value))) > 0.6 else "#fdfdfd"
         panel.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
     panel.tick_params(length=0)

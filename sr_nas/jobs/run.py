@@ -20,9 +20,19 @@ from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.device import cores, omp_threads, quickest_threads, use_threads
 from sr_nas.runs.distributed import CPU, from_first, world_size
 from sr_nas.runs.files import lock, naming, sweep, write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, check_kinds, load_checkpoint, new_run, provenance, restoring, run_folders
+from sr_nas.runs.run_dir import (
+    CHECKPOINT,
+    OPTIONS,
+    PROVENANCE,
+    check_kinds,
+    load_checkpoint,
+    new_run,
+    provenance,
+    restoring,
+    run_folders,
+)
 
-PROVENANCE, LOG = "run.json", "log.txt"
+LOG = "log.txt"
 Content = TypeVar("Content")
 
 

@@ -22,13 +22,13 @@ from torch import Tensor
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError, parse_json, short
 from sr_nas.export.network_file import write_tensors
-from sr_nas.genotype import JOINT, NETWORK_BLOCK, Choices, Genotype
+from sr_nas.genotype import NETWORK_BLOCK, Choices, Genotype
 from sr_nas.jobs.latency import Clock
 from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
-from sr_nas.report.plots import alpha_figure, beta_curves, beta_figure, budget_figure, front_figure, save
-from sr_nas.report.progress import SearchView, decision, macs, selection, stopped, truth
+from sr_nas.report.page import FRONT, LiveReport
+from sr_nas.report.progress import DRAW, SearchView, clarity, decision, macs, selection, stopped, truth
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
 from sr_nas.runs.files import write_json, write_text
@@ -44,15 +44,13 @@ from sr_nas.search.budget import Cost, decode_picks, front
 from sr_nas.search.searcher import Record, Searcher
 from sr_nas.task import Task, build_searcher, find_task, network_costs, search_options, with_candidates_kept
 
-GENOTYPE, INHERITED, FRONT = "genotype.json", "inherited.safetensors", "front.json"
+GENOTYPE, INHERITED = "genotype.json", "inherited.safetensors"
 ADVICE = "Lower train.optim_g.lr or search.alpha.optim.lr, or set train.grad_clip_norm."
 # Bytes, and a factor on those of tensors, for what libraries allocate besides. Fitted to steps of IMDN and DLSR spaces of one
 # thread on one machine, the worst of which lies 18 % off. Devices that are not here allocate nothing that is known.
 LIBRARIES = {"cpu": (36e6, 1.3)}
 KNOWN, DRIFT = 3, 0.03
 """Networks of a table of latency that are timed again, and from which relative change of their times on it is reported."""
-# A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner.
-DRAW = 0.05
 
 
 def main(args: Namespace) -> int:
@@ -113,11 +111,13 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
         ended = run.until is not None and run.until * searcher.plan.steps_per_epoch <= start < searcher.steps
         if ended or not searcher.run(recorder.on_step, recorder.on_epoch, recorder.between_steps):
             run.say(view, f"stopped at step {searcher.step}, saved in {run.folder}. --auto_resume goes on from there.")
+            recorder.report.write()
             return stop.exit_code
         if not is_first():
             return 0
         write_results(run.folder, searcher, task)
         lines = outcome(run.folder, choices) + write_front(run.folder, searcher, costs, budgets)
+        recorder.report.write()
         if "latency_ms" in searcher.budgets and options.search.latency_table:
             genotype, cost = selected(run.folder), searcher.budgets["latency_ms"]
             table, predicted = Path(options.search.latency_table), cost.of(genotype, choices)
@@ -142,6 +142,7 @@ class Recorder:
     def __init__(self, run: Run, searcher: Searcher, task: Task) -> None:
         self.run, self.searcher, self.task = run, searcher, task
         self.frequency = run.options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
+        self.report = LiveReport(run.folder if is_first() else None, searcher.space)
         self._complexity = cache(self._complexity_of)
 
     def begin(self) -> None:
@@ -173,6 +174,7 @@ class Recorder:
             for text in stopped(record):
                 self.run.log.info("%s", text)
             self.view.epoch(record)
+            self.report.write_if_due()
 
     def between_steps(self) -> bool:
         """Save a checkpoint where one is due; return whether to stop."""
@@ -193,8 +195,8 @@ class Recorder:
 
 
 def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
-    """Write the genotype, the option block that trains it, the weights that it inherits from the supernet, and the plots."""
-    genotype, history, candidates = selected(folder), read_history(folder), candidates_of(searcher.space.choices())
+    """Write the genotype, the option block that trains it, and the weights that it inherits from the supernet."""
+    genotype = selected(folder)
     block = task.network_block(searcher.space.derive(genotype))
     size = {key: value for key, value in block["network_g"].items() if key != "genotype"}
     write_json(folder / GENOTYPE, genotype.to_json() | {"network_g": size})
@@ -204,10 +206,6 @@ def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
     )
     inherited = {name: tensor.detach().cpu().contiguous() for name, tensor in searcher.space.inherited(genotype).items()}
     write_tensors(folder / INHERITED, inherited)
-    save(beta_figure(beta_curves(history, candidates)), folder / "plots" / "beta.png")
-    save(alpha_figure(history, candidates), folder / "plots" / "alpha.png")
-    if searcher.budgets:
-        save(budget_figure(history), folder / "plots" / "budget.png")
 
 
 def selected(folder: Path) -> Genotype:
@@ -222,15 +220,8 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
     genotype = Genotype.from_json(last["genotype"])
     times = f", {margins.final_spread / margins.initial_spread:.0f} times as much" if margins.initial_spread else ""
     memory = f", {last['memory_bytes'] / 1e9:.2f} GB of memory at most" if "memory_bytes" in last else ""
-    rows, draws = [], 0
-    for label, names in genotype.picks:
-        clarity = ("decided by several choices" if label not in choices else "keeps all it can", "", "", "")
-        if label in margins.weakest:
-            even = 1 / len(choices[label].candidates)
-            draw = abs(margins.margin[label]) < DRAW * even
-            draws += draw
-            clarity = (f"{margins.weakest[label]:.3f}", f"{margins.margin[label]:+.3f}", f"{even:.3f}", "a draw" * draw)
-        rows.append((label, JOINT.join(names), *clarity))
+    rows = clarity(history, choices)
+    draws = sum(row[-1] == "a draw" for row in rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"genotype  {genotype.arch}: what is kept, its beta (the weakest of several), its lead over the rest, an even draw",
@@ -244,11 +235,6 @@ def outcome(folder: Path, choices: Choices) -> list[str]:
         f"took      {sum(record['seconds'] for record in history):.0f} s{memory}",
         f"all of it {folder}",
     ]
-
-
-def candidates_of(choices: Choices) -> dict[str, tuple[str, ...]]:
-    """Return label -> candidate names, as views and plots take them."""
-    return {label: choice.candidates for label, choice in choices.items()}
 
 
 def check_memory(searcher: Searcher, options: AnySearch, batch_size: int) -> str:
@@ -349,7 +335,7 @@ def extremes(space: Any, task: Task) -> list[dict[str, Any]]:
 
 
 def write_front(folder: Path, searcher: Searcher, costs: Mapping[str, Cost], budgets: Sequence[float]) -> list[str]:
-    """Write the networks that no other beats in cost and in sum of log beta, as JSON and PNG; return lines on some budgets.
+    """Write the networks that no other beats in cost and in sum of log beta, as JSON; return lines on some budgets.
 
     Nothing is written where the costs of a space do not add up. The first cost counts, the others are stated.
     """
@@ -364,8 +350,6 @@ def write_front(folder: Path, searcher: Searcher, costs: Mapping[str, Cost], bud
             for network in front(searcher.space, weights, [replace(cost, limit=math.inf)])
         ]
     write_json(folder / FRONT, {"cost": name, "networks": networks})
-    points = [(network[name], network["log_beta"]) for network in networks]
-    save(front_figure(name, points, getattr(searcher.budgets.get(name), "limit", None)), folder / "plots" / "front.png")
     lines = []
     for budget in budgets:
         within = [network for network in networks if network[name] <= budget]

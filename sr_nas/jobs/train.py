@@ -18,6 +18,7 @@ from sr_nas.inference.tiles import NonFiniteOutput
 from sr_nas.jobs.run import Run
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnyTraining
+from sr_nas.report.page import LiveReport
 from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
 from sr_nas.runs.device import Precision, peak_memory, pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first, processes
@@ -69,6 +70,7 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     run.open(device, images.sizes | sizes)
     checkpointer = Checkpointer(run, trainer, validator)
     checkpointer.begin(options.val.val_freq)
+    report = LiveReport(run.folder if is_first() else None, network)
     name, done, total = run.folder.name, trainer.iteration, trainer.total
     with (
         closing(Scalars(run.folder if logger.use_tb_logger and is_first() else None, done)) as scalars,
@@ -85,18 +87,26 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
             metric = validator.heading.split(" / ")[0]
             run.say(view, f"the best network is judged by its {metric} on {next(iter(validator.sets))}")
         if done < (run.until or total):
-            fit(trainer, checkpointer, options, view, scalars, stop)
+            fit(trainer, checkpointer, options, view, scalars, report, stop)
         if trainer.iteration < total:
             resume = f"--auto_resume goes on from {checkpointer.saved}."
             run.say(view, f"stopped at iteration {trainer.iteration}, saved in {run.folder}. {resume}")
+            report.write()
             return stop.exit_code
         run.say(view, *(validator.draw(run.folder) if is_first() else []))
+        report.write()
         run.say(view, f"the network is {run.folder / (BEST if validator.sets else LAST)}")
     return 0
 
 
 def fit(
-    trainer: Trainer, checkpointer: Checkpointer, options: AnyTraining, view: TrainView, scalars: Scalars, stop: GracefulShutdown
+    trainer: Trainer,
+    checkpointer: Checkpointer,
+    options: AnyTraining,
+    view: TrainView,
+    scalars: Scalars,
+    report: LiveReport,
+    stop: GracefulShutdown,
 ) -> None:
     """Train to the end, the run's ``until`` or a signal: step, show, validate every ``val_freq``, save every so many iterations.
 
@@ -125,6 +135,7 @@ def fit(
                 if means:
                     texts = {name: validator.format(values) for name, values in means.items()}
                     view.validation(trainer.iteration, texts, improved, trainer.start_share)
+                report.write_if_due()
             stopping = stop.agreed() or trainer.iteration == run.until
             if stopping or due(save_freq):
                 scalars.flush()

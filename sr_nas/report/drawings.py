@@ -216,7 +216,7 @@ def drawing_figure(diagrams: Sequence[Diagram], title: str, note: str) -> Figure
     """Return a figure of diagrams under a title and a note: columns side by side, rows below each other."""
     plans = [Plan(diagram) for diagram in diagrams]
     x, right = MARGIN, MARGIN + max(inches(title, TITLE), inches(note, NOTE))
-    top = bottom = MARGIN + 2 * HEAD
+    top = bottom = MARGIN + HEAD * (bool(title) + bool(note))
     places = []
     for plan in plans:
         heads = [inches(plan.diagram.title, TITLE), inches(plan.diagram.note, NOTE)]

@@ -1,9 +1,11 @@
-"""Figures (matplotlib): beta and alpha of a search over the epochs, crops of images side by side, and their common style."""
+"""Figures (matplotlib): beta of a search over the epochs, curves of a run, crops of images side by side, their common style."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image as PILImage
 
 from sr_nas.errors import UserError, listing
+from sr_nas.metrics import luma
 from sr_nas.runs.files import replacing
 
 DPI = 150
@@ -37,16 +40,13 @@ Values = npt.NDArray[np.float64]
 Candidates = Mapping[str, Sequence[str]]
 """label -> names of its candidates; position i belongs to alpha[i]."""
 
-STATISTICS: dict[str, Callable[..., Values]] = {"mean": np.mean, "median": np.median, "standard deviation": np.std}
-"""Statistics of the alphas of one choice in one epoch; the deviation is that of the population (divided by N)."""
-
 Image = npt.NDArray[np.uint8]
 """RGB, shape [H, W, 3], 0 to 255."""
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom excluded."""
 
 DETAIL = 128
-"""Side in pixels of the square that is chosen where no crop is given."""
+"""Side in pixels of the square that shows what a network gains."""
 COLUMN = 480
 """Crops are enlarged by the largest whole number that keeps their longer side within this many pixels of the figure."""
 MARGIN, TITLE_HEIGHT, TITLE_SIZE, FOOTER_SIZE = 16, 34, 9.5, 7.0
@@ -112,49 +112,69 @@ def beta_figure(panels: Mapping[str, BetaCurves], note: str = "") -> Figure:
     return figure
 
 
-def alpha_figure(history: Sequence[Mapping[str, Any]], choices: Candidates) -> Figure:
-    """Return a figure with the mean, median and standard deviation of alpha over the epochs: figure 3 of SA-DARTS.
+Panels = Mapping[str, Mapping[str, Sequence[float]]]
+"""title of a panel -> label of a line -> its values by record; NaN where a record has none."""
 
-    Each panel has one line per choice, in order, then one over all choices.
+
+def curves_figure(
+    across: str, at: Sequence[int], panels: Panels, levels: Mapping[str, Mapping[str, float]] | None = None
+) -> Figure:
+    """Return a figure with one panel of lines for each title, in order, over the epochs or iterations ``at``.
+
+    ``levels`` are dotted lines to compare with: title of a panel -> label -> value.
     """
-    alpha = series(history, choices, "alpha")
-    epochs = [record["epoch"] for record in history]
-    styles = line_styles(choices) | {"all choices": {"color": "#B5B5B5", "linewidth": 5.0, "markersize": 10, "zorder": 1}}
-    figure, grid = panel_grid(len(STATISTICS), list(styles))
-    everything = np.concatenate(list(alpha.values()), axis=1)
-    for axes, (name, statistic) in zip(grid, STATISTICS.items(), strict=True):
-        for (label, look), values in zip(styles.items(), [*alpha.values(), everything], strict=True):
-            drawing = {"linewidth": 1.6, "markersize": 5} | look
-            axes.plot(epochs, statistic(values, axis=1), label=label, **drawing, marker="o", markevery=[-1])
-        style_epochs(axes, f"{name} of alpha")
-    add_legend(figure, styles)
+    figure, grid = panel_grid(len(panels), [], min(3, len(panels)))
+    figure.supxlabel(across, fontsize=10, color=INK)
+    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+        dotted = (levels or {}).get(title, {})
+        for (label, look), values in zip(line_styles(lines).items(), lines.values(), strict=True):
+            axes.plot(at, values, linewidth=1.6, **look, label=label, marker="o", markevery=[-1], markersize=5)
+        for label, level in dotted.items():
+            axes.axhline(level, color=FAINT, linewidth=1.2, linestyle=":", label=label, zorder=1)
+        if len(lines) + len(dotted) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        if max((abs(value) for values in lines.values() for value in values if value == value), default=0) >= 1e4:
+            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        style_epochs(axes, title.replace("$", r"\$"))  # a user's name, and no formula
     return figure
 
 
-def budget_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return a figure of the budgets of a search: costs over the budget by epoch, and the multipliers.
+def size_panels(history: Sequence[Mapping[str, Any]]) -> Panels:
+    """Return the curves of a search but for its budgets: task loss of alpha and of the weights, size of the genotype."""
+    losses = {"of alpha": "task", "of the weights": "train"}
+    sizes = {"parameters": "params"} | {
+        f"MACs, {key[5:].replace('hr_', 'HR output ')}": key for key in history[-1] if re.match(r"macs_(hr_|\d)", key)
+    }
+    return {"task loss": {label: [record["loss"].get(key, math.nan) for record in history] for label, key in losses.items()}} | {
+        title: {"genotype": [record[key] for record in history]} for title, key in sizes.items() if key in history[-1]
+    }
 
-    Each budget has a panel with the cost that beta expects, that of alpha's argmax, and that of the decoded genotype.
+
+def budget_panels(history: Sequence[Mapping[str, Any]]) -> Panels:
+    """Return for each budget of a search the cost over the budget: as beta expects it, of alpha's argmax, of the genotype.
+
+    The last panel has the multipliers.
     """
-    names, epochs = list(history[-1]["budget"]), [record["epoch"] for record in history]
-    lines = {"expected": "expected by beta", "argmax": "largest beta", "decoded": "genotype"}
-    styles = line_styles(lines.values()) | {"budget": {"color": FAINT, "linestyle": ":"}}
-    figure, grid = panel_grid(len(names) + 1, [*styles, *names])
-    for axes, name in zip(grid, names, strict=False):
-        for key, label in lines.items():
-            share = [record["budget"][name][key] / record["budget"][name]["limit"] for record in history]
-            axes.plot(epochs, share, linewidth=1.6, **styles[label], marker="o", markevery=[-1], markersize=5)
-        axes.axhline(1, color=FAINT, linewidth=1.0, linestyle=":", zorder=1)
-        style_epochs(axes, f"{name} / budget")
-    for name, look in line_styles(names).items():
-        grid[-1].plot(
-            epochs, [record["budget"][name]["multiplier"] for record in history], **look, label=name, marker="o", markevery=[-1]
-        )
-    style_epochs(grid[-1], "multiplier")
-    if len(names) > 1:
-        grid[-1].legend(frameon=False, fontsize=8)
-    add_legend(figure, styles)
-    return figure
+    lines = {"expected by beta": "expected", "largest beta": "argmax", "genotype": "decoded"}
+    budgets = {name: [record["budget"][name] for record in history] for name in history[-1].get("budget", {})}
+    shares = {
+        f"{name} / budget": {label: [one[key] / one["limit"] for one in records] for label, key in lines.items()}
+        for name, records in budgets.items()
+    }
+    return shares | {"multiplier": {name: [one["multiplier"] for one in records] for name, records in budgets.items()}}
+
+
+def training_panels(history: Sequence[Mapping[str, Any]]) -> tuple[Panels, dict[str, dict[str, float]]]:
+    """Return the curves of a training and the levels to compare with: losses, scores by set beside bicubic, learning rate."""
+    last, apart = history[-1], ("iteration", "learning_rate", "memory_bytes")
+    losses = [key for key, value in last.items() if isinstance(value, float) and key not in apart]
+    panels, levels = {"loss": {key: [record.get(key, math.nan) for record in history] for key in losses}}, {}
+    for name, scores in last.get("val", {}).items():
+        metric = next(iter(scores))
+        title = f"{name}, {'PSNR in dB' if metric == 'psnr' else metric}"
+        panels[title] = {"network": [record["val"][name][metric] for record in history]}
+        levels[title] = {"bicubic": scores["bicubic"][metric]} if "bicubic" in scores else {}
+    return panels | {"learning rate": {"": [record["learning_rate"] for record in history]}}, levels
 
 
 def front_figure(cost: str, points: Sequence[tuple[float, float]], limit: float | None = None) -> Figure:
@@ -185,7 +205,7 @@ def latency_figure(points: Sequence[tuple[float, float]]) -> Figure:
 
 
 def series(history: Sequence[Mapping[str, Any]], choices: Candidates, key: str) -> dict[str, Values]:
-    """Return ``key`` (``"alpha"`` or ``"beta"``) over the epochs of a search history, per label, ``[epochs, candidates]``.
+    """Return ``key``, such as ``"beta"``, over the epochs of a search history, per label, ``[epochs, candidates]``.
 
     Raises:
         UserError: the history is empty or belongs to other choices.
@@ -235,7 +255,7 @@ def panel_grid(
     """Return a figure with a grid of ``count`` panels over common epochs, and room for a legend of these lines of text."""
     columns = columns or (count if count <= 3 else math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)
-    width = 3.2 * columns + max(2.3, 0.8 + LETTER * max(map(len, legend)))
+    width = 3.2 * columns + (max(2.3, 0.8 + LETTER * max(map(len, legend))) if legend else 0.3)
     figure = new_figure(width, max(2.3 * rows + 0.7, 0.21 * len(legend) + 1.0))
     grid = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
@@ -279,19 +299,21 @@ def save(figure: Figure, path: Path, colours: int | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=figure.dpi)
+        about = {"Description": figure.get_label()} if figure.get_label() else None
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=figure.dpi, metadata=about)
         if colours and path.suffix == ".png":
             PILImage.open(temporary).convert("RGB").quantize(colours).save(temporary, "png")
 
 
-def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = None) -> Figure:
+def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box) -> Figure:
     """Return a figure of the same crop of every image side by side; its ``images`` are the enlarged crops, in order.
 
-    Every image pixel becomes a square of whole figure pixels (nearest neighbour): nothing is resampled.
+    Every image pixel becomes a square of whole figure pixels (nearest neighbour): nothing is resampled. The figure's label is the
+    JSON that :func:`save` writes into a PNG, from which a page cuts the crops again (:func:`sr_nas.report.page.crops_of`).
 
     Args:
         columns: (title, image), e.g. bicubic, network and HR; images of one size.
-        crop: the region; by default the most detailed square of the last image.
+        crop: the region.
 
     Raises:
         UserError: images of different sizes, or a crop that does not lie inside them.
@@ -303,7 +325,7 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
         listed = ", ".join(f"'{title}' is {size}" for title, size in sizes.items())
         raise UserError(f"only images of one size can be compared, but {listed}. Crop HR to a multiple of the scale first.")
     height, width = columns[-1][1].shape[:2]
-    left, top, right, bottom = crop or most_detailed(columns[-1][1], min(DETAIL, height, width))
+    left, top, right, bottom = crop
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise UserError(
             f"the crop (left {left}, top {top}, right {right}, bottom {bottom}) does not lie inside the images, "
@@ -317,28 +339,50 @@ def comparison_figure(columns: Sequence[tuple[str, Image]], crop: Box | None = N
     figure_height = TITLE_HEIGHT + crop_height + TITLE_HEIGHT
     figure = Figure(figsize=(figure_width / PICTURE_DPI, figure_height / PICTURE_DPI), dpi=PICTURE_DPI)
     look: dict[str, Any] = {"color": INK, "ha": "center", "va": "center", "parse_math": False}
+    places = []
     for position, (title, image) in enumerate(columns):
         x = MARGIN + position * (column + MARGIN) + (column - crop_width) // 2
         enlarged = image[top:bottom, left:right].repeat(zoom, axis=0).repeat(zoom, axis=1)
         figure.figimage(enlarged, xo=x, yo=TITLE_HEIGHT, origin="upper")
+        places.append({"title": title, "box": (x, TITLE_HEIGHT, x + crop_width, TITLE_HEIGHT + crop_height), "zoom": zoom})
         centre = (x + crop_width / 2) / figure_width
         figure.text(centre, 1 - TITLE_HEIGHT / 2 / figure_height, title, fontsize=TITLE_SIZE, **look)
     figure.text(0.5, TITLE_HEIGHT / 2 / figure_height, footer, fontsize=FOOTER_SIZE, **look)
+    figure.set_label(json.dumps(places))
     return figure
 
 
-def most_detailed(image: Image, side: int) -> Box:
-    """Return the square of ``side`` pixels with the highest gradient energy; of equal ones the first in reading order.
+def extreme_gains(sr: Image, baseline: Image, hr: Image, shave: int, side: int) -> dict[str, tuple[float, Box]]:
+    """Return ``{"best": (gain, box), "worst": (gain, box)}`` of one image, by the errors of Y in every square.
 
-    The energy of a pixel is the sum of its squared differences to the pixel right of it and to the one below, of R + G + B.
+    The best square is where the baseline's mean squared error exceeds that of ``sr`` most; its gain is the difference. A ratio
+    would not tell a square full of detail from one that is half empty. The worst is where ``sr`` has the least PSNR over the
+    baseline; its gain is in dB, negative where the baseline is nearer to HR. It is looked for where the baseline errs at least
+    as much as in the mean over all squares: in the sky, for example, there is nothing to gain. Of equal squares the first in
+    reading order is taken.
+
+    Args:
+        sr: the result, uint8 [H, W, 3], RGB; so are ``baseline``, which it is compared with, and ``hr``, the original.
+        shave: pixels at each border that no square reaches into.
+        side: of the squares in pixels; less where the shaved image is smaller.
     """
-    grey = image.sum(axis=2, dtype=np.int64)
-    energy = np.zeros_like(grey)
-    energy[:, :-1] += np.diff(grey, axis=1) ** 2
-    energy[:-1] += np.diff(grey, axis=0) ** 2
-    sums = window_sums(energy, side)
-    top, left = (int(index) for index in np.unravel_index(sums.argmax(), sums.shape))
-    return left, top, left + side, top + side
+    inner = (slice(shave, hr.shape[0] - shave), slice(shave, hr.shape[1] - shave))
+    errors = [squared_error(image, hr)[inner] for image in (baseline, sr)]
+    side = min(side, *errors[0].shape)
+    before, after = (window_sums(error, side) / side**2 for error in errors)
+    removed = before - after
+    decibels = 10 * np.log10(before.clip(0.01) / after.clip(0.01))  # 68 dB or more is no error
+    decibels[before < min(before.mean(), before.max())] = np.inf
+    extremes = {}
+    for which, gains, position in (("best", removed, removed.argmax()), ("worst", decibels, decibels.argmin())):
+        top, left = (int(index) for index in np.unravel_index(position, gains.shape))
+        extremes[which] = (float(gains[top, left]), (left + shave, top + shave, left + shave + side, top + shave + side))
+    return extremes
+
+
+def squared_error(image: Image, hr: Image) -> Values:
+    """Return the squared difference of Y, [H, W]."""
+    return (luma(image) - luma(hr)) ** 2
 
 
 def window_sums(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:

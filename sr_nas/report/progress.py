@@ -26,6 +26,8 @@ from sr_nas.runs.files import naming
 # the way, since a warm-up trains weights only.
 SPEED_WINDOW = 7 * 24 * 3600.0
 REFRESH_SECONDS = 0.25
+DRAW = 0.05
+"""A candidate that leads by less than this share of 1/N, the weight that all N have at the start, is not called the winner."""
 # How MACs were counted. They differ by the square of the scale, so a number without its convention means nothing.
 MACS_INPUTS = {"lr": "LR input", "hr": "HR output", None: "input"}
 
@@ -232,6 +234,20 @@ def decision(history: Sequence[Mapping[str, Any]], choices: Choices) -> Decision
             weakest[label] = min(beta[name] for name in names)
             margin[label] = weakest[label] - max(beta[name] for name in beta if name not in names)
     return Decision(spreads[0], spreads[1], weakest, margin)
+
+
+def clarity(history: Sequence[Mapping[str, Any]], choices: Choices) -> list[tuple[str, ...]]:
+    """Return a row of texts for each choice of the last network: its label, what is kept, the beta of the weakest of that, its
+    lead over the rest (:class:`Decision`), 1/N, and whether the lead is less than :data:`DRAW` of that, a draw."""
+    margins, rows = decision(history, choices), list[tuple[str, ...]]()
+    for label, names in Genotype.from_json(history[-1]["genotype"]).picks:
+        texts = ("decided by several choices" if label not in choices else "keeps all it can", "", "", "")
+        if label in margins.weakest:
+            even = 1 / len(choices[label].candidates)
+            draw = abs(margins.margin[label]) < DRAW * even
+            texts = (f"{margins.weakest[label]:.3f}", f"{margins.margin[label]:+.3f}", f"{even:.3f}", "a draw" * draw)
+        rows.append((label, JOINT.join(names), *texts))
+    return rows
 
 
 def check_tensorboard() -> None:

@@ -30,6 +30,7 @@ from sr_nas.runs.files import kind_of, naming, replacing, write_text
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
 OPTIONS = "options.yml"
+PROVENANCE = "run.json"
 PACKAGES = ("torch", "numpy", "pydantic", "fvcore", "scikit-image", "opencv-python-headless", "safetensors", "lmdb", "basicsr")
 """Packages whose versions are recorded with a run."""
 

@@ -26,9 +26,7 @@ from sr_nas.analysis.model_table import (
     Entry,
     crop_picture,
     digest,
-    extreme_gains,
     file_digest,
-    squared_error,
 )
 from sr_nas.complexity.costs import complexity
 from sr_nas.data.sources import folder
@@ -38,6 +36,7 @@ from sr_nas.images.files import read_rgb, write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, psnr, score
 from sr_nas.networks.imdn import IMDN
+from sr_nas.report.plots import extreme_gains, squared_error
 from tests.jobs.processes import TINY_TRAINING, run
 
 
@@ -463,8 +462,8 @@ def test_the_picture_has_a_column_for_each_and_the_psnr_of_the_crop(tmp_path: Pa
     original = model_table.comparison_figure
     monkeypatch.setattr(model_table, "comparison_figure", lambda columns, box: pictures.append(columns) or original(columns, box))
     crop_picture(tmp_path / "new" / "crop.png", "baby", hr, [("bicubic", baseline), ("IMDN", sr), ("ideal", hr)], (4, 3, 14, 13))
-    ((first, *others),) = pictures
-    assert first[0] == "baby, HR"
+    ((*others, last),) = pictures
+    assert last[0] == "baby, HR"
     expected = [psnr(image[inner], hr[inner], 0) for image in (baseline, sr)]
     assert [title for title, _ in others] == [f"bicubic, {expected[0]:.2f} dB", f"IMDN, {expected[1]:.2f} dB", "ideal, equal"]
     assert cv2.imread(str(tmp_path / "new" / "crop.png")) is not None

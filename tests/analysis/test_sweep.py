@@ -36,11 +36,10 @@ from sr_nas.cli import parser_of, seeds
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_structure
 from sr_nas.jobs import trials
-from sr_nas.jobs.run import PROVENANCE
 from sr_nas.jobs.trials import Processes, SweepView, Trial, open_sweep, progress
 from sr_nas.options.load import dump_options, load_options
 from sr_nas.runs.distributed import GracefulShutdown
-from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, append_history, load_tensors, read_history
+from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, PROVENANCE, append_history, load_tensors, read_history
 from sr_nas.task import training_options
 from tests.campaigns.jobs import unmeasured
 from tests.jobs.processes import ENVIRONMENT, TINY_SEARCH, TINY_TRAINING, InThisProcess, command, run
@@ -437,7 +436,7 @@ def test_cells_of_a_heat_map_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {place: text.get_text() for place, text in cells.items()} == {
         (column, row): f"{1 + 3 * row + column}.000\n± 0.014" for row, column in product(range(2), range(3))
     }
-    assert cells[0, 0].get_color() == "white" and cells[2, 1].get_color() != "white"  # dark and bright
+    assert (cells[0, 0].get_color(), cells[2, 1].get_color()) == ("#fdfdfd", "#111111")  # on dark and on bright
     assert [label.get_text() for label in panel.get_yticklabels()] == ["16", "32"] and panel.get_ylabel() == "nf"
 
 

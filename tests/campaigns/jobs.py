@@ -12,13 +12,13 @@ import yaml
 from safetensors import safe_open
 
 from sr_nas.images.files import write_image
-from sr_nas.jobs.run import LOG, PROVENANCE
+from sr_nas.jobs.run import LOG
 from sr_nas.jobs.search import GENOTYPE
-from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, load_tensors, read_history
-from sr_nas.super_resolution import PICTURE
+from sr_nas.report.page import PICTURE, REPORT
+from sr_nas.runs.run_dir import CHECKPOINT, HISTORY, OPTIONS, PROVENANCE, load_tensors, read_history
 from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING
 
-NEVER_THE_SAME = {PROVENANCE, LOG, PICTURE, "lock.mdb", "table.csv", "table.md"}
+NEVER_THE_SAME = {PROVENANCE, LOG, PICTURE, REPORT, "lock.mdb", "table.csv", "table.md"}
 """Files with times, a command or a folder's name, and LMDB's list of readers; the numbers of tables are in JSON too."""
 MEASURED = ("seconds", "memory_bytes")
 """Values of a history that are the machine's."""

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import FigureImage
 
 from sr_nas.errors import UserError
-from sr_nas.report.plots import PICTURE_DPI, comparison_figure, most_detailed, save
+from sr_nas.report.plots import PICTURE_DPI, comparison_figure, save
 
 
 def images(count: int, height: int, width: int) -> list[np.ndarray]:
@@ -40,7 +40,7 @@ def test_pixels_are_the_crop_enlarged_by_nearest_neighbour(tmp_path: Path, crop:
 
 def test_a_title_of_bytes_that_are_not_utf8_is_drawn_with_backslashes(tmp_path: Path) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
-    figure = comparison_figure([(os.fsdecode(b"b\xff"), image), ("$x_$", image)])
+    figure = comparison_figure([(os.fsdecode(b"b\xff"), image), ("$x_$", image)], (0, 0, *image.shape[1::-1]))
     assert [text.get_text() for text in figure.texts[:2]] == ["b\\udcff", "$x_$"]
     save(figure, tmp_path / "a.png")
 
@@ -51,7 +51,7 @@ def test_titles_stand_over_their_columns_in_order() -> None:
         "a network whose title is a good deal wider than the crop that it stands above, as genotypes are",
         "HR $x$",
     ]
-    figure = comparison_figure(list(zip(titles, images(3, 70, 70), strict=True)))
+    figure = comparison_figure(list(zip(titles, images(3, 70, 70), strict=True)), (0, 0, 70, 70))
     boxes = [text.get_window_extent() for text in figure.texts[:3]]
     assert [text.get_text() for text in figure.texts[:3]] == titles
     assert boxes[0].x0 > 0
@@ -60,45 +60,9 @@ def test_titles_stand_over_their_columns_in_order() -> None:
     assert boxes[2].x1 < figure.bbox.width
 
 
-@pytest.mark.parametrize("side", [1, 5, 12, 17])
-def test_the_most_detailed_square_against_brute_force(side: int) -> None:
-    image = images(1, 17, 23)[0]
-    grey = image.astype(int).sum(axis=2)
-    best, where = -1, (0, 0)
-    for top in range(17 - side + 1):
-        for left in range(23 - side + 1):
-            energy = 0
-            for y in range(top, top + side):
-                for x in range(left, left + side):
-                    energy += (grey[y, x + 1] - grey[y, x]) ** 2 if x + 1 < 23 else 0
-                    energy += (grey[y + 1, x] - grey[y, x]) ** 2 if y + 1 < 17 else 0
-            if energy > best:
-                best, where = energy, (left, top)
-    assert most_detailed(image, side) == (*where, where[0] + side, where[1] + side)
-
-
-def test_without_a_crop_the_detail_of_the_last_image_is_shown() -> None:
-    flat, detailed = (np.full((200, 300, 3), 128, np.uint8) for _ in range(2))
-    detailed[60:188, 100:228] = images(1, 128, 128)[0]
-    figure = comparison_figure([("flat", flat), ("HR", detailed)])
-    crop = np.asarray(figure.images[1].get_array())
-    assert crop.shape == (384, 384, 3)
-    # The pixels left of and above the patch differ from it as well, so the square may start one pixel early.
-    left, top, right, bottom = most_detailed(detailed, 128)
-    assert left in (99, 100)
-    assert top in (59, 60)
-    np.testing.assert_array_equal(crop[::3, ::3], detailed[top:bottom, left:right])
-
-
-def test_an_image_smaller_than_the_square_is_shown_whole() -> None:
-    (image,) = images(1, 20, 20)
-    crop = np.asarray(comparison_figure([("HR", image)]).images[0].get_array())
-    np.testing.assert_array_equal(crop[::24, ::24], image)
-
-
 def test_images_of_different_sizes_are_an_error() -> None:
     with pytest.raises(UserError, match="'network' is 96x48, 'HR' is 97x50"):
-        comparison_figure([("network", np.zeros((48, 96, 3), np.uint8)), ("HR", np.zeros((50, 97, 3), np.uint8))])
+        comparison_figure([("network", np.zeros((48, 96, 3), np.uint8)), ("HR", np.zeros((50, 97, 3), np.uint8))], (0, 0, 9, 9))
 
 
 @pytest.mark.parametrize("crop", [(0, 0, 101, 50), (-1, 0, 50, 50), (40, 30, 40, 50), (0, 60, 20, 40)])

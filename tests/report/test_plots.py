@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sr_nas.errors import UserError
 from sr_nas.report.plots import (
     BetaCurves,
-    alpha_figure,
     beta_curves,
     beta_figure,
+    budget_panels,
+    curves_figure,
     line_styles,
     save,
     series,
+    size_panels,
+    training_panels,
     winners,
 )
 
@@ -73,15 +75,48 @@ def test_no_two_of_twenty_names_look_alike() -> None:
     assert len(looks) == 20
 
 
-def test_alpha_statistics_equal_the_standard_library(make_history) -> None:
-    choices = {"cell": ["a", "b", "c", "d"], "inputs": ["x", "y", "z"]}
-    history = make_history(choices, 4)
-    expected: list[Callable[[Sequence[float]], float]] = [statistics.fmean, statistics.median, statistics.pstdev]
-    for axes, statistic in zip(alpha_figure(history, choices).axes, expected, strict=True):
-        assert [line.get_label() for line in axes.lines] == ["cell", "inputs", "all choices"]
-        for line, labels in zip(axes.lines, [["cell"], ["inputs"], ["cell", "inputs"]], strict=True):
-            expected_values = [statistic([value for label in labels for value in record["alpha"][label]]) for record in history]
-            np.testing.assert_allclose(data(line)[1], expected_values, rtol=1e-12)
+def test_curves_of_a_search_equal_its_history(make_history, imdn_choices) -> None:
+    first, *rest = make_history(imdn_choices, 3)
+    history = [first | {"loss": {}}, *rest]
+    panels = size_panels(history)
+    assert list(panels) == ["task loss", "parameters", "MACs, HR output 1280x720"]
+    figure = curves_figure("epoch", [1, 2, 3], panels, {"parameters": {"published": 7e5}})
+    losses, sizes, macs = figure.axes
+    assert [line.get_label() for line in losses.lines] == ["of alpha", "of the weights"]
+    np.testing.assert_array_equal(losses.lines[0].get_ydata(), [np.nan, 0.0298123, 0.0298123])
+    np.testing.assert_array_equal(losses.lines[1].get_ydata(), [np.nan, 0.03125, 0.03125])
+    assert data(sizes.lines[0]) == ([1, 2, 3], [715176] * 3)
+    assert sizes.lines[1].get_label() == "published" and data(sizes.lines[1])[1] == [7e5, 7e5]
+    assert data(macs.lines[0])[1] == [40_910_000_000] * 3
+
+
+def test_costs_are_drawn_over_their_budgets() -> None:
+    costs = {"limit": 4.0, "expected": 6.0, "argmax": 2.0, "decoded": 3.0, "multiplier": 0.5}
+    history = [{"budget": {"params": costs}}, {"budget": {"params": costs | {"expected": 4.0}}}]
+    shares = {"expected by beta": [1.5, 1.0], "largest beta": [0.5, 0.5], "genotype": [0.75, 0.75]}
+    assert budget_panels(history) == {"params / budget": shares, "multiplier": {"params": [0.5, 0.5]}}
+
+
+def test_curves_of_a_training_have_bicubic_as_a_level() -> None:
+    scores = {"psnr": 30.0, "ssim": 0.9, "images": {"a": {"psnr": 30.0, "ssim": 0.9}}, "bicubic": {"psnr": 29.0, "ssim": 0.8}}
+    history = [
+        {"iteration": 10, "loss": 0.5, "learning_rate": 1e-3, "val": {"Set $5": scores, "plain": {"top1": 50.0}}},
+        {
+            "iteration": 20,
+            "loss": 0.25,
+            "distill": 0.1,
+            "learning_rate": 1e-4,
+            "val": {"Set $5": scores, "plain": {"top1": 51.0}},
+        },
+    ]
+    panels, levels = training_panels(history)
+    assert levels == {"Set $5, PSNR in dB": {"bicubic": 29.0}, "plain, top1": {}}
+    assert panels["plain, top1"] == {"network": [50.0, 51]}
+    assert panels["learning rate"] == {"": [1e-3, 1e-4]}
+    assert panels["loss"]["loss"] == [0.5, 0.25]
+    np.testing.assert_array_equal(panels["loss"]["distill"], [np.nan, 0.1])
+    figure = curves_figure("iteration", [10, 20], panels, levels)
+    FigureCanvasAgg(figure).draw()  # a $ in the name of a set begins no formula
 
 
 @pytest.mark.parametrize(
@@ -93,22 +128,22 @@ def test_files_are_png_of_the_figure_size(
 ) -> None:
     space = {f"choice{index}": [f"candidate{number}" for number in range(candidates)] for index in range(choices)}
     history = make_history(space, epochs)
-    beta, alpha = tmp_path / "new folder" / "beta.png", tmp_path / "alpha.png"
+    beta, curves = tmp_path / "new folder" / "beta.png", tmp_path / "curves.png"
     save(beta_figure(beta_curves(history, space)), beta)
-    save(alpha_figure(history, space), alpha)
+    save(curves_figure("epoch", range(epochs), size_panels(history)), curves)
     assert beta.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     image = cv2.imread(str(beta))
     assert image is not None
     assert np.abs(np.subtract(image.shape[:2], (height, width))).max() <= 1
-    image = cv2.imread(str(alpha))
+    image = cv2.imread(str(curves))
     assert image is not None
-    assert image.shape[1] == 1785
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["alpha.png", "beta.png", "new folder"]
+    assert image.shape[1] == 1485
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["beta.png", "curves.png", "new folder"]
 
 
 def test_axes_of_epochs_have_whole_numbers_only(make_history, imdn_choices) -> None:
     for epochs in (1, 2, 3):
-        axes = alpha_figure(make_history(imdn_choices, epochs), imdn_choices).axes[0]
+        axes = beta_figure(beta_curves(make_history(imdn_choices, epochs), imdn_choices)).axes[0]
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert ticks == list(range(1, epochs + 1))
@@ -149,8 +184,8 @@ def test_an_empty_history_and_one_of_another_space_are_errors(make_history, imdn
     with pytest.raises(UserError, match="no epoch yet"):
         series([], imdn_choices, "beta")
     history = make_history(imdn_choices, 2)
-    with pytest.raises(UserError, match=r"epoch 1 .* no alpha for the choice 'cell1' \(it has conv1, conv2, conv3, conv4\)"):
-        series(history, {"cell1": ["a", "b"]}, "alpha")
+    with pytest.raises(UserError, match=r"epoch 1 .* no beta for the choice 'cell1' \(it has conv1, conv2, conv3, conv4\)"):
+        series(history, {"cell1": ["a", "b"]}, "beta")
     history[1]["beta"]["conv2"] = [0.5, 0.5]
     with pytest.raises(UserError, match=r"epoch 2 .* 2 values of beta for 'conv2', which has 12 candidates"):
         series(history, imdn_choices, "beta")

@@ -16,12 +16,11 @@ from rich.console import Console
 
 from sr_nas.analysis.sweep import carry_out, make_plan
 from sr_nas.cli import parser_of
-from sr_nas.jobs.run import PROVENANCE
 from sr_nas.jobs.trials import SweepView, Trial, open_sweep
 from sr_nas.options.load import dump_options
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_json, write_text
-from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, append_history
+from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, PROVENANCE, append_history
 
 GENOTYPE = "network_g:genotype=[conv_3x3,conv_3x3,conv_3x3,conv_3x3]"
 
