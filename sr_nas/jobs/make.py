@@ -31,16 +31,16 @@ from sr_nas.genotype import NETWORK_BLOCK
 from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
 from sr_nas.jobs.photos import LEFT_OUT, prepare
-from sr_nas.jobs.search import FRONT, range_of
+from sr_nas.jobs.search import range_of
 from sr_nas.jobs.trials import CHILD, OPTION_FILES, OUTPUTS, open_sweep
 from sr_nas.options.load import check_options, dump_yaml, parse_yaml, read_yaml
 from sr_nas.options.sections import SearchOptions, TrainOptions
+from sr_nas.report.page import FRONT, PICTURE
 from sr_nas.report.progress import duration
 from sr_nas.runs.device import cores, omp_threads, pick_device, quickest_threads, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import run_folders
-from sr_nas.super_resolution import PICTURE
 from sr_nas.task import build_searcher, build_trainer, build_training, find_task, network_costs
 
 UNITS = {

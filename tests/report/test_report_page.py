@@ -18,8 +18,8 @@ from sr_nas.genotype import Choice
 from sr_nas.networks.imdn import IMDN
 from sr_nas.report.page import FRONT, LiveReport, Section, as_svg, crops_of, write_page, write_report
 from sr_nas.report.plots import comparison_figure, curves_figure, save
-from sr_nas.runs.run_dir import append_history
-from tests.jobs.processes import TINY_SEARCH, run
+from sr_nas.runs.run_dir import append_history, read_history
+from tests.jobs.processes import TINY_SEARCH, TINY_TRAINING, run
 
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
 
@@ -171,3 +171,18 @@ def test_a_folder_of_no_run_is_an_error(tmp_path: Path) -> None:
     assert "no folder of a search or a training" in run("report", str(tmp_path), code=1)
     with pytest.raises(UserError):
         write_report(tmp_path)
+
+
+def test_a_training_writes_its_page(tmp_path: Path, reports) -> None:
+    run(
+        "train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", "train:total_iter=2", "val:val_freq=1"
+    )
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in (folder / "plots").iterdir()} == {"curves.png"}
+    page, (*_, last) = Page((folder / "report.html").read_text()), read_history(folder)
+    assert is_self_contained(page) and page.tags.count("img") == 3
+    ((name, scores),) = last["val"].items()
+    best = max(record["val"][name]["psnr"] for record in read_history(folder))
+    assert f"has psnr {name} {best:.3f} (bicubic {scores['bicubic']['psnr']:.3f})" in page.text
+    titles = [title for title, _ in crops_of(folder / "comparison.png")]
+    assert [title.split(", ")[0] for title in titles[:2]] == ["bicubic", folder.name] and titles[2].endswith(", HR")
