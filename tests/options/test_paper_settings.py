@@ -209,6 +209,30 @@ def test_a_training_has_the_settings_of_the_paper(file: str) -> None:
     assert differing(file, TRAININGS[file]) == {}
 
 
+# P-DARTS' public code, and of its paper the cells, operations, first probabilities and skip connections.
+PDARTS: dict[str, Any] = {
+    "datasets.train.batch_size_per_gpu": 96,
+    "datasets.train.cutout": 0,
+    "train.optim_g.lr": 0.025,
+    "search.epochs": 25,
+    "search.warmup_epochs": 10,
+}
+STAGES: tuple[tuple[int, int | None, float | None], ...] = ((5, None, None), (11, 5, 0.4), (17, 3, 0.7))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("method", "terms"), [("", METHODS["darts"]), ("sa_", SA)])
+def test_a_stage_of_p_darts_has_the_settings_of_its_public_code(method: str, terms: dict[str, Any], stage: int) -> None:
+    cells, operations, probability = STAGES[stage - 1]
+    expected = SECTION_6_2["darts"] | terms | PDARTS | {"network_g.num_cells": cells, "name": f"{method}pdarts_{stage}_darts"}
+    if operations:
+        expected["search.candidates_from"] = {"run": f"experiments/{method}pdarts_{stage - 1}_darts", "operations": operations}
+        schedule = {"type": "decay", "first": probability, "rate": 0.2, "warmup_epochs": 10}
+        expected["search.over_epochs.skip_dropout"] = schedule
+    last = {"type": "limited_skips", "skips": 2, "cells": "normal"} if stage == 3 else {"type": "argmax"}
+    assert differing(f"darts/{method}pdarts_{stage}", expected | {"search.selection": last}) == {}
+
+
 def test_another_value_is_noticed() -> None:
     assert differing("darts/sa", SECTION_6_2["darts"] | METHODS["darts"]) == {
         f"{ADAM}.weight_decay": 0,
