@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sr_nas.errors import UserError, amount, is_out_of_memory, nearest, reason
+from sr_nas.registry import error_in_plugin, load_plugin
 from sr_nas.runs.files import keep_freed_memory, wait_briefly
 
 MOST_SEEDS = 10_000
@@ -112,6 +113,12 @@ def _released_weights(parser: ArgumentParser) -> None:
     parser.add_argument("--arch", help="architecture of released weights, e.g. imdn or dlsr")
     text = "genotype of released weights that do not contain one (default: the published)"
     parser.add_argument("--genotype", metavar="A,B,...|FILE", help=text)
+    _plugin(parser)
+
+
+def _plugin(parser: ArgumentParser) -> None:
+    text = "Python file that registers the network's class; run folders and option files name their own"
+    parser.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help=text)
 
 
 def _device(parser: ArgumentParser, default: str | None = "auto") -> None:
@@ -293,6 +300,7 @@ def _complexity(parser: ArgumentParser) -> None:
     add("--draw", type=Path, metavar="FILE", help="also draw the network into a new .png or .svg file")
     add("--overwrite", action="store_true", help="replace the drawing if it exists")
     add("--json", action="store_true", help="print JSON")
+    _plugin(parser)
 
 
 def _export(parser: ArgumentParser) -> None:
@@ -449,7 +457,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command != "inference":
         # A large photo is promised to fit 4 GB of memory, which keeping freed memory would exceed.
         keep_freed_memory()
-    return with_errors_printed(command, lambda: importlib.import_module(args.module).main(args))
+
+    def run() -> int:
+        for file in getattr(args, "plugin", ()):
+            load_plugin(file)
+        return int(importlib.import_module(args.module).main(args))
+
+    return with_errors_printed(command, run)
 
 
 def with_errors_printed(command: str, run: Callable[[], int]) -> int:
@@ -469,10 +483,12 @@ def with_errors_printed(command: str, run: Callable[[], int]) -> int:
         return 1
     except (UserError, OSError) as error:
         code, text = 1, reason(error) if isinstance(error, OSError) else str(error)
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        code, text = 1, error_in_plugin(error)
+        if is_out_of_memory(error):
+            text = "the memory does not suffice. Take less at once, or end what else runs here."
+        elif not text:
             raise
-        code, text = 1, "the memory does not suffice. Take less at once, or end what else runs here."
     lines = f"{command}: {text}".splitlines()
     if sys.stderr.isatty():  # which would break words at its edge
         width = shutil.get_terminal_size().columns

@@ -2,17 +2,23 @@
 
 A registry imports every module of its packages when it is first asked, so adding an entry means adding one decorated function or
 class. Its keyword arguments *are* its options: :mod:`sr_nas.options.strict` reads types, defaults and bounds off its signature.
+A plug-in is a Python file outside the package that registers entries, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from sr_nas.errors import UserError, listing, nearest
+from sr_nas.errors import UserError, absent, first_line, listing, nearest
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -47,8 +53,11 @@ class Registry:
 
         def enter(entry: Entry) -> Entry:
             key = name or entry.__name__
-            if self._entries.get(key, entry) is not entry:
-                raise ValueError(f"{self.kind} '{key}' is registered twice")
+            if not _module_of(entry).startswith("sr_nas."):
+                self._fill()  # so that a name of the package's is known to be taken
+            if (taken := self._entries.get(key, entry)) is not entry:
+                where = sys.modules[_module_of(taken)].__file__
+                raise ValueError(f"the {self.kind} '{key}' is there already, in {where}: give this one another name")
             self._entries[key] = entry
             return entry
 
@@ -57,7 +66,7 @@ class Registry:
     def names(self) -> list[str]:
         """All names, by module and in the order of registration within it, whichever module was imported first."""
         self._fill()
-        modules = {name: getattr(entry, "func", entry).__module__ for name, entry in self._entries.items()}
+        modules = {name: _module_of(entry) for name, entry in self._entries.items()}
         return sorted((name for name in modules if not self.is_guest(name)), key=modules.__getitem__)
 
     def is_guest(self, name: Any) -> bool:
@@ -85,6 +94,10 @@ class Registry:
             for submodule in pkgutil.iter_modules(getattr(module, "__path__", [])):
                 importlib.import_module(f"{package}.{submodule.name}")
         self._filled = True
+
+
+def _module_of(entry: Callable[..., Any]) -> str:
+    return str(getattr(entry, "func", entry).__module__)
 
 
 RELAXATIONS = Registry("relaxation", "sr_nas.search.alpha", supplied=("logits", "draw", "picks"))
@@ -115,3 +128,41 @@ TASKS: Mapping[str, str] = {
     "classification": "sr_nas.classification.task:Classification",
 }
 """``task`` of an option file -> its :class:`sr_nas.task.Task`, imported when first asked for (:func:`sr_nas.task.find_task`)."""
+
+PLUGINS: dict[str, bytes] = {}
+"""Absolute path of every plug-in that this process has loaded -> its content then."""
+
+
+def load_plugin(file: str | Path) -> None:
+    """Run a plug-in, a Python file that registers what it likes but costs and tasks; one content runs once, wherever it lies.
+
+    Raises:
+        UserError: there is no such file, or an error in it, which the message gives with its line.
+    """
+    path = Path(file).absolute()
+    if str(path) in PLUGINS:
+        return
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"plug-in {path} {absent(path) if path.suffix == '.py' else 'has no name that ends in .py'}.")
+    known, content = set(PLUGINS.values()), path.read_bytes()
+    PLUGINS[str(path)] = content
+    if content in known:
+        return
+    module = ModuleType(f"sr_nas_plugins.{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}")
+    module.__file__, sys.modules[module.__name__] = str(path), module
+    try:
+        exec(compile(content, str(path), "exec", dont_inherit=True), vars(module))
+        if costs := [name for name, entry in COSTS._entries.items() if _module_of(entry) == module.__name__]:
+            raise UserError(f"{path}: the cost {costs[0]} would be new keys of option files, which no plug-in can add.")
+    except Exception as error:  # whatever a file of the user's raises
+        text = error_in_plugin(error) or str(error)
+        del PLUGINS[str(path)], sys.modules[module.__name__]
+        raise UserError(text) from error
+
+
+def error_in_plugin(error: BaseException) -> str:
+    """Return file, line and message of an error that was raised in a plug-in, or below it; ``""`` for any other."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in PLUGINS]
+    if isinstance(error, SyntaxError) and error.filename in PLUGINS:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {type(error).__name__}: {first_line(error)}" if frames else ""

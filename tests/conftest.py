@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import torch
 
+import sr_nas.registry
 from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import save_network
 from sr_nas.images.files import write_image
-from sr_nas.networks.imdn import IMDN
+from sr_nas.networks.imdn import IMDN, IMDN_CANDIDATES
+from sr_nas.options.strict import section_model
+from sr_nas.registry import PLUGINS, Registry
 from sr_nas.report.page import LiveReport
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -111,6 +114,24 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what tests cache out of the user's cache folder."""
     monkeypatch.setenv("SR_NAS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Take out at the end what plug-ins of the test have registered; a call does it at once, as a new process would begin."""
+    registries = [IMDN_CANDIDATES, *(entry for entry in vars(sr_nas.registry).values() if isinstance(entry, Registry))]
+    before = [(registry, registry.names() and registry._entries) for registry in registries]
+
+    def forget() -> None:
+        PLUGINS.clear()
+        section_model.cache_clear()
+        for registry, entries in before:
+            monkeypatch.setattr(registry, "_entries", dict(entries))
+
+    forget()
+    yield forget
+    PLUGINS.clear()
+    section_model.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.inference.optimize import RuntimeNetwork, countable
 from sr_nas.metrics import PERCEPTUAL_PROTOCOL, PROTOCOL, Upscale, bicubic, means, perceptual_metrics, psnr, score
 from sr_nas.options.load import dump_options
-from sr_nas.options.sections import OutputPath, RunName, Steps, Threads
+from sr_nas.options.sections import OutputPath, Plugins, RunName, Steps, Threads
 from sr_nas.options.strict import GenotypeSource, ModelPath, Strict
 from sr_nas.report.plots import Box, Image, comparison_figure, extreme_gains, save
 from sr_nas.runs.device import check_precision, peak_memory, pick_device, reset_peak_memory, use_threads
@@ -103,6 +103,8 @@ class BenchmarkOptions(Degradations):
 
     name: RunName
     """Name of the benchmark and of its folder, in which it goes on with what it has measured."""
+    plugin: Plugins | None = None
+    """Python file, or several, that register the networks of models; their paths are relative to the file that names them."""
     num_gpu: Literal["auto", 0, 1] = "auto"
     """auto: CUDA, else MPS, else CPU; 0: CPU; 1: an accelerator, which must exist."""
     num_threads: Threads = "auto"

@@ -22,6 +22,7 @@ from sr_nas.options.sections import NetworkOptions
 from sr_nas.options.strict import Component, FromRegistry, Strict, section_model
 from sr_nas.registry import CLASSIFIERS, NETWORKS
 from sr_nas.runs.files import kind_of
+from sr_nas.runs.run_dir import OPTIONS
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -207,6 +208,8 @@ def trained_file(run: Path) -> Path:
     Raises:
         UserError: the folder holds neither.
     """
+    if any(run.glob("*.py")):
+        read_options(run / OPTIONS)  # which loads the plug-ins of the run
     for name in (BEST, LAST):
         if (run / name).is_file():
             return run / name

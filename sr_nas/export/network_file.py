@@ -35,7 +35,7 @@ from sr_nas.inference.optimize import (
     verify_graph,
     without_logging,
 )
-from sr_nas.registry import CLASSIFIERS, NETWORKS
+from sr_nas.registry import CLASSIFIERS, NETWORKS, PLUGINS
 from sr_nas.runs.files import kind_of, replacing
 from sr_nas.runs.run_dir import first_non_finite, load_tensors, write_torch
 
@@ -55,8 +55,9 @@ def describe_network(network: Network, training: dict[str, Any] | None = None) -
     """Return the metadata of a network's file.
 
     The keys are ``architecture``, ``settings`` (JSON: scale, sizes, genotype), ``scale``, ``value_range``, ``training`` (JSON:
-    how it was trained, or from which released weights it is) and ``sr_nas_version``. A classifier has ``task``, ``num_classes``
-    and ``input_size`` instead of ``scale``, and the mean and deviation of its images in ``training``.
+    how it was trained, or from which released weights it is) and ``sr_nas_version``; ``plugins`` where some are loaded, by name.
+    A classifier has ``task``, ``num_classes`` and ``input_size`` instead of ``scale``, and the mean and deviation of its images
+    in ``training``.
     """
     if isinstance(network, Classifier):
         of_task = {
@@ -73,7 +74,13 @@ def describe_network(network: Network, training: dict[str, Any] | None = None) -
         **of_task,
         "training": json.dumps(training or {}),
         "sr_nas_version": __version__,
+        **({"plugins": listing(_loaded())} if PLUGINS else {}),
     }
+
+
+def _loaded() -> list[str]:
+    """Names of the plug-ins that are loaded."""
+    return sorted({Path(file).name for file in PLUGINS})
 
 
 def read_settings(tensor: Tensor) -> dict[str, str]:
@@ -110,7 +117,12 @@ def build_network(metadata: Mapping[str, str], most: int) -> Any:
     hook = register_module_parameter_registration_hook(limit)
     try:
         return registry.get(architecture)(**json.loads(metadata.get("settings", "")))
-    except UserError:
+    except UserError as error:
+        if missing := [name for name in metadata.get("plugins", "").split(", ") if name not in ("", *_loaded())]:
+            raise UserError(
+                f"{error} It was made with the plug-in {listing(missing)}, and no file of a network runs code: if you have "
+                f"the plug-in and trust it, name it with --plugin {missing[0]}."
+            ) from error
         raise
     except Exception as error:  # whatever a constructor meets in settings that are damaged
         settings = metadata.get("settings", "")[:300]

@@ -21,10 +21,11 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from sr_nas.errors import UserError
+from sr_nas.jobs.run import dump_with_plugins
 from sr_nas.jobs.search import run_search
 from sr_nas.jobs.train import run_training
-from sr_nas.jobs.trials import OUTPUTS, Trial
-from sr_nas.options.load import dump_options, load_options
+from sr_nas.jobs.trials import OPTION_FILES, OUTPUTS, Trial
+from sr_nas.options.load import load_options
 from sr_nas.runs.files import keep_freed_memory, write_text
 from sr_nas.runs.run_dir import run_folders
 from sr_nas.task import search_options, training_options
@@ -80,9 +81,11 @@ class RayWorkers:
         """Hand a trial to the cluster."""
         future: Future[int] = Future()
         place = {"cwd": os.getcwd(), "folder": str(self._folder), "token": self._token}
+        options = dump_with_plugins(trial.options, self._folder / OPTION_FILES)
         printed = [f"{OUTPUTS}/{trial.name}.txt"] if trial.output.exists() else []
+        printed += [f"{OPTION_FILES}/{Path(file).name}" for file in trial.options.plugin or ()]
         content = pack(self._folder, [*printed, *(run.name for run in run_folders(self._folder, trial.name))])
-        reference = self._task.remote(trial.command, trial.name, dump_options(trial.options), until, content, place)
+        reference = self._task.remote(trial.command, trial.name, options, until, content, place)
         self._references[future] = reference
         future.set_running_or_notify_cancel()
         reference.future().add_done_callback(lambda ended: self._end(future, ended))
@@ -125,8 +128,9 @@ def run_trial(command: str, name: str, options: str, until: int, content: bytes,
     try:
         if not shared:
             unpack(content, root)
-            (root / OUTPUTS).mkdir(exist_ok=True)
-        write_text(file := root / f".{name}.yml", options)
+            for part in (OUTPUTS, OPTION_FILES):
+                (root / part).mkdir(exist_ok=True)
+        write_text(file := root / OPTION_FILES / f".{name}.yml", options)
         with (root / OUTPUTS / f"{name}.txt").open("a", encoding="utf-8") as output:
             code = _run(command, file, root, until, output)
         file.unlink()

@@ -14,12 +14,13 @@ import torch
 from sr_nas.data.loader import loader_failure
 from sr_nas.errors import UserError, is_out_of_memory, listing, parse_json, reason
 from sr_nas.export.model import LAST
-from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, read_yaml
+from sr_nas.options.load import decisive, differences, dump_options, parse_yaml, plugin_digests, read_yaml
 from sr_nas.options.sections import AnySearch, AnyTraining
+from sr_nas.registry import PLUGINS
 from sr_nas.report.progress import SearchView, TrainView
 from sr_nas.runs.device import cores, omp_threads, quickest_threads, use_threads
 from sr_nas.runs.distributed import CPU, from_first, world_size
-from sr_nas.runs.files import lock, naming, sweep, write_json, write_text
+from sr_nas.runs.files import lock, naming, replacing, sweep, write_json, write_text
 from sr_nas.runs.run_dir import (
     CHECKPOINT,
     OPTIONS,
@@ -145,7 +146,7 @@ class Run:
     def _open(self, device: torch.device, images: Mapping[str, int | None]) -> tuple[Path, dict[str, Any] | None]:
         if self.resumed is None:
             self.folder = new_run(Path(self.options.path.experiments_root), self.options.name)
-            write_text(self.folder / OPTIONS, dump_options(self.options))
+            write_text(self.folder / OPTIONS, dump_with_plugins(self.options, self.folder))
         self.log = _open_log(self.folder)
         state = None
         if self.resumed is not None:
@@ -156,6 +157,9 @@ class Run:
             except UserError as error:
                 raise UserError(f"{error} So the run cannot go on. {_anew(self.folder)}") from error
         start = provenance(self.options.manual_seed, device)
+        if plugins := plugin_digests({"plugin": self.options.plugin}):
+            start["plugins"] = plugins
+            self.notes += [f"plug-in {name}, {digest[:19]}" for name, digest in plugins.items()]
         known = next((start["images"] for start in self._starts if "images" in start), None)
         if known is None:
             start["images"] = dict(images)
@@ -214,6 +218,21 @@ class Run:
                 "(docker run --shm-size). With datasets.train.num_worker_per_gpu: 0 there are no such processes."
             )
         return reason(error) if isinstance(error, OSError) else ""
+
+
+def dump_with_plugins(options: AnySearch | AnyTraining, folder: Path) -> str:
+    """Copy the plug-ins of options into a folder; return the content of an option file there, which names the copies.
+
+    Raises:
+        UserError: the folder has another plug-in of the same name.
+    """
+    copies = {file: folder / Path(file).name for file in options.plugin or ()}
+    for file, copy in copies.items():
+        if copy.exists() and copy.read_bytes() != PLUGINS[file]:
+            raise UserError(f"{copy} is another version of {file}, or another plug-in: give it back, or take another name.")
+        with replacing(copy) as temporary:
+            temporary.write_bytes(PLUGINS[file])
+    return dump_options(options.model_copy(update={"plugin": [copy.name for copy in copies.values()] or None}))
 
 
 def less_memory(options: AnySearch | AnyTraining) -> str:

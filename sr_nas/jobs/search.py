@@ -115,7 +115,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
             return stop.exit_code
         if not is_first():
             return 0
-        write_results(run.folder, searcher, task)
+        write_results(run.folder, searcher, task, [Path(file).name for file in options.plugin or ()])
         lines = outcome(run.folder, choices) + write_front(run.folder, searcher, costs, budgets)
         recorder.report.write()
         if "latency_ms" in searcher.budgets and options.search.latency_table:
@@ -194,10 +194,13 @@ class Recorder:
             return self.task.complexity_of(self.searcher.space.derive(genotype))
 
 
-def write_results(folder: Path, searcher: Searcher, task: Task) -> None:
-    """Write the genotype, the option block that trains it, and the weights that it inherits from the supernet."""
+def write_results(folder: Path, searcher: Searcher, task: Task, plugins: Sequence[str] = ()) -> None:
+    """Write the genotype, the option block that trains it, and the weights that it inherits from the supernet.
+
+    ``plugins`` are the names of files in the folder that the block needs.
+    """
     genotype = selected(folder)
-    block = task.network_block(searcher.space.derive(genotype))
+    block = task.network_block(searcher.space.derive(genotype)) | ({"plugin": list(plugins)} if plugins else {})
     size = {key: value for key, value in block["network_g"].items() if key != "genotype"}
     write_json(folder / GENOTYPE, genotype.to_json() | {"network_g": size})
     write_text(

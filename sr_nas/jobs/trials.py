@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from sr_nas.errors import UserError
-from sr_nas.jobs.run import Run
+from sr_nas.jobs.run import Run, dump_with_plugins
 from sr_nas.jobs.search import GENOTYPE
-from sr_nas.options.load import dump_options
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import duration
 from sr_nas.runs.device import cores
@@ -215,7 +214,7 @@ def run_trials(
                 view.say("stopping: trials save themselves")
             while left and len(running) < workers.count:
                 trial = left.pop(0)
-                write_text(trial.file, dump_options(trial.options))
+                write_text(trial.file, dump_with_plugins(trial.options, trial.file.parent))
                 printed = trial.output.stat().st_size if trial.output.exists() else 0
                 running[workers.submit(trial, until)] = trial, printed
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from sr_nas.errors import UserError, absent, listing, nearest, shortened
 from sr_nas.genotype import NETWORK_BLOCK, is_genotype_path, read_genotype
 from sr_nas.options.basicsr import MARK, from_basicsr
+from sr_nas.registry import PLUGINS, load_plugin
 
 Options = TypeVar("Options", bound=BaseModel)
 # Options that may change without changing what a run computes: at the top, in train, in every data set. A resumed run takes the
@@ -165,15 +167,16 @@ def merge(under: Any, over: Any, address: str = "", dropped: list[str] | None = 
 def read_options(
     path: Path, overrides: Iterable[str] = (), _chain: tuple[Path, ...] = (), _networks: list[Any] | None = None
 ) -> dict[str, Any]:
-    """Read an option file with everything it inherits, then apply overrides (:func:`merge`); nothing is checked yet.
+    """Read an option file with everything it inherits, apply overrides (:func:`merge`) and load plug-ins; check nothing yet.
 
     ``_base_`` names one file or a list of files, relative to the file that names them. Later bases win over earlier ones, the
     file over its bases, and over the file ``section:key=value`` texts, in any order, whose value is read as YAML.
-    A genotype given by the folder or the file of its search brings the size that it was searched at, where no size is given.
+    A genotype given by the folder or the file of its search brings the size that it was searched at, where no size is given,
+    and the plug-ins of the search, where none are given. The path of a plug-in is relative to the file that names it.
 
     Raises:
         UserError: a file that is missing, no YAML, no mapping or its own base; an override that is not of that form; a genotype
-            over an inherited size that it was not searched at.
+            over an inherited size that it was not searched at; a plug-in that is missing or raises an error.
     """
     if path.resolve() in [step.resolve() for step in _chain]:
         raise UserError(f"{path} is its own _base_: {' -> '.join(step.name for step in (*_chain, path))}.")
@@ -188,12 +191,29 @@ def read_options(
     for base in bases:
         merged = merge(merged, read_options(path.parent / base, (), (*_chain, path), networks))
     dropped: list[str] = []
-    over = _overrides(overrides)
+    over = _with_paths(_overrides(overrides), Path())
     merged = merge(merge(merged, options), over, dropped=dropped)
     for text in dropped:
         _LOGGER.warning("--force_yml: %s", text)
     networks += [options.get("network_g"), over.get("network_g")]
-    return merged if _chain else _with_searched_size(merged, networks, path)
+    if not _chain:
+        merged = _with_searched_size(merged, networks, path)
+        for file in plugins_of(merged):
+            load_plugin(file)
+    return merged
+
+
+def plugins_of(options: Any) -> list[str]:
+    """Return the paths of plug-ins in a mapping of options that may not be checked yet."""
+    files = options.get("plugin") if isinstance(options, Mapping) else None
+    files = [files] if isinstance(files, str) else files
+    return files if isinstance(files, list) and all(isinstance(file, str) for file in files) else []
+
+
+def _with_paths(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return options with absolute paths of plug-ins that are relative to a folder."""
+    files = [os.path.abspath(folder / os.path.expanduser(file)) for file in plugins_of(options)]
+    return options | {"plugin": files} if files else options
 
 
 def _with_searched_size(options: dict[str, Any], networks: Sequence[Any], path: Path) -> dict[str, Any]:
@@ -208,6 +228,7 @@ def _with_searched_size(options: dict[str, Any], networks: Sequence[Any], path: 
         content = None if block.is_file() else read_genotype(source)
     content = read_yaml(block) if block.is_file() else content
     searched = content.get("network_g") if isinstance(content, dict) else None
+    options = ({"plugin": files} if (files := plugins_of(content)) else {}) | options
     if not isinstance(searched, dict) or searched.get("type") != network.get("type"):
         return options
     size = _without(searched, ("type", "genotype"))
@@ -249,7 +270,7 @@ def read_yaml(path: Path, asked_by: str = "") -> dict[str, Any]:
     if not isinstance(options, dict):
         holds = "nothing" if options is None else shortened(options)
         raise UserError(f"{path}: an option file is a mapping of keys to values, not {holds}.")
-    return options
+    return _with_paths(options, path.parent)
 
 
 def _overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -366,9 +387,22 @@ def dump_options(options: BaseModel) -> str:
     return dump_yaml(options.model_dump(mode="json", exclude_none=True))
 
 
+def plugin_digests(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return name -> SHA-256 of the plug-ins in options, those that are loaded as they were then."""
+    digests = {}
+    for file in plugins_of(options):
+        content = PLUGINS[file] if file in PLUGINS else Path(file).read_bytes() if Path(file).is_file() else None
+        digests[Path(file).name] = "missing" if content is None else f"sha256 {hashlib.sha256(content).hexdigest()}"
+    return digests
+
+
 def decisive(options: Mapping[str, Any], free: Iterable[str] = FREE) -> dict[str, Any]:
-    """Return dumped options without ``free`` keys at the top and others that may change without changing what a run computes."""
+    """Return dumped options without ``free`` keys at the top and others that may change without changing what a run computes.
+
+    A plug-in is its content, and not its path.
+    """
     result = {key: value for key, value in options.items() if key not in free}
+    result |= {"plugin": digests} if (digests := plugin_digests(options)) else {}
     result["train"] = _without(options.get("train"), FREE_OF_TRAINING)
     if isinstance(datasets := options.get("datasets"), Mapping):
         result["datasets"] = {name: _without(data, FREE_OF_A_DATASET) for name, data in datasets.items()}

@@ -53,6 +53,10 @@ def _check_threads(value: Any) -> Any:
 Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(_check_threads)]
 
 
+_LISTED = BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str])
+Plugins = Annotated[list[str], _LISTED]
+
+
 class Step(Component):
     """A step that makes LR images worse."""
 
@@ -139,6 +143,8 @@ class AnyRun(Strict):
 
     name: RunName
     """Name of the run and of its folder."""
+    plugin: Plugins | None = None
+    """Python file, or several, that register what this file names; their paths are relative to the file that names them."""
     manual_seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """Seed of everything random."""
     num_gpu: Literal["auto", 0, 1] = "auto"

@@ -24,6 +24,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PydanticUserError,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -33,7 +34,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 from typing_extensions import Self
 
-from sr_nas.errors import UserError, absent, listing, nearest
+from sr_nas.errors import UserError, absent, first_line, listing, nearest
 from sr_nas.genotype import GenotypeLike, is_genotype_path, read_genotype
 from sr_nas.registry import Registry
 
@@ -160,16 +161,26 @@ def section_model(registry: Registry, name: str, base: type[BaseModel]) -> type[
     ``check(**options)`` of the entry may raise :class:`ValueError` for combinations that its types cannot exclude.
 
     Raises:
-        UserError: the registry has no such entry.
+        UserError: the registry has no such entry, or its signature tells no options.
     """
-    entry = registry.get(name)
+    entry: Any = registry.get(name)
     function = entry.__init__ if inspect.isclass(entry) else entry
+    try:
+        return _model_of(entry, function, registry, name, base)
+    except (NameError, TypeError, PydanticUserError) as error:
+        where = f"{function.__code__.co_filename}, line {function.__code__.co_firstlineno}"
+        raise UserError(f"{where}: the signature of {name} tells no options: {first_line(error)}") from error
+
+
+def _model_of(entry: Any, function: Any, registry: Registry, name: str, base: type[BaseModel]) -> type[BaseModel]:
     hints = typing.get_type_hints(function, include_extras=True)
     descriptions = _descriptions(entry)
     fields: dict[str, Any] = {"type": (typing.Literal[name], name)}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == "self" or parameter.name in registry.supplied:
             continue
+        if parameter.name not in hints:
+            raise TypeError(f"the parameter '{parameter.name}' has no annotation.")
         hint = GenotypeSource if hints[parameter.name] == GenotypeLike else hints[parameter.name]
         default = ... if parameter.default is parameter.empty else parameter.default
         described = any(getattr(extra, "description", None) for extra in getattr(hint, "__metadata__", ()))
