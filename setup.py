@@ -71,6 +71,7 @@ setup(
         "onnx": ONNX,
         "spandrel": [SPANDREL],
         "basicsr": [BASICSR],
+        "heic": ["pillow-heif>=0.16"],  # reads HEIC and HEIF photos; the first that Pillow 10 and NumPy 2 both suit
         "perceptual": ["torchmetrics>=1.7"],  # LPIPS and DISTS; 1.7 is the first with DISTS
         "nasbench": NASBENCH,  # tools/complexity.py --official
         "table": [TABLE],

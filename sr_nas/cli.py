@@ -38,6 +38,12 @@ def _factor(text: str) -> int:
     return int(text)
 
 
+def _quality(text: str) -> int:
+    if whole_number(text) > 100:
+        raise ArgumentTypeError(f"'{text}' is not from 1 to 100")
+    return int(text)
+
+
 def _share(text: str) -> float:
     try:
         number = float(text)
@@ -346,7 +352,10 @@ def _latency(parser: ArgumentParser) -> None:
 
 
 def _inference(parser: ArgumentParser) -> None:
-    """Upscale images: PNG, JPEG, WebP, BMP and TIFF; grey, RGB and RGBA; 8 and 16 bit stay what they are."""
+    """Upscale images: PNG, JPEG, WebP, BMP and TIFF; grey, RGB and RGBA; 8 and 16 bit stay what they are.
+
+    Colour profile, EXIF and XMP are kept; the picture is turned upright. HEIC (pip install 'sr_nas[heic]') and AVIF become JPEG.
+    """
     add = parser.add_argument
     add("-i", "--input", required=True, nargs="+", type=Path, metavar="FILE|DIR", help="images, or folders of images")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the upscaled images")
@@ -359,6 +368,7 @@ def _inference(parser: ArgumentParser) -> None:
     add("--outscale", type=float, metavar="S", help="resize to S times the input, by bicubic after the network")
     add("--ensemble", action="store_true", help="average over 8 flips and transpositions: about 0.1 dB for 8 times the time")
     add("--suffix", default="", metavar="S", help="put between name and extension, e.g. _x2")
+    add("--quality", type=_quality, metavar="N", help="of JPEG, by default 95, and of WebP, by default lossless; 1 to 100")
     add("--overwrite", action="store_true", help="replace images that exist; by default they are kept")
     _device(parser)
     text = "auto: ONNX Runtime on a CPU where it is installed and there is much to upscale, else PyTorch (default: auto)"

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from sr_nas.errors import UserError, listing
+from sr_nas.images.metadata import embedded, png_chunk
 
 
 class Format(NamedTuple):
@@ -66,15 +67,24 @@ def check_format(suffix: str, height: int, width: int, channels: int, bits: int)
     return form
 
 
-def encode(pixels: np.ndarray, suffix: str, quality: int = 95, icc_profile: bytes | None = None) -> bytes:
-    """Encode an image losslessly, or as JPEG of a ``quality`` of 0..100 with chroma at full resolution.
+def encode(
+    pixels: np.ndarray,
+    suffix: str,
+    quality: int | None = None,
+    icc_profile: bytes | None = None,
+    exif: bytes = b"",
+    xmp: bytes = b"",
+) -> bytes:
+    """Encode an image, with chroma at full resolution.
 
     WebP stores grey as RGB. Grey with alpha becomes RGBA in WebP and at 16 bits.
 
     Args:
         pixels: HxW, or HxWxC with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA); uint8 or uint16.
         suffix: one of :data:`FORMATS`, in either case.
+        quality: 0..100, of JPEG (by default 95) and WebP (by default lossless); all else is lossless.
         icc_profile: colour profile of the file.
+        exif: as :func:`~sr_nas.images.metadata.fitted` gives it for this format; so is ``xmp``.
 
     Raises:
         UserError: an unknown suffix, or a format that cannot hold these pixels.
@@ -90,13 +100,16 @@ def encode(pixels: np.ndarray, suffix: str, quality: int = 95, icc_profile: byte
         raise ValueError(f"the colour profile does not fit {channels} channels of {bits} bits in {form.name}")
     try:
         if bits == 16:
-            return (_tiff_of_16_bits if form is _TIFF else _png_of_16_bits)(pixels, icc_profile)
+            data = (_tiff_of_16_bits if form is _TIFF else _png_of_16_bits)(pixels, icc_profile)
+            return embedded(data, form.name, exif, xmp) if exif or xmp else data
         stream = io.BytesIO()
-        settings = _SETTINGS.get(form, {}) | ({"quality": quality} if form is _JPEG else {})
+        settings = _SETTINGS.get(form, {}) | ({"quality": 95 if quality is None else quality} if form is _JPEG else {})
+        if form is _WEBP:
+            settings |= {"exif": exif, "xmp": xmp} | ({} if quality is None else {"lossless": False, "quality": quality})
         Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(
             stream, form.name, icc_profile=icc_profile, **settings
         )
-        return stream.getvalue()
+        return embedded(stream.getvalue(), form.name, exif, xmp) if (exif or xmp) and form is not _WEBP else stream.getvalue()
     except (cv2.error, ValueError, OSError, struct.error) as error:
         raise UserError(f"{form.name} cannot hold {width}x{height} pixels ({error}).") from error
 
@@ -126,5 +139,4 @@ def _png_of_16_bits(pixels: np.ndarray, icc_profile: bytes | None) -> bytes:
     if icc_profile is None:
         return data
     # The iCCP chunk follows IHDR, the first chunk, which ends at byte 33 (PNG specification, 11.3.2.3).
-    chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc_profile)
-    return b"".join([data[:33], struct.pack(">I", len(chunk) - 4), chunk, struct.pack(">I", zlib.crc32(chunk)), data[33:]])
+    return data[:33] + png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)) + data[33:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import logging
 import math
@@ -17,6 +18,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -32,12 +34,11 @@ from torch import Tensor
 
 from sr_nas.errors import UserError, listing
 from sr_nas.images.encode import FORMATS, encode
+from sr_nas.images.metadata import OF_TIFF, rewritten
 from sr_nas.images.tiff import main_image, muted_stderr, tiff_pixels
 from sr_nas.runs.device import available_memory
 from sr_nas.runs.files import replacing
 
-IMAGE_SUFFIXES = tuple(FORMATS)
-"""Suffixes of the files that are read and written, in lower case; upper case is accepted too."""
 NO_PERMISSION = os.strerror(errno.EACCES)
 """What the system says of a file or folder that this user may not read."""
 _READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -51,8 +52,15 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and line of the passes of an interlaced PNG, and their steps (PNG specification, 8.2)."""
 _DEFLATE = 1032  # bytes of one, at most
-_DESCRIPTIVE_TAGS = {270, 271, 272, 306, 315, 33432, 34665, 34853}
-"""TIFF tags of title, camera, time, artist, copyright, EXIF and GPS."""
+_PLUGINS = {
+    "AVIF": (b"avif avis", "PIL.AvifImagePlugin", "pip install -U 'pillow>=11.3'"),
+    "HEIF": (b"heic heix heim heis hevc hevx mif1 msf1", "pillow_heif", "pip install 'sr_nas[heic]'"),
+}
+"""Format that is read where a module is installed -> its brands (ISO 14496-12, 4.3), the module, and what installs it."""
+CONVERTED = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}
+"""Suffix of images that are read but not written -> format."""
+IMAGE_SUFFIXES = (*FORMATS, *(suffix for suffix, form in CONVERTED.items() if find_spec(_PLUGINS[form][1])))
+"""Suffixes of the files that are read, in lower case; upper case is accepted too."""
 
 for _logger in ("PIL", "tifffile"):  # what they have to say about a damaged file, an error says
     logging.getLogger(_logger).addHandler(logging.NullHandler())
@@ -61,10 +69,12 @@ _pillow_lock = threading.Lock()
 
 
 class Metadata(NamedTuple):
-    """Contents of an image file besides its pixels: the colour profile as stored, and names of others, such as ``"EXIF"``."""
+    """Contents of an image file besides its pixels: as they are stored, and names of all but the profile, such as ``"EXIF"``."""
 
     icc_profile: bytes | None = None
     others: tuple[str, ...] = ()
+    exif: bytes = b""
+    xmp: bytes = b""
 
 
 @contextlib.contextmanager
@@ -121,11 +131,12 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
         return _pixels(image, data), _exif(image).get(_ORIENTATION, 1), _metadata(image, data)
     number, page = _tiff_image(stream)
     tags = set(page.tags.keys())
-    others = ("EXIF",) * bool(tags & _DESCRIPTIVE_TAGS) + ("XMP",) * (700 in tags)
+    others = ("EXIF",) * bool(tags & OF_TIFF) + ("XMP",) * (700 in tags) + ("IPTC",) * (33723 in tags)
     pixels, orientation = tiff_pixels(number, page, data, _converted)
     if pixels.ndim != 3 or sorted(pixels.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
         raise UserError("it is damaged: what it states about the layout of its pixels is not so.")
-    return pixels, orientation, Metadata(page.iccprofile, others)
+    exif = rewritten(data, {}, page.offset, OF_TIFF) if tags & OF_TIFF else b""
+    return pixels, orientation, Metadata(page.iccprofile, others, exif, bytes(page.tags.valueof(700, b"")))
 
 
 def _tiff_image(stream: BinaryIO) -> tuple[int, TiffPage]:
@@ -145,7 +156,14 @@ def _opened(stream: BinaryIO) -> ImageFile:
         width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
         _check_size(stream, width, height, 4 * width * height, 0)
     Image.preinit()
-    plugin = next((plugin for plugin, accept in map(Image.OPEN.__getitem__, _READABLE) if accept and accept(head) is True), None)
+    for form, (brands, module, install) in _PLUGINS.items():
+        if head[4:8] == b"ftyp" and head[8:12] in brands.split():
+            try:
+                getattr(importlib.import_module(module), "register_heif_opener", bool)()
+            except ImportError as error:
+                raise UserError(f"it is {form}, which is read after: {install}") from error
+    openers = (Image.OPEN.get(form, (None, None)) for form in (*_READABLE, *_PLUGINS))
+    plugin = next((plugin for plugin, accept in openers if accept and accept(head) is True), None)
     if plugin is None:
         raise UserError(f"it is damaged, or of a kind that is not read; {listing(_READABLE)} of 8 or 16 bits are.")
     stream.seek(0)
@@ -153,7 +171,7 @@ def _opened(stream: BinaryIO) -> ImageFile:
     width, height = image.size
     settings = [tile[3] for tile in image.tile]
     least = width * height / {"PNG": 8 * _DEFLATE, "JPEG": 512, "MPO": 512}.get(image.format, math.inf)  # a bit a pixel or block
-    if image.tile and image.tile[0][0] == "raw":
+    if image.format == "BMP" and image.tile[0][0] == "raw":
         least = settings[0][1] * height - 3  # bytes of a line; the last one may lack what fills it
     channels = 4 if image.mode == "P" or image.format == "WEBP" else len(image.getbands())
     _check_size(stream, width, height, width * height * channels * (2 if ";16" in str(settings) else 1), least)
@@ -299,16 +317,21 @@ def _exif(image: ImageFile) -> Any:
 
 def _metadata(image: ImageFile, data: bytes) -> Metadata:
     info, tags = image.info, set(_exif(image))
-    exif = tags - {_ORIENTATION} or ("exif" in info and not tags)  # EXIF without any tag cannot be parsed
+    exif = bool(tags - {_ORIENTATION} or ("exif" in info and not tags))  # EXIF without any tag cannot be parsed
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     present = {
-        "EXIF": bool(exif),
-        "XMP": "xmp" in info or "XML:com.adobe.xmp" in info,
+        "EXIF": exif,
+        "XMP": bool(xmp),
+        "IPTC": "photoshop" in info,
+        "further pictures": image.format == "MPO",
         "text": bool(set(getattr(image, "text", {})) - {"XML:com.adobe.xmp"}) or "comment" in info,
         # Both say what the numbers of a PNG mean: a gamma that is not sRGB's 1 / 2.2, and the code points of HDR video.
         "gamma": "icc_profile" not in info and "srgb" not in info and abs(info.get("gamma", 0.4545) - 0.4545) > 0.01,
         "code points of a colour space": image.format == "PNG" and b"cICP" in data[: data.find(b"IDAT")],
     }
-    return Metadata(info.get("icc_profile") or None, tuple(name for name, is_present in present.items() if is_present))
+    names = tuple(name for name, is_present in present.items() if is_present)
+    block = info.get("exif", b"") if exif else b""
+    return Metadata(info.get("icc_profile") or None, names, block, xmp.encode() if isinstance(xmp, str) else xmp)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -404,13 +427,13 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
 
-def write_image(path: Path, pixels: np.ndarray, quality: int = 95, icc_profile: bytes | None = None) -> None:
+def write_image(path: Path, pixels: np.ndarray, *how: Any, **metadata: Any) -> None:
     """Write an image file in the format of its suffix, atomically, and make its folder where it is missing.
 
-    Arguments and errors are those of :func:`~sr_nas.images.encode.encode`; a UserError too where nothing can be written.
+    Further arguments and errors are those of :func:`~sr_nas.images.encode.encode`; a UserError too where nothing can be written.
     """
     try:
-        data = encode(pixels, path.suffix, quality, icc_profile)
+        data = encode(pixels, path.suffix, *how, **metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(data)

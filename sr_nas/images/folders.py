@@ -17,7 +17,7 @@ _OTHER_IMAGES = re.compile(
     r"svg|tga|wbmp|wdp|wmf|x3f|x[bp]m|xcf)",
     re.IGNORECASE,
 )
-"""Suffixes of images that are not read."""
+"""Suffixes of images that are not read, but for those of :data:`~sr_nas.images.files.IMAGE_SUFFIXES`."""
 
 
 def is_folder(path: Path) -> bool:
@@ -57,7 +57,7 @@ def find_images(folder: Path, recursive: bool = False, besides: Path | None = No
     entered = {os.path.realpath(place) for place in (folder, besides) if place is not None}
     for place, folders, names in os.walk(folder, onerror=lambda error: images.append(Path(error.filename)), followlinks=follow):
         files, below = ([Path(place, name) for name in some if name[0] != "."] for some in (names, folders))
-        others += [file for file in files if _OTHER_IMAGES.fullmatch(file.suffix)]
+        others += [file for file in files if _OTHER_IMAGES.fullmatch(file.suffix) and file.suffix.lower() not in IMAGE_SUFFIXES]
         images.extend(file for file in files + below * (not recursive) if file.suffix.lower() in IMAGE_SUFFIXES)
         if recursive:  # a link to a folder that is not there
             images.extend(file for file in files if not file.suffix and not os.path.exists(file))

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sr_nas.errors import UserError, is_out_of_memory
-from sr_nas.images.encode import check_format, holds_profile
-from sr_nas.images.files import read_with_metadata, to_pixels, to_tensor, write_image
+from sr_nas.images.encode import FORMATS, check_format, holds_profile
+from sr_nas.images.files import CONVERTED, read_with_metadata, to_pixels, to_tensor, write_image
+from sr_nas.images.metadata import fitted
 from sr_nas.images.resize import imresize
 from sr_nas.inference.tiles import SMALLEST_TILE, fitting_tile, tile_count, upscale_tiles
 from sr_nas.runs.device import Precision, check_precision
@@ -121,7 +122,7 @@ class Outcome:
 
 
 def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Sequence[Path] | None = None) -> list[Path]:
-    """Return the output file of each input: ``<stem><suffix><extension>`` in the folder ``output``.
+    """Return the output file of each input: ``<stem><suffix><extension>`` in the folder ``output``; of a HEIC it is ``.jpg``.
 
     With ``roots``, a folder around each input, the folders between the two are repeated below ``output``.
 
@@ -132,7 +133,8 @@ def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Seque
         raise UserError(f"the suffix '{suffix}' is to be a part of file names and cannot hold a path.")
     outputs: dict[str, tuple[Path, Path]] = {}
     for source, root in zip(inputs, roots or [source.parent for source in inputs], strict=True):
-        target = output / source.parent.relative_to(root) / f"{source.stem}{suffix}{source.suffix}"
+        ending = ".jpg" if source.suffix.lower() in CONVERTED else source.suffix
+        target = output / source.parent.relative_to(root) / f"{source.stem}{suffix}{ending}"
         identity = _identity(target)
         if identity == _identity(source):
             raise _overwritten(source)
@@ -164,18 +166,21 @@ def upscale_files(
     precision: Precision = "fp32",
     ensemble: bool = False,
     outscale: float | None = None,
+    quality: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Outcome]:
     """Upscale image files one by one, each when its outcome is asked for; a file that fails does not stop the others.
 
-    Channels, depth, format and, where the format takes it, the colour profile stay as they are. Where the memory does not
-    suffice for a tile, tiles are halved from there on, and the outcome says so.
+    Channels, depth, format and, where the format takes them, colour profile, EXIF and XMP stay as they are, but for what they
+    say of orientation and size, and for thumbnails. What is read but not written, such as HEIC, becomes JPEG. Where the memory
+    does not suffice for a tile, tiles are halved from there on, and the outcome says so.
 
     Args:
         network: see :func:`upscale_image`; so are ``device``, ``precision``, ``ensemble``, ``outscale`` and ``progress``.
         inputs: image files; outcomes come in their order.
         output: see :func:`output_paths`; so are ``suffix`` and ``roots``.
         overwrite: upscale again what exists already.
+        quality: of the outputs that are JPEG or WebP (:func:`~sr_nas.images.encode.encode`).
 
     Raises:
         UserError: at once, before anything is written: :func:`output_paths`, with ``overwrite`` an input that is the output
@@ -198,7 +203,7 @@ def upscale_files(
     run = partial(
         upscale_image, network, device=device, precision=precision, ensemble=ensemble, outscale=outscale, progress=progress
     )
-    batch = Batch(network, run, tile, torch.device(device))
+    batch = Batch(network, run, tile, torch.device(device), quality)
     return (
         Outcome(source, target, "left out") if leave else batch.upscale_file(source, target, scale, overwrite)
         for source, target, leave in zip(inputs, targets, is_output, strict=True)
@@ -224,10 +229,18 @@ class Batch:
         run: :func:`upscale_image` of it, which takes pixels and ``tile``.
         tile: side of the tiles.
         device: where it runs.
+        quality: of JPEG and WebP files.
     """
 
-    def __init__(self, network: nn.Module, run: Callable[..., np.ndarray], tile: Tile, device: torch.device) -> None:
-        self.network, self.run, self.tile, self.device = network, run, tile, device
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Callable[..., np.ndarray],
+        tile: Tile,
+        device: torch.device,
+        quality: int | None = None,
+    ) -> None:
+        self.network, self.run, self.tile, self.device, self.quality = network, run, tile, device, quality
         self.largest: int | None = None  # larger tiles have exceeded the memory
 
     def upscale_file(self, source: Path, target: Path, scale: float, overwrite: bool) -> Outcome:
@@ -240,10 +253,14 @@ class Batch:
             pixels, metadata = read_with_metadata(source)
             _check_format(pixels, target, scale)
             upscaled, tiles, message = self.upscale(pixels)
-            profile, dropped = metadata.icc_profile, metadata.others
+            profile, dropped, exif, xmp = metadata.icc_profile, metadata.others, b"", b""
+            if metadata.exif or metadata.xmp:
+                form = FORMATS[target.suffix.lower()].name
+                exif, xmp = fitted(metadata.exif, metadata.xmp, form, upscaled.shape[0], upscaled.shape[1])
+                dropped = tuple(name for name in dropped if not {"EXIF": exif, "XMP": xmp}.get(name))
             if profile and not holds_profile(target.suffix, upscaled.shape[2], 8 * upscaled.dtype.itemsize, profile):
                 profile, dropped = None, (*dropped, "colour profile")
-            write_image(target, upscaled, icc_profile=profile)
+            write_image(target, upscaled, self.quality, icc_profile=profile, exif=exif, xmp=xmp)
         except UserError as error:
             return Outcome(source, target, "failed", str(error))
         except OSError as error:  # of target.exists: a name too long, or a link to itself

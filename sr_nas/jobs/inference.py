@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from argparse import Namespace
 from collections import Counter
 from contextlib import suppress
@@ -21,6 +22,8 @@ from sr_nas.inference.optimize import for_inference
 from sr_nas.inference.tiles import pools_globally
 from sr_nas.runs.device import pick_device, use_threads
 
+LOGGED_EVERY = 60.0
+"""Seconds between lines of progress where no terminal shows a bar."""
 TILE_NOTE = (
     "[yellow]note[/]: this network pools or resamples over the whole image, or works on a grid, so that tiles change its output "
     "slightly: each is an image of its own. Larger tiles, or --tile whole, change less or nothing."
@@ -49,16 +52,21 @@ def main(args: Namespace) -> int:
     columns = (TextColumn("upscaling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    warned = False
-    with Progress(*columns, console=console, transient=True) as bar:
+    warned, said = False, (started := time.monotonic())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(inputs))
 
         def show(share: float = 0) -> None:
             # Files that are skipped take no time, and would spoil the estimate of the time left.
-            total = len(inputs) - counts["kept"] - counts["left out"]
-            bar.update(task, completed=counts["written"] + counts["failed"] + share, total=total)
+            nonlocal said
+            total, done = len(inputs) - counts["kept"] - counts["left out"], counts["written"] + counts["failed"] + share
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and (now := time.monotonic()) >= said + LOGGED_EVERY and 0 < done < total:
+                said, left = now, (now - started) * (total - done) / done
+                console.print(f"{done:.1f} of {total} images, about {left / 60:.1f} minutes left", soft_wrap=True)
 
-        options = {name: getattr(args, name) for name in ("tile", "suffix", "overwrite", "precision", "ensemble", "outscale")}
+        names = ("tile", "suffix", "overwrite", "precision", "ensemble", "outscale", "quality")
+        options = {name: getattr(args, name) for name in names}
         for outcome in upscale_files(executed, inputs, args.output, roots=roots, device=device, progress=show, **options):
             counts[outcome.status] += 1
             dropped.update(outcome.dropped)

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
@@ -393,6 +394,10 @@ def test_an_image_that_exceeds_the_memory_says_so(monkeypatch: pytest.MonkeyPatc
 # Metadata
 
 
+def with_segment(jpeg: bytes, number: int, content: bytes) -> bytes:
+    return jpeg[:2] + struct.pack(">BBH", 0xFF, 0xE0 + number, len(content) + 2) + content + jpeg[2:]
+
+
 @pytest.mark.filterwarnings("error")
 def test_exif_that_cannot_be_read_warns_nobody_and_is_named() -> None:
     damaged = encoded(Image.fromarray(noise(6, 4, 3)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0\x0f\x01")
@@ -411,9 +416,13 @@ def test_exif_is_named_unless_it_is_the_orientation_alone(form: str) -> None:
 def test_other_metadata_are_named() -> None:
     image, pixels, text = Image.fromarray(noise(6, 4, 3)), noise(6, 4, 3), PngInfo()
     text.add_text("Author", "me")
+    tifffile.imwrite(tiff := io.BytesIO(), pixels, extratags=[(33723, 7, 8, b"you, too", True)], metadata=None)
     for data, others in (
         (encoded(image, "JPEG", xmp=b"<x/>"), ("XMP",)),
         (encoded(image, "JPEG", comment=b"hello"), ("text",)),
+        (encoded(image, "MPO", save_all=True, append_images=[image]), ("further pictures",)),
+        (with_segment(encoded(image, "JPEG"), 13, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x02me"), ("IPTC",)),
+        (tiff.getvalue(), ("IPTC",)),
         (encoded(image, "PNG", pnginfo=text), ("text",)),
         (encoded(image, "PNG"), ()),
         (encoded(image, "TIFF"), ()),
@@ -422,4 +431,6 @@ def test_other_metadata_are_named() -> None:
         (png(pixels, 2, 8, chunk(b"gAMA", struct.pack(">I", 45455))), ()),  # sRGB's
         (png(pixels, 2, 8, chunk(b"cICP", bytes([9, 16, 0, 1]))), ("code points of a colour space",)),  # BT.2100, PQ
     ):
-        assert decode_with_metadata(data)[1] == Metadata(None, others)
+        metadata = decode_with_metadata(data)[1]
+        assert metadata == Metadata(None, others, metadata.exif, b"<x/>" if others == ("XMP",) else b"")
+        assert bool(metadata.exif) == (others == ("EXIF",))

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sr_nas.errors import UserError
-from sr_nas.images.files import IMAGE_SUFFIXES, check_readable, image_size, read_image, read_rgb, write_image
+from sr_nas.images.files import CONVERTED, IMAGE_SUFFIXES, check_readable, image_size, read_image, read_rgb, write_image
 from sr_nas.images.folders import find_images, is_folder, list_images, natural_order
 from tests.images.encoded import chunk, make_unreadable, noise
 
@@ -65,17 +65,17 @@ def test_listing_is_sorted_and_takes_images_only(tmp_path: Path, capsys: pytest.
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp", "d.JFIF", "e.jpe"]
-    assert set(IMAGE_SUFFIXES) == {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+    assert set(IMAGE_SUFFIXES) - set(CONVERTED) == {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
     assert capsys.readouterr() == ("", "")
 
 
 def test_images_of_other_kinds_are_counted_and_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a.png", "b.HEIC", "c.avif", "d.gif", "e.Jp2", "f.tga", "g.CR2", "h.psd", "notes.json", ".i.gif", "j.png.dvc"):
+    for name in ("a.png", "b.JXL", "c.emf", "d.gif", "e.Jp2", "f.tga", "g.CR2", "h.psd", "notes.json", ".i.gif", "j.png.dvc"):
         (tmp_path / name).touch()
     (tmp_path / "folder.gif").mkdir()
     for _ in range(2):
         assert [path.name for path in list_images(tmp_path)] == ["a.png"]
-    text = f"{tmp_path}: 7 images of other kinds are left out (b.HEIC, c.avif, d.gif, e.Jp2, f.tga ... and 2 more)\n"
+    text = f"{tmp_path}: 7 images of other kinds are left out (b.JXL, c.emf, d.gif, e.Jp2, f.tga ... and 2 more)\n"
     assert capsys.readouterr().err == text
 
 

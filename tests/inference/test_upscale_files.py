@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -255,12 +256,14 @@ def test_the_profile_is_kept_and_what_is_dropped_is_named(tmp_path: Path) -> Non
     exif[274], exif[271] = 6, "a camera"
     for name in ("a.jpg", "b.png", "c.tif", "d.webp"):
         Image.fromarray(noise(5, 4, 3)).save(tmp_path / name, icc_profile=profile, exif=exif)
+    shutil.copy(tmp_path / "b.png", tmp_path / "f.bmp")
     Image.new("CMYK", (5, 4)).save(tmp_path / "e.jpg", icc_profile=profile[:16] + b"CMYK" + profile[20:])
     outcomes = list(upscale_files(Nearest(), list_images(tmp_path), tmp_path / "out", device="cpu"))
-    assert [outcome.dropped for outcome in outcomes] == [("EXIF",)] * 4 + [("colour profile",)]
+    assert [outcome.dropped for outcome in outcomes] == [()] * 4 + [("colour profile",), ("EXIF", "colour profile")]
     for outcome in outcomes[:4]:
         with Image.open(outcome.output) as image:
             assert image.info["icc_profile"] == profile and image.getexif().get(274, 1) == 1
+            assert image.getexif()[271] == "a camera"
             assert image.size == (10, 8), "turned upright"
     pixels, metadata = read_with_metadata(outcomes[4].output)
     assert pixels.shape == (8, 10, 3) and metadata == Metadata()

@@ -40,6 +40,17 @@ def test_frames_are_taken_in_order_and_a_restart_goes_on(model: Path, tmp_path: 
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
 
 
+def test_a_log_tells_how_far_a_batch_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames(tmp_path / "clip", *range(4))  # of 12x9 pixels, so of 2x2 tiles
+    words = ["inference", "-i", tmp_path / "clip", "-o", tmp_path / "out", "--model", model, "--tile", "8"]
+    assert "minutes left" not in run(*words)
+    monkeypatch.setattr("sr_nas.jobs.inference.LOGGED_EVERY", 0.0)
+    for name in ("frame_2.png", "frame_3.png"):
+        (tmp_path / "out" / name).unlink()
+    lines = [line for line in run(*words).splitlines() if "minutes left" in line]
+    assert [float(line.partition(" of 2 images")[0]) for line in lines] == [0.2, 0.5, 0.8, 1.0, 1.0, 1.2, 1.5, 1.8]
+
+
 def test_recursive_keeps_folders_and_skips_the_output(model: Path, tmp_path: Path) -> None:
     frames(tmp_path / "one", 1)
     frames(tmp_path / "one" / "two", 1, 2)
@@ -58,13 +69,13 @@ def test_what_cannot_be_read_fails_and_is_named_and_the_others_go_on(model: Path
     reasons.pop("shut.png", None)
     (clip / "folder.png").mkdir()
     write_image(clip / "portrait.JFIF", np.zeros((6, 5, 3), np.uint8))
-    (clip / "photo.HEIC").touch()
+    (clip / "photo.JXL").touch()
     (out / "frame_2.png").mkdir(parents=True)
     words = ["-i", clip, "/nowhere/locked/b.png", "-o", out, "--model", model]
     printed = run("inference", *words, code=1)
     for name, reason in (reasons | {"folder.png": "it is a folder", "b.png": "No such file"}).items():
         assert re.search(rf"{name}: cannot read the image .*{name}: .*{reason}", printed)
-    assert "1 images of other kinds are left out (photo.HEIC)" in printed
+    assert "1 images of other kinds are left out (photo.JXL)" in printed
     assert f"{out / 'frame_2.png'} is a folder" in printed and f"2 written to {out}" in printed and "6 failed" in printed
     assert not (out / "folder.png").exists() and read_image(out / "portrait.JFIF").shape == (12, 10, 3)
     frames(clip / "folder.png", 3)
@@ -98,11 +109,11 @@ def test_what_is_dropped_is_one_line_and_half_precision_is_refused_at_once(model
     exif = Image.Exif()
     exif[271] = "a camera"
     for name in ("a.jpg", "b.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name, exif=exif)
+        Image.new("RGB", (8, 8)).save(tmp_path / name, exif=exif, comment=b"hello")
     words = ["-i", tmp_path, "-o", tmp_path / "out", "--model", model, "--num_gpu", "0"]
     refused = run("inference", *words, "--precision", "fp16", code=1)
     assert "fp16 is for a GPU" in refused and not (tmp_path / "out").exists()
-    assert "not in the output: EXIF of 2" in run("inference", *words)
+    assert "not in the output: text of 2" in run("inference", *words)
 
 
 @pytest.mark.parametrize("tile", ["0", "-3", "half"])
