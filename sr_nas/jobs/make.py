@@ -12,8 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from argparse import Namespace
 from contextlib import suppress
@@ -32,7 +30,7 @@ from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
 from sr_nas.jobs.photos import LEFT_OUT, prepare
 from sr_nas.jobs.search import range_of
-from sr_nas.jobs.trials import CHILD, OPTION_FILES, OUTPUTS, open_sweep
+from sr_nas.jobs.trials import OPTION_FILES, OUTPUTS, open_sweep, start
 from sr_nas.options.load import check_options, dump_yaml, parse_yaml, read_yaml
 from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.report.page import FRONT, PICTURE
@@ -237,15 +235,10 @@ class Make:
     def execute(self, words: list[str], log: Path) -> int:
         """Run a command until it ends, by itself or asked to by a signal; show what it prints; return its exit code."""
         width = str(max(shutil.get_terminal_size().columns - 2, 40))
-        environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", "COLUMNS": width}
-        held, asked, noted = () if sys.platform == "win32" else (self.held,), False, 0.0
-        with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as printed:
-            printed.seek(0, os.SEEK_END)
-            # In a session of its own it does not get a terminal's Ctrl-C, which is handed on once.
-            process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, *words], stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
-                start_new_session=True, pass_fds=held,
-            )  # fmt: skip
+        before = log.stat().st_size if log.exists() else 0
+        process, asked, noted = start(words, log, os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": width}, self.held), False, 0.0
+        with log.open(encoding="utf-8", errors="replace") as printed:
+            printed.seek(before)
             try:
                 while True:
                     code = process.poll()

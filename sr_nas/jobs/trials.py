@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,9 +33,10 @@ from sr_nas.runs.run_dir import HISTORY, read_history
 LOCK, OPTION_FILES, OUTPUTS = "sweep.lock", "options", "output"
 """Lock, and folders of the trials' option files and of what they print, in the folder of a sweep."""
 # The pipe on its standard input ends with the process that has started it. Then a trial saves itself, as after Ctrl-C.
-CHILD = """import os, signal, sys, threading
+_CHILD = """import os, signal, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 from sr_nas.cli import main
+sys.argv[0] = "sr-nas"
 sys.exit(main(sys.argv[1:]))"""
 _DONE = re.compile(r"(?:iteration|epoch) ([\d,]+)/([\d,]+)(?:  step ([\d,]+)/([\d,]+))?")
 
@@ -99,6 +100,19 @@ class Trial:
         return next(((folder, record) for record in records), None)
 
 
+def start(words: Sequence[str], output: Path, environment: Mapping[str, str], held: int) -> subprocess.Popen[bytes]:
+    """Start a command whose output is added to a file, and which saves itself and ends when this process does.
+
+    It holds the open file ``held``, too. In a session of its own it does not get a terminal's Ctrl-C, which is handed on once.
+    """
+    with output.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *words], stdin=subprocess.PIPE, stdout=stream, stderr=stream,
+            env={**environment, "PYTHONIOENCODING": "utf-8"}, start_new_session=True,
+            pass_fds=() if sys.platform == "win32" else (held,),
+        )  # fmt: skip
+
+
 class Workers(Protocol):
     """What runs trials, several at a time."""
 
@@ -126,7 +140,7 @@ class Processes:
         if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
             devices = visible.split(",")[: len(devices)]
         self.count, self._running = min(jobs or len(devices) or cores(), trials), set[subprocess.Popen[bytes]]()
-        self._held = () if sys.platform == "win32" else (held,)
+        self._held = held
         self._pool, self._stopping, self._places = ThreadPoolExecutor(self.count), False, SimpleQueue[str]()
         for number in range(self.count):
             self._places.put(devices[number % len(devices)] if devices else "")
@@ -136,16 +150,10 @@ class Processes:
         return self._pool.submit(self._run, trial, until)
 
     def _run(self, trial: Trial, until: int) -> int:
-        environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.count)), **os.environ, "PYTHONIOENCODING": "utf-8"}
+        environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.count)), **os.environ}
         if device := self._places.get():
             environment["CUDA_VISIBLE_DEVICES"] = device
-        command = [sys.executable, "-c", CHILD, *trial.words(until)]
-        with trial.output.open("ab") as output:
-            # In a session of its own it does not get a terminal's Ctrl-C, which the driver hands on once.
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
-                start_new_session=True, pass_fds=self._held,
-            )  # fmt: skip
+        process = start(trial.words(until), trial.output, environment, self._held)
         with process:
             self._running.add(process)
             if self._stopping:
