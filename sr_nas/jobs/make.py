@@ -33,7 +33,7 @@ from sr_nas.jobs.search import range_of
 from sr_nas.jobs.trials import OPTION_FILES, OUTPUTS, open_sweep, start
 from sr_nas.options.load import check_options, dump_yaml, parse_yaml, read_yaml
 from sr_nas.options.sections import SearchOptions, TrainOptions
-from sr_nas.report.page import FRONT, PICTURE
+from sr_nas.report.page import FRONT, PICTURE, REPORT, Section, write_page
 from sr_nas.report.progress import duration
 from sr_nas.runs.device import cores, omp_threads, pick_device, quickest_threads, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
@@ -210,12 +210,14 @@ class Make:
         say(f"photos: {', '.join(f'{len(some)} {role}' for role, some in content.items())}; {prepared} names them")
         for photo, why in list(content[LEFT_OUT].items())[:10]:
             say(f"  left out: {photo}: {why}")
+        commands = []
         for name, _, words_of, is_done in self.steps():
+            words = list(map(str, words_of()))
+            commands.append(command := shlex.join(["sr-nas", *words]))
             if is_done():
                 say(f"{name}: done before")
                 continue
-            words = list(map(str, words_of()))
-            log, command = self.work / OUTPUTS / f"{name}.txt", shlex.join(["sr-nas", *words])
+            log = self.work / OUTPUTS / f"{name}.txt"
             say(f"\n{name}: {command}")
             code = self.execute(words, log)
             if self.stop():
@@ -229,8 +231,27 @@ class Make:
                 with replacing(target) as temporary:
                     shutil.copyfile(source, temporary)
         say(f"\ndone in {duration(self.used())} of {duration(self.seconds)}: {', '.join(map(str, self.results.values()))}")
-        say(f"try it: sr-nas inference -i PHOTO -o results --model {self.args.output}")
+        self.report(commands)
+        say(f"report: {self.work / REPORT}; try it: sr-nas inference -i PHOTO -o results --model {self.args.output}")
         return True
+
+    def report(self, commands: list[str]) -> None:
+        """Write a page with the scores on the photos kept out, what leads to the pages of the steps, and their commands."""
+        folder, rows = self.work / "evaluation", []
+        for model in _read(folder / "table.json")["models"]:
+            scores, size = model["sets"]["kept_out"], {"parameters": "-", "multiply-adds, HR 1280x720": "-"}
+            if "params" in model:
+                size = dict(zip(size, (f"{model['params']:,}", f"{model['macs_hr_1280x720'] / 1e9:.2f} G"), strict=True))
+            rows.append({"network": model["name"], "PSNR, dB": f"{scores['psnr']:.3f}", "SSIM": f"{scores['ssim']:.4f}", **size})
+        pages = {page.parent.name: page.relative_to(self.work).as_posix() for page in sorted(self.work.glob(f"*/{REPORT}"))}
+        asked = f"Asked for: a network of scale {self.args.scale} within {self.args.budget} of {self.args.photos}."
+        sections = [
+            Section("Before and after", pictures=sorted(folder.glob("crops/*_best.png"))),
+            Section("Photos kept out", rows=rows),
+            Section("Pages of the steps", links=pages),
+            Section("The steps", code=commands),
+        ]
+        write_page(self.work / REPORT, self.args.output.name, [asked, f"It took {duration(self.used())}."], sections)
 
     def execute(self, words: list[str], log: Path) -> int:
         """Run a command until it ends, by itself or asked to by a signal; show what it prints; return its exit code."""

@@ -174,7 +174,8 @@ def test_a_step_that_fails_is_named_and_the_same_make_goes_on(
             (sweep.parent / "sweep.json").write_text(json.dumps({"failed": {}, "rungs": rung}))
         if words[0] == "evaluate":
             (work / "evaluation").mkdir()
-            (work / "evaluation" / "table.json").write_text('{"complete": true}')
+            table = [{"name": "bicubic", "sets": {"kept_out": {"psnr": 30.1234, "ssim": 0.9}}}]
+            (work / "evaluation" / "table.json").write_text(json.dumps({"complete": True, "models": table}))
         if words[0] == "export":
             Path(words[4]).write_text(words[4])
             Path(words[4]).with_suffix(".md").write_text("card")
@@ -196,6 +197,8 @@ def test_a_step_that_fails_is_named_and_the_same_make_goes_on(
         "work/net.onnx",
         "card",
     ]
+    page = Path("work/report.html").read_text()
+    assert "30.123" in page and page.count("sr-nas export --run work/train") == 2 and "sr-nas sweep -opt" in page
     commands.clear()
     made().begin()  # its own results are no obstacle
     assert made().run() and not commands
@@ -238,6 +241,8 @@ def test_a_whole_run_that_is_killed(tmp_path: Path) -> None:
     assert {file: file.read_bytes() for file in photos.iterdir()} == before
     total = read_yaml(work / "options" / "train.yml")["train"]["total_iter"]
     assert [record["iteration"] for record in read_history(work / "train")][-1] == total
+    page = (work / "report.html").read_text()
+    assert all(f'href="{name}/report.html"' in page for name in ("search", "search-halving_sweep", "train", "evaluation"))
     network = load_network(tmp_path / "net.safetensors")
     table = json.loads((work / "evaluation" / "table.json").read_text())
     assert network.scale == 2 and table["complete"] and table["models"][0]["name"] == "bicubic"
