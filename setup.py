@@ -19,7 +19,7 @@ ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
 SPANDREL = "spandrel>=0.4"
 # The benchmark's own readers of its official files: 1.8 is the last of NATS-Bench, 2.1 the last of NAS-Bench-201.
 NASBENCH = ["nats-bench>=1.8", "nas-bench-201>=2.1"]
-# The page of sr-nas app: the server, and its routes.
+# Server and routes of sr-nas app; the oldest with which its tests have passed.
 APP = ["uvicorn>=0.30", "starlette>=0.40"]
 RAY = "ray>=2.9"  # the first whose tasks run on Python 3.12
 TABLE = "scikit-learn>=1.3"  # predicts the networks that tools/build_benchmark.py has not trained

@@ -60,7 +60,8 @@ def main(args: Namespace) -> int:
     try:
         listener = socket.create_server((args.host, args.port), family=socket.AF_INET6 if ":" in args.host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise UserError(f"--host {args.host} --port {args.port}: {error}. --port 0 takes one that is free.") from error
+        text = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {args.host} --port {args.port}: {text}. --port 0 takes one that is free.") from error
     if args.host not in LOOPBACK:
         print(f"warning: whoever reaches {args.host} over the network can use this page: no password, nothing encrypted.")
     host = f"[{args.host}]" if ":" in args.host else args.host
@@ -132,7 +133,7 @@ class Page:
 
     async def _report(self, _: Request) -> Response:
         if self.run is None or not (self.run / "report.html").is_file():
-            return Response("This run has no report.html yet.", media_type="text/plain")
+            return Response(f"No report.html yet: sr-nas report {self.run} writes one.", media_type="text/plain")
         return FileResponse(self.run / "report.html", headers={"Content-Security-Policy": SANDBOX})
 
     def application(self, hosts: list[str]) -> Starlette:
@@ -142,9 +143,6 @@ class Page:
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             yield
             self.queue.close()
-
-        async def absent(*_: object) -> Response:
-            return Response("It is here no longer.", 404)
 
         routes = [
             Route("/state", self._state),
@@ -157,4 +155,4 @@ class Page:
             Mount("/", StaticFiles(directory=Path(__file__).with_name("page"), html=True)),
         ]
         middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
-        return Starlette(routes=routes, middleware=middleware, lifespan=lifespan, exception_handlers={KeyError: absent})
+        return Starlette(routes=routes, middleware=middleware, lifespan=lifespan, exception_handlers={KeyError: lambda *_: Response(status_code=404)})
