@@ -148,8 +148,8 @@ class PhotoQueue:
         """
         with self._viewing:  # both sides are asked for together: decode once
             (lr, metadata), (sr, _) = self._read(photo.source), self._read(photo.result)
-        side_lr, s, step = WINDOW // photo.scale, photo.scale, -(-max(photo.size) // 200)
-        top, left = (max(0, min(round(at * n - side_lr / 2), n - side_lr)) for at, n in zip((y, x), photo.size, strict=True))
+        side_lr, s, step = WINDOW // photo.scale, photo.scale, -(-max(lr.shape) // 200)
+        top, left = (max(0, min(round(at * n - side_lr / 2), n - side_lr)) for at, n in zip((y, x), lr.shape, strict=False))
         lr_part = lr[::step, ::step] if side == "overview" else lr[top : top + side_lr, left : left + side_lr]
         sr_part = sr[top * s : (top + side_lr) * s, left * s : (left + side_lr) * s]
         part = {"overview": lr_part, "after": sr_part}.get(side)

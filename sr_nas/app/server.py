@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
-import tempfile
 import zipfile
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -123,7 +123,7 @@ class Page:
         return Response(self.queue.view(photo, request.path_params["side"], x, y), media_type="image/png")
 
     def _archive(self, request: Request) -> Response:
-        path = Path(tempfile.mkstemp(suffix=".zip", dir=self.queue.folder)[1])
+        path = self.queue.folder / f"{secrets.token_hex(8)}.zip"
         with zipfile.ZipFile(path, "w") as file:  # images are compressed already
             for key, photo in self._sent(request).items():
                 if photo.state == "done":
@@ -155,4 +155,5 @@ class Page:
             Mount("/", StaticFiles(directory=Path(__file__).with_name("page"), html=True)),
         ]
         middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
-        return Starlette(routes=routes, middleware=middleware, lifespan=lifespan, exception_handlers={KeyError: lambda *_: Response(status_code=404)})
+        absent = {KeyError: lambda *_: Response(status_code=404)}
+        return Starlette(routes=routes, middleware=middleware, lifespan=lifespan, exception_handlers=absent)

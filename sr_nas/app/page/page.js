@@ -108,7 +108,7 @@ $("stage").ondragstart = event => event.preventDefault();
 $("files").onchange = async () => { await send($("files").files); $("files").value = ""; };
 document.ondragover = event => { event.preventDefault(); $("drop").classList.add("over"); };
 document.ondragleave = () => $("drop").classList.remove("over");
-document.ondrop = event => { event.preventDefault(); $("drop").classList.remove("over"); send(event.dataTransfer.files); };
+document.ondrop = event => { event.preventDefault(); $("drop").classList.remove("over"); if (state.models.length) send(event.dataTransfer.files); };
 $("clear").onclick = () => remove([...rows.keys()]);
 
 function open_tab() {
