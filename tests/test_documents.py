@@ -14,6 +14,7 @@ from typing import Any
 
 import benchmark
 import build_benchmark
+import degradation
 import prepare_data
 import pytest
 
@@ -109,7 +110,8 @@ def test_commands_parse(file: Path, item: str) -> None:
         assert option_file is None or "$" in option_file or option_file.startswith(("options/", "mine/"))
     else:
         parsers = {"prepare_data": prepare_data.make_parser, "benchmark": benchmark.parser}
-        (parsers | {"build_benchmark": build_benchmark.make_parser})[command]().parse_args(words)
+        parsers |= {"build_benchmark": build_benchmark.make_parser, "degradation": degradation.make_parser}
+        parsers[command]().parse_args(words)
 
 
 def test_what_does_not_exist_is_noticed() -> None:

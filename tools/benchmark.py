@@ -36,6 +36,7 @@ from torch.utils.data import Dataset
 
 from sr_nas.bridge.basicsr import import_basicsr
 from sr_nas.cli import with_errors_printed
+from sr_nas.data.degradation import DegradedPatches
 from sr_nas.data.loader import PatchDataset, ResumableLoader
 from sr_nas.data.sources import folder, lmdb_pairs, sample
 from sr_nas.errors import UserError
@@ -59,6 +60,10 @@ TRAININGS = {
     ),
 }
 """Case -> option file and genotype."""
+
+
+DEGRADED = ("options/train_jpeg.yml", "options/train_real.yml")
+"""Option files whose degradation of patches is measured."""
 
 
 def training_step(case: str, variant: str, batch: int, size: int, settings: dict[str, int], device: torch.device) -> Step:
@@ -241,6 +246,11 @@ def _loaders(root: Path, parsed: argparse.Namespace) -> Iterator[tuple[str, Step
     datasets: dict[str, Dataset[Any]] = {
         name: PatchDataset(pair, parsed.gt_size, memory_budget=0) for name, pair in pairs.items()
     }
+    for file in DEGRADED:
+        steps = load_options(training_options, file).datasets.train.degradation
+        datasets[f"folder, cache, {Path(file).stem}"] = DegradedPatches(
+            steps, pairs["folder, cache"], parsed.gt_size, memory_budget=0
+        )
     try:
         datasets["basicsr, folder"] = BasicSRPairs(*folders, parsed)
     except UserError as error:

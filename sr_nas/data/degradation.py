@@ -30,8 +30,9 @@ Pixels = NDArray[np.float32]
 Size = tuple[int, int]
 Random = np.random.Generator
 
-MARGIN = 16
-"""LR pixels around a patch that go through the steps too, so that filters at its edges see the image: a block of JPEG."""
+MARGIN, HR_MARGIN = 16, 8
+"""LR pixels around a patch, where steps begin with LR and with HR, that go through them too, so that filters at its edges see
+the image; and multiples of which these begin and end at: a block of JPEG, with its colour and without."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -234,7 +235,7 @@ class Degradation:
 class DegradedPatches(PatchDataset):
     """Random training patches whose LR goes through a :class:`Degradation`, drawn by ``(seed, draw)`` as crop and flips are.
 
-    The steps see :data:`MARGIN` LR pixels or more to all sides of a patch, where the image has them, that begin and end on the
+    The steps see :data:`MARGIN` LR pixels or more to all sides of a patch, where the image has them. These begin and end on
     blocks of the image's JPEG: a patch is cut through blocks as any part of a photo is.
     """
 
@@ -244,8 +245,9 @@ class DegradedPatches(PatchDataset):
 
     def low_patch(self, lr: Image, hr: Image, top: int, left: int, orientation: tuple[bool, bool, bool], random: Random) -> Image:
         size, hflip, vflip, transpose = self.gt_size // self.pairs.scale, *orientation
-        above, below = _surroundings(top, size, lr.shape[0])
-        before, behind = _surroundings(left, size, lr.shape[1])
+        margin = HR_MARGIN if self.degrade.begins_with_hr else MARGIN
+        above, below = _surroundings(top, size, lr.shape[0], margin)
+        before, behind = _surroundings(left, size, lr.shape[1], margin)
         # JPEG is not the same in all orientations, so the images are turned before.
         low, high = (
             orient(image[above * scale : below * scale, before * scale : behind * scale], *orientation)
@@ -256,8 +258,8 @@ class DegradedPatches(PatchDataset):
         return self.degrade(low, high, random)[down : down + size, right : right + size]
 
 
-def _surroundings(first: int, size: int, length: int) -> tuple[int, int]:
-    start, stop = max(0, first - MARGIN) // MARGIN * MARGIN, -(-(first + size + MARGIN) // MARGIN) * MARGIN
+def _surroundings(first: int, size: int, length: int, margin: int) -> tuple[int, int]:
+    start, stop = max(0, first - margin) // margin * margin, -(-(first + size + margin) // margin) * margin
     return start, min(stop, length)
 
 
