@@ -93,6 +93,8 @@ setup(
             SPANDREL,
             *NASBENCH,
         ],
+        # 1.6 of mkdocs makes pages of files outside docs/; mkdocstrings reads the reference off docstrings.
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings-python>=1.10"],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

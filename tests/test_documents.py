@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pkgutil
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import benchmark
@@ -17,13 +19,14 @@ import build_benchmark
 import degradation
 import prepare_data
 import pytest
+import yaml
 
 from sr_nas.cli import COMMANDS, parser_of
 from tests.conftest import REPOSITORY
 from tests.test_import_rule import FLOORS
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "datasets/README.md")]
-PAGES += sorted((REPOSITORY / "docs").glob("*.md")) + sorted((REPOSITORY / "sr_nas").rglob("*.md"))
+PAGES += sorted((REPOSITORY / "docs").rglob("*.md")) + sorted((REPOSITORY / "sr_nas").rglob("*.md"))
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 TOP = ("sr_nas/", "tools/", "tests/", "options/", "docs/", ".ci/")
@@ -136,3 +139,44 @@ def test_the_walks_are_those_of_the_tool() -> None:
     assert {name: sorted(names.split()) for name, names in walks} == {
         "search": search, "step": step, "training": training, "photo": photo,
     }  # fmt: skip
+
+
+def test_every_page_has_a_place_on_the_site() -> None:
+    text = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"\S+\.md", text.partition("\nnav:\n")[2])
+    pages = [file.relative_to(REPOSITORY / "docs").as_posix() for file in (REPOSITORY / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted([*pages, "start.md", "contributing.md", "datasets.md"])
+    assert yaml.safe_load(text)["theme"]["font"] is False  # else every page would load one from the net
+
+
+def test_the_site_has_every_option() -> None:
+    pytest.importorskip("mkdocs", reason="pip install 'sr_nas[docs]'")
+    import docs_site
+
+    def keys(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            yield from part.get("properties", {}) if isinstance(part.get("properties"), dict) else ()
+            part = list(part.values())
+        for item in part if isinstance(part, list) else ():
+            yield from keys(item)
+
+    schema = (REPOSITORY / "options" / "schema.json").read_text(encoding="utf-8")
+    paths = re.findall(r"^\| `([\w.[\]]+)", docs_site.option_tables(), re.M)
+    printed = {name for path in paths for name in re.split(r"[.[\]]+", path)}
+    assert set(keys(json.loads(schema))) - printed == {"_base_"}
+
+
+def test_links_of_the_repository_are_those_of_the_site() -> None:
+    pytest.importorskip("mkdocs", reason="pip install 'sr_nas[docs]'")
+    import docs_site
+
+    def turned(place: str, text: str) -> str:
+        page: Any = SimpleNamespace(file=SimpleNamespace(src_uri=place))
+        return docs_site.on_page_markdown(text, page, None, None)  # type: ignore[arg-type]
+
+    assert turned("start.md", "[a](docs/a.md#b) ![i](docs/images/i.png)") == "[a](a.md#b) ![i](images/i.png)"
+    assert turned("datasets.md", "[a](../docs/a.md) [r](../README.md)") == "[a](a.md) [r](start.md)"
+    assert turned("a.md", "[c](../CONTRIBUTING.md#x) [b](b.md) [n](https://n.org) [y](../options/y.yml) [h](#h)") == (
+        "[c](contributing.md#x) [b](b.md) [n](https://n.org) y [h](#h)"
+    )
+    assert turned("reference/p.md", "[c](../../CONTRIBUTING.md) [a](../a.md)") == "[c](../contributing.md) [a](../a.md)"
