@@ -44,7 +44,7 @@ from sr_nas.task import build_searcher, build_trainer, build_training, find_task
 UNITS = {
     "G": ("macs_hr", "multiply-adds for an HR output of 1280x720"),
     "K": ("params", "parameters"),
-    "ms": ("latency_ms", "milliseconds here for an LR image of 320x180; of one core where there is no GPU"),
+    "ms": ("latency_ms", "milliseconds here for an LR image of 320x180, of one core where there is no GPU"),
 }
 """Unit of a budget -> the cost that it limits, and what that is."""
 LONG = 1800

@@ -28,11 +28,6 @@ KEPT_OUT, JUDGE, TRAIN = ROLES = ("kept_out", "judge", "train")
 LEFT_OUT = "left_out"
 
 
-def by_name(photos: Path, files: Sequence[Path]) -> list[Path]:
-    """Return files in the order of the SHA-256 of their paths within the folder, the same on every file system."""
-    return sorted(files, key=lambda file: _digest(photos, file))
-
-
 def _digest(photos: Path, file: Path) -> str:
     return hashlib.sha256(file.relative_to(photos).as_posix().encode(errors="surrogateescape")).hexdigest()
 
@@ -45,17 +40,17 @@ def role_of(number: int) -> str:
 def prepare(photos: Path, files: Sequence[Path], folder: Path, stop: Callable[[], bool]) -> dict[str, dict[str, str]] | None:
     """Write photos as PNG into ``kept_out``, ``judge`` and ``train`` of a new folder, until there are enough to train on.
 
-    Of 4 megapixels and more they are halved as MATLAB's ``imresize`` does, until they are smaller: cameras and JPEG blur single
-    pixels. Photos that cannot be read or are too small, show nothing, or the scene of another one, are left out.
+    Those of 4 megapixels and more are halved as MATLAB's ``imresize`` does, until they have fewer: cameras and JPEG blur single
+    pixels. What cannot be read, is too small, shows nothing, or the scene of another one, is left out. The order is that of the
+    SHA-256 of the paths within ``photos``, the same on every file system.
 
     Args:
-        photos: where they lie; nothing is written there.
-        files: of them.
+        photos: folder of all ``files``; nothing is written there.
         folder: to write to; what is there is removed.
-        stop: whether to stop.
+        stop: whether a signal asks to stop.
 
     Returns:
-        Role, or ``left_out`` -> file -> name that was written, or why none was; ``None`` where it was stopped.
+        Role -> file -> name that was written, and ``left_out`` -> file -> why; ``None`` where it was stopped.
 
     Raises:
         UserError: too few are left.
@@ -63,7 +58,7 @@ def prepare(photos: Path, files: Sequence[Path], folder: Path, stop: Callable[[]
     shutil.rmtree(folder, ignore_errors=True)
     pixels, known = 0, list[tuple[imagehash.ImageHash, Path]]()
     result: dict[str, dict[str, str]] = {name: {} for name in (*ROLES, LEFT_OUT)}
-    files, size = by_name(photos, files), 2 * cores()
+    files, size = sorted(files, key=lambda file: _digest(photos, file)), 2 * cores()
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(files), size):
             some = files[start : start + size]
@@ -91,8 +86,7 @@ def prepare(photos: Path, files: Sequence[Path], folder: Path, stop: Callable[[]
     if len(known) < LEAST:
         reasons = [f"\n  {file}: {why}" for file, why in list(result[LEFT_OUT].items())[:10]]
         raise UserError(
-            f"--photos {photos}: {LEAST} photos of different scenes are needed at least, and {len(known)} can be used."
-            f"{''.join(reasons)}"
+            f"--photos {photos}: {LEAST} photos of different scenes are needed, and {len(known)} can be used.{''.join(reasons)}"
         )
     return result
 

@@ -133,6 +133,15 @@ def test_the_plan(made: Callable[..., Make], capsys: pytest.CaptureFixture[str])
     assert next(name for name, *_ in made("15ms").steps()) == "latency"
 
 
+def test_the_network_that_ships_is_measured_too(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "shipped", lambda: ["fast_x2", "x2", "x4"])
+    for scale, names in ((2, {"network": "work/train", "shipped_x2": "x2"}), (3, {"network": "work/train"})):
+        one = made(scale=scale)
+        assert {name: model["path"] for name, model in one.evaluate_options()["models"].items()} == names
+        purpose = next(purpose for name, purpose, *_ in one.steps() if name == "evaluate")
+        assert purpose.endswith("bicubic, x2" if scale == 2 else "bicubic; no network of scale 3 is shipped")
+
+
 def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
     with pytest.raises(UserError, match=r"--budget 0.1G: no network is so small. At scale 2 they have macs_hr 500M to 90G"):
         made("0.1G").begin()

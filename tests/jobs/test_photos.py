@@ -98,5 +98,5 @@ def test_it_ends_where_there_are_enough_pixels_and_where_it_is_told_to(tmp_path:
 def test_too_few_photos(tmp_path: Path) -> None:
     files = folder_of(tmp_path, 3)
     (tmp_path / "4.png").touch()
-    with pytest.raises(UserError, match=r"4 photos .* needed at least, and 3 can be used\.\n  .*4\.png: the file is empty"):
+    with pytest.raises(UserError, match=r"4 photos .* needed, and 3 can be used\.\n  .*4\.png: the file is empty"):
         prepare(tmp_path, [*files, tmp_path / "4.png"], tmp_path / "out", lambda: False)
