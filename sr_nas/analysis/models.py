@@ -24,14 +24,14 @@ def main(args: Namespace) -> int:
         return 0
     names = list(dict.fromkeys(name for facts in networks.values() for name in facts.get("sets", {})))
     Table([row(name, facts, names) for name, facts in networks.items()], "PSNR in dB / SSIM").print(console)
-    lines = ["MACs: multiply-adds for an HR output of 1280x720, which takes so many ms of inference"]
-    lines += dict.fromkeys(
-        f"ms: {one['host']}, threads: {one['threads']}" for facts in networks.values() if (one := facts.get("machine"))
-    )
-    lines += [f"trained on {data}: {', '.join(who)}" for data, who in by_value(networks, "data").items()]
-    lines += [f"license {name}: {', '.join(who)}" for name, who in by_value(networks, "license").items()]
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    machines = [facts["machine"] for facts in networks.values() if "machine" in facts]
+    lines = {"MACs: multiply-adds for an HR output of 1280x720, which takes so many ms of inference": ""}
+    lines |= {f"ms: {one['host']}, threads: {one['threads']}": "" for one in machines}
+    for name, facts in networks.items():
+        origin = f"trained on {facts.get('data', 'images that are not stated')}; license: {facts.get('license', 'not stated')}: "
+        lines[origin] = ", ".join(filter(None, (lines.get(origin), name)))
+    for line, those in lines.items():
+        console.print(line + those, soft_wrap=True)
     return 0
 
 
@@ -45,11 +45,3 @@ def row(name: str, facts: dict[str, Any], sets: list[str]) -> dict[str, str]:
         "MACs": f"{facts['macs_hr_1280x720'] / 1e9:.2f} G" if "macs_hr_1280x720" in facts else "-",
         "ms": f"{facts['latency_ms']:.0f}" if "latency_ms" in facts else "-",
     } | {one: f"{score['psnr']:.2f} / {score['ssim']:.4f}" if score else "-" for one, score in scores.items()}
-
-
-def by_value(networks: dict[str, dict[str, Any]], key: str) -> dict[str, list[str]]:
-    """Return the names of the networks of each value under a key."""
-    values: dict[str, list[str]] = {}
-    for name, facts in networks.items():
-        values.setdefault(str(facts.get(key, "not stated")), []).append(name)
-    return values

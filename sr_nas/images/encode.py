@@ -68,12 +68,7 @@ def check_format(suffix: str, height: int, width: int, channels: int, bits: int)
 
 
 def encode(
-    pixels: np.ndarray,
-    suffix: str,
-    quality: int | None = None,
-    icc_profile: bytes | None = None,
-    exif: bytes = b"",
-    xmp: bytes = b"",
+    pixels: np.ndarray, suffix: str, quality: int | None = None, icc_profile: bytes | None = None, **photo: bytes
 ) -> bytes:
     """Encode an image, with chroma at full resolution.
 
@@ -84,7 +79,7 @@ def encode(
         suffix: one of :data:`FORMATS`, in either case.
         quality: 0..100, of JPEG (by default 95) and WebP (by default lossless); all else is lossless.
         icc_profile: colour profile of the file.
-        exif: as :func:`~sr_nas.images.metadata.fitted` gives it for this format; so is ``xmp``.
+        photo: ``exif`` and ``xmp``, as :func:`~sr_nas.images.metadata.fitted` gives them for this format; both or none.
 
     Raises:
         UserError: an unknown suffix, or a format that cannot hold these pixels.
@@ -101,15 +96,16 @@ def encode(
     try:
         if bits == 16:
             data = (_tiff_of_16_bits if form is _TIFF else _png_of_16_bits)(pixels, icc_profile)
-            return embedded(data, form.name, exif, xmp) if exif or xmp else data
-        stream = io.BytesIO()
-        settings = _SETTINGS.get(form, {}) | ({"quality": 95 if quality is None else quality} if form is _JPEG else {})
-        if form is _WEBP:
-            settings |= {"exif": exif, "xmp": xmp} | ({} if quality is None else {"lossless": False, "quality": quality})
-        Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(
-            stream, form.name, icc_profile=icc_profile, **settings
-        )
-        return embedded(stream.getvalue(), form.name, exif, xmp) if (exif or xmp) and form is not _WEBP else stream.getvalue()
+        else:
+            stream, settings = io.BytesIO(), _SETTINGS.get(form, {})
+            if form is _JPEG or (form is _WEBP and quality is not None):
+                settings = settings | {"lossless": False, "quality": 95 if quality is None else quality}
+            settings = settings | (photo if form is _WEBP else {})
+            Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(
+                stream, form.name, icc_profile=icc_profile, **settings
+            )
+            data = stream.getvalue()
+        return embedded(data, form.name, **photo) if form is not _WEBP and any(photo.values()) else data
     except (cv2.error, ValueError, OSError, struct.error) as error:
         raise UserError(f"{form.name} cannot hold {width}x{height} pixels ({error}).") from error
 

@@ -136,7 +136,7 @@ def _decoded(data: bytes) -> tuple[np.ndarray, int, Metadata]:
     if pixels.ndim != 3 or sorted(pixels.shape[:2]) != sorted((page.imagelength, page.imagewidth)):
         raise UserError("it is damaged: what it states about the layout of its pixels is not so.")
     exif = rewritten(data, {}, page.offset, OF_TIFF) if tags & OF_TIFF else b""
-    return pixels, orientation, Metadata(page.iccprofile, others, exif, bytes(page.tags.valueof(700, b"")))
+    return pixels, orientation, Metadata(page.iccprofile, others, exif, _packet(page.tags.valueof(700)))
 
 
 def _tiff_image(stream: BinaryIO) -> tuple[int, TiffPage]:
@@ -315,10 +315,14 @@ def _exif(image: ImageFile) -> Any:
         return {}
 
 
+def _packet(xmp: Any) -> bytes:
+    return xmp.encode() if isinstance(xmp, str) else xmp if isinstance(xmp, bytes) else b""
+
+
 def _metadata(image: ImageFile, data: bytes) -> Metadata:
     info, tags = image.info, set(_exif(image))
     exif = bool(tags - {_ORIENTATION} or ("exif" in info and not tags))  # EXIF without any tag cannot be parsed
-    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    xmp = _packet(info.get("xmp") or info.get("XML:com.adobe.xmp"))
     present = {
         "EXIF": exif,
         "XMP": bool(xmp),
@@ -331,7 +335,7 @@ def _metadata(image: ImageFile, data: bytes) -> Metadata:
     }
     names = tuple(name for name, is_present in present.items() if is_present)
     block = info.get("exif", b"") if exif else b""
-    return Metadata(info.get("icc_profile") or None, names, block, xmp.encode() if isinstance(xmp, str) else xmp)
+    return Metadata(info.get("icc_profile") or None, names, block, xmp)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -57,14 +57,8 @@ def fitted(exif: bytes, xmp: bytes, form: str, height: int, width: int) -> tuple
 def rewritten(exif: bytes, sizes: dict[int, int], at: int | None = None, tags: Collection[int] | None = None) -> bytes:
     """Return EXIF, or that of a TIFF file, as a block of its own, with an orientation of 1 and without a second directory.
 
-    Args:
-        exif: begins with a TIFF header.
-        sizes: tag -> what it states instead, where it is there.
-        at: offset of the first directory; by default the header's.
-        tags: those to keep in it; by default all.
-
-    Returns:
-        The block; ``b""`` where it has no field or cannot be read.
+    ``sizes`` are tags and what they state instead where they are there, ``at`` is the offset of the first directory, by default
+    the header's, and ``tags`` are those to keep in it, by default all. It is ``b""`` where there is none, or it cannot be read.
     """
     try:
         order, fields = _read(exif, at)
@@ -87,12 +81,15 @@ def _read(block: bytes, at: int | None = None) -> tuple[str, Fields]:
 
 
 def _fields(block: bytes, at: int, order: str, pointers: dict[int, Any]) -> Fields:
-    fields: Fields = {}
+    fields, total = Fields(), 0
     for place in range(at + 2, at + 2 + 12 * struct.unpack_from(f"{order}H", block, at)[0], 12):
         tag, kind, count = struct.unpack_from(f"{order}HHL", block, place)
         size = count * _SIZES.get(kind, 0)
         start = place + 8 if size <= 4 else struct.unpack_from(f"{order}L", block, place + 8)[0]
         value: Any = block[start : start + size]
+        total += size
+        if total > 2 * len(block):  # fields that share their bytes without end
+            raise struct.error
         if tag in pointers:
             value = _fields(block, struct.unpack(f"{order}L", value)[0], order, pointers[tag])
         if (size and len(value) == size) or tag in pointers:  # else it has no value in the file

@@ -203,9 +203,9 @@ def upscale_files(
     run = partial(
         upscale_image, network, device=device, precision=precision, ensemble=ensemble, outscale=outscale, progress=progress
     )
-    batch = Batch(network, run, tile, torch.device(device), quality)
+    batch = Batch(network, run, tile, torch.device(device))
     return (
-        Outcome(source, target, "left out") if leave else batch.upscale_file(source, target, scale, overwrite)
+        Outcome(source, target, "left out") if leave else batch.upscale_file(source, target, scale, overwrite, quality)
         for source, target, leave in zip(inputs, targets, is_output, strict=True)
     )
 
@@ -229,21 +229,13 @@ class Batch:
         run: :func:`upscale_image` of it, which takes pixels and ``tile``.
         tile: side of the tiles.
         device: where it runs.
-        quality: of JPEG and WebP files.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        run: Callable[..., np.ndarray],
-        tile: Tile,
-        device: torch.device,
-        quality: int | None = None,
-    ) -> None:
-        self.network, self.run, self.tile, self.device, self.quality = network, run, tile, device, quality
+    def __init__(self, network: nn.Module, run: Callable[..., np.ndarray], tile: Tile, device: torch.device) -> None:
+        self.network, self.run, self.tile, self.device = network, run, tile, device
         self.largest: int | None = None  # larger tiles have exceeded the memory
 
-    def upscale_file(self, source: Path, target: Path, scale: float, overwrite: bool) -> Outcome:
+    def upscale_file(self, source: Path, target: Path, scale: float, overwrite: bool, quality: int | None) -> Outcome:
         """Return the outcome of one file."""
         try:
             if target.is_dir():
@@ -260,7 +252,7 @@ class Batch:
                 dropped = tuple(name for name in dropped if not {"EXIF": exif, "XMP": xmp}.get(name))
             if profile and not holds_profile(target.suffix, upscaled.shape[2], 8 * upscaled.dtype.itemsize, profile):
                 profile, dropped = None, (*dropped, "colour profile")
-            write_image(target, upscaled, self.quality, icc_profile=profile, exif=exif, xmp=xmp)
+            write_image(target, upscaled, quality, icc_profile=profile, exif=exif, xmp=xmp)
         except UserError as error:
             return Outcome(source, target, "failed", str(error))
         except OSError as error:  # of target.exists: a name too long, or a link to itself

@@ -48,12 +48,10 @@ def upscale(
     if isinstance(image, Image.Image) and image.mode not in MODES:
         raise ValueError(f"an image of the mode {image.mode} is not upscaled; convert it, as by image.convert('RGB')")
     array = np.asarray(ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image)
-    is_floating, pixels = np.issubdtype(array.dtype, np.floating), np.atleast_3d(array)
-    of_kind = array.dtype in (np.uint8, np.uint16) or is_floating
+    is_floating, pixels = array.dtype.kind == "f", np.atleast_3d(array)
+    of_kind = is_floating or array.dtype in (np.uint8, np.uint16)
     if not of_kind or array.ndim not in (2, 3) or pixels.shape[2] > 4 or not array.size:
-        raise ValueError(
-            f"no image: {array.dtype} of shape {array.shape}; HxW or HxWxC, C up to 4, uint8, uint16 or floating point"
-        )
+        raise ValueError(f"no image: {array.dtype} of shape {array.shape}; HxW or HxWxC, C up to 4, uint8, uint16 or float")
     if is_floating and not (array.min() >= 0 and array.max() <= 1):  # NaN too
         raise ValueError(f"floating point is from 0 to 1, and this is from {array.min()} to {array.max()}")
     network, device = load_model(model) if isinstance(model, (str, Path)) else model, pick_device("auto")

@@ -22,7 +22,7 @@ def test_the_list_is_of_the_files_metadata(tmp_path: Path, monkeypatch: pytest.M
     assert ["x2", "x2", "12,345", "2.50", "G", "31", "37.65", "/", "0.9587"] in lines
     assert ["x4", "x4", "-", "-", "-", "-"] in lines
     texts = [" ".join(line) for line in lines]
-    assert "ms: a processor, threads: 2" in texts and "trained on my photos: x2" in texts
-    assert "license CC0: x2" in texts and "license not stated: fast_x2" in texts
+    assert "ms: a processor, threads: 2" in texts and "trained on my photos; license: CC0: x2" in texts
+    assert "trained on images that are not stated; license: not stated: fast_x2" in texts
     monkeypatch.setattr("sr_nas.export.model.SHIPPED", tmp_path / "none")
     assert "no network ships" in run("models")
