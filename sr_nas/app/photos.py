@@ -20,12 +20,13 @@ import torch
 from sr_nas.errors import UserError, reason
 from sr_nas.export.model import load_model
 from sr_nas.images.encode import encode, holds_profile
-from sr_nas.images.files import IMAGE_SUFFIXES, image_size, read_with_metadata
+from sr_nas.images.files import CONVERTED, IMAGE_SUFFIXES, image_size, read_with_metadata
 from sr_nas.images.resize import upscale_bicubic
 from sr_nas.inference.images import upscale_files
 from sr_nas.inference.optimize import for_inference
 from sr_nas.runs.files import cache_folder, lock
 
+SUFFIXES = (*IMAGE_SUFFIXES, *CONVERTED)
 WINDOW = 1200
 """Side, in pixels of the result, of what a page shows at once: a browser does not hold the whole of a large picture."""
 
@@ -58,7 +59,7 @@ class Photo:
         if not isinstance(error, UserError | OSError):
             traceback.print_exception(error)
             text = f"an error of this program, {type(error).__name__}: its terminal shows more."
-        for path in (self.source.parent / "result" / self.source.name, self.source):
+        for path in (*(self.source.parent / "result" / name for name in (self.source.name, "photo.jpg")), self.source):
             text = text.replace(str(path), self.name)
         self.state, self.message = "failed", text
 
@@ -89,7 +90,7 @@ class PhotoQueue:
     def new(self, session: str, name: str, model: str) -> tuple[str, Photo]:
         """Make the folder of an upload; return its key and the photo, whose ``source`` is to be written."""
         suffix, key = PurePosixPath(name).suffix.lower(), secrets.token_urlsafe(12)
-        source = self.folder / key / f"photo{suffix if suffix in IMAGE_SUFFIXES else ''}"
+        source = self.folder / key / f"photo{suffix if suffix in SUFFIXES else ''}"
         source.parent.mkdir()
         self.photos[key] = Photo(session, name[-200:], model, source)
         return key, self.photos[key]

@@ -10,10 +10,9 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sr_nas.app.photos import WINDOW, Photo, PhotoQueue
+from sr_nas.app.photos import SUFFIXES, WINDOW, Photo, PhotoQueue
 from sr_nas.errors import UserError
 from sr_nas.export.model import load_model, shipped, shipped_file
-from sr_nas.images.files import IMAGE_SUFFIXES
 from sr_nas.runs.device import pick_device, use_threads
 
 try:
@@ -80,7 +79,7 @@ class Page:
     def __init__(self, queue: PhotoQueue, most_bytes: float, run: Path | None, remark: str) -> None:
         self.queue, self.most_bytes, self.run = queue, most_bytes, run
         limits = {"megabytes": most_bytes / 1e6, "megapixels": queue.most_pixels / 1e6, "window": WINDOW}
-        self.fixed = {"models": list(queue.models), "suffixes": IMAGE_SUFFIXES, "run": run is not None, "remark": remark} | limits
+        self.fixed = {"models": list(queue.models), "suffixes": SUFFIXES, "run": run is not None, "remark": remark} | limits
 
     def _sent(self, request: Request) -> dict[str, Photo]:
         session = request.query_params.get("session")

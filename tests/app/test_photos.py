@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from sr_nas.cli import main
 from sr_nas.images.files import decode, read_image, write_image
@@ -55,13 +55,17 @@ def finished(queue: PhotoQueue, *files: Path, name: str = "") -> list[Photo]:
 
 
 def test_results_are_those_of_inference(queue: PhotoQueue, photos: Path, model: Path, tmp_path: Path) -> None:
-    files = sorted(photos.iterdir())
-    assert main(["inference", "-i", str(photos), "-o", str(tmp_path / "out"), "--model", str(model), "--num_gpu", "0"]) == 0
+    files = [Path(shutil.copy(file, tmp_path)) for file in sorted(photos.iterdir())]
+    if features.check("avif"):
+        Image.new("RGB", (17, 21), "teal").save(tmp_path / "phone.avif")
+        files.append(tmp_path / "phone.avif")
+    assert main(["inference", "-i", *map(str, files), "-o", str(tmp_path / "out"), "--model", str(model), "--num_gpu", "0"]) == 0
     for file, photo in zip(files, finished(queue, *files), strict=True):
         assert photo.state == "done", photo.message
         assert photo.size == (21, 17) and photo.scale == 2
-        assert photo.result.read_bytes() == (tmp_path / "out" / file.name).read_bytes()
-        assert photo.result_name == f"{file.stem}_x2{file.suffix}"
+        suffix = ".jpg" if file.suffix == ".avif" else file.suffix
+        assert photo.result.read_bytes() == (tmp_path / "out" / f"{file.stem}{suffix}").read_bytes()
+        assert photo.result_name == f"{file.stem}_x2{suffix}"
 
 
 @pytest.mark.parametrize("window", [16, 1200])
