@@ -77,7 +77,8 @@ setup(
         "table": [TABLE],
         "sweep": [RAY],  # tools/sweep.py --address
         "app": APP,
-        "tensorboard": [TENSORBOARD],  # logger.use_tb_logger of a training
+        "tensorboard": [TENSORBOARD],  # logger.use_tb_logger
+        "wandb": ["wandb>=0.19"],  # logger.wandb; 0.19 is the first without a process of Python's beside the run
         "test": [
             "pytest>=8.0",
             "pytest-xdist>=3.2",

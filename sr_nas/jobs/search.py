@@ -7,7 +7,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,19 @@ from sr_nas.jobs.run import Run, less_memory
 from sr_nas.options.load import dump_yaml, load_options
 from sr_nas.options.sections import AnySearch
 from sr_nas.report.page import FRONT, LiveReport
-from sr_nas.report.progress import DRAW, SearchView, clarity, decision, macs, selection, stopped, truth
+from sr_nas.report.progress import (
+    DRAW,
+    SearchView,
+    Sinks,
+    clarity,
+    decision,
+    macs,
+    numbers,
+    selection,
+    stopped,
+    truth,
+    wanted_sinks,
+)
 from sr_nas.runs.device import available_memory, check_precision, peak_memory, pick_device
 from sr_nas.runs.distributed import GracefulShutdown, is_first, processes, world_size
 from sr_nas.runs.files import write_json, write_text
@@ -80,6 +92,7 @@ def run_search(
     """
     options, device = with_candidates_kept(options), pick_device(options.num_gpu)
     check_precision(device, options.train.precision)
+    wanted_sinks(options.logger)
     with Run.create_or_resume(options, auto_resume, until) as run:
         code = _search(run, options, device, console if is_first() else Console(quiet=True, force_terminal=False), budgets)
         return run.folder, code
@@ -100,6 +113,7 @@ def _search(run: Run, options: AnySearch, device: torch.device, console: Console
     recorder.begin()
     choices, start, logger = searcher.space.choices(), searcher.step, options.logger
     with (
+        closing(recorder.sinks),
         SearchView(console, run.folder.name, searcher.steps, start, logger.print_freq, searcher.plan.epochs) as view,
         GracefulShutdown() as stop,
     ):
@@ -142,6 +156,7 @@ class Recorder:
     def __init__(self, run: Run, searcher: Searcher, task: Task) -> None:
         self.run, self.searcher, self.task = run, searcher, task
         self.frequency = run.options.logger.save_checkpoint_freq or searcher.plan.steps_per_epoch
+        self.sinks = Sinks(run.folder if is_first() else None, run.options, searcher.step)
         self.report = LiveReport(run.folder if is_first() else None, searcher.space)
         self._complexity = cache(self._complexity_of)
 
@@ -173,6 +188,7 @@ class Recorder:
                 self.run.log.info("selected %s", text)
             for text in stopped(record):
                 self.run.log.info("%s", text)
+            self.sinks.write(record["step"], numbers(record))
             self.view.epoch(record)
             self.report.write_if_due()
 
@@ -185,6 +201,7 @@ class Recorder:
             refuse_non_finite(searcher.space, ADVICE)
             refuse_non_finite(searcher.alpha, ADVICE)
             if is_first():
+                self.sinks.flush()
                 save_checkpoint(self.run.folder / CHECKPOINT, searcher.state_dict())
         return stopping
 

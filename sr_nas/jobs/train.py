@@ -19,7 +19,7 @@ from sr_nas.jobs.run import Run
 from sr_nas.options.load import load_options
 from sr_nas.options.sections import AnyTraining
 from sr_nas.report.page import LiveReport
-from sr_nas.report.progress import Scalars, TrainView, check_tensorboard
+from sr_nas.report.progress import Sinks, TrainView, wanted_sinks
 from sr_nas.runs.device import Precision, peak_memory, pick_device, resolve_precision
 from sr_nas.runs.distributed import GracefulShutdown, from_first, is_first, processes
 from sr_nas.runs.run_dir import CHECKPOINT, append_history, cut_history, save_checkpoint
@@ -50,8 +50,7 @@ def run_training(options: AnyTraining, console: Console, auto_resume: bool = Fal
     """
     device = pick_device(options.num_gpu)
     precision = resolve_precision(device, options.train.precision)
-    if options.logger.use_tb_logger:
-        check_tensorboard()
+    wanted_sinks(options.logger)
     with Run.create_or_resume(options, auto_resume, until) as run:
         code = _train(run, options, device, precision, console if is_first() else Console(quiet=True, force_terminal=False))
         return run.folder, code
@@ -73,7 +72,7 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
     report = LiveReport(run.folder if is_first() else None, network)
     name, done, total = run.folder.name, trainer.iteration, trainer.total
     with (
-        closing(Scalars(run.folder if logger.use_tb_logger and is_first() else None, done)) as scalars,
+        closing(Sinks(run.folder if is_first() else None, options, done)) as sinks,
         TrainView(console, name, total, done, logger.print_freq) as view,
         GracefulShutdown() as stop,
     ):
@@ -87,7 +86,7 @@ def _train(run: Run, options: AnyTraining, device: torch.device, precision: Prec
             metric = validator.heading.split(" / ")[0]
             run.say(view, f"the best network is judged by its {metric} on {next(iter(validator.sets))}")
         if done < (run.until or total):
-            fit(trainer, checkpointer, options, view, scalars, report, stop)
+            fit(trainer, checkpointer, options, view, sinks, report, stop)
         if trainer.iteration < total:
             resume = f"--auto_resume goes on from {checkpointer.saved}."
             run.say(view, f"stopped at iteration {trainer.iteration}, saved in {run.folder}. {resume}")
@@ -104,7 +103,7 @@ def fit(
     checkpointer: Checkpointer,
     options: AnyTraining,
     view: TrainView,
-    scalars: Scalars,
+    sinks: Sinks,
     report: LiveReport,
     stop: GracefulShutdown,
 ) -> None:
@@ -125,20 +124,20 @@ def fit(
             view.step(trainer.iteration, losses, trainer.learning_rate)
             checkpointer.note(losses)
             if due(options.logger.print_freq):
-                scalars.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
+                sinks.write(trainer.iteration, {**losses, "learning_rate": trainer.learning_rate})
             if due(val_freq):
                 record, improved = checkpointer.validate()
                 means = validator.means(record)
                 run.log.info("%s", {key: value for key, value in record.items() if key != "val"} | means)
                 scores = {f"{key}/{name}": value for name, values in means.items() for key, value in values.items()}
-                scalars.write(trainer.iteration, scores)
+                sinks.write(trainer.iteration, scores)
                 if means:
                     texts = {name: validator.format(values) for name, values in means.items()}
                     view.validation(trainer.iteration, texts, improved, trainer.start_share)
                 report.write_if_due()
             stopping = stop.agreed() or trainer.iteration == run.until
             if stopping or due(save_freq):
-                scalars.flush()
+                sinks.flush()
                 if not checkpointer.save():
                     saved = f"the checkpoint stays that of iteration {checkpointer.saved}"
                     run.say(view, f"the loss is far above what it was: {saved}")

@@ -12,7 +12,7 @@ MARK = "model_type"
 _OUR_NETWORKS = ("IMDN", "DLSR")
 # Keys without effect on what is learned; they are dropped silently.
 _LOADING = ["use_shuffle", "prefetch_mode", "num_prefetch_queue", "pin_memory", "dataset_enlarge_ratio", "io_backend", "phase"]
-_IGNORED = {"path": ("resume_state",), "val": ("pbar", "suffix", "metrics", "save_img"), "logger": ("wandb",)}
+_IGNORED = {"path": ("resume_state",), "val": ("pbar", "suffix", "metrics", "save_img")}
 _SCHEDULES = {"MultiStepLR": "MultiStepRestartLR", "TrueCosineAnnealingLR": "CosineAnnealingLR"}
 
 

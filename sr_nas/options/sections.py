@@ -100,13 +100,26 @@ class TrainDataset(Dataset):
     """Flip patches upside down and transpose them at random."""
 
 
+class WeightsAndBiases(Strict):
+    """A project of Weights & Biases; it needs pip install 'sr_nas[wandb]'."""
+
+    project: str | None = None
+    """Its name; without one nothing is written."""
+    resume_id: str | None = None
+    """Identity of the run there; by default one of its own, which it keeps when it is resumed."""
+
+
 class Logger(Strict):
-    """What a run prints, and how often it saves itself."""
+    """What a run prints, how often it saves itself, and where its numbers go beside its history."""
 
     print_freq: PositiveInt = 100
     """Steps between two lines of progress where the output is no terminal."""
     save_checkpoint_freq: PositiveInt | None = None
     """Steps between two checkpoints; by default one per epoch of a search, one per validation of a training."""
+    use_tb_logger: bool = False
+    """Also write TensorBoard events, into tb/ of the run; they need pip install 'sr_nas[tensorboard]'."""
+    wandb: WeightsAndBiases = WeightsAndBiases()
+    """Also write to Weights & Biases."""
 
 
 class OutputPath(Strict):
@@ -450,13 +463,6 @@ class TrainPath(OutputPath):
     """Whether these weights must be all of the network's; false takes those that fit, for x3 and x4 all of x2's but the tail."""
 
 
-class TrainLogger(Logger):
-    """What a training prints, and how often it saves itself."""
-
-    use_tb_logger: bool = False
-    """Also write TensorBoard events, into tb/ of the run; they need pip install 'sr_nas[tensorboard]'."""
-
-
 class Distill(Component):
     """Knowledge distillation: a loss between a teacher's output and the network's, added to the task loss."""
 
@@ -502,7 +508,6 @@ class Validation(Strict):
 class AnyTraining(AnyRun):
     """Keys of the trainings of every task."""
 
-    logger: TrainLogger = TrainLogger()
     path: TrainPath = TrainPath()
     train: Iterations
     val: Validation = Validation()

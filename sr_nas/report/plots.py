@@ -179,7 +179,7 @@ def training_panels(history: Sequence[Mapping[str, Any]]) -> tuple[Panels, dict[
 
 def front_figure(cost: str, points: Sequence[tuple[float, float]], limit: float | None = None) -> Figure:
     """Return a figure of the Pareto front of a search, (cost, sum of log beta) of each network, with the budget where one is."""
-    figure = new_figure(5.2, 3.4)
+    figure = new_figure(4.0, 2.9)
     axes = figure.subplots()
     costs, log_beta = zip(*sorted(points), strict=True)
     axes.step(costs, log_beta, where="post", color=COLOURS[0], linewidth=1.4)

@@ -1,26 +1,31 @@
-"""Progress of a search or a training (lines, a bar on a terminal, TensorBoard), and what history records say."""
+"""Progress of a run (lines, a bar on a terminal, TensorBoard, Weights & Biases), and what history records say."""
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import statistics
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typing_extensions import Self
 
-from sr_nas.errors import UserError, short
+from sr_nas.errors import UserError, first_line, parse_json, short
 from sr_nas.genotype import JOINT, Choices, Genotype
+from sr_nas.options.sections import AnyRun, Logger
 from sr_nas.runs.files import naming
+from sr_nas.runs.run_dir import PROVENANCE
 
 # The speed is averaged over the last 1,000 steps (all that rich keeps), however long they took: a step changes its price on
 # the way, since a warm-up trains weights only.
@@ -250,51 +255,137 @@ def clarity(history: Sequence[Mapping[str, Any]], choices: Choices) -> list[tupl
     return rows
 
 
-def check_tensorboard() -> None:
-    """Raise UserError where TensorBoard, an optional dependency, is not installed."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"logger.use_tb_logger: TensorBoard is not installed ({error}). pip install 'sr_nas[tensorboard]', or leave it out."
-        ) from error
+class Sink(ABC):
+    """Where the numbers of a run go, beside its history. Another one is a subclass, and its option in :data:`SINKS`.
 
-
-class Scalars:
-    """TensorBoard scalars over the iterations of a run, in the folder ``tb`` of the run folder.
-
-    Args:
-        run: the run folder; ``None`` writes nothing.
-        start: iterations done before this process began. TensorBoard drops what an earlier process wrote after them.
+    Attributes:
+        module: that must be there.
+        install: what brings it.
     """
 
-    def __init__(self, run: Path | None, start: int = 0) -> None:
-        self._writer, self._folder = None, (run or Path()) / "tb"
-        if run is not None:
-            from torch.utils.tensorboard import SummaryWriter
+    module: ClassVar[str]
+    install: ClassVar[str]
 
-            threading.excepthook = _without_disks
-            with naming(self._folder):
-                self._writer = SummaryWriter(self._folder, purge_step=start + 1)
+    @abstractmethod
+    def __init__(self, folder: Path, options: AnyRun, start: int) -> None:
+        """Open it for a run in its folder, of which ``start`` steps were done before this process began."""
 
-    def write(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Add the values of an iteration by name; names with the same part before a slash share a group of charts."""
-        if self._writer is not None:
-            with naming(self._folder):
-                for name, value in values.items():
-                    self._writer.add_scalar(name, value, iteration)
+    @abstractmethod
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of a step by name; names with the same part before a slash share a group of charts."""
+
+    def flush(self) -> None:  # noqa: B027 # nothing, where it does so by itself
+        """Write everything to disk: a run that is resumed from the checkpoint which follows writes nothing earlier again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish."""
+
+
+class TensorBoard(Sink):
+    """Events in the folder ``tb`` of the run folder. What an earlier process wrote after the start is dropped by TensorBoard."""
+
+    module, install = "torch.utils.tensorboard", "sr_nas[tensorboard]"
+
+    def __init__(self, folder: Path, options: AnyRun, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        threading.excepthook = _without_disks
+        self._folder = folder / "tb"
+        with naming(self._folder):
+            self._writer = SummaryWriter(self._folder, purge_step=start + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        with naming(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Write everything to disk. Call it before a checkpoint: a run resumed from there writes nothing earlier again."""
-        if self._writer is not None:
-            with naming(self._folder):
-                self._writer.flush()
+        with naming(self._folder):
+            self._writer.flush()
 
     def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            with naming(self._folder):
-                self._writer.close()
+        with naming(self._folder):
+            self._writer.close()
+
+
+class WeightsAndBiases(Sink):
+    """A run of Weights & Biases, which goes on where the run is resumed; its files are in ``wandb`` of the run folder."""
+
+    module, install = "wandb", "sr_nas[wandb]"
+
+    def __init__(self, folder: Path, options: AnyRun, start: int) -> None:
+        import wandb
+
+        section, content = options.logger.wandb, options.model_dump(mode="json")
+        begun = parse_json((folder / PROVENANCE).read_bytes(), folder / PROVENANCE, halves="surrogateescape")[0]
+        identity = section.resume_id or sha256(f"{folder.name} {begun.get('started')}".encode(errors="replace")).hexdigest()[:16]
+        about: dict[str, Any] = {"project": section.project, "name": folder.name, "config": content, "dir": str(folder)}
+        try:
+            settings = wandb.Settings(console="off", silent=True)
+            self._run = wandb.init(id=identity, resume="allow", settings=settings, **about)
+        except wandb.Error as error:
+            advice = "Log in with: wandb login. Or keep it here, for wandb sync, with WANDB_MODE=offline in the environment."
+            raise UserError(f"logger.wandb: {first_line(error)}. {advice}") from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+SINKS: dict[str, type[Sink]] = {"use_tb_logger": TensorBoard, "wandb": WeightsAndBiases}
+"""Option of ``logger`` -> what it turns on."""
+
+
+def wanted_sinks(logger: Logger) -> list[type[Sink]]:
+    """Return the sinks that options ask for; raise UserError where one is not installed."""
+    wanted = [name for name in SINKS if getattr(logger, name) and (name != "wandb" or logger.wandb.project)]
+    return [_installed(name, SINKS[name]) for name in wanted]
+
+
+def _installed(name: str, sink: type[Sink]) -> type[Sink]:
+    try:
+        importlib.import_module(sink.module)
+    except ImportError as error:
+        install = f"pip install '{sink.install}', or leave it out."
+        raise UserError(f"logger.{name}: {sink.__name__} is not installed ({error}). {install}") from error
+    return sink
+
+
+class Sinks:
+    """The sinks of a run; none in processes but the first, whose ``folder`` is ``None``."""
+
+    def __init__(self, folder: Path | None, options: AnyRun, start: int = 0) -> None:
+        kinds = [] if folder is None else wanted_sinks(options.logger)
+        self._sinks = [kind(cast(Path, folder), options, start) for kind in kinds]
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of a step to all."""
+        for sink in self._sinks:
+            sink.write(step, values)
+
+    def flush(self) -> None:
+        """Write everything to disk; call it before a checkpoint."""
+        for sink in self._sinks:
+            sink.flush()
+
+    def close(self) -> None:
+        """Finish all."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def numbers(record: Mapping[str, Any], under: str = "") -> dict[str, float]:
+    """Return the numbers of a history record, those within its mappings by names such as ``loss/train``; lists are left out."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= numbers(value, f"{under}{name}/")
+        elif isinstance(value, int | float):
+            flat[under + name] = value
+    return flat
 
 
 def _without_disks(arguments: threading.ExceptHookArgs) -> None:

@@ -8,24 +8,32 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from sr_nas.errors import UserError
+from sr_nas.options.load import load_options
+from sr_nas.options.sections import SearchOptions
 from sr_nas.report.progress import (
     RunView,
-    Scalars,
     SearchView,
+    Sinks,
     TrainView,
-    check_tensorboard,
     duration,
     genotype_text,
     macs,
+    numbers,
+    wanted_sinks,
 )
+from tests.jobs.processes import TINY_SEARCH, run
 
 LOSSES = {"train": 0.03125, "task": 0.0298123, "regularizer": 0.0012, "cost": 2.1e-05, "total": 0.0310333}
 LOSS_TEXT = "train 0.03125  task 0.0298123  regularizer 0.0012  cost 2.1e-05  total 0.0310333"
+
+
+OPTIONS = load_options(SearchOptions, TINY_SEARCH, ["logger:use_tb_logger=true"])
 
 
 class Clock:
@@ -147,11 +155,11 @@ def test_durations() -> None:
 def test_tensorboard_drops_what_lies_beyond_the_checkpoint_of_a_resumed_run(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = Scalars(tmp_path)
+    first = Sinks(tmp_path, OPTIONS)
     for iteration in range(1, 7):
         first.write(iteration, {"loss": iteration / 8, "psnr/Set5": 30.0 + iteration})
     first.close()
-    second = Scalars(tmp_path, start=4)
+    second = Sinks(tmp_path, OPTIONS, start=4)
     second.write(5, {"loss": 0.75})
     second.close()
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
@@ -163,12 +171,79 @@ def test_tensorboard_drops_what_lies_beyond_the_checkpoint_of_a_resumed_run(tmp_
 def test_without_tensorboard_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"logger\.use_tb_logger: .*pip install 'sr_nas\[tensorboard\]'"):
-        check_tensorboard()
+        wanted_sinks(OPTIONS.logger)
+
+
+def test_numbers_of_a_record_have_names_with_slashes() -> None:
+    record = {
+        "epoch": 2,
+        "loss": {"train": 0.5, "task": 1},
+        "alpha": {"a": [1.0]},
+        "budget": {"params": {"limit": 3.0}},
+        "why": "x",
+    }
+    assert numbers(record) == {"epoch": 2, "loss/train": 0.5, "loss/task": 1, "budget/params/limit": 3.0}
+
+
+def wandb_options(*more: str) -> SearchOptions:
+    return load_options(SearchOptions, TINY_SEARCH, ["logger:wandb:project=small", *more])
+
+
+def test_without_weights_and_biases_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted_sinks(load_options(SearchOptions, TINY_SEARCH).logger) == []
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"logger\.wandb: .*pip install 'sr_nas\[wandb\]'"):
+        wanted_sinks(wandb_options().logger)
+
+
+def test_a_run_of_weights_and_biases_is_the_same_when_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.json").write_text('[{"started": "2030-01-01"}]')
+    calls: list[tuple[str, object]] = []
+
+    class Module(SimpleNamespace):
+        Error, Settings = RuntimeError, SimpleNamespace
+
+        def init(self, **arguments: object) -> object:
+            calls.append(("init", arguments))
+            return SimpleNamespace(
+                log=lambda values, step: calls.append(("log", (step, values))), finish=lambda: calls.append(("finish", None))
+            )
+
+    monkeypatch.setitem(sys.modules, "wandb", Module())
+    for more in ((), (), ("logger:wandb:resume_id=mine",)):
+        sinks = Sinks(tmp_path, wandb_options(*more), 3)
+        sinks.write(4, {"loss/train": 0.5})
+        sinks.flush()
+        sinks.close()
+    assert [name for name, _ in calls] == ["init", "log", "finish"] * 3
+    assert calls[1] == ("log", (4, {"loss/train": 0.5}))
+    begun = [arguments for name, arguments in calls if name == "init" and isinstance(arguments, dict)]
+    assert begun[0]["id"] == begun[1]["id"] and begun[2]["id"] == "mine"
+    assert begun[0]["project"] == "small" and begun[0]["dir"] == str(tmp_path) and begun[0]["config"]["name"] == "tiny"
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(UserError, match=r"logger\.wandb: no API key. Log in with: wandb login"):
+        Sinks(tmp_path, wandb_options())
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="needs pip install 'sr_nas[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}", "logger:wandb:project=small")
+    (file,) = (tmp_path / "tiny" / "wandb").glob("offline-run-*/run-*.wandb")
+    end = time.monotonic() + 60  # another process writes it
+    while not all(name in file.read_bytes() for name in (b"loss/train", b"params", b"small")):
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_scalars_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    scalars = Scalars(None)
+    scalars = Sinks(None, OPTIONS)
     scalars.write(1, {"loss": 1.0})
     scalars.flush()
     scalars.close()
@@ -184,7 +259,7 @@ def test_a_full_disk_under_tensorboard_is_the_runs_error_alone(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    scalars = Scalars(tmp_path)
+    scalars = Sinks(tmp_path, OPTIONS)
     monkeypatch.setattr(RecordWriter, "write", full)
 
     def write() -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice
@@ -156,8 +157,14 @@ def test_a_live_report_waits(folder: Path, space, reports, monkeypatch: pytest.M
 
 
 def test_a_search_writes_its_page_and_the_command_writes_it_again(tmp_path: Path, reports) -> None:
-    run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}", "search:epochs=1")
+    short = "search:epochs=1", "logger:use_tb_logger=true"
+    run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}", *short)
     folder = tmp_path / "tiny"
+    events = EventAccumulator(str(folder / "tb")).Reload()
+    last = read_history(folder)[-1]
+    assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [
+        (last["step"], pytest.approx(last["loss"]["train"]))
+    ]
     text = (folder / "report.html").read_text()
     assert "Came out: IMDN(" in Page(text).text
     (folder / "report.html").unlink()
