@@ -122,6 +122,11 @@ def _released_weights(parser: ArgumentParser) -> None:
     _plugin(parser)
 
 
+def _format(parser: ArgumentParser) -> None:
+    text = "how to print tables: for the terminal, or for a document (LaTeX with booktabs); all else then goes to standard error"
+    parser.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help=text)
+
+
 def _plugin(parser: ArgumentParser) -> None:
     text = "Python file that registers the network's class; run folders and option files name their own"
     parser.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help=text)
@@ -198,6 +203,7 @@ def _sweep(parser: ArgumentParser) -> None:
     add("--cores", type=whole_number, metavar="N", help="with --address, cores of each trial (default: 1)")
     text = "with --address, GPUs of each trial; a fraction shares one (default: 1 where the cluster has any, else 0)"
     add("--gpus", type=_share, metavar="N", help=text)
+    _format(parser)
 
 
 def _evaluate(parser: ArgumentParser) -> None:
@@ -219,6 +225,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--scale", type=int, help="upscaling factor (default: the network's)")
     add("--tile", type=int, metavar="N", help="run the network in tiles of N x N LR pixels, as inference can")
     _device(parser, None)
+    _format(parser)
     add("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -238,6 +245,7 @@ def _analyze(parser: ArgumentParser) -> None:
             sub.add_argument("runs", nargs=None if runs == "1" else runs, type=Path, metavar="RUN", help="folder of a search")
         text = f"new folder to write to (default: analyses/{name}, numbered)"
         sub.add_argument("-o", "--output", type=Path, metavar="DIR", help=text)
+        _format(sub)
         return sub
 
     gaps = job("gaps", "table 1: top-2 gap of beta on the choice where it is least, and when the network stops changing")
@@ -380,6 +388,7 @@ def _inference(parser: ArgumentParser) -> None:
 def _models(parser: ArgumentParser) -> None:
     """List the networks that ship with sr_nas: size, scores, time, data and license. --model takes their names."""
     parser.set_defaults(module="sr_nas.analysis.models")
+    _format(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -471,6 +480,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> int:
         for file in getattr(args, "plugin", ()):
             load_plugin(file)
+        if hasattr(args, "format"):
+            importlib.import_module("sr_nas.analysis.tables").Table.format = args.format
         return int(importlib.import_module(args.module).main(args))
 
     return with_errors_printed(command, run)

@@ -41,6 +41,7 @@ FIGURES: dict[str, tuple[str, int]] = {
 RESNET = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|"
 """The network of NAS-Bench-201 that is a ResNet (Dong & Yang 2020)."""
 CONVERGED = 0.8
+MAIN, REGRET = "cifar10_test", "regret, cifar10_test"
 """Share of the epochs after which the network of a search that has converged no longer changes."""
 
 
@@ -127,7 +128,7 @@ def _convergence_texts(method: Method) -> dict[str, str]:
 
 
 def accuracies(methods: Sequence[Method], output: Path | None) -> Report:
-    """Table 6: true accuracies of the networks that methods end with, beside the best of each column and ResNet's.
+    """Table 6: true accuracies of the networks that methods end with, beside the best of each column and ResNet's; regret.
 
     Writes ``accuracies.json`` and ``.csv``, which has every seed's.
 
@@ -141,14 +142,16 @@ def accuracies(methods: Sequence[Method], output: Path | None) -> Report:
     rows, by_seed, content = [], [], {"optimal": best, "ResNet": resnet}
     for name, scores in content.items():
         about = dict.fromkeys(("seeds", *_convergence_texts(methods[0])), "-")
-        rows.append({"method": name} | about | {column: f"{scores[column]:.2f}" for column in names})
+        regret = {REGRET: f"{best[MAIN] - scores[MAIN]:.2f}"}
+        rows.append({"method": name} | about | {column: f"{scores[column]:.2f}" for column in names} | regret)
     for method in methods:
         scalars = method.quantities()
         if missing := [column for column in names if column not in scalars]:
             raise UserError(f"{method.name} is no search of NAS-Bench-201: {missing[0]} of its networks is not known.")
         about = {"method": method.name, "seeds": str(len(method.runs))} | _convergence_texts(method)
-        rows.append(about | {column: scalars[column].last(form=".2f", std_form=".2f") for column in names})
-        ends = {column: scalars[column].values[:, -1].tolist() for column in names} | convergence(method)
+        scalars[REGRET] = Trials(method.epochs, best[MAIN] - scalars[MAIN].values)
+        rows.append(about | {column: scalars[column].last(form=".2f", std_form=".2f") for column in (*names, REGRET)})
+        ends = {column: scalars[column].values[:, -1].tolist() for column in (*names, REGRET)} | convergence(method)
         content[method.name] = {"seeds": method.seeds} | ends
         by_seed += [
             {"method": method.name, "seed": seed} | {column: values[number] for column, values in ends.items()}

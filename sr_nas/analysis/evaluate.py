@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table as RichTable
 
 from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptions, Degradations
-from sr_nas.analysis.tables import Table, finite, write_csv, write_numbers
+from sr_nas.analysis.tables import Table, finite, remarks, write_csv, write_numbers
 from sr_nas.data.degradation import degraded
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError, listing
@@ -162,6 +162,7 @@ def _print(as_json: bool, results: dict[str, Any], grids: Sequence[Table], proto
     console = Console(markup=False, highlight=False)
     for grid in grids:
         grid.print(console)
+    console = remarks(console)
     console.print("Protocol", style="bold")
     lines = RichTable.grid(padding=(0, 2))
     for what, how in protocol.items():

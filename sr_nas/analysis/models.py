@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sr_nas.analysis.tables import Table
+from sr_nas.analysis.tables import Table, remarks
 from sr_nas.export.model import shipped_networks
 
 
@@ -31,7 +31,7 @@ def main(args: Namespace) -> int:
         origin = f"trained on {facts.get('data', 'images that are not stated')}; license: {facts.get('license', 'not stated')}: "
         lines[origin] = ", ".join(filter(None, (lines.get(origin), name)))
     for line, those in lines.items():
-        console.print(line + those, soft_wrap=True)
+        remarks(console).print(line + those, soft_wrap=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Tables and result files of analyses: the terminal, Markdown, CSV, JSON, and the folder that they lie in."""
+"""Tables and result files of analyses: the terminal, Markdown, LaTeX, CSV, JSON, and the folder that they lie in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich import box
 from rich.console import Console
@@ -20,6 +20,12 @@ from sr_nas.runs.run_dir import new_run
 
 Row = Mapping[str, str]
 """heading -> text; all rows of a table have the same headings."""
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "\n": " "}
+    | {"<": "$<$", ">": "$>$", "|": r"\textbar{}"}
+)
+"""Character -> what stands for it in LaTeX."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,14 @@ class Table:
 
     rows: Sequence[Row]
     title: str = ""
+    format: ClassVar[str] = "text"
+    """What :meth:`print` prints: text, markdown or latex; ``--format`` sets it for all tables of a command."""
 
     def print(self, console: Console) -> None:
         """Show it in the terminal, row by row where it is too wide for one; in a file it is as wide as it needs."""
+        if self.format != "text":
+            print(self.latex() if self.format == "latex" else f"**{self.title}**\n\n" * bool(self.title) + self.markdown() + "\n")
+            return
         table = RichTable(title=self.title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, heading in enumerate(self.rows[0]):
             table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number == 0)
@@ -53,6 +64,19 @@ class Table:
             "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) + " |" for line in lines
         )
 
+    def latex(self) -> str:
+        """Return it in LaTeX, with the rules of the package booktabs; the title is a comment."""
+        cells = [list(self.rows[0]), *(list(row.values()) for row in self.rows)]
+        head, *rows = (" & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in cells)
+        columns = "l" + "r" * (len(self.rows[0]) - 1)
+        lines = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""]
+        return "\n".join([f"% {self.title}"] * bool(self.title) + lines)
+
+
+def remarks(console: Console) -> Console:
+    """Return where to print what is no table: the console, or standard error where tables are for a document."""
+    return console if Table.format == "text" else Console(stderr=True, markup=False, highlight=False)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -66,7 +90,7 @@ class Report:
         """Show it in the terminal."""
         Table(self.rows).print(console)
         for text in [*self.notes, f"all of it {self.folder}"]:
-            console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+            remarks(console).print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def check_output(folder: Path | None) -> None:

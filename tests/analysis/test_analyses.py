@@ -169,7 +169,8 @@ def test_table_6_has_the_best_of_the_benchmark_and_what_searches_end_with(runs: 
     tests = {name: [round(np.mean(row[f"{key}_test"]), 2) for key in DATA_SETS] for name, row in content.items()}
     assert tests == {"optimal": [94.37, 73.51, 47.31], "ResNet": [93.91, 70.89, 44.23], "sa": [94.36, 73.51, 46.34]}
     assert content["sa"]["settled"] == [1] and content["sa"]["hours_settled"] == [1] and content["sa"]["hours"] == [5]
-    assert "1 of 1" in printed and "1 / 5" in printed
+    assert "1 of 1" in printed and "1 / 5" in printed and "0.46" in printed  # ResNet's regret
+    assert content["sa"]["regret, cifar10_test"] == pytest.approx([94.37 - 94.36], abs=0.006)
     assert "darts is no search of NAS-Bench-201" in run("analyze", "accuracies", runs[0], code=1)
 
 
