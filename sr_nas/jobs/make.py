@@ -231,12 +231,12 @@ class Make:
                 with replacing(target) as temporary:
                     shutil.copyfile(source, temporary)
         say(f"\ndone in {duration(self.used())} of {duration(self.seconds)}: {', '.join(map(str, self.results.values()))}")
-        self.report(commands)
+        say(f"photos kept out: {self.report(commands)}")
         say(f"report: {self.work / REPORT}; try it: sr-nas inference -i PHOTO -o results --model {self.args.output}")
         return True
 
-    def report(self, commands: list[str]) -> None:
-        """Write a page with the scores on the photos kept out, what leads to the pages of the steps, and their commands."""
+    def report(self, commands: list[str]) -> str:
+        """Write a page with the scores on the photos kept out, links to the pages of the steps, and commands; return the PSNR."""
         folder, rows = self.work / "evaluation", []
         for model in _read(folder / "table.json")["models"]:
             scores, size = model["sets"]["kept_out"], {"parameters": "-", "multiply-adds, HR 1280x720": "-"}
@@ -252,6 +252,7 @@ class Make:
             Section("The steps", code=commands),
         ]
         write_page(self.work / REPORT, self.args.output.name, [asked, f"It took {duration(self.used())}."], sections)
+        return ", ".join(f"{row['network']} {row['PSNR, dB']} dB" for row in rows)
 
     def execute(self, words: list[str], log: Path) -> int:
         """Run a command until it ends, by itself or asked to by a signal; show what it prints; return its exit code."""
