@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import shutil
 import time
@@ -59,8 +60,7 @@ class Photo:
         if not isinstance(error, UserError | OSError):
             traceback.print_exception(error)
             text = f"an error of this program, {type(error).__name__}: its terminal shows more."
-        for path in (*(self.source.parent / "result" / name for name in (self.source.name, "photo.jpg")), self.source):
-            text = text.replace(str(path), self.name)
+        text = re.sub(re.escape(str(self.source.parent)) + r"[\w/.]*\w", lambda _: self.name, text)
         self.state, self.message = "failed", text
 
 

@@ -188,8 +188,15 @@ def test_a_batch_with_broken_files(page: Any, photo: Path, photos: Path, network
     rows[2].find_element("css selector", ".compare").click()
     assert one(page, "#shown").text == "deep.tif"
     assert np.array_equal(pixels(page, "after"), read_image(tmp_path / "out" / "deep.tif"))
+    page.execute_script(
+        "const data = new DataTransfer(); data.items.add(new File([Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0))],"
+        "'dropped.png')); document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}));",
+        base64.b64encode((photos / "grey.png").read_bytes()).decode(),
+    )
+    until(lambda: len(page.find_elements("css selector", "li.done")) == 4)
+    assert one(page, "li:last-child b").text == "dropped.png"
     page.refresh()  # they are still there
-    until(lambda: len(page.find_elements("css selector", "li")) == 5)
+    until(lambda: len(page.find_elements("css selector", "li")) == 6)
     until(lambda: one(page, "#clear").is_displayed())
     one(page, "#clear").click()
     until(lambda: not page.find_elements("css selector", "li"))

@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from sr_nas.cli import main
+from sr_nas.errors import UserError
 from sr_nas.images.files import decode, read_image, write_image
 from sr_nas.images.resize import upscale_bicubic
 from sr_nas.runs.files import cache_folder, lock
@@ -108,6 +109,8 @@ def test_failures_are_sentences(queue: PhotoQueue, tmp_path: Path, capsys: pytes
     assert not any(str(queue.folder) in photo.message for photo in queue.photos.values())
     assert not capsys.readouterr().err
     _, photo = queue.new("me", "a.png", "net")
+    photo.fail(UserError(f"{photo.source.parent / 'result' / 'photo.jpg'} cannot be written: no."))
+    assert photo.message == "a.png cannot be written: no."
     photo.fail(ZeroDivisionError("by zero"))
     assert "ZeroDivisionError" in photo.message and "Traceback" not in photo.message
 
