@@ -45,8 +45,8 @@ from sr_nas.runs.run_dir import HISTORY, OPTIONS, PROVENANCE, read_history
 REPORT, FRONT, PICTURE = "report.html", "front.json", "comparison.png"
 PAUSE, SHARE = 30.0, 0.01
 """Seconds between two reports of a run at least, and the share of its time that they may take."""
-LOSSLESS, QUALITY = 12, 90
-"""Crops of a page up to which they are lossless WebP, and the quality of more."""
+MOST, QUALITY = 1_200_000, 90
+"""Characters that the crops of a page may take in lossless WebP, and the quality of crops that would take more."""
 COLOURS = {INK: "ink", "#000000": "ink", "#555555": "soft", "#e6e6e6": "line", "#ffffff": "page"}
 COLOURS |= {str(look["facecolor"]).lower(): name for name, look in LOOKS.items() if name in ("searched", "fixed")}
 """Colours of figures -> the variable of the page's style sheet that stands for them, which is another on a dark page."""
@@ -80,8 +80,10 @@ def write_page(file: Path, title: str, lead: Sequence[str], sections: Iterable[S
     """Write an HTML page, all or nothing: ``lead`` are its first paragraphs."""
     shown = [section for section in sections if any(vars(section)[name] for name in list(vars(section))[1:-1])]
     pictures = {path: crops_of(path) for section in shown for path in section.pictures}
-    quality = None if sum(map(len, pictures.values())) <= LOSSLESS else QUALITY
-    crops = {path: [(name, data_uri(image, quality)) for name, image in found] for path, found in pictures.items()}
+    crops = {path: [(name, data_uri(image)) for name, image in found] for path, found in pictures.items()}
+    if sum(len(uri) for found in crops.values() for _, uri in found) > MOST:
+        crops = {path: [(name, data_uri(image, QUALITY)) for name, image in found] for path, found in pictures.items()}
+        lead = [*lead, "The crops on this page are compressed; the files that they are from lie beside it and are not."]
     figures = {id(figure): as_svg(figure) for section in shown for figure in section.figures}
     page, policy = template()
     write_text(file, page.render(title=title, lead=lead, sections=shown, crops=crops, figures=figures, id=id, policy=policy))
@@ -107,7 +109,7 @@ def crops_of(path: Path) -> list[tuple[str, PILImage.Image]]:
     ] or [(path.name, whole)]
 
 
-def data_uri(image: PILImage.Image, quality: int | None) -> str:
+def data_uri(image: PILImage.Image, quality: int | None = None) -> str:
     """Return an image as WebP in a data URI; without a ``quality`` nothing is lost."""
     stream = BytesIO()
     image.save(stream, "webp", lossless=quality is None, quality=quality or 100)

@@ -139,8 +139,9 @@ def test_screen_markdown_csv_and_json_agree(tmp_path: Path, place: Path) -> None
     ]
     with (tmp_path / "table" / "table.csv").open() as stream:
         lines = list(csv.DictReader(stream))
-    markdown = (tmp_path / "table" / "table.md").read_text()
+    markdown, page = ((tmp_path / "table" / name).read_text() for name in ("table.md", "report.html"))
     assert len(lines) == 8
+    assert page.count("<img") == 8 * 3 and page.count('type="range"') == 8  # best and worst of each set and scale
     for row in results["models"]:
         counted = {} if row["name"] == "bicubic" else complexity(load_network(place / f"x{row['scale']}.safetensors"))
         assert {key: row[key] for key in counted} == counted
@@ -156,7 +157,7 @@ def test_screen_markdown_csv_and_json_agree(tmp_path: Path, place: Path) -> None
             assert line["params"] == str(row.get("params", ""))
             cell = f"{numbers['psnr']:.2f} / {numbers['ssim']:.4f}".replace(" 0.", " .")
             assert cell in printed
-            assert f" {cell} |" in markdown
+            assert f" {cell} |" in markdown and f"<td>{cell}</td>" in page
     assert "resident memory" in printed
     assert results["complete"]
 

@@ -336,6 +336,8 @@ def test_a_grid_in_tables_and_pictures(tmp_path: Path, toys: Callable[[Callable[
     assert "chelsea PSNR, dB" in printed and "31.32" in printed and "±" not in printed
     for name in ("sweep", "front"):
         assert cv2.imread(str(folder / f"{name}.png")).std() > 0
+    page = (folder / "report.html").read_text()
+    assert "Asked for: 4 trials of 4 settings." in page and page.count('class="panel"') >= 2 and "31.32" in page
     shared = "of all: latency, HR 1280x720, ms: 5.0000; genotype: IMDN(conv_3x3, dsconv_3x3, conv_3x3, dil_dsconv_5x5_bn)"
     assert f"\n- {shared}\n" in (folder / "sweep.md").read_text()
     run("sweep", *words(tmp_path), "--grid", "train:optim_g:lr=1e-4,1e-3")

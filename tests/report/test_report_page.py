@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice
@@ -131,6 +130,19 @@ def test_crops_are_the_pixels_of_the_images(tmp_path: Path) -> None:
     assert is_self_contained(page) and page.tags.count("img") == 3
 
 
+def test_many_crops_are_compressed_and_the_page_says_so(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    for number in range(10):
+        save(comparison_figure([("one", noise), ("other", noise)], (0, 0, 128, 128)), tmp_path / f"{number}.png")
+    sizes = []
+    for count in (5, 10):
+        write_page(tmp_path / "page.html", "", [], [Section("", pictures=sorted(tmp_path.glob("*.png"))[:count])])
+        page = (tmp_path / "page.html").read_text()
+        assert ("crops on this page are compressed" in page) == (count == 10)
+        sizes.append(len(page))
+    assert sizes[0] < 1.3e6 and sizes[1] < sizes[0]
+
+
 def test_a_picture_that_does_not_say_where_crops_are_is_shown_whole(tmp_path: Path) -> None:
     save(curves_figure("epoch", [0], {"a": {"b": [1.0]}}), tmp_path / "comparison.png")
     ((title, picture),) = crops_of(tmp_path / "comparison.png")
@@ -157,10 +169,11 @@ def test_a_live_report_waits(folder: Path, space, reports, monkeypatch: pytest.M
 
 
 def test_a_search_writes_its_page_and_the_command_writes_it_again(tmp_path: Path, reports) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs TensorBoard")
     short = "search:epochs=1", "logger:use_tb_logger=true"
     run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}", *short)
     folder = tmp_path / "tiny"
-    events = EventAccumulator(str(folder / "tb")).Reload()
+    events = accumulator.EventAccumulator(str(folder / "tb")).Reload()
     last = read_history(folder)[-1]
     assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [
         (last["step"], pytest.approx(last["loss"]["train"]))
