@@ -243,7 +243,7 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
         Section("Protocol", rows=legend),
         again([sys.argv], [{}])[0],
     ]
-    asked = f"Asked for: {listing([row['name'] for row in models])} on {listing(results['sets'])}."
+    asked = f"Asked for: {listing(dict.fromkeys(row['name'] for row in models))} on {listing(results['sets'])}."
     write_page(
         folder / REPORT, results["name"], [asked, f"Best of each set: {'; '.join(best) or 'nothing is measured'}."], sections
     )
