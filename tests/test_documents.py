@@ -179,4 +179,5 @@ def test_links_of_the_repository_are_those_of_the_site() -> None:
     assert turned("a.md", "[c](../CONTRIBUTING.md#x) [b](b.md) [n](https://n.org) [y](../options/y.yml) [h](#h)") == (
         "[c](contributing.md#x) [b](b.md) [n](https://n.org) y [h](#h)"
     )
+    assert docs_site.on_page_content("see :func:<code>~sr_nas.a.b</code>; `c:d`", None, None, None) == "see <code>b</code>; `c:d`"
     assert turned("reference/p.md", "[c](../../CONTRIBUTING.md) [a](../a.md)") == "[c](../contributing.md) [a](../a.md)"

@@ -50,6 +50,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown.replace("<!-- options -->", option_tables()) if here == "reference/options.md" else markdown
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Take the roles out of docstrings: what stands as :func:`~package.name` becomes name, in code's type."""
+    html = re.sub(r":(?:attr|class|data|func|meth|mod):(?=(<code>|`))", "", html)
+    return re.sub(r"(<code>|`)~(?:\w+\.)+(?=\w)", r"\1", html)
+
+
 def option_tables() -> str:
     """Return a table in Markdown for each kind of option file, from options/schema.json."""
     schema = json.loads((REPOSITORY / "options" / "schema.json").read_text(encoding="utf-8"))
