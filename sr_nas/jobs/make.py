@@ -244,7 +244,8 @@ class Make:
                 size = dict(zip(size, (f"{model['params']:,}", f"{model['macs_hr_1280x720'] / 1e9:.2f} G"), strict=True))
             rows.append({"network": model["name"], "PSNR, dB": f"{scores['psnr']:.3f}", "SSIM": f"{scores['ssim']:.4f}", **size})
         pages = {page.parent.name: page.relative_to(self.work).as_posix() for page in sorted(self.work.glob(f"*/{REPORT}"))}
-        asked = f"Asked for: a network of scale {self.args.scale} within {self.args.budget} of {self.args.photos}."
+        budget = f"{self.args.budget} ({dict(UNITS.values())[self.cost]})"
+        asked = f"Asked for: a network for x{self.args.scale} within {budget}, from the photos in {self.args.photos}."
         sections = [
             Section("Before and after", pictures=sorted(folder.glob("crops/*_best.png"))),
             Section("Photos kept out", rows=rows),
