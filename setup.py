@@ -15,6 +15,9 @@ TENSORBOARD = "tensorboard>=2.17.1"  # the first that runs with NumPy 2
 # PyTorch's exporter writes through onnxscript, 0.3 or newer for the PyTorch 2.7 that exports of any size need. What is written
 # is checked by ONNX Runtime, of which 1.19 is the first built for NumPy 2.
 ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"]
+# pnnx contains a PyTorch, which must be new enough for the TorchScript of ours, and ncnn must know the layers that it writes: of
+# both, the first that every network of ours was converted and run with.
+NCNN = ["ncnn>=1.0.20261020", "pnnx>=20261020"]
 # 0.4 has the registry and the restricted reading of .pth that our bridge relies on.
 SPANDREL = "spandrel>=0.4"
 # The benchmark's own readers of its official files: 1.8 is the last of NATS-Bench, 2.1 the last of NAS-Bench-201.
@@ -69,6 +72,7 @@ setup(
     ],
     extras_require={
         "onnx": ONNX,
+        "ncnn": NCNN,
         "spandrel": [SPANDREL],
         "basicsr": [BASICSR],
         "heic": ["pillow-heif>=0.16"],  # reads HEIC and HEIF photos; the first that Pillow 10 and NumPy 2 both suit
@@ -91,6 +95,7 @@ setup(
             *APP,
             "selenium>=4.20",  # drives the system's Chromium; without one these tests skip
             *ONNX,
+            *NCNN,
             SPANDREL,
             *NASBENCH,
         ],

@@ -321,17 +321,23 @@ def _export(parser: ArgumentParser) -> None:
     """Write a trained network as one self-describing file, as ONNX or for other tools; or a genotype as JSON.
 
     .safetensors and .pth open in sr_nas and, with its bridge, in spandrel; .pth in BasicSR too. .onnx and .pt2 (torch.export)
-    take any batch, height and width, have BatchNorm folded, and are written only if they give what PyTorch gives.
+    take any batch, height and width, have BatchNorm folded, and are written only if they give what PyTorch gives; so is
+    .param, ncnn's, for phones, whose weights lie in a .bin beside it.
     """
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", type=Path, help="folder of a training; of a search for .json")
     source.add_argument("--model", metavar="FILE", type=Path, help=MODEL.replace("run folder, ", ""))
     _released_weights(parser)
-    text = ".safetensors, .pth, .onnx or .pt2 for the network; .json for its genotype alone"
+    text = ".safetensors, .pth, .onnx, .pt2 or .param for the network; .json for its genotype alone"
     add("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
     add("--last", action="store_true", help="the last network instead of the best")
-    add("--fp16", action="store_true", help="ONNX that computes in float16; input and output stay float32")
+    kind = parser.add_mutually_exclusive_group().add_argument
+    kind("--fp16", action="store_true", help="ONNX that computes in float16 between float32 input and output; ncnn: stored so")
+    kind("--int8", action="store_true", help="ONNX whose convolutions compute in 8-bit integers, for CPUs, phones and browsers")
+    add("--calibrate", metavar="DIR", type=Path, help="photos that tell --int8 the ranges of activations (default: the samples)")
+    add("--data", metavar="DIR", type=Path, default="sample", help="photos to measure its loss on (default: the held-out sample)")
+    add("--max_loss", metavar="DB", type=_share, default=0.2, help="PSNR that --int8 may lose; more is refused (default: 0.2)")
     add("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
     add("--license", metavar="NAME", help="license of the weights, for file and model card (default: not stated)")
     text = "what evaluate --model and complexity --latency printed with --json, for file and model card"

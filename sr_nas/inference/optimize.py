@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -95,14 +95,16 @@ def traced(network: nn.Module, half: bool = False) -> Any:
     return program
 
 
-def verify_graph(network: nn.Module, run: Callable[[Tensor], Tensor], precision: str, name: str) -> float:
-    """Return the largest difference between a graph and the network it was made of, on noise in 0..1 of three sizes.
+def verify_graph(
+    network: nn.Module, run: Callable[[Tensor], Tensor], precision: str, name: str, sizes: Sequence[Sequence[int]] = CHECKED
+) -> float:
+    """Return the largest difference between a graph and the network it was made of, on noise in 0..1 of some sizes.
 
     Raises:
         UserError: it exceeds :data:`TOLERANCE`, or the graph does not run at a size.
     """
     generator, largest = torch.Generator().manual_seed(0), 0.0
-    for size in CHECKED:
+    for size in sizes:
         x, shape = torch.rand(size, generator=generator), "x".join(map(str, size))
         with torch.inference_mode():
             expected = network(x)
@@ -188,10 +190,10 @@ class OnnxSession:
         return self._sessions[device]
 
 
-def require_packages(*packages: str) -> None:
-    """Raise UserError where a package for ONNX is missing."""
+def require_packages(*packages: str, kind: str = "ONNX") -> None:
+    """Raise UserError where a package for a kind of file is missing."""
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
-        raise UserError(f"{' and '.join(missing)} must be installed for ONNX: pip install 'sr_nas[onnx]'")
+        raise UserError(f"{' and '.join(missing)} must be installed for {kind}: pip install 'sr_nas[{kind.lower()}]'")
 
 
 @contextmanager

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from sr_nas.contracts import SRNetwork
+from sr_nas.data.sources import benchmark_set, folder, sample
 from sr_nas.errors import UserError, absent, listing, parse_json
+from sr_nas.export.int8 import export_int8
 from sr_nas.export.model import LAST, load_model, model_file, trained_file
-from sr_nas.export.network_file import read_metadata, save_network
+from sr_nas.export.ncnn import export_ncnn
+from sr_nas.export.network_file import describe_network, read_metadata, save_network
 from sr_nas.genotype import read_genotype
 from sr_nas.inference.optimize import countable
 from sr_nas.options.load import read_yaml
 from sr_nas.report.model_card import as_text, branches, model_card, remarks
-from sr_nas.runs.files import write_json, write_text
+from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS, count_of, read_history
 
 SUFFIXES = {
@@ -25,6 +28,7 @@ SUFFIXES = {
     ".pth": "a network for BasicSR",
     ".onnx": "ONNX",
     ".pt2": "a torch.export program",
+    ".param": "ncnn",
     ".json": "a genotype",
 }
 
@@ -51,10 +55,14 @@ def _check_output(output: Path, args: Namespace) -> None:
     if output.suffix.lower() not in SUFFIXES:
         kinds = listing(f"{suffix} ({what})" for suffix, what in SUFFIXES.items())
         raise UserError(f"--output: {output} must end in one of {kinds}.")
-    if output.suffix.lower() != ".onnx" and args.fp16:
-        raise UserError(f"--fp16 is for ONNX, and {output} is none.")
-    if output.exists() and not args.overwrite:
-        raise UserError(f"--output: {output} exists. Choose another name, or replace it with --overwrite.")
+    suffix = output.suffix.lower()
+    if (args.fp16 and suffix not in (".onnx", ".param")) or (args.int8 and suffix != ".onnx"):
+        raise UserError(f"{'--int8 is for ONNX' if args.int8 else '--fp16 is for ONNX and ncnn'}, and {output} is none.")
+    if not args.int8 and args.calibrate is not None:
+        raise UserError("--calibrate is for --int8.")
+    for file in (output, output.with_suffix(".bin")) if suffix == ".param" else (output,):
+        if file.exists() and not args.overwrite:
+            raise UserError(f"--output: {file} exists. Choose another name, or replace it with --overwrite.")
     card = output.with_suffix(".md")
     if args.license and card.exists() and not (args.overwrite or args.no_card):
         raise UserError(f"--license: the model card {card} exists and would be kept without it. Replace it with --overwrite.")
@@ -91,13 +99,26 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
     training = summary | ({"license": args.license} if args.license else {})
     training |= {"figures": _figures(args.scores, network)} if args.scores else {}
     options = None if args.run is None else _options(args.run)
+    files: dict[Path, bytes] = {}
+    measured: dict[str, str] = {}
+    if args.int8:
+        photos = folder([str(args.calibrate)], scale=network.scale) if args.calibrate else sample(scale=network.scale)
+        judged = benchmark_set(args.data, network.scale)[1]
+        metadata = describe_network(network, training)
+        files[output], measured = export_int8(network, output.name, metadata, photos, judged, args.max_loss)
+    elif output.suffix.lower() == ".param":
+        files[output], files[output.with_suffix(".bin")], measured["ncnn"] = export_ncnn(network, output.name, args.fp16)
     try:
-        card, warnings = model_card(output.name, network, training, options), remarks(training, options)
+        card = model_card(output.name, network, training, options, measured)
+        warnings = remarks(training, options)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"the record of the training, in the model's file, is damaged: {error!r}.") from error
-    verified = save_network(output, network, training, args.fp16)
-    lines = [f"{output}: {network.genotype} x{network.scale}, {output.stat().st_size / 1e6:.2f} MB"]
-    lines += [verified] if verified else []
+    with ExitStack() as together:
+        for place, content in files.items():
+            together.enter_context(replacing(place)).write_bytes(content)
+    facts = [f"{name}: {fact}" for name, fact in measured.items()] or [save_network(output, network, training, args.fp16)]
+    size = sum(place.stat().st_size for place in files or (output,)) / 1e6
+    lines = [f"{output}: {network.genotype} x{network.scale}, {size:.2f} MB", *filter(None, facts)]
     lines += [f"trained: {as_text(summary)}"] if args.run is not None else []
     lines += branches(training)
     lines += [f"NOTE: {warning}" for warning in warnings]

@@ -23,6 +23,13 @@ session = onnxruntime.InferenceSession("{file}")
 
 network = torch.export.load("{file}").module()
 sr = network(lr)""",
+    "param": """import ncnn
+net = ncnn.Net()
+net.load_param("{file}")
+net.load_model("{name}.bin")
+extractor = net.create_extractor()
+extractor.input("in0", ncnn.Mat(lr))  # a NumPy array, float32, [3, H, W]
+_, sr = extractor.extract("out0")""",
 }
 USAGE_SR_NAS = """from sr_nas import load_network
 
@@ -30,11 +37,17 @@ network = load_network("{file}")
 sr = network(lr)"""
 
 
-def model_card(file: str, network: SRNetwork, training: Mapping[str, Any], options: Mapping[str, Any] | None) -> str:
+def model_card(
+    file: str,
+    network: SRNetwork,
+    training: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
+    measured: Mapping[str, str] | None = None,
+) -> str:
     """Return the card of the exported ``file``.
 
     ``training`` is the summary in the file's metadata, for released weights the name of their file; ``options`` are those of
-    the training run, where there is one.
+    the training run, where there is one; ``measured`` is what an export has measured of the file.
     """
     cost = complexity(network)
     name, _, suffix = file.rpartition(".")
@@ -47,6 +60,7 @@ def model_card(file: str, network: SRNetwork, training: Mapping[str, Any], optio
     if "latency_ms" in figures:
         where = f"{machine['host']}, threads: {machine['threads']}" if machine["device"] == "cpu" else machine["device"]
         facts["time, HR output 1280x720"] = f"{figures['latency_ms']:.1f} ms ({where})"
+    facts |= measured or {}
     facts["license"] = training.get("license") or NOT_STATED
     parts = [
         f"# {name}",
@@ -60,8 +74,8 @@ def model_card(file: str, network: SRNetwork, training: Mapping[str, Any], optio
     if sets := figures.get("sets"):
         parts += ["## Evaluation", _evaluation(sets)]
     parts += ["## Validation", *_validation(training, options)]
-    parts += [f"## Use of `{file}`", f"```python\n{USAGE.get(suffix.lower(), USAGE_SR_NAS).format(file=file)}\n```"]
-    parts += [f"```sh\nsr-nas inference --model {file} -i photo.png -o upscaled\n```"]
+    parts += [f"## Use of `{file}`", f"```python\n{USAGE.get(suffix.lower(), USAGE_SR_NAS).format(file=file, name=name)}\n```"]
+    parts += [] if suffix.lower() == "param" else [f"```sh\nsr-nas inference --model {file} -i photo.png -o upscaled\n```"]
     return "\n\n".join(parts) + "\n"
 
 
