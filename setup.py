@@ -24,6 +24,7 @@ SPANDREL = "spandrel>=0.4"
 NASBENCH = ["nats-bench>=1.8", "nas-bench-201>=2.1"]
 # Server and routes of sr-nas app; the oldest with which its tests have passed.
 APP = ["uvicorn>=0.30", "starlette>=0.40"]
+HEIC = "pillow-heif>=0.13"  # reads HEIC and HEIF photos; the first for Pillow 10.1 and Python 3.12
 RAY = "ray>=2.9"  # the first whose tasks run on Python 3.12
 TABLE = "scikit-learn>=1.3"  # predicts the networks that tools/build_benchmark.py has not trained
 
@@ -75,7 +76,7 @@ setup(
         "ncnn": NCNN,
         "spandrel": [SPANDREL],
         "basicsr": [BASICSR],
-        "heic": ["pillow-heif>=0.16"],  # reads HEIC and HEIF photos; the first that Pillow 10 and NumPy 2 both suit
+        "heic": [HEIC],
         "perceptual": ["torchmetrics>=1.7"],  # LPIPS and DISTS; 1.7 is the first with DISTS
         "nasbench": NASBENCH,  # tools/complexity.py --official
         "table": [TABLE],
@@ -97,6 +98,7 @@ setup(
             *ONNX,
             *NCNN,
             SPANDREL,
+            HEIC,
             *NASBENCH,
         ],
         # 1.6 of mkdocs makes pages of files outside docs/; mkdocstrings reads the reference off docstrings.

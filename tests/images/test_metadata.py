@@ -81,6 +81,8 @@ def test_every_field_is_kept_but_orientation_sizes_and_thumbnail(order: str) -> 
     changed = {"0 256": 10, "0 257": 8, "0 274": 1, "exif 40962": 10, "exif 40963": 8}
     assert after == {tag: value for tag, value in before.items() if not tag.startswith("1 ")} | changed
     assert THUMBNAIL not in exif and "Müxller".encode() in exif and b"maker's own \0 note" in exif
+    offsets = [value for _, _, count, value in struct.iter_unpack(f"{order}HHLL", exif[10 : 10 + 12 * exif[8 + (order == ">")]])]
+    assert all(offset % 2 == 0 for offset in offsets if offset > 10), "values begin on a word (TIFF 6.0, section 2)"
     assert fitted(exif, b"", "PNG", 8, 10)[0] == exif, "of a block that fits already nothing changes"
 
 
