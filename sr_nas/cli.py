@@ -221,7 +221,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     _released_weights(parser)
     add("--data", nargs="+", type=Path, metavar="DIR", help="sets, folders of HR images, or 'sample', the held-out sample photo")
     add("--lr", type=Path, metavar="DIR", help="folder of the LR images; by default the set's own, else made from HR")
-    add("--jpeg", nargs="+", type=int, metavar="Q", help="measure also on LR images compressed as JPEG of quality Q, such as 75")
+    add("--jpeg", nargs="+", type=_quality, metavar="Q", help="measure also on LR images compressed as JPEG of quality Q")
     add("--scale", type=int, help="upscaling factor (default: the network's)")
     add("--tile", type=int, metavar="N", help="run the network in tiles of N x N LR pixels, as inference can")
     _device(parser, None)

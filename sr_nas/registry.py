@@ -153,9 +153,9 @@ def load_plugin(file: str | Path) -> None:
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), vars(module))
         if costs := [name for name, entry in COSTS._entries.items() if _module_of(entry) == module.__name__]:
-            raise UserError(f"{path}: the cost {costs[0]} would be new keys of option files, which no plug-in can add.")
-    except Exception as error:  # whatever a file of the user's raises
-        text = error_in_plugin(error) or str(error)
+            raise UserError(f"the cost {costs[0]} would be new keys of option files, which no plug-in can add.")
+    except (Exception, SystemExit) as error:  # whatever a file of the user's raises
+        text = error_in_plugin(error) or f"{path}: {error}"
         del PLUGINS[str(path)], sys.modules[module.__name__]
         raise UserError(text) from error
 

@@ -73,6 +73,8 @@ def test_paths_are_those_of_the_file_that_names_it(place: Path, forget_plugins: 
         (("nu: float", "nu"), r"few\.yml: 1 problem\n  search\.regularizer: .*mine\.py, line 4: .*'nu' has no annotation"),
         (("nu: float", "nu: 'Nothing'"), r"search\.regularizer: .*mine\.py, line 4: .*name 'Nothing' is not defined"),
         (("def mine", "def mien"), r"unknown regularizer 'mine' - did you mean 'mien'\? Allowed: none, .*, mien\."),
+        (("@REG", "raise SystemExit(0)\n@REG"), r"own/mine\.py, line 4: SystemExit: 0"),
+        (("nu: float", "\0"), r"own/mine\.py.*: source code (string )?cannot contain null bytes"),
         (("REGULARIZERS", "COSTS"), r"mine\.py: the cost mine would be new keys of option files"),
     ],
 )  # fmt: skip

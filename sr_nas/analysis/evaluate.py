@@ -18,7 +18,6 @@ from rich.table import Table as RichTable
 
 from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptions, Degradations
 from sr_nas.analysis.tables import Table, finite, remarks, write_csv, write_numbers
-from sr_nas.data.degradation import degraded
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError, listing
 from sr_nas.export.model import load_model
@@ -118,12 +117,7 @@ def _one_model(args: Namespace, model: str) -> int:
     scale, device = network.scale, pick_device("auto" if args.num_gpu in (None, "auto") else int(args.num_gpu))
     if args.scale not in (None, scale):
         raise UserError(f"--scale {args.scale}: {model} upscales by {scale}.")
-    opened: list[Any] = [benchmark_set(path, scale, args.lr) for path in args.data]
-    opened += [
-        (f"{name}-{key}", degraded(pairs, steps), f"{lr or FROM_HR}, then {key}")
-        for name, pairs, lr in opened
-        for key, steps in further.degradations.items()
-    ]
+    opened = [one for path in args.data for one in further.of(*benchmark_set(path, scale, args.lr))]
     names = [name for name, *_ in opened]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"--data names two sets that are both called '{repeated[0]}'.")
@@ -131,13 +125,13 @@ def _one_model(args: Namespace, model: str) -> int:
     network = network.eval().to(device)
     sets, grids, protocol = {}, [], PROTOCOL | {"device": f"{device} (threads: {use_threads(args.num_threads)})"}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for name, pairs, lr_folder in opened:
+        for name, pairs, origin in opened:
             bar = progress.add_task(name, total=2 * len(pairs))
             scores, baseline = (
                 evaluate_set(upscale, pairs, scale, lambda *_, bar=bar: progress.advance(bar))
                 for upscale in (upscaler(network, tile=args.tile, device=device), bicubic)
             )
-            scores |= {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}, "lr": str(lr_folder or FROM_HR)}
+            scores |= {"bicubic": {metric: baseline[metric] for metric in ("psnr", "ssim")}, "lr": origin}
             for image, row in scores["images"].items():
                 row["bicubic"] = baseline["images"][image]
             rows = []

@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 from sr_nas import __version__
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import SRNetwork
-from sr_nas.data.degradation import degraded
+from sr_nas.data.degradation import Degradation, degraded
 from sr_nas.data.sources import Pairs, benchmark_set
 from sr_nas.errors import UserError, is_out_of_memory, parse_json
 from sr_nas.export.model import load_model, model_file, trained_file
@@ -78,18 +78,29 @@ class Model(Strict):
     """bf16 runs the network under bfloat16 autocast."""
 
 
-# A file that names no model yet has nothing under the key, which is null in YAML.
-Models = Annotated[
-    dict[RunName, Model | None],
-    BeforeValidator(lambda value: {} if value is None else value, json_schema_input_type=dict[RunName, Model | None] | None),
-]
+def _or_empty(value: Any) -> Any:
+    # A key with nothing but comments below it is null in YAML.
+    return {} if value is None else value
 
 
 class Degradations(Strict):
     """What else networks are measured on."""
 
-    degradations: dict[RunName, Steps] = Field(default_factory=dict)
+    degradations: Annotated[
+        dict[RunName, Steps], BeforeValidator(_or_empty, json_schema_input_type=dict[RunName, Steps] | None)
+    ] = Field(default_factory=dict)
     """Name -> steps, as datasets.train.degradation of a training has them: every set is measured with each of them too."""
+
+    def of(self, name: str, pairs: Pairs, lr: Any) -> Iterator[tuple[str, Pairs, str]]:
+        """Yield a set with its LR images from the folder ``lr`` or made from HR, then with each degradation of them.
+
+        It is the name, the pairs, and what the LR images are.
+        """
+        origin = str(lr or FROM_HR)
+        yield name, pairs, origin
+        for key, steps in self.degradations.items():
+            begin = "HR" if Degradation(steps).begins_with_hr else origin
+            yield f"{name}-{key}", degraded(pairs, steps), f"{begin}, then {key}"
 
     def protocol(self) -> dict[str, str]:
         """Name -> its steps as they are written, for people and for JSON."""
@@ -111,7 +122,9 @@ class BenchmarkOptions(Degradations):
     """Threads on the CPU; auto: OMP_NUM_THREADS where it is set, else one for each core."""
     datasets: Annotated[dict[RunName, str | None], Field(min_length=1)]
     """Set -> its folder, as tools/evaluate.py --data takes it; null leaves out a set that another file names."""
-    models: Models = Field(default_factory=dict)
+    models: Annotated[
+        dict[RunName, Model | None], BeforeValidator(_or_empty, json_schema_input_type=dict[RunName, Model | None] | None)
+    ] = Field(default_factory=dict)
     """Name in the table -> network, measured at its own scale; null leaves out one that another file names."""
     bicubic: list[Literal[2, 3, 4]] | None = None
     """Scales at which bicubic is measured; by default those of the models, or all where there are none."""
@@ -399,10 +412,10 @@ def open_sets(options: BenchmarkOptions, scales: Iterable[int]) -> tuple[list[Be
         try:
             _, pairs, lr = benchmark_set(place, scale)
             contents = digest(pairs.names, [file_digest(Path(file)) for files in pairs.files for file in dict.fromkeys(files)])
-            sets.append(BenchmarkSet(name, scale, pairs, str(lr or FROM_HR), contents))
-            for key, steps in options.degradations.items():
-                changed = digest(contents, [step.model_dump(mode="json") for step in steps])
-                sets.append(BenchmarkSet(f"{name}-{key}", scale, degraded(pairs, steps), f"{lr or FROM_HR}, then {key}", changed))
+            changed = [[step.model_dump(mode="json") for step in steps] for steps in options.degradations.values()]
+            digests = [contents, *(digest(contents, steps) for steps in changed)]
+            for (title, images, origin), one in zip(options.of(name, pairs, lr), digests, strict=True):
+                sets.append(BenchmarkSet(title, scale, images, origin, one))
         except UserError as error:
             text = str(error).rstrip(".")
             if not place.exists():

@@ -17,12 +17,13 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_nas.data.loader import PatchDataset, orient
 from sr_nas.data.sources import Image, Pairs
+from sr_nas.errors import shortened
 from sr_nas.images.resize import imresize
 from sr_nas.registry import DEGRADATIONS
 
@@ -46,7 +47,11 @@ def _between(least: float, most: float) -> AfterValidator:
 
 
 def _as_pair(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else (value, value)
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a number or [least, most] is expected (found {shortened(value)})")
+    return value, value
 
 
 Range = Annotated[tuple[float, float], BeforeValidator(_as_pair, json_schema_input_type=float | tuple[float, float])]
@@ -65,7 +70,7 @@ def blur(
     random: Random,
     size: Size,
     *,
-    kernels: Annotated[dict[Kernel, Annotated[float, Gt(0)]], Field(min_length=1)] | None = None,
+    kernels: Annotated[dict[Kernel, Annotated[float, Gt(0), Le(10**6)]], Field(min_length=1)] | None = None,
     kernel_size: Annotated[Range, _between(1, 99)] = (7, 21),
     sigma: Annotated[Range, _between(0.01, 100)] = (0.2, 3.0),
     generalized_beta: Annotated[Range, _between(0.01, 100)] = (0.5, 4.0),
@@ -76,7 +81,7 @@ def blur(
 
     Args:
         kernels: kernel -> how often it is drawn; by default always ``iso``, a round Gaussian.
-        kernel_size: side in pixels, an odd number in this range.
+        kernel_size: side in pixels, drawn from the odd numbers in this range; an even end counts as the next odd number.
         sigma: standard deviation in pixels; of an ``aniso`` kernel along each axis, at a random angle.
         generalized_beta: exponent of exp(-d^(2 beta) / 2), d the distance in sigma; half of the draws are below 1.
         plateau_beta: exponent of 1 / (1 + d^(2 beta)); half of the draws are below 1, where the range is.
@@ -108,7 +113,8 @@ def gaussian_kernel(
     """
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    power = ((u / along) ** 2 + (v / across) ** 2) ** beta
+    with np.errstate(over="ignore"):  # far from the centre of a small kernel, where it is 0
+        power = ((u / along) ** 2 + (v / across) ** 2) ** beta
     kernel = 1 / (1 + power) if plateau else np.exp(-power / 2)
     return np.asarray(kernel / kernel.sum())
 
@@ -142,7 +148,8 @@ def resize(
 
     Args:
         factor: new size over that of the image as it comes, or with ``of: lr`` over that of LR.
-        up: how often the factor is drawn from the part of its range above 1; by default as often as that part is long.
+        up: how often the factor is drawn from the part of its range above 1; by default as often as that part is long. Where
+            the range has no such part, the factor is then 1.
         of: see factor.
         modes: of which one is drawn. ``bilinear`` and ``bicubic`` are OpenCV's, without antialiasing, ``imresize`` is MATLAB's.
     """

@@ -344,7 +344,7 @@ def _address(value: Any, location: Sequence[int | str]) -> str:
     parts: list[str] = []
     for part in location:
         if isinstance(part, int) and isinstance(value, list):
-            value = value[part]
+            value = value[part] if part < len(value) else None  # of a pair with one value
         elif isinstance(value, dict | None):
             value = (value or {}).get(part)
         else:

@@ -23,19 +23,21 @@ from sr_nas.analysis import model_table
 from sr_nas.analysis.model_table import (
     MEASUREMENTS,
     Benchmark,
+    Degradations,
     Entry,
     crop_picture,
     digest,
     file_digest,
 )
 from sr_nas.complexity.costs import complexity
-from sr_nas.data.sources import folder
+from sr_nas.data.sources import Pairs, folder
 from sr_nas.errors import UserError
 from sr_nas.export.network_file import load_network, save_network
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.inference.images import upscaler
 from sr_nas.metrics import bicubic, psnr, score
 from sr_nas.networks.imdn import IMDN
+from sr_nas.options.load import check_options
 from sr_nas.report.plots import extreme_gains, squared_error
 from tests.jobs.processes import TINY_TRAINING, run
 
@@ -91,6 +93,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 ALL = {"bicubic x2": 5, "bicubic x3": 5, "two x2": 5, "three x3": 5}
+
+
+def test_a_set_says_what_its_degraded_lr_images_are_made_of() -> None:
+    """LR images that a folder holds are not looked at by steps that begin with HR."""
+    options = check_options(Degradations, {"degradations": {"a": ["jpeg"], "b": ["downscale"]}}, "test")
+    found = [(name, origin) for name, _, origin in options.of("Set5", Pairs([], 2, len), "Set5/LR")]
+    assert found == [("Set5", "Set5/LR"), ("Set5-a", "Set5/LR, then a"), ("Set5-b", "HR, then b")]
+    assert check_options(Degradations, {"degradations": None}, "test").degradations == {}
 
 
 def test_one_evaluator_gives_one_number_everywhere(tmp_path: Path, place: Path) -> None:

@@ -263,6 +263,8 @@ def test_whole_images_are_made_worse_the_same_way_every_time() -> None:
     [
         ({"type": "jpg"}, "unknown degradation 'jpg' - did you mean 'jpeg'? Allowed: blur, resize, downscale, noise, jpeg."),
         ({"type": "jpeg", "quality": [95, 50]}, "quality: [95, 50] is no range within 1 to 100, the least first"),
+        ({"type": "jpeg", "quality": [50]}, "quality: a number or [least, most] is expected (found [50])"),
+        ({"type": "jpeg", "quality": "high"}, "quality: a number or [least, most] is expected (found 'high')"),
         ({"type": "jpeg", "quality": 0}, "quality: [0, 0] is no range within 1 to 100"),
         ({"type": "jpeg", "sigma": 3}, "unknown key for type jpeg; it belongs to type blur and noise"),
         ({"type": "blur", "kernels": {"round": 1}}, "kernels.round: Input should be 'iso', 'aniso'"),

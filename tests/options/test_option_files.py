@@ -461,6 +461,7 @@ def test_wrong_values_of_a_training(override: str, words: str) -> None:
         ("val=x", "val: a section, keys with values, is expected (found 'x')."),
         ("train=null", "train.total_iter: this key is required, and missing."),
         ("name=2026", "name: text is expected, in quotes where it looks like a number or the like (found 2026)."),
+        ("train:optim_g:betas=[0.9]", "train.optim_g.betas.1: this key is required, and missing."),
         ("train:optim_g:betas=3", "train.optim_g.betas: a list is expected (found 3)."),
         ("logger:use_tb_logger=maybe", "logger.use_tb_logger: true or false is expected"),
         ("train:total_iter=1.5", "train.total_iter: a whole number is expected (found 1.5)."),
