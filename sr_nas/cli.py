@@ -336,8 +336,8 @@ def _export(parser: ArgumentParser) -> None:
     kind("--fp16", action="store_true", help="ONNX that computes in float16 between float32 input and output; ncnn: stored so")
     kind("--int8", action="store_true", help="ONNX whose convolutions compute in 8-bit integers, for CPUs, phones and browsers")
     add("--calibrate", metavar="DIR", type=Path, help="photos that tell --int8 the ranges of activations (default: the samples)")
-    add("--data", metavar="DIR", type=Path, default="sample", help="photos to measure its loss on (default: the held-out sample)")
-    add("--max_loss", metavar="DB", type=_share, default=0.2, help="PSNR that --int8 may lose; more is refused (default: 0.2)")
+    add("--data", metavar="DIR", type=Path, help="photos to measure its loss on (default: the held-out sample)")
+    add("--max_loss", metavar="DB", type=_share, help="PSNR that --int8 may lose; more is refused (default: 0.2)")
     add("--no_card", action="store_true", help="no model card; else FILE.md is written beside the network")
     add("--license", metavar="NAME", help="license of the weights, for file and model card (default: not stated)")
     text = "what evaluate --model and complexity --latency printed with --json, for file and model card"

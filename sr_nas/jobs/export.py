@@ -23,6 +23,8 @@ from sr_nas.report.model_card import as_text, branches, model_card, remarks
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import OPTIONS, count_of, read_history
 
+MOST_LOST = 0.2
+"""PSNR in dB that INT8 may lose, unless --max_loss says otherwise."""
 SUFFIXES = {
     ".safetensors": "a network",
     ".pth": "a network for BasicSR",
@@ -58,8 +60,8 @@ def _check_output(output: Path, args: Namespace) -> None:
     suffix = output.suffix.lower()
     if (args.fp16 and suffix not in (".onnx", ".param")) or (args.int8 and suffix != ".onnx"):
         raise UserError(f"{'--int8 is for ONNX' if args.int8 else '--fp16 is for ONNX and ncnn'}, and {output} is none.")
-    if not args.int8 and args.calibrate is not None:
-        raise UserError("--calibrate is for --int8.")
+    if given := [name for name in ("calibrate", "data", "max_loss") if not args.int8 and getattr(args, name) is not None]:
+        raise UserError(f"--{given[0]} is for --int8.")
     for file in (output, output.with_suffix(".bin")) if suffix == ".param" else (output,):
         if file.exists() and not args.overwrite:
             raise UserError(f"--output: {file} exists. Choose another name, or replace it with --overwrite.")
@@ -103,9 +105,10 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
     measured: dict[str, str] = {}
     if args.int8:
         photos = folder([str(args.calibrate)], scale=network.scale) if args.calibrate else sample(scale=network.scale)
-        judged = benchmark_set(args.data, network.scale)[1]
+        judged = benchmark_set(args.data or Path("sample"), network.scale)[1]
         metadata = describe_network(network, training)
-        files[output], measured = export_int8(network, output.name, metadata, photos, judged, args.max_loss)
+        most = MOST_LOST if args.max_loss is None else args.max_loss
+        files[output], measured = export_int8(network, output.name, metadata, photos, judged, most)
     elif output.suffix.lower() == ".param":
         files[output], files[output.with_suffix(".bin")], measured["ncnn"] = export_ncnn(network, output.name, args.fp16)
     try:

@@ -88,6 +88,8 @@ def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> No
     words = ("export", "--model", model, "-o")
     assert "must end in one of .safetensors (a network), .pth" in run(*words, tmp_path / "x.bin", code=1)
     assert "--fp16 is for ONNX" in run(*words, tmp_path / "x.pt2", "--fp16", code=1)
+    for option in (("--calibrate", tmp_path), ("--data", tmp_path), ("--max_loss", "0")):
+        assert f"{option[0]} is for --int8" in run(*words, tmp_path / "x.onnx", *option, code=1)
     assert "a file holds one network" in run(*words, tmp_path / "x.pth", "--last", code=1)
     (tmp_path / "x.onnx").write_bytes(b"\x08\x0a\x12")
     assert "holds no weights to take out" in run("export", "--model", tmp_path / "x.onnx", "-o", tmp_path / "x.pth", code=1)
