@@ -24,6 +24,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 """Type of a field -> bytes of one of its values (TIFF 6.0, section 2; Exif 3.0 for UTF-8)."""
 _OF_OTHER_PARTS = re.compile(rb"HasExtendedXMP|Container:Directory|hdrgm:|\0")
 """In XMP: names of parts of the file that are not written, such as a gain map for HDR; or UTF-16, which is not read."""
+_THUMBNAILS = re.compile(rb"<(\w+:Thumbnails)\b(?:[^>]*/>|.*?(?:</\1>|\Z))", re.DOTALL)
 
 Fields = dict[int, tuple[int, Any]]
 """Tag -> type, and the bytes of all values, or the fields that it points to."""
@@ -44,7 +45,7 @@ def fitted(exif: bytes, xmp: bytes, form: str, height: int, width: int) -> tuple
     sizes = dict.fromkeys(_WIDTHS, width) | dict.fromkeys(_HEIGHTS, height)
     most = {"JPEG": 65502, "BMP": 0}.get(form, 2**32 if height * width < 2**29 else 0)  # a larger TIFF is a BigTIFF
     exif = rewritten(exif.removeprefix(b"Exif\0\0"), sizes)
-    xmp = b"" if _OF_OTHER_PARTS.search(xmp) else re.sub(rb"<(\w+:Thumbnails)\b.*?</\1>", b"", xmp, flags=re.DOTALL)
+    xmp = b"" if _OF_OTHER_PARTS.search(xmp) else _THUMBNAILS.sub(b"", xmp)
     for name, value in (
         (rb"tiff:Orientation", 1),
         (rb"(?:exif:PixelXDimension|tiff:ImageWidth)", width),
@@ -84,6 +85,8 @@ def _fields(block: bytes, at: int, order: str, pointers: dict[int, Any]) -> Fiel
     fields, total = Fields(), 0
     for place in range(at + 2, at + 2 + 12 * struct.unpack_from(f"{order}H", block, at)[0], 12):
         tag, kind, count = struct.unpack_from(f"{order}HHL", block, place)
+        if tag in fields:
+            continue
         size = count * _SIZES.get(kind, 0)
         start = place + 8 if size <= 4 else struct.unpack_from(f"{order}L", block, place + 8)[0]
         value: Any = block[start : start + size]
@@ -99,13 +102,14 @@ def _fields(block: bytes, at: int, order: str, pointers: dict[int, Any]) -> Fiel
 
 def _written(fields: Fields, order: str, base: int) -> bytes:
     """Return a table of fields that is to stand at an offset, with what it points to behind it."""
-    table, rest = struct.pack(f"{order}H", len(fields)), b""
+    table, rest = struct.pack(f"{order}H", len(fields)), bytearray()
     for tag, (kind, value) in sorted(fields.items()):
         place = base + 6 + 12 * len(fields) + len(rest)
         count = 1 if isinstance(value, dict) else len(value) // _SIZES[kind]
         if isinstance(value, dict) or len(value) > 4:
             behind = _written(value, order, place) if isinstance(value, dict) else value + b"\0" * (len(value) % 2)
-            rest, value = rest + behind, struct.pack(f"{order}L", place)
+            rest += behind
+            value = struct.pack(f"{order}L", place)
         table += struct.pack(f"{order}HHL", tag, kind, count) + value.ljust(4, b"\0")
     return table + bytes(4) + rest
 

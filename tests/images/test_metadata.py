@@ -109,6 +109,16 @@ def test_what_is_damaged_or_too_large_is_left_out() -> None:
         assert bool(fitted(b"", b"x" * 65503, form, 8, 10)[1]) is held
 
 
+def test_small_files_cost_little_whatever_they_state() -> None:
+    shared = [(700 + number, 1, 100_000, 8) for number in range(9000)]  # which have all their bytes in common
+    for entries in ([(34665, 4, 1, 8)] * 9000, shared):
+        table = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
+        block = b"II*\0" + struct.pack("<LH", 8, len(entries)) + table + bytes(4)
+        assert len(fitted(block, b"", "PNG", 8, 10)[0]) < len(block)
+    xmp = b"<a:Thumbnails>" * 20_000  # none of which ends
+    assert fitted(b"", xmp, "PNG", 8, 10)[1] == b"" and fitted(b"", b"<b:Thumbnails/><c/>", "PNG", 8, 10)[1] == b"<c/>"
+
+
 @pytest.mark.parametrize("suffix", FORMS)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientations_are_those_of_pillow(tmp_path: Path, suffix: str, orientation: int) -> None:
