@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from sr_nas.app.photos import SUFFIXES, WINDOW, Photo, PhotoQueue
-from sr_nas.errors import UserError
+from sr_nas.errors import UserError, absent
 from sr_nas.export.model import load_model, shipped, shipped_file
 from sr_nas.runs.device import pick_device, use_threads
 
@@ -40,12 +40,12 @@ def main(args: Namespace) -> int:
     models: dict[str, str | Path] = {}
     remark = "Its network is the first in the list under Photos."
     if args.run is not None:
+        if not args.run.is_dir():
+            raise UserError(f"--run: {args.run} {'is no folder of a run' if args.run.exists() else absent(args.run)}.")
         try:
             load_model(args.run)
             models[f"{args.run.resolve().name} (run)"] = args.run
         except UserError as error:
-            if not args.run.is_dir():
-                raise
             remark = str(error)  # a search perhaps, whose report is shown all the same
     for name in args.model:
         load_model(name)
@@ -59,7 +59,7 @@ def main(args: Namespace) -> int:
     try:
         listener = socket.create_server((args.host, args.port), family=socket.AF_INET6 if ":" in args.host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        text = getattr(error, "strerror", None) or error
+        text = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise UserError(f"--host {args.host} --port {args.port}: {text}. --port 0 takes one that is free.") from error
     if args.host not in LOOPBACK:
         print(f"warning: whoever reaches {args.host} over the network can use this page: no password, nothing encrypted.")

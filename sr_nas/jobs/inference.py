@@ -41,7 +41,7 @@ def main(args: Namespace) -> int:
     if not inputs:
         return 1
     device, threads = pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu)), use_threads(args.num_threads)
-    source = model_file(args.model) if args.model else shipped_file(f"x{args.scale or 2}")
+    source = shipped_file(f"x{args.scale or 2}") if args.model is None else model_file(args.model)
     network = load_model(source, args.arch, args.genotype)
     if args.scale not in (None, network.scale):
         raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}; --outscale resizes what it gives.")

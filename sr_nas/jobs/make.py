@@ -232,7 +232,9 @@ class Make:
                     shutil.copyfile(source, temporary)
         say(f"\ndone in {duration(self.used())} of {duration(self.seconds)}: {', '.join(map(str, self.results.values()))}")
         say(f"photos kept out: {self.report(commands)}")
-        say(f"report: {self.work / REPORT}; try it: sr-nas inference -i PHOTO -o results --model {self.args.output}")
+        say(
+            f"report: {self.work / REPORT}; try it: sr-nas inference -i PHOTO -o results --model {shlex.quote(str(self.args.output))}"
+        )
         return True
 
     def report(self, commands: list[str]) -> str:

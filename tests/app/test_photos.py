@@ -31,6 +31,7 @@ pytest.importorskip("starlette", reason="needs pip install 'sr_nas[app]'")
 from sr_nas.app import photos as module  # noqa: E402
 from sr_nas.app.photos import Photo, PhotoQueue  # noqa: E402
 from sr_nas.app.server import HEADERS, LOOPBACK, Page  # noqa: E402
+from tests.jobs.processes import run  # noqa: E402
 
 Ask = Callable[..., tuple[int, bytes, dict[str, str]]]
 
@@ -216,3 +217,15 @@ def test_the_server_keeps_sessions_apart_and_files_to_itself(ask: Ask, photos: P
     assert ask("GET", "/state", None, Host="elsewhere.example")[0] == 400
     assert ask("OPTIONS", "/photos", None, Origin="http://elsewhere.example")[0] == 405  # so that no browser sends a PUT
     assert "sandbox" in ask("GET", "/report")[2]["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--run", "nowhere"], "--run: nowhere does not exist."),
+        (["--run", __file__], f"--run: {__file__} is no folder of a run."),
+        (["--port", "99999"], "--port 99999: bind(): port must be 0-65535. --port 0 takes"),
+    ],
+)
+def test_what_does_not_begin_says_why(words: list[str], expected: str, model: Path) -> None:
+    assert expected in run("app", "--model", model, *words, code=1)

@@ -168,4 +168,5 @@ def test_without_a_model_the_scale_names_it(tmp_path: Path, monkeypatch: pytest.
     assert "--scale 3: fast_x2 upscales by 2" in run(*words, "e", "--model", "fast_x2", "--scale", "3", code=1)
     assert "Networks by name: fast_x2, x2, x4." in run(*words, "e", "--scale", "3", code=1)
     assert "x2 is taken from" in run(*words, "e", "--model", "x2", code=1)
+    assert "holds no trained network" in run(*words, "e", "--model", "", code=1), "an empty variable of a script, perhaps"
     assert not (tmp_path / "e").exists()
