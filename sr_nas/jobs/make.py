@@ -232,9 +232,8 @@ class Make:
                     shutil.copyfile(source, temporary)
         say(f"\ndone in {duration(self.used())} of {duration(self.seconds)}: {', '.join(map(str, self.results.values()))}")
         say(f"photos kept out: {self.report(commands)}")
-        say(
-            f"report: {self.work / REPORT}; try it: sr-nas inference -i PHOTO -o results --model {shlex.quote(str(self.args.output))}"
-        )
+        words = ["sr-nas", "inference", "-i", "PHOTO", "-o", "results", "--model", str(self.args.output)]
+        say(f"report: {self.work / REPORT}; try it: {shlex.join(words)}")
         return True
 
     def report(self, commands: list[str]) -> str:
