@@ -28,7 +28,10 @@ def main(args: Namespace) -> int:
                 f"{folder} is no folder of a search or a training: it has no {OPTIONS} and {PROVENANCE}. "
                 "The report of a sweep or a table is written by its own command, started again."
             )
-        write_report(folder, model_of(folder))
+        try:
+            write_report(folder, model_of(folder))
+        except (LookupError, TypeError) as error:
+            raise UserError(f"a file in {folder} is damaged, or no run wrote it: {error!r}.") from error
         print(folder / REPORT)
     return 0
 

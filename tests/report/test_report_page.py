@@ -189,6 +189,10 @@ def test_a_search_writes_its_page_and_the_command_writes_it_again(tmp_path: Path
 
 def test_a_folder_of_no_run_is_an_error(tmp_path: Path) -> None:
     assert "no folder of a search or a training" in run("report", str(tmp_path), code=1)
+    (tmp_path / "options.yml").write_text("network_g: {type: IMDN}\n")
+    (tmp_path / "run.json").write_text("[{}]")
+    assert f"a file in {tmp_path} is damaged, or no run wrote it: KeyError('datasets')" in run("report", str(tmp_path), code=1)
+    (tmp_path / "options.yml").unlink()
     with pytest.raises(UserError):
         write_report(tmp_path)
 
