@@ -188,7 +188,8 @@ def with_candidates_kept(options: AnySearch) -> AnySearch:
     """Return the options of a search, its supernet with the candidates that ``search.candidates_from`` keeps.
 
     Raises:
-        UserError: the earlier search has not ended, its choices are not those of the supernet, or other candidates are given too.
+        UserError: the earlier search has not ended or has fewer candidates, its choices are not those of the supernet, or other
+            candidates are given too.
     """
     if (source := options.search.candidates_from) is None:
         return options
@@ -197,9 +198,13 @@ def with_candidates_kept(options: AnySearch) -> AnySearch:
     earlier = load_options(search_options, folder / OPTIONS, check_files=False)
     with torch.device("meta"):
         choices = find_task(earlier.task).space(earlier).choices()
-    beta, names = read_history(folder, choices)[-1]["beta"], {}
+    if not (history := read_history(folder, choices)):
+        raise UserError(f"{where}: {folder} has lost its history.jsonl. Run that search again.")
+    beta, names = history[-1]["beta"], {}
     for label, choice in choices.items():
         if choice.of == "operations":
+            if source.operations > (count := len(choice.candidates)):
+                raise UserError(f"{where}: operations is {source.operations}, and {folder} chose from {count}.")
             order = np.argsort(-np.array(beta[label]), kind="stable")
             names[label] = [choice.candidates[place] for place in sorted(order[: source.operations])]
     content = options.model_dump(mode="json", exclude_none=True)

@@ -156,6 +156,11 @@ def test_candidates_of_a_search_that_does_not_fit_are_refused(tmp_path: Path) ->
         with pytest.raises(UserError) as caught:
             narrowed(tmp_path, *overrides, file=file)
         assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"^search\.candidates_from: operations is 9, and .* chose from 8\.$"):
+        narrowed(tmp_path, *NODES, "search:candidates_from:operations=9")
+    (tmp_path / "history.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"^search\.candidates_from: .* has lost its history\.jsonl"):
+        narrowed(tmp_path, *NODES)
     (tmp_path / "genotype.json").unlink()
     with pytest.raises(UserError, match=r"has no genotype\.json: is its search finished\?"):
         narrowed(tmp_path, *NODES)

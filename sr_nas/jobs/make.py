@@ -85,6 +85,8 @@ def main(args: Namespace) -> int:
     """Run the command ``make``, or go on with it; return its exit code."""
     if args.output.suffix != ".safetensors":
         raise UserError(f"-o {args.output}: the network is a .safetensors file; ONNX and a model card are put beside it.")
+    if not args.hours:
+        raise UserError("--hours 0: give it some time, for example 0.5.")
     work = args.work or Path("experiments", "make_" + re.sub(r"[^A-Za-z0-9._+-]", "_", args.output.stem))
     budget, files = read_budget(args.budget), find_images(args.photos, recursive=True, besides=work)
     with open_sweep(work) as held, GracefulShutdown() as stop:

@@ -22,7 +22,7 @@ from sr_nas.errors import UserError
 from sr_nas.export.network_file import load_network
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.jobs import make
-from sr_nas.jobs.make import RUNGS, Make, read_budget
+from sr_nas.jobs.make import RUNGS, Make, main, read_budget
 from sr_nas.jobs.trials import Trial
 from sr_nas.options.load import check_options, read_yaml
 from sr_nas.options.sections import SearchOptions, TrainOptions
@@ -68,6 +68,11 @@ def test_budgets(text: str, expected: tuple[str, float]) -> None:
 def test_wrong_budgets(text: str) -> None:
     with pytest.raises(UserError, match="name a number above 0 with its unit, for example 10G"):
         read_budget(text)
+
+
+def test_no_time_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^--hours 0: give it some time"):
+        main(Namespace(output=Path("x.safetensors"), hours=0.0))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
