@@ -129,6 +129,7 @@ def test_one_evaluator_gives_one_number_everywhere(tmp_path: Path, place: Path) 
     assert (row["sets"]["Made"]["psnr"], row["sets"]["Made"]["ssim"]) == (validated["psnr"], validated["ssim"])
 
 
+@pytest.mark.slow
 def test_the_released_imdn_in_the_table(shared: Path, tmp_path: Path) -> None:
     models = {"IMDN": {"path": str(shared / "weights" / "IMDN_x4.pth"), "arch": "imdn"}}
     printed = run("evaluate", "-opt", option_file(tmp_path, shared, models=models, datasets={"Set5": str(shared / "data/Set5")}))
@@ -311,6 +312,7 @@ def test_advice_is_about_what_is_there(tmp_path: Path, place: Path) -> None:
         assert "FOLDER, or leave it out with datasets:" in problem["text"]
 
 
+@pytest.mark.slow
 def test_saved_images_are_what_was_scored(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
     file = option_file(tmp_path, place)
     run("evaluate", "-opt", file)

@@ -561,6 +561,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tiny"
 
 
+@pytest.mark.slow
 def test_networks_of_a_search_and_random_ones_of_their_costs(tmp_path: Path, searched: Path) -> None:
     line = [*words(tmp_path), "--front", str(searched), "--best", "3", "--random", "4"]
     plan = make_plan(arguments(*line))
@@ -636,6 +637,7 @@ def test_a_trial_in_rungs_is_the_run_by_hand_to_the_bit(tmp_path: Path, monkeypa
     assert [list(rung["scores"]) for rung in content["rungs"]][1] == ["tiny_train-lr1e-3_seed0"]
 
 
+@pytest.mark.slow
 def test_a_search_that_stops_at_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     root = f"path:experiments_root={tmp_path}"
     for _ in range(2):

@@ -64,6 +64,7 @@ def test_a_search_to_a_budget_says_what_it_costs_and_writes_its_front(tmp_path: 
     assert all((folder / "plots" / f"{name}.png").stat().st_size for name in ("budget", "front", "beta"))
 
 
+@pytest.mark.slow
 def test_the_table_of_a_sweep_has_every_cost_and_the_genotype(
     tmp_path: Path, timed: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_table_of_a_sweep_has_every_cost_and_the_genotype(
         assert float(row["latency_ms"]) == pytest.approx(counted["params"] / 1000, rel=0.05)  # BatchNorm is folded before it runs
 
 
+@pytest.mark.slow
 def test_a_budget_above_the_largest_network_is_no_budget_to_the_bit(tmp_path: Path) -> None:
     search(tmp_path, "name=free")
     search(tmp_path, "name=above", "search:budget:macs_hr=3G")
@@ -164,6 +166,7 @@ def test_a_table_of_latency_of_several_widths(tmp_path: Path, timed: Callable[[f
         read_latency(file, wider)
 
 
+@pytest.mark.slow
 def test_a_table_of_latency_decides_a_search(tmp_path: Path, timed: Callable[[float], None]) -> None:
     timed(0.001)
     file, space = tmp_path / "latency.json", IMDNSpace(2, 16, 1, CANDIDATES)

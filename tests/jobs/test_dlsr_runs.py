@@ -54,6 +54,7 @@ def test_a_search_chooses_operations_and_inputs(finished: tuple[Path, str]) -> N
     assert DLSR(2, block["nf"], block["num_cells"], block["genotype"]).genotype == genotype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_inputs", [False, True])
 def test_regularising_inputs_is_an_option(on_inputs: bool, tmp_path: Path) -> None:
     """In the first step the regulariser is lambda_1 = 0.2 times the mean of alpha: over operations, or over all choices."""

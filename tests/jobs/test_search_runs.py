@@ -129,6 +129,7 @@ def test_a_lead_within_a_draw_is_called_one(tmp_path: Path) -> None:
     assert "undecided 1 of 4 choices lead by less than 5% of an even draw" in lines
 
 
+@pytest.mark.slow
 def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     search(tmp_path, *LONG)
@@ -162,6 +163,7 @@ def threads_of(folder: Path) -> list[int]:
     return [start["threads"] for start in json.loads((folder / "run.json").read_text())]
 
 
+@pytest.mark.slow
 def test_auto_measures_threads_and_leaves_the_run_of_that_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relaxation and schedule are those with the most state."""
     words = ("search:relaxation=gumbel_softmax", "train:scheduler=CosineAnnealingLR", "search:steps_per_epoch=1")
@@ -204,6 +206,7 @@ def test_measuring_threads_draws_no_number_of_the_run(monkeypatch: pytest.Monkey
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ("search:epochs=1", "search:steps_per_epoch=1")
     search(tmp_path, *short, "num_threads=2")
@@ -233,6 +236,7 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     assert "search.alpha.optim.lr: 0.01 -> 0.5" in text
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     search(tmp_path)
     state, history = (tmp_path / "tiny" / "checkpoint.pt").read_bytes(), (tmp_path / "tiny" / "history.jsonl").read_text()
@@ -252,6 +256,7 @@ def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     assert f"{tmp_path / 'tiny'} has no checkpoint.pt, so that run cannot go on\nsearching in {tmp_path / 'tiny_2'} " in text
 
 
+@pytest.mark.slow
 def test_other_images_are_refused_in_a_search_and_noted_in_a_training(tmp_path: Path) -> None:
     data = tmp_path / "images"
     data.mkdir()
@@ -319,6 +324,7 @@ def test_exhausted_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.Mon
     assert f"The last checkpoint is {tmp_path / 'tiny' / 'checkpoint.pt'}; --auto_resume goes on from it." in text
 
 
+@pytest.mark.slow
 def test_a_heavy_flops_weight_leaves_the_cheapest_network(tmp_path: Path) -> None:
     search(tmp_path, "name=free", "search:flops_weight=0")
     search(tmp_path, "name=costly", "search:flops_weight=1e4", "search:alpha:optim:lr=0.1")
@@ -329,6 +335,7 @@ def test_a_heavy_flops_weight_leaves_the_cheapest_network(tmp_path: Path) -> Non
     assert costly["loss"]["cost"] > 0
 
 
+@pytest.mark.slow
 def test_one_run_is_not_taken_up_twice_at_once(tmp_path: Path) -> None:
     search(tmp_path)
     fcntl = pytest.importorskip("fcntl", reason="no such lock on Windows")
@@ -338,6 +345,7 @@ def test_one_run_is_not_taken_up_twice_at_once(tmp_path: Path) -> None:
     assert "going on in" in search(tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_hide_the_one_to_go_on_with(tmp_path: Path) -> None:
     search(tmp_path)
     assert "too few for patches of gt_size 1200" in search(tmp_path, "datasets:train:gt_size=1200", code=1)

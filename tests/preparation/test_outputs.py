@@ -90,6 +90,7 @@ def kill_worker(number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_results_keep_their_order_and_come_from_processes() -> None:
     done = list(in_processes(square, range(12), 2))
     assert [value for value, _ in done] == [number**2 for number in range(12)]
@@ -104,6 +105,7 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised() -> None:
         next(results)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_explained() -> None:
     with pytest.raises(UserError, match="--workers"):
         list(in_processes(kill_worker, range(3), 2))

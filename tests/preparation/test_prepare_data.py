@@ -90,6 +90,7 @@ def test_lr_that_was_made_beside_hr_is_found(tmp_path: Path) -> None:
     assert "Set5 x2: 1 images" in run_tool(*check)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_leaves_whole_images_and_goes_on(tmp_path: Path) -> None:
     for number in range(40):
         save(tmp_path / f"hr/{number:02}.png", 120, 160, number)

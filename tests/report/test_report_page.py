@@ -130,6 +130,7 @@ def test_crops_are_the_pixels_of_the_images(tmp_path: Path) -> None:
     assert is_self_contained(page) and page.tags.count("img") == 3
 
 
+@pytest.mark.slow
 def test_many_crops_are_compressed_and_the_page_says_so(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     for number in range(10):
