@@ -50,6 +50,12 @@ def shipped_file(name: str) -> Path:
     raise UserError(f"'{name}' {absent(Path(name))} and is no network that ships with sr_nas{nearest(name, names)} {known}.")
 
 
+def default_file(scale: int) -> Path:
+    """Return the file of the network that upscales where none is named: of this scale the better one, else the fast one."""
+    fast = f"fast_x{scale}"
+    return shipped_file(fast if fast in (names := shipped()) and f"x{scale}" not in names else f"x{scale}")
+
+
 def model_file(source: str | Path) -> Path:
     """Return the file or folder of a model: what is at this path, else the network of this name that ships with the package.
 
