@@ -67,14 +67,14 @@ def basicsr() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The system's Chromium without a window, driven by Selenium, which fetches nothing; it saves to ``browser.downloads``."""
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The system's Chromium without a window, driven by Selenium, which fetches nothing; it saves to ``downloads``."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: pip install 'sr_nas[test]'")
-    chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
+    program, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if program is None or driver is None:
         pytest.skip("needs Chromium and its driver: apt-get install -y chromium chromium-driver")
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = program
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -83,6 +83,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(opened.downloads)})
     yield opened
     opened.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Any:
+    """Chromium at an empty page and with an empty log: the page of an earlier test still asks for a server that is gone."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    return chromium
 
 
 @pytest.fixture(autouse=True, scope="session")
