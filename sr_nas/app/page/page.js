@@ -2,7 +2,8 @@
 const $ = id => document.getElementById(id);
 const session = localStorage.session ??= crypto.getRandomValues(new Uint32Array(4)).join("-");
 const rows = new Map(); // key of a photo -> its list item
-let state = {photos: {}}, shown, timer;
+let state = {photos: {}}, shown, timer, listed;
+const ready = new Promise(resolve => listed = resolve); // once the networks are listed: photos may be chosen before
 
 function alarm(text) {
   $("alarm").textContent = text;
@@ -59,7 +60,10 @@ async function remove(keys) {
 }
 
 async function send(files) {
-  for (const file of [...files]) {
+  const chosen = [...files]; // a list of dropped files is empty later
+  await ready;
+  if (!state.models.length) return;
+  for (const file of chosen) {
     const query = new URLSearchParams({session, name: file.name, model: $("model").value});
     await fetch(`photos?${query}`, {method: "PUT", body: file}).catch(() => alarm(`${file.name} could not be sent. Of a folder, drop the photos in it.`));
     poll();
@@ -108,7 +112,7 @@ $("stage").ondragstart = event => event.preventDefault();
 $("files").onchange = async () => { await send($("files").files); $("files").value = ""; };
 document.ondragover = event => { event.preventDefault(); $("drop").classList.add("over"); };
 document.ondragleave = () => $("drop").classList.remove("over");
-document.ondrop = event => { event.preventDefault(); $("drop").classList.remove("over"); if (state.models.length) send(event.dataTransfer.files); };
+document.ondrop = event => { event.preventDefault(); $("drop").classList.remove("over"); send(event.dataTransfer.files); };
 $("clear").onclick = () => remove([...rows.keys()]);
 
 function open_tab() {
@@ -122,6 +126,7 @@ function open_tab() {
 
 await poll();
 for (const name of state.models) $("model").add(new Option(name));
+listed();
 $("files").accept = state.suffixes;
 $("limits").textContent = `${state.suffixes.join(" ").replaceAll(".", "")}; up to ${state.megabytes} MB and ${state.megapixels} megapixels. Nothing leaves the machine that runs sr-nas.`;
 $("tabs").hidden = !state.run;
