@@ -128,6 +128,8 @@ class PhotoQueue:
             if (pixels := math.prod(photo.size)) > self.most_pixels:
                 most = f"{self.most_pixels / 1e6:g} of --max_megapixels; sr-nas inference takes any size."
                 raise UserError(f"{photo.name}: {pixels / 1e6:.1f} megapixels are more than the {most}")
+            if photo.model not in self.models:
+                raise UserError(f"no network here is called '{photo.model}'.")
             network = load_model(self.models[photo.model])
             executed, engine = for_inference(network, "auto", self.device, pixels=pixels)
             folder, photo.scale = photo.source.parent / "result", network.scale

@@ -100,10 +100,10 @@ def _quantised(content: bytes, name: str, photos: Pairs) -> Any:
     maker = {output: node for node in model.graph.node for output in node.output}
     integer = [node for node in model.graph.node if node.op_type == "Conv" and node.name not in kept]
     for node in [node for node in model.graph.node if node not in integer and "quantizelinear" not in node.op_type.lower()]:
-        for index, name in enumerate(node.input):
-            if name in maker and maker[name].op_type == "DequantizeLinear":
-                exact = maker[maker[name].input[0]].input[0]
-                node.input[index] = name if maker.get(exact) in integer else exact
+        for index, taken in enumerate(node.input):
+            if taken in maker and maker[taken].op_type == "DequantizeLinear":
+                exact = maker[maker[taken].input[0]].input[0]
+                node.input[index] = taken if maker.get(exact) in integer else exact
     return model
 
 

@@ -50,10 +50,10 @@ def shipped_file(name: str) -> Path:
     raise UserError(f"'{name}' {absent(Path(name))} and is no network that ships with sr_nas{nearest(name, names)} {known}.")
 
 
-def default_file(scale: int) -> Path:
-    """Return the file of the network that upscales where none is named: of this scale the better one, else the fast one."""
-    fast = f"fast_x{scale}"
-    return shipped_file(fast if fast in (names := shipped()) and f"x{scale}" not in names else f"x{scale}")
+def default_name(scale: int) -> str:
+    """Return the name of the network for a scale where none is given: ``x2``, or ``fast_x2`` where that alone ships."""
+    better, fast = f"x{scale}", f"fast_x{scale}"
+    return fast if fast in (names := shipped()) and better not in names else better
 
 
 def model_file(source: str | Path) -> Path:

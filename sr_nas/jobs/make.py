@@ -24,7 +24,7 @@ import psutil
 import torch
 
 from sr_nas.errors import UserError, amount, listing, parse_json
-from sr_nas.export.model import shipped
+from sr_nas.export.model import default_name, shipped
 from sr_nas.genotype import NETWORK_BLOCK
 from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
@@ -127,7 +127,7 @@ class Make:
         self.clock = work / "clock.json"
         self.before, self.began = float(_read(self.clock) or 0), psutil.Process().create_time()
         self.starting = 2 * (time.time() - self.began)  # seconds of a process that opens its data, too
-        self.shipped = [name for name in shipped() if name == f"x{args.scale}"]
+        self.shipped = [name for name in shipped() if name == default_name(args.scale)]
         self.networks, self.most = (12, 9) if self.seconds >= LONG else (4, 3)
         ends, name = (".safetensors", ".onnx", ".md"), args.output.stem
         self.results = {work / f"{name}{end}": args.output.with_suffix(end) for end in ends}

@@ -80,9 +80,9 @@ def write_page(file: Path, title: str, lead: Sequence[str], sections: Iterable[S
     """Write an HTML page, all or nothing: ``lead`` are its first paragraphs."""
     shown = [section for section in sections if any(vars(section)[name] for name in list(vars(section))[1:-1])]
     pictures = {path: crops_of(path) for section in shown for path in section.pictures}
-    crops = {path: [(name, data_uri(image)) for name, image in found] for path, found in pictures.items()}
-    if sum(len(uri) for found in crops.values() for _, uri in found) > MOST:
-        crops = {path: [(name, data_uri(image, QUALITY)) for name, image in found] for path, found in pictures.items()}
+    crops = {path: [(name, data_uri(image)) for name, image in images] for path, images in pictures.items()}
+    if sum(len(uri) for images in crops.values() for _, uri in images) > MOST:
+        crops = {path: [(name, data_uri(image, QUALITY)) for name, image in images] for path, images in pictures.items()}
         lead = [*lead, "The crops on this page are compressed; the files that they are from lie beside it and are not."]
     figures = {id(figure): as_svg(figure) for section in shown for figure in section.figures}
     page, policy = template()
@@ -188,8 +188,8 @@ def write_report(folder: Path, model: Any = None) -> None:
     if not history:
         lead.append("Nothing has come out yet.")
     sections = (_search if search else _training)(folder, options, history, model, lead) if history else []
-    own = ["sr-nas", "search" if search else "train", "-opt", str(folder / OPTIONS)]
-    sections += again([starts[0]["command"], own], starts)
+    same = ["sr-nas", "search" if search else "train", "-opt", str(folder / OPTIONS)]
+    sections += again([starts[0]["command"], same], starts)
     sections.append(Section("All options", code=[(folder / OPTIONS).read_text(encoding="utf-8")], folded=True))
     kind = "search" if search else "training"
     write_page(folder / REPORT, f"{folder.name}: {kind} of {options['network_g']['type']}{scale}", lead, sections)

@@ -104,6 +104,11 @@ def test_failures_are_sentences(queue: PhotoQueue, tmp_path: Path, capsys: pytes
     assert large.message.startswith("large.png: 0.0 megapixels are more than the 0.005 of --max_megapixels")
     [strange] = finished(queue, tmp_path / "good.png", name="../../film.mp4")
     assert "images are written as .jpg" in strange.message and strange.source.parent.parent == queue.folder
+    _, nameless = queue.new("me", "good.png", "")
+    shutil.copy(tmp_path / "good.png", nameless.source)
+    queue.enqueue(nameless)
+    nameless.job.result(60)
+    assert nameless.message == "no network here is called ''."
     Path(queue.models["net"]).write_bytes(b"damaged")
     [unloaded] = finished(queue, tmp_path / "good.png")
     assert unloaded.state == "failed" and "net.safetensors is text, which begins with" in unloaded.message

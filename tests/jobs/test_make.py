@@ -19,6 +19,7 @@ import pytest
 
 from sr_nas.analysis.sweep import rungs
 from sr_nas.errors import UserError
+from sr_nas.export import model
 from sr_nas.export.network_file import load_network
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.jobs import make
@@ -139,12 +140,18 @@ def test_the_plan(made: Callable[..., Make], capsys: pytest.CaptureFixture[str])
 
 
 def test_the_network_that_ships_is_measured_too(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(make, "shipped", lambda: ["fast_x2", "x2", "x4"])
-    for scale, names in ((2, {"network": "work/train", "shipped_x2": "x2"}), (3, {"network": "work/train"})):
+    for module in (make, model):
+        monkeypatch.setattr(module, "shipped", lambda: ["fast_x2", "x2", "fast_x4"])
+    for scale, names in (
+        (2, {"network": "work/train", "shipped_x2": "x2"}),
+        (3, {"network": "work/train"}),
+        (4, {"network": "work/train", "shipped_fast_x4": "fast_x4"}),
+    ):
         one = made(scale=scale)
-        assert {name: model["path"] for name, model in one.evaluate_options()["models"].items()} == names
+        assert {name: entry["path"] for name, entry in one.evaluate_options()["models"].items()} == names
         purpose = next(purpose for name, purpose, *_ in one.steps() if name == "evaluate")
-        assert purpose.endswith("bicubic, x2" if scale == 2 else "bicubic; no network of scale 3 is shipped")
+        ends = {2: "bicubic, x2", 3: "bicubic; no network of scale 3 is shipped", 4: "bicubic, fast_x4"}
+        assert purpose.endswith(ends[scale])
 
 
 def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
