@@ -333,7 +333,7 @@ def _export(parser: ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
     add("--last", action="store_true", help="the last network instead of the best")
     kind = parser.add_mutually_exclusive_group().add_argument
-    kind("--fp16", action="store_true", help="ONNX that computes in float16 between float32 input and output; ncnn: stored so")
+    kind("--fp16", action="store_true", help="ONNX that computes in float16 between float32 input and output; .safetensors, ncnn: stored so")
     kind("--int8", action="store_true", help="ONNX whose convolutions compute in 8-bit integers, for CPUs, phones and browsers")
     add("--calibrate", metavar="DIR", type=Path, help="photos that tell --int8 the ranges of activations (default: the samples)")
     add("--data", metavar="DIR", type=Path, help="photos to measure its loss on (default: the held-out sample)")

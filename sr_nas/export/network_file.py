@@ -143,10 +143,11 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         path: file to write.
         network: an instance of a registered network; for a graph, in eval mode and on the CPU.
         training: JSON-ready summary of its training.
-        half: ONNX that computes in float16, with weights of half the size.
+        half: weights of half the size: ONNX that computes in float16; a ``.safetensors`` that stores float16, and is loaded as
+            float32.
 
     Raises:
-        UserError: weights are not finite, a package for the graph is missing, PyTorch is too old, or the graph differs; nothing
+        UserError: weights are not finite, or too large for float16, a package for the graph is missing, PyTorch is too old, or the graph differs; nothing
             is written then.
         OSError: nothing can be written there.
     """
@@ -167,6 +168,10 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         kind = f"torch.export of PyTorch {torch.__version__}; it"
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        if half:
+            tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+            if large := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+                raise UserError(f"{path} is not written: {large[0]} is too large for float16. Leave --fp16 out.")
         text = json.dumps({"architecture": network.arch, "settings": network.settings()})
         described = tensors | {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8)}
         if suffix == ".pth":

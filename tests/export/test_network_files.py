@@ -81,6 +81,23 @@ def test_files_that_are_no_network(network: IMDN, tmp_path: Path) -> None:
         load_network(tmp_path / "half.safetensors")
 
 
+def test_weights_stored_in_float16_are_computed_with_in_float32(network: IMDN, tmp_path: Path) -> None:
+    for name, half in (("full", False), ("half", True)):
+        save_network(tmp_path / f"{name}.safetensors", network, half=half)
+    weights = 2 * sum(parameter.numel() for parameter in network.parameters())  # two bytes less for each
+    full, half = (((tmp_path / f"{name}.safetensors").stat().st_size) for name in ("full", "half"))
+    assert full - half == pytest.approx(weights, rel=0.02)
+    loaded = load_network(tmp_path / "half.safetensors")
+    for name, tensor in network.state_dict().items():
+        assert loaded.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(loaded.state_dict()[name], tensor.half().float())
+    with torch.no_grad():
+        network.head.bias[0] = 1e5
+    with pytest.raises(UserError, match=r"large\.safetensors is not written: head\.bias is too large for float16"):
+        save_network(tmp_path / "large.safetensors", network, half=True)
+    assert not (tmp_path / "large.safetensors").exists()
+
+
 def test_whole_numbers_are_no_weights(network: IMDN, tmp_path: Path) -> None:
     save_network(tmp_path / "net.safetensors", network)
     with safe_open(tmp_path / "net.safetensors", framework="pt") as stream:

@@ -87,7 +87,7 @@ def test_measured_figures_go_into_file_and_card(model: Path, tmp_path: Path) -> 
 def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> None:
     words = ("export", "--model", model, "-o")
     assert "must end in one of .safetensors (a network), .pth" in run(*words, tmp_path / "x.bin", code=1)
-    assert "--fp16 is for ONNX" in run(*words, tmp_path / "x.pt2", "--fp16", code=1)
+    assert "--fp16 is for .safetensors, ONNX and ncnn" in run(*words, tmp_path / "x.pt2", "--fp16", code=1)
     for option in (("--calibrate", tmp_path), ("--data", tmp_path), ("--max_loss", "0")):
         assert f"{option[0]} is for --int8" in run(*words, tmp_path / "x.onnx", *option, code=1)
     assert "a file holds one network" in run(*words, tmp_path / "x.pth", "--last", code=1)
