@@ -28,6 +28,8 @@ from sr_nas.inference.optimize import for_inference
 from sr_nas.runs.files import cache_folder, lock
 
 SUFFIXES = (*IMAGE_SUFFIXES, *CONVERTED)
+SIDES = ("before", "after", "overview")
+"""What :meth:`PhotoQueue.view` shows."""
 WINDOW = 1200
 """Side, in pixels of the result, of what a page shows at once: a browser does not hold the whole of a large picture."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import socket
 import zipfile
@@ -10,7 +11,7 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sr_nas.app.photos import SUFFIXES, WINDOW, Photo, PhotoQueue
+from sr_nas.app.photos import SIDES, SUFFIXES, WINDOW, Photo, PhotoQueue
 from sr_nas.errors import UserError, absent
 from sr_nas.export.model import load_model, shipped, shipped_file
 from sr_nas.runs.device import pick_device, use_threads
@@ -112,14 +113,26 @@ class Page:
         self.queue.remove(request.path_params["key"])
         return Response()
 
-    async def _result(self, request: Request) -> Response:
+    def _done(self, request: Request) -> Photo:
+        """Return the photo of an address; what is not there yet is not found either."""
         photo = self.queue.photos[request.path_params["key"]]
+        if photo.state != "done":
+            raise KeyError(photo.name)
+        return photo
+
+    async def _result(self, request: Request) -> Response:
+        photo = self._done(request)
         return FileResponse(photo.result, filename=photo.result_name)
 
     def _view(self, request: Request) -> Response:
-        photo = self.queue.photos[request.path_params["key"]]
-        x, y = (float(request.query_params.get(name, 0.5)) for name in ("x", "y"))
-        return Response(self.queue.view(photo, request.path_params["side"], x, y), media_type="image/png")
+        photo, side = self._done(request), request.path_params["side"]
+        try:
+            x, y = (float(request.query_params.get(name, 0.5)) for name in ("x", "y"))
+        except ValueError:
+            return Response(status_code=400)
+        if side not in SIDES or not math.isfinite(x + y):
+            return Response(status_code=400)
+        return Response(self.queue.view(photo, side, x, y), media_type="image/png")
 
     def _archive(self, request: Request) -> Response:
         path = self.queue.folder / f"{secrets.token_hex(8)}.zip"

@@ -210,6 +210,10 @@ def test_the_server_keeps_sessions_apart_and_files_to_itself(ask: Ask, photos: P
     assert status == 200 and decode(content).shape == (42, 34, 3)
     assert headers["cache-control"] == "no-store"
     assert headers["content-disposition"] == f"attachment; filename*=utf-8''{quote(saved)}"
+    statuses = {"before": 200, "after?x=-1&y=2": 200, "other": 400, "before?x=nan": 400, "before?x=a": 400, "before?y=inf": 400}
+    assert {view: ask("GET", f"/photos/{key}/{view}")[0] for view in statuses} == statuses
+    failed = [*state("a")][2]
+    assert ask("GET", f"/photos/{failed}/result")[0] == ask("GET", f"/photos/{failed}/before")[0] == 404
     archive = zipfile.ZipFile(io.BytesIO(ask("GET", "/upscaled.zip?session=a")[1]))
     assert archive.namelist() == [saved, f"{other}_{saved}"]
     assert archive.read(archive.namelist()[1]) == content
