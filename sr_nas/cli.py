@@ -15,6 +15,7 @@ import sys
 import textwrap
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _ActionsContainer
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from sr_nas.errors import UserError, amount, is_out_of_memory, nearest, reason
@@ -25,16 +26,10 @@ MOST_SEEDS = 10_000
 MODEL = "name that sr-nas models lists, exported file, run folder, weights that spandrel opens, or released weights with --arch"
 
 
-def whole_number(text: str) -> int:
-    """Argparse type: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
-
-
-def _factor(text: str) -> int:
-    if whole_number(text) < 2:
-        raise ArgumentTypeError(f"'{text}' is not a whole number of at least 2")
+def whole_number(text: str, least: int = 1) -> int:
+    """Argparse type: a whole number of at least 1, or of another least."""
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
     return int(text)
 
 
@@ -192,7 +187,7 @@ def _sweep(parser: ArgumentParser) -> None:
     text = "so many points of the grid, drawn at random; with --front, so many random networks of its costs and the hand-made one"
     add("--random", type=whole_number, metavar="N", help=text)
     text = "successive halving: begin with all, and let the best 1/N of the settings go on, for N times as long"
-    add("--halving", type=_factor, metavar="N", help=text)
+    add("--halving", type=partial(whole_number, least=2), metavar="N", help=text)
     text = "quantity that judges, e.g. Set5_psnr or psnr (default: loss_task of searches, the first score of trainings)"
     add("--by", metavar="QUANTITY", help=text)
     add("--show", nargs="+", default=[], metavar="QUANTITY", help="what to draw, e.g. cifar10_test gap_worst")
@@ -333,7 +328,8 @@ def _export(parser: ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="FILE", type=Path, help=text)
     add("--last", action="store_true", help="the last network instead of the best")
     kind = parser.add_mutually_exclusive_group().add_argument
-    kind("--fp16", action="store_true", help="ONNX that computes in float16 between float32 input and output; .safetensors, ncnn: stored so")
+    text = "ONNX that computes in float16 between float32 input and output; .safetensors and ncnn: weights stored in float16"
+    kind("--fp16", action="store_true", help=text)
     kind("--int8", action="store_true", help="ONNX whose convolutions compute in 8-bit integers, for CPUs, phones and browsers")
     add("--calibrate", metavar="DIR", type=Path, help="photos that tell --int8 the ranges of activations (default: the samples)")
     add("--data", metavar="DIR", type=Path, help="photos to measure its loss on (default: the held-out sample)")

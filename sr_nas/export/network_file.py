@@ -147,8 +147,8 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
             float32.
 
     Raises:
-        UserError: weights are not finite, or too large for float16, a package for the graph is missing, PyTorch is too old, or the graph differs; nothing
-            is written then.
+        UserError: weights are not finite, or too large for float16, a package for the graph is missing, PyTorch is too old, or
+            the graph differs; nothing is written then.
         OSError: nothing can be written there.
     """
     if name := first_non_finite(network):

@@ -59,7 +59,9 @@ def _check_output(output: Path, args: Namespace) -> None:
         raise UserError(f"--output: {output} must end in one of {kinds}.")
     suffix = output.suffix.lower()
     if (args.fp16 and suffix not in (".safetensors", ".onnx", ".param")) or (args.int8 and suffix != ".onnx"):
-        raise UserError(f"{'--int8 is for ONNX' if args.int8 else '--fp16 is for .safetensors, ONNX and ncnn'}, and {output} is none.")
+        raise UserError(
+            f"{'--int8 is for ONNX' if args.int8 else '--fp16 is for .safetensors, ONNX and ncnn'}, and {output} is none."
+        )
     if given := [name for name in ("calibrate", "data", "max_loss") if not args.int8 and getattr(args, name) is not None]:
         raise UserError(f"--{given[0]} is for --int8.")
     for file in (output, output.with_suffix(".bin")) if suffix == ".param" else (output,):
