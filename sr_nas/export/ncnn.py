@@ -23,6 +23,8 @@ from sr_nas.inference.optimize import CHECKED, folded, require_packages, verify_
 
 SMALLEST = 15
 """Pixels a side from which a strided network runs: what widens smaller images in PyTorch branches on the size."""
+MOST_SECONDS = 600
+"""Time that pnnx, and ncnn for one image size, may take; both need seconds."""
 # In float32, as processors without float16 compute.
 _RUN = """
 import ncnn, numpy
@@ -70,7 +72,10 @@ def export_ncnn(network: SRNetwork, name: str, half: bool = False) -> tuple[byte
     with tempfile.TemporaryDirectory() as folder:
 
         def call(*words: str) -> None:  # both end their process where they cannot go on
-            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace")
+            try:
+                done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise UserError(f"{Path(words[0]).name} had not ended after {MOST_SECONDS} s, and was stopped.") from error
             if done.returncode:
                 raise UserError(f"{Path(words[0]).name} ended with {done.returncode}: {(done.stderr.splitlines() or ['?'])[-1]}")
 

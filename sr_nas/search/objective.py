@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
 from sr_nas.contracts import Weights
+from sr_nas.errors import UserError
 from sr_nas.genotype import WIDTH, Choices
 from sr_nas.registry import REGULARIZERS, SCHEDULES
 from sr_nas.search.alpha import concentration
@@ -219,12 +220,19 @@ class Objective:
         """Return the total of a task loss, and its weighted parts ``task``, ``regularizer``, ``cost``, ``total``, all scalars.
 
         ``alpha`` is label -> logits, ``weights`` label -> relaxed weights, and ``epoch`` counts from 1.
+
+        Raises:
+            UserError: a regulariser, perhaps of a plug-in, returns no scalar tensor.
         """
         regularizer = cost = task.new_zeros(())
         for function, strength, regularized in ((self.regularizer, self.strength, self.regularized), *self.further):
             choices = {label: ChoiceLogits(choice.candidates, alpha[label]) for label, choice in regularized.items()}
             if choices:
-                regularizer = regularizer + strength(epoch) * function(choices)
+                term = function(choices)
+                if not isinstance(term, Tensor) or term.ndim:
+                    name = getattr(getattr(function, "func", function), "__name__", type(function).__name__)
+                    raise UserError(f"the regulariser {name} must return a tensor of one number, not {term!r:.80}.")
+                regularizer = regularizer + strength(epoch) * term
         for weight, table in self.costs.values():
             cost = cost + weight * normalised_cost(weights, table)
         total = task + regularizer + cost

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from sr_nas.errors import UserError
 from sr_nas.genotype import Choice
 from sr_nas.registry import REGULARIZERS
 from sr_nas.search.objective import (
@@ -111,6 +113,16 @@ def test_a_further_regularizer_adds_to_the_first_with_a_strength_and_choices_of_
     expected = 0.6 * sa(choices(alpha["edge1"])) + 13 * zero_one(choices(*alpha.values()))
     torch.testing.assert_close(parts["regularizer"], expected)
     assert parts["total"].item() == pytest.approx(2 + expected.item()) and objective.strengths(3) == pytest.approx((0.6, 13))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "None"), (0.5, "0.5"), (torch.ones(2), r"tensor\(\[1., 1.\]\)")])
+def test_a_regularizer_that_returns_no_number_is_named(value: object, shown: str) -> None:
+    def mine(_: object) -> object:
+        return value
+
+    objective = Objective(torch.nn.functional.mse_loss, partial(mine), lambda epoch: 1.0, {"edge0": Choice(NAMES[:2])})
+    with pytest.raises(UserError, match=f"the regulariser mine must return a tensor of one number, not {shown}"):
+        objective(torch.tensor(2.0), {"edge0": tensor(0.4, -0.2)}, {}, 1)
 
 
 def test_weight_decay_in_adam_is_l2_of_half_its_strength() -> None:
