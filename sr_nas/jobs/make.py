@@ -89,9 +89,15 @@ def main(args: Namespace) -> int:
         raise UserError("--hours 0: give it some time, for example 0.5.")
     work = args.work or Path("experiments", "make_" + re.sub(r"[^A-Za-z0-9._+-]", "_", args.output.stem))
     budget, files = read_budget(args.budget), find_images(args.photos, recursive=True, besides=work)
+    fresh = not work.exists()
     with open_sweep(work) as held, GracefulShutdown() as stop:
         make = Make(args, work, budget, files, held, stop)
-        make.begin()
+        try:
+            make.begin()
+        except UserError:
+            if fresh:
+                shutil.rmtree(work)  # in which nothing was made yet
+            raise
         if not make.run():
             say("stopped; the same command goes on.")
         return stop.exit_code

@@ -172,6 +172,9 @@ def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
     ):
         assert message in run("make", *words, code=1)
     assert not Path("experiments").exists()
+    words = ("--photos", "photos", "--budget", "0.1G", "-o", "new.safetensors", "--work")
+    assert "no network is so small" in run("make", *words, "new", code=1) and not Path("new").exists()
+    assert "was begun with" in run("make", *words, "work", code=1) and Path("work/make.json").exists()
 
 
 def test_a_step_that_fails_is_named_and_the_same_make_goes_on(
