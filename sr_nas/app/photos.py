@@ -20,14 +20,14 @@ import torch
 
 from sr_nas.errors import UserError, reason
 from sr_nas.export.model import load_model
-from sr_nas.images.encode import encode, holds_profile
-from sr_nas.images.files import CONVERTED, IMAGE_SUFFIXES, image_size, read_with_metadata
+from sr_nas.images.encode import FORMATS, encode, holds_profile
+from sr_nas.images.files import CONVERTED, image_size, read_with_metadata
 from sr_nas.images.resize import upscale_bicubic
 from sr_nas.inference.images import upscale_files
 from sr_nas.inference.optimize import for_inference
 from sr_nas.runs.files import cache_folder, lock
 
-SUFFIXES = (*IMAGE_SUFFIXES, *CONVERTED)
+SUFFIXES = (*FORMATS, *CONVERTED)
 SIDES = ("before", "after", "overview")
 """What :meth:`PhotoQueue.view` shows."""
 WINDOW = 1200

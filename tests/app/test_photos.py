@@ -220,6 +220,8 @@ def test_the_server_keeps_sessions_apart_and_files_to_itself(ask: Ask, photos: P
     assert ask("DELETE", f"/photos/{key}")[0] == 200 and ask("GET", f"/photos/{key}/result")[0] == 404
     assert ask("DELETE", f"/photos/{key}")[0] == 404 and len(state("a")) == 3
 
+    suffixes = json.loads(ask("GET", "/state")[1])["suffixes"]
+    assert {".jpg", ".png", ".heic", ".avif"} <= set(suffixes) and len(set(suffixes)) == len(suffixes)
     assert ask("GET", "/")[0] == 200
     for path in ("/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/photos/..%2f..%2fx/result", "/server.py"):
         assert ask("GET", path)[0] == 404
