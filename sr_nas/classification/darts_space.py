@@ -188,7 +188,9 @@ class DARTSSpace(DARTSFrame):
         return weight, pick(operation if weight else "none", source)
 
     def drawing(self, genotype: Genotype) -> list[Diagram]:
-        """The cell of each kind with all of its edges; a genotype names an operation by the label of each."""
+        """The cell of each kind: the edges that a genotype keeps, or all where it names an operation by the label of each."""
+        if edge_label(KINDS[0], READS, 0) not in dict(genotype.picks):
+            return super().drawing(genotype)
         names = [
             (f"{kind}{node}", tuple(pick(genotype[edge_label(kind, node, source)][0], source) for source in range(node)))
             for kind in KINDS

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Line
@@ -25,6 +28,7 @@ from sr_nas.networks.imdn import IMDN
 from sr_nas.networks.plain import PLAIN
 from sr_nas.report.drawings import Plan, draw, drawing_figure, lanes_of
 from sr_nas.spaces.dlsr import DLSRSpace
+from sr_nas.spaces.imdn import IMDNSpace
 from sr_nas.spaces.plain import PlainSpace
 
 LINKS = "cell1+cell2,cell3+cell1,cell1+cell4,cell3+cell5"
@@ -110,6 +114,24 @@ def test_cells_of_classifiers() -> None:
     ]
     searched = NASBench201Space(channels=2, num_cells=1, edge_normalization=True)
     assert len(searched.drawing(Genotype("NASBench201", tuple((label, ("a",)) for label in searched.choices())))[0].edges) == 6
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: DARTSSpace(channels=2, num_cells=3),
+        lambda: NASBench201Space(channels=2, num_cells=1),
+        lambda: IMDNSpace(2, nf=16, num_blocks=2),
+        lambda: DLSRSpace(2, 8, 5),
+        lambda: PlainSpace(2, nf=16, num_blocks=2),
+    ],
+    ids=["DARTS", "NASBench201", "IMDN", "DLSR", "PLAIN"],
+)
+def test_what_a_supernet_selects_is_drawn_as_its_network(build: Callable[[], Any]) -> None:
+    space = build()
+    weights = {label: torch.rand(len(choice.candidates)) for label, choice in space.choices().items()}
+    genotype = space.decode(weights)
+    assert space.drawing(genotype) == space.derive(genotype).drawing(genotype) != []
 
 
 @pytest.mark.parametrize("in_a_row", [False, True])
