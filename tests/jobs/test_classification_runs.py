@@ -63,6 +63,15 @@ def test_the_network_block_names_its_task(finished: tuple[Path, str]) -> None:
     assert read_genotype(block["network_g"]["genotype"]) == genotype and block["network_g"]["type"] == "NASBench201"
 
 
+def test_a_search_of_the_darts_space_reports_what_it_keeps(tmp_path: Path, reports: None) -> None:
+    settings = ("network_g:num_cells=3", "search:epochs=1")
+    search(tmp_path, *settings, file=REPOSITORY / "options" / "darts" / "s1.yml")
+    kept = json.loads((tmp_path / "tiny" / "genotype.json").read_text())["genotype"]
+    assert len(kept) == 8 and {len(names) for names in kept.values()} == {2}
+    page = (tmp_path / "tiny" / "report.html").read_text()
+    assert all(name.partition("~")[0] in page for names in kept.values() for name in names)
+
+
 def test_one_seed_gives_one_result(finished: tuple[Path, str], tmp_path: Path) -> None:
     search(tmp_path)
     assert_equal(everything(finished[0]), everything(tmp_path / "tiny"))
