@@ -63,6 +63,7 @@ def test_the_network_block_names_its_task(finished: tuple[Path, str]) -> None:
     assert read_genotype(block["network_g"]["genotype"]) == genotype and block["network_g"]["type"] == "NASBench201"
 
 
+@pytest.mark.slow
 def test_a_search_of_the_darts_space_reports_what_it_keeps(tmp_path: Path, reports: None) -> None:
     settings = ("network_g:num_cells=3", "search:epochs=1")
     search(tmp_path, *settings, file=REPOSITORY / "options" / "darts" / "s1.yml")
