@@ -124,7 +124,6 @@ class Outcome:
 def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Sequence[Path] | None = None) -> list[Path]:
     """Return the output file of each input: ``<stem><suffix><extension>`` in the folder ``output``; of a HEIC it is ``.jpg``.
 
-    Beside an ``IMG_1.jpg`` that of ``IMG_1.heic`` is ``IMG_1.heic<suffix>.jpg``.
     With ``roots``, a folder around each input, the folders between the two are repeated below ``output``.
 
     Raises:
@@ -132,19 +131,10 @@ def output_paths(inputs: Sequence[Path], output: Path, suffix: str, roots: Seque
     """
     if "/" in suffix or os.sep in suffix:
         raise UserError(f"the suffix '{suffix}' is to be a part of file names and cannot hold a path.")
-
-    def place(source: Path, root: Path, stem: str) -> Path:
-        ending = ".jpg" if source.suffix.lower() in CONVERTED else source.suffix
-        return output / source.parent.relative_to(root) / f"{stem}{suffix}{ending}"
-
-    pairs = list(zip(inputs, roots or [source.parent for source in inputs], strict=True))
-    others = (place(source, root, source.stem) for source, root in pairs if source.suffix.lower() not in CONVERTED)
-    taken = {_identity(target).lower() for target in others}  # .JPG is .jpg where the results may go
     outputs: dict[str, tuple[Path, Path]] = {}
-    for source, root in pairs:
-        target = place(source, root, source.stem)
-        if source.suffix.lower() in CONVERTED and _identity(target).lower() in taken:
-            target = place(source, root, source.name)
+    for source, root in zip(inputs, roots or [source.parent for source in inputs], strict=True):
+        ending = ".jpg" if source.suffix.lower() in CONVERTED else source.suffix
+        target = output / source.parent.relative_to(root) / f"{source.stem}{suffix}{ending}"
         identity = _identity(target)
         if identity == _identity(source):
             raise _overwritten(source)

@@ -122,18 +122,6 @@ def test_two_inputs_for_one_output_are_refused_before_anything_is_written(tmp_pa
     assert [path.name for path in output_paths(inputs, tmp_path / "out", "_x2")] == ["a_x2.png", "a_x2.jpg"]
 
 
-def test_a_photo_that_a_phone_has_kept_twice_becomes_two_files(tmp_path: Path) -> None:
-    inputs = [tmp_path / name for name in ("IMG_1.HEIC", "IMG_1.JPG", "IMG_2.HEIC", "IMG_2.PNG")]
-    for order in (inputs, inputs[::-1]):
-        names = {path.name: target.name for path, target in zip(order, output_paths(order, tmp_path / "out", "_x2"), strict=True)}
-        assert names == {
-            "IMG_1.HEIC": "IMG_1.HEIC_x2.jpg",
-            "IMG_1.JPG": "IMG_1_x2.JPG",
-            "IMG_2.HEIC": "IMG_2_x2.jpg",
-            "IMG_2.PNG": "IMG_2_x2.PNG",
-        }
-
-
 def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
     inputs = images(tmp_path, "a.png", "a_x2.png")
     for suffix in ("", "_x2"):
