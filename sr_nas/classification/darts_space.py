@@ -189,7 +189,7 @@ class DARTSSpace(DARTSFrame):
 
     def drawing(self, genotype: Genotype) -> list[Diagram]:
         """The cell of each kind: the edges that a genotype keeps, or all where it names an operation by the label of each."""
-        if edge_label(KINDS[0], READS, 0) not in dict(genotype.picks):
+        if edge_label(KINDS[0], FIRST_NODE, 0) not in dict(genotype.picks):
             return super().drawing(genotype)
         names = [
             (f"{kind}{node}", tuple(pick(genotype[edge_label(kind, node, source)][0], source) for source in range(node)))

@@ -132,7 +132,7 @@ def build_network(metadata: Mapping[str, str], most: int) -> Any:
 
 
 def save_network(path: Path, network: Network, training: dict[str, Any] | None = None, half: bool = False) -> str:
-    """Write a network as the suffix says; return what was verified, ``""`` for tensors, which are written to the bit.
+    """Write a network as the suffix says; return what was verified, ``""`` for tensors, which are written as they are.
 
     ``.pth`` is ``{"params": tensors, "state_dict": tensors and settings, "sr_nas": metadata}``. BasicSR reads ``params``
     strictly, which therefore holds the network's tensors alone. Spandrel takes ``state_dict`` before ``params``, and finds the
@@ -143,8 +143,8 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         path: file to write.
         network: an instance of a registered network; for a graph, in eval mode and on the CPU.
         training: JSON-ready summary of its training.
-        half: weights of half the size: ONNX that computes in float16; a ``.safetensors`` that stores float16, and is loaded as
-            float32.
+        half: weights of half the size: ONNX that computes in float16; a ``.safetensors`` whose tensors are rounded to float16,
+            and loaded as float32.
 
     Raises:
         UserError: weights are not finite, or too large for float16, a package for the graph is missing, PyTorch is too old, or
@@ -168,10 +168,10 @@ def save_network(path: Path, network: Network, training: dict[str, Any] | None =
         kind = f"torch.export of PyTorch {torch.__version__}; it"
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        if half:
+        if half and suffix == ".safetensors":
             tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
             if large := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-                raise UserError(f"{path} is not written: {large[0]} is too large for float16. Leave --fp16 out.")
+                raise UserError(f"{path} is not written: {large[0]} is too large for float16: store it in full precision.")
         text = json.dumps({"architecture": network.arch, "settings": network.settings()})
         described = tensors | {SETTINGS: torch.tensor(list(text.encode()), dtype=torch.uint8)}
         if suffix == ".pth":

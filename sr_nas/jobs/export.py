@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from sr_nas.contracts import SRNetwork
 from sr_nas.data.sources import benchmark_set, folder, sample
 from sr_nas.errors import UserError, absent, listing, parse_json
 from sr_nas.export.int8 import export_int8
-from sr_nas.export.model import LAST, load_model, model_file, trained_file
+from sr_nas.export.model import BEST, LAST, load_model, model_file, trained_file
 from sr_nas.export.ncnn import export_ncnn
 from sr_nas.export.network_file import describe_network, read_metadata, save_network
 from sr_nas.genotype import read_genotype
@@ -59,9 +59,8 @@ def _check_output(output: Path, args: Namespace) -> None:
         raise UserError(f"--output: {output} must end in one of {kinds}.")
     suffix = output.suffix.lower()
     if (args.fp16 and suffix not in (".safetensors", ".onnx", ".param")) or (args.int8 and suffix != ".onnx"):
-        raise UserError(
-            f"{'--int8 is for ONNX' if args.int8 else '--fp16 is for .safetensors, ONNX and ncnn'}, and {output} is none."
-        )
+        what = "--int8 is for .onnx" if args.int8 else "--fp16 is for .safetensors, .onnx and .param"
+        raise UserError(f"{what}: leave it out, or give -o such an ending instead of {output}.")
     if given := [name for name in ("calibrate", "data", "max_loss") if not args.int8 and getattr(args, name) is not None]:
         raise UserError(f"--{given[0]} is for --int8.")
     for file in (output, output.with_suffix(".bin")) if suffix == ".param" else (output,):
@@ -103,6 +102,9 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
     training = summary | ({"license": args.license} if args.license else {})
     training |= {"figures": _figures(args.scores, network)} if args.scores else {}
     options = None if args.run is None else _options(args.run)
+    training |= _made_of(options or {})
+    if args.fp16 and output.suffix.lower() == ".safetensors":
+        training["weights"] = "stored in float16"
     files: dict[Path, bytes] = {}
     measured: dict[str, str] = {}
     if args.int8:
@@ -162,6 +164,15 @@ def _figures(files: Sequence[Path], network: SRNetwork) -> dict[str, Any]:
                 f"--model FILE --latency --json ({error!r})."
             ) from error
     return figures
+
+
+def _made_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network's file states of its training's options: what made its LR images worse, and the weights it began with."""
+    stated = {"degradation": ((options.get("datasets") or {}).get("train") or {}).get("degradation")}
+    if file := (options.get("path") or {}).get("pretrain_network_g"):
+        path = Path(file)  # in runs all files have one name; other folders are nobody's business
+        stated["begun_with"] = f"{path.parent.name}/{path.name}" if path.name in (BEST, LAST) else path.name
+    return {key: value for key, value in stated.items() if value}
 
 
 def _options(run: Path) -> dict[str, Any] | None:

@@ -91,12 +91,12 @@ def main(args: Namespace) -> int:
     budget, files = read_budget(args.budget), find_images(args.photos, recursive=True, besides=work)
     fresh = not work.exists()
     with open_sweep(work) as held, GracefulShutdown() as stop:
-        make = Make(args, work, budget, files, held, stop)
         try:
+            make = Make(args, work, budget, files, held, stop)
             make.begin()
         except UserError:
             if fresh:
-                shutil.rmtree(work)  # in which nothing was made yet
+                shutil.rmtree(work, ignore_errors=True)  # in which nothing was made yet
             raise
         if not make.run():
             say("stopped; the same command goes on.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from sr_nas.complexity.costs import complexity
@@ -13,7 +12,7 @@ from sr_nas.metrics import PROTOCOL
 
 NOT_STATED = "not stated"
 # Options that make the schedule of a training; no paths of the machine that it ran on.
-DATA_OPTIONS = ("name", "type", "gt_size", "batch_size_per_gpu", "use_hflip", "use_rot", "degradation")
+DATA_OPTIONS = ("name", "type", "gt_size", "batch_size_per_gpu", "use_hflip", "use_rot")
 TRAIN_OPTIONS = ("total_iter", "optim_g", "scheduler", "pixel_opt", "start", "grad_clip_norm", "ema_decay", "precision")
 USAGE = {
     "onnx": """import onnxruntime
@@ -115,8 +114,8 @@ def _training(training: Mapping[str, Any], options: Mapping[str, Any] | None) ->
         rows |= {f"datasets.train.{key}": data.get(key) for key in DATA_OPTIONS}
         rows |= {f"train.{key}": train.get(key) for key in TRAIN_OPTIONS}
         rows["manual_seed"] = options.get("manual_seed")
-        if begun_with := (options.get("path") or {}).get("pretrain_network_g"):
-            rows["path.pretrain_network_g"] = PurePath(begun_with).name
+        if "begun_with" in training:
+            del rows["train.start"]  # which the weights have replaced
     table = [(key, as_text(value)) for key, value in rows.items() if value is not None]
     return _table(("", ""), table) if table else "Not stated."
 

@@ -222,16 +222,17 @@ class Objective:
         ``alpha`` is label -> logits, ``weights`` label -> relaxed weights, and ``epoch`` counts from 1.
 
         Raises:
-            UserError: a regulariser, perhaps of a plug-in, returns no scalar tensor.
+            UserError: a regulariser, perhaps of a plug-in, returns no scalar.
         """
         regularizer = cost = task.new_zeros(())
         for function, strength, regularized in ((self.regularizer, self.strength, self.regularized), *self.further):
             choices = {label: ChoiceLogits(choice.candidates, alpha[label]) for label, choice in regularized.items()}
             if choices:
                 term = function(choices)
-                if not isinstance(term, Tensor) or term.ndim:
+                if (isinstance(term, Tensor) and term.ndim) or not isinstance(term, Tensor | int | float):
                     name = getattr(getattr(function, "func", function), "__name__", type(function).__name__)
-                    raise UserError(f"the regulariser {name} must return a tensor of one number, not {term!r:.80}.")
+                    what = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+                    raise UserError(f"the regulariser {name} must return a scalar, for example by .mean(); it returns {what}.")
                 regularizer = regularizer + strength(epoch) * term
         for weight, table in self.costs.values():
             cost = cost + weight * normalised_cost(weights, table)

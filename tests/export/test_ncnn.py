@@ -115,6 +115,13 @@ def test_what_ncnn_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         export_ncnn(plain(), "net")
 
 
+@needs_ncnn
+def test_a_converter_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_nas.export.ncnn.MOST_SECONDS", 1e-3)
+    with pytest.raises(UserError, match=r"pnnx had not ended after 0\.001 s, and was stopped"):
+        export_ncnn(tiny_imdn(), "net")
+
+
 def test_without_the_packages_one_sentence_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^pnnx and ncnn must be installed for ncnn: pip install 'sr_nas\[ncnn\]'$"):

@@ -56,6 +56,23 @@ def test_a_card_tells_the_schedule_of_a_run(model: Path, tmp_path: Path) -> None
         assert "iterations_done" not in printed
 
 
+def test_a_file_states_what_made_its_lr_images_worse_and_what_it_began_with(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.safetensors").write_bytes(model.read_bytes())
+    steps = "{degradation: [{type: jpeg, quality: [40, 95]}]}"
+    for file, stated in (("/private/x2/last.safetensors", "x2/last.safetensors"), ("/private/other.pth", "other.pth")):
+        options = f"datasets: {{train: {steps}}}\npath: {{pretrain_network_g: {file}}}\n"
+        (tmp_path / "run" / "options.yml").write_text(options)
+        run("export", "--run", tmp_path / "run", "-o", tmp_path / "x.safetensors", "--fp16", "--overwrite")
+        run("export", "--model", tmp_path / "x.safetensors", "-o", tmp_path / "y.pth", "--overwrite")
+        for card in ((tmp_path / name).read_text() for name in ("x.md", "y.md")):
+            assert f"| begun_with | {stated} |" in card and "/private" not in card
+            assert "| degradation | type jpeg, quality [40, 95] |" in card
+        assert "| weights | stored in float16 |" in (tmp_path / "x.md").read_text()
+        training = json.loads(read_metadata(tmp_path / "x.safetensors")["training"])
+        assert training["degradation"] == [{"type": "jpeg", "quality": [40, 95]}]
+
+
 def test_measured_figures_go_into_file_and_card(model: Path, tmp_path: Path) -> None:
     words = ("--model", model, "--json")
     printed = run("evaluate", *words, "--data", "sample")
@@ -87,7 +104,7 @@ def test_measured_figures_go_into_file_and_card(model: Path, tmp_path: Path) -> 
 def test_what_does_not_go_together_is_refused(model: Path, tmp_path: Path) -> None:
     words = ("export", "--model", model, "-o")
     assert "must end in one of .safetensors (a network), .pth" in run(*words, tmp_path / "x.bin", code=1)
-    assert "--fp16 is for .safetensors, ONNX and ncnn" in run(*words, tmp_path / "x.pt2", "--fp16", code=1)
+    assert "--fp16 is for .safetensors, .onnx and .param: leave it out" in run(*words, tmp_path / "x.pt2", "--fp16", code=1)
     for option in (("--calibrate", tmp_path), ("--data", tmp_path), ("--max_loss", "0")):
         assert f"{option[0]} is for --int8" in run(*words, tmp_path / "x.onnx", *option, code=1)
     assert "a file holds one network" in run(*words, tmp_path / "x.pth", "--last", code=1)

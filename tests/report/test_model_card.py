@@ -50,15 +50,12 @@ def test_a_card_says_what_file_and_run_know() -> None:
 
 
 def test_what_a_training_began_with_and_its_degradations_are_said() -> None:
-    degradation = [{"type": "jpeg", "quality": [40, 95], "probability": 0.8}]
-    more = {
-        "datasets": {"train": {"degradation": degradation}},
-        "path": {"pretrain_network_g": "/private/folder/fast.safetensors"},
-    }
-    card = model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, OPTIONS | more)
-    values = rows(card)
-    assert values["path.pretrain_network_g"] == "fast.safetensors" and "/private" not in card
-    assert values["datasets.train.degradation"] == "type jpeg, quality [40, 95], probability 0.8"
+    degradation = [{"type": "jpeg", "quality": [40, 95], "probability": 0.8}, {"type": "noise"}]
+    options = OPTIONS | {"train": {"start": "nearest", "total_iter": 500}}
+    training = TRAINING | {"degradation": degradation, "begun_with": "fast_x2/last.safetensors"}
+    values = rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), training, options))
+    assert values["degradation"] == "type jpeg, quality [40, 95], probability 0.8; type noise"
+    assert values["begun_with"] == "fast_x2/last.safetensors" and "train.start" not in values
 
 
 def test_where_the_lr_images_of_the_validation_are_from() -> None:
