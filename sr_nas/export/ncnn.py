@@ -75,9 +75,8 @@ def export_ncnn(network: SRNetwork, name: str, half: bool = False) -> tuple[byte
             try:
                 done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS)
             except subprocess.TimeoutExpired as error:
-                raise UserError(
-                    f"{Path(words[0]).name} had not ended after {MOST_SECONDS} s, and was stopped. Try again with less other work on the machine."
-                ) from error
+                late = f"{Path(words[0]).name} had not ended after {MOST_SECONDS} s, and was stopped"
+                raise UserError(f"{late}. Try again with less other work on the machine.") from error
             if done.returncode:
                 raise UserError(f"{Path(words[0]).name} ended with {done.returncode}: {(done.stderr.splitlines() or ['?'])[-1]}")
 

@@ -104,7 +104,7 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
     options = None if args.run is None else _options(args.run)
     training |= _made_of(options or {})
     if args.fp16 and output.suffix.lower() == ".safetensors":
-        training["weights"] = "stored in float16"
+        training["weights"] = "rounded to float16"
     files: dict[Path, bytes] = {}
     measured: dict[str, str] = {}
     if args.int8:
