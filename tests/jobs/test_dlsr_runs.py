@@ -15,6 +15,8 @@ from sr_nas.runs.run_dir import read_history
 from tests.conftest import REPOSITORY
 from tests.jobs.processes import TINY_TRAINING, run
 
+pytestmark = pytest.mark.slow  # the space itself, its training and its export are in the default tests of their parts
+
 TINY_SEARCH = REPOSITORY / "tests" / "jobs" / "tiny_dlsr.yml"
 
 
