@@ -102,7 +102,10 @@ def _write_network(output: Path, args: Namespace) -> list[str]:
     training = summary | ({"license": args.license} if args.license else {})
     training |= {"figures": _figures(args.scores, network)} if args.scores else {}
     options = None if args.run is None else _options(args.run)
-    training |= _made_of(options or {})
+    try:
+        training |= _made_of(options or {})
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{args.run / OPTIONS} is damaged: {error}.") from error
     if args.fp16 and output.suffix.lower() == ".safetensors":
         training["weights"] = "rounded to float16"
     files: dict[Path, bytes] = {}

@@ -70,6 +70,10 @@ def test_a_file_states_what_made_its_lr_images_worse_and_what_it_began_with(mode
             assert "| degradation | type jpeg, quality [40, 95] |" in card and "| weights | rounded to float16 |" in card
         training = json.loads(read_metadata(tmp_path / "x.safetensors")["training"])
         assert training["degradation"] == [{"type": "jpeg", "quality": [40, 95]}]
+    for damaged in ("datasets: 3", "datasets: {train: [1]}", "path: x", "path: {pretrain_network_g: 3}"):
+        (tmp_path / "run" / "options.yml").write_text(damaged)
+        printed = run("export", "--run", tmp_path / "run", "-o", tmp_path / "z.safetensors", code=1)
+        assert "options.yml is damaged" in printed and not (tmp_path / "z.safetensors").exists()
 
 
 def test_measured_figures_go_into_file_and_card(model: Path, tmp_path: Path) -> None:
