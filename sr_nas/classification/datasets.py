@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
 
 from sr_nas.errors import UserError, listing
 from sr_nas.images.files import check_readable, read_rgb
@@ -283,6 +282,9 @@ def image_folder(
         size: side in pixels of what is cut out of an image.
         colour_jitter: whether training changes colours.
     """
+    # Imported by nothing else: it takes longer than PyTorch itself, since it loads the compiler of PyTorch.
+    from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
+
     root, insides = Path(dataroot), ("train",) if part == "train" else ("val", "test")
     folder = next((root / inside for inside in insides if is_folder(root / inside)), None)
     if folder is None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
 
 from sr_nas.contracts import Latency, SearchSpace
 from sr_nas.errors import UserError
@@ -53,6 +52,8 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> tuple[fl
         The factor, the offset, and ``mean_error`` and ``worst`` (relative), ``within_10_percent`` (a share) and ``spearman``,
         each network predicted by a fit to all others.
     """
+    from scipy.stats import spearmanr  # a second to import, and nothing else of a search needs it
+
     x, y = np.asarray(predicted), np.asarray(measured)
     left_out = np.array([np.polyval(np.polyfit(np.delete(x, i), np.delete(y, i), 1), x[i]) for i in range(len(x))])
     errors: npt.NDArray[np.float64] = np.abs(left_out / y - 1)
