@@ -309,6 +309,7 @@ def _complexity(parser: ArgumentParser) -> None:
     add("--draw", type=Path, metavar="FILE", help="also draw the network into a new .png or .svg file")
     add("--overwrite", action="store_true", help="replace the drawing if it exists")
     add("--json", action="store_true", help="print JSON")
+    _format(parser)
     _plugin(parser)
 
 
@@ -483,7 +484,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for file in getattr(args, "plugin", ()):
             load_plugin(file)
         if hasattr(args, "format"):
-            importlib.import_module("sr_nas.analysis.tables").Table.format = args.format
+            importlib.import_module("sr_nas.report.tables").Table.format = args.format
         return int(importlib.import_module(args.module).main(args))
 
     return with_errors_printed(command, run)

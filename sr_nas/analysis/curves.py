@@ -21,12 +21,12 @@ from matplotlib.patheffects import withStroke
 from rich.console import Console
 
 from sr_nas.analysis.history import Method, SearchRun, Trials, axis_label, labels_of, methods_of, read_run, settled, top2_gaps
-from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.classification.nasbench201 import read_genotype
 from sr_nas.classification.nasbench201_table import DATA_SETS, table, true_accuracy
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Genotype
 from sr_nas.report import plots
+from sr_nas.report.tables import Report, check_output, open_output, write_csv, write_numbers
 
 FIGURES: dict[str, tuple[str, int]] = {
     "overview": (r"gap_worst|share_.+|cifar10_test|macs_lr_1280x720", 3),

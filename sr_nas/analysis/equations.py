@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sr_nas.analysis.history import read_run
 from sr_nas.analysis.landscape import load_searcher
-from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.errors import UserError
 from sr_nas.ops.mixed import MixedOp
 from sr_nas.registry import REGULARIZERS
 from sr_nas.report.plots import add_legend, line_styles, new_figure, save, style
+from sr_nas.report.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.search.objective import ChoiceLogits
 
 TERMS: dict[str, tuple[str, dict[str, float]]] = {

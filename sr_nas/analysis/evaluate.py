@@ -17,7 +17,6 @@ from rich.progress import Progress
 from rich.table import Table as RichTable
 
 from sr_nas.analysis.model_table import FROM_HR, MACS, Benchmark, BenchmarkOptions, Degradations
-from sr_nas.analysis.tables import Table, finite, remarks, write_csv, write_numbers
 from sr_nas.data.sources import benchmark_set
 from sr_nas.errors import UserError, listing
 from sr_nas.export.model import load_model
@@ -25,6 +24,7 @@ from sr_nas.inference.images import upscaler
 from sr_nas.metrics import PROTOCOL, bicubic, evaluate_set
 from sr_nas.options.load import check_options, load_options
 from sr_nas.report.page import REPORT, Section, again, write_page
+from sr_nas.report.tables import Table, finite, remarks, write_csv, write_numbers
 from sr_nas.runs.device import pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import write_text

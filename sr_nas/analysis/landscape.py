@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sr_nas.analysis.history import read_run
-from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.errors import UserError
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import Values, new_figure, save, style
 from sr_nas.report.progress import RunView
+from sr_nas.report.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors, restoring
 from sr_nas.search.searcher import Searcher

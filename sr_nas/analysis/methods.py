@@ -16,7 +16,6 @@ from rich.console import Console
 
 from sr_nas.analysis.contenders import BAND, paired
 from sr_nas.analysis.history import Method, methods_of
-from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.complexity.costs import complexity
 from sr_nas.errors import UserError
 from sr_nas.genotype import Genotype
@@ -24,6 +23,7 @@ from sr_nas.networks.imdn import IMDN, IMDN_OPERATIONS, PUBLISHED
 from sr_nas.networks.imdn_table import DATA_SETS, SETTINGS, place, read_trainings, table
 from sr_nas.options.load import FREE, decisive
 from sr_nas.report.plots import COLOURS, FAINT, Values, new_figure, save, style
+from sr_nas.report.tables import Report, check_output, open_output, write_csv, write_numbers
 
 MARKERS = "osD^vP*X<>"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from sr_nas.analysis.tables import Table, remarks
 from sr_nas.export.model import shipped_networks
+from sr_nas.report.tables import Table, remarks
 
 
 def main(args: Namespace) -> int:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from sr_nas.analysis.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.complexity.costs import complexity
 from sr_nas.contracts import Network
 from sr_nas.errors import UserError
@@ -24,6 +23,7 @@ from sr_nas.networks.imdn import IMDN, IMDN_OPERATIONS, LABELS
 from sr_nas.networks.imdn_table import SETTINGS, read_trainings
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import COLOURS, Values, new_figure, save, style
+from sr_nas.report.tables import Report, check_output, open_output, write_csv, write_numbers
 from sr_nas.runs.device import pick_device
 from sr_nas.runs.run_dir import CHECKPOINT, OPTIONS, load_tensors, restoring
 from sr_nas.search.selection import Scores

@@ -35,13 +35,13 @@ from sr_nas.analysis.sweep_settings import (
     short_keys,
     trials_of,
 )
-from sr_nas.analysis.tables import Table
 from sr_nas.contracts import Classifier, SRNetwork
 from sr_nas.errors import UserError, nearest, shortened
 from sr_nas.jobs.trials import Processes, SweepView, Trial, Workers, open_sweep, run_trials
 from sr_nas.options.load import OptionLoader, check_options, load_options, parse_yaml, read_options
 from sr_nas.options.sections import AnySearch, AnyTraining
 from sr_nas.report.progress import duration
+from sr_nas.report.tables import Table
 from sr_nas.runs.device import cores, omp_threads, pick_device, use_threads
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.task import build_searcher, build_trainer, build_training, search_options, training_options

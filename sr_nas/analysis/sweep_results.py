@@ -30,10 +30,10 @@ from sr_nas.analysis.sweep_settings import (
     statistics,
     trials_of,
 )
-from sr_nas.analysis.tables import Report, Row, Table, write_csv, write_numbers
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.report.page import REPORT, Section, again, write_page
 from sr_nas.report.plots import COLOURS, FAINT, Values, new_figure, save, style
+from sr_nas.report.tables import Report, Row, Table, write_csv, write_numbers
 from sr_nas.runs.files import write_text
 from sr_nas.runs.run_dir import provenance
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from sr_nas.classification.nasbench201_table import official_accuracy
 from sr_nas.complexity.costs import complexity, footprint, per_layer
@@ -27,6 +26,7 @@ from sr_nas.jobs.search import extremes
 from sr_nas.options.load import load_options, parse_yaml
 from sr_nas.report.drawings import draw
 from sr_nas.report.progress import macs, truth
+from sr_nas.report.tables import Table, remarks
 from sr_nas.runs.device import pick_device
 from sr_nas.task import complexity_of, find_task, search_options, with_candidates_kept
 
@@ -156,12 +156,12 @@ def _print_space(file: Path, as_json: bool, drawing: Path | None) -> int:
     if as_json:
         print(json.dumps(rows))
         return 0
-    table = Table("cost", "at least", "at most", "cheapest", "dearest")
     for row in rows:
-        ends = [Genotype.from_json(row[key]) for key in ("cheapest", "dearest")]
-        networks = [", ".join(genotype[label][0] for label in space.cost_sites()) for genotype in ends]
-        table.add_row(row["cost"], short(row["least"]), short(row["most"]), *networks)
-    Console(markup=False, highlight=False).print(table)
+        row |= {"at least": short(row.pop("least")), "at most": short(row.pop("most"))}
+        for end in ("cheapest", "dearest"):
+            genotype = Genotype.from_json(row.pop(end))
+            row[end] = ", ".join(genotype[label][0] for label in space.cost_sites())
+    Table(rows).print(Console(markup=False, highlight=False))
     return 0
 
 
@@ -184,22 +184,20 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     scale = f" x{network.scale}" if isinstance(network, SRNetwork) else ""
     title = f"{network.genotype}{scale}, {', '.join(f'{name} {value}' for name, value in sizes.items())}"
     multiply_adds = macs(costs, 2)
-    table = Table(title=title, caption="multiply-adds as fvcore counts them")
-    for heading in ("layer", "kind", "parameters", next(iter(multiply_adds))):
-        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", overflow="fold")
-    for times, name, kind, params, count in _blocks_once(per_layer(network)):
-        table.add_row(name, kind, f"{times}{params:,}", f"{times}{count / 1e9:.4f} G")
+    unit = next(iter(multiply_adds))
+    rows = [
+        {"layer": name, "kind": kind, "parameters": f"{times}{params:,}", unit: f"{times}{count / 1e9:.4f} G"}
+        for times, name, kind, params, count in _blocks_once(per_layer(network))
+    ]
     console = Console(markup=False, highlight=False)
-    if not console.is_terminal:  # a file is as wide as it needs
-        console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
-    console.print(table)
+    Table(rows, title).print(console)
     lines = {"parameters": f"{costs['params']:,}"} | multiply_adds
     if "latency_ms" in costs:
         lines["latency, HR output 1280x720"] = f"{costs['latency_ms']:.4g} ms here (spread {costs['latency_spread']:.0%})"
     lines |= {f"trained, {name}": scores for name, scores in truth(costs).items()}
     width = max(map(len, lines))
     for name, value in lines.items():
-        console.print(f"{name:<{width}}  {value}")
+        remarks(console).print(f"{name:<{width}}  {value}")
 
 
 def _blocks_once(layers: Sequence[tuple[str, str, int, int]]) -> list[tuple[Any, ...]]:
@@ -229,21 +227,19 @@ def _compare(paths: Sequence[Path], scale: int | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
         return 0
-    table = Table()
-    table.add_column("network", overflow="fold")
-    for heading in ("scale", "parameters", "MACs, LR", "MACs, HR", "field", "memory"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            f"x{row['scale']}",
-            f"{row['params']:,}",
-            f"{row['macs_lr_1280x720'] / 1e9:.2f} G",
-            f"{row['macs_hr_1280x720'] / 1e9:.2f} G",
-            "all" if row["receptive_field"] is None else f"{row['receptive_field']} px",
-            f"{row['peak_activation_bytes'] / 1e6:.0f} MB",
-        )
+    texts = [
+        {
+            "network": row["name"],
+            "scale": f"x{row['scale']}",
+            "parameters": f"{row['params']:,}",
+            "MACs, LR": f"{row['macs_lr_1280x720'] / 1e9:.2f} G",
+            "MACs, HR": f"{row['macs_hr_1280x720'] / 1e9:.2f} G",
+            "field": "all" if row["receptive_field"] is None else f"{row['receptive_field']} px",
+            "memory": f"{row['peak_activation_bytes'] / 1e6:.0f} MB",
+        }
+        for row in rows
+    ]
     console = Console(markup=False, highlight=False)
-    console.print(table)
-    console.print(LEGEND, soft_wrap=True)
+    Table(texts).print(console)
+    remarks(console).print(LEGEND, soft_wrap=True)
     return 0

@@ -21,12 +21,12 @@ from rich.console import Console
 from sr_nas.analysis.curves import replacement
 from sr_nas.analysis.history import methods_of
 from sr_nas.analysis.landscape import over_plane, random_direction
-from sr_nas.analysis.tables import Table
 from sr_nas.classification.nasbench201 import EDGES, NASBENCH201_OPERATIONS, read_genotype
 from sr_nas.classification.nasbench201_table import DATA_SETS, true_accuracy
 from sr_nas.errors import UserError
 from sr_nas.jobs.trials import OPTION_FILES
 from sr_nas.options.load import dump_options, load_options
+from sr_nas.report.tables import Table
 from sr_nas.runs.run_dir import append_history, load_tensors, read_history
 from sr_nas.task import build_searcher, search_options
 from tests.conftest import REPOSITORY

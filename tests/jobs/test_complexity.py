@@ -175,3 +175,5 @@ def test_the_table_of_the_paper_and_a_file(tmp_path: Path, monkeypatch: pytest.M
     table = run("complexity", "--compare", "net.safetensors")
     assert "264,732" in table and "216.16 G" in table and "net.safetensors" in table
     assert " all " in table and "123 MB" in table
+    table = run("complexity", "--compare", "net.safetensors", "--format", "markdown")
+    assert "| network | scale |" in table and "| 216.16 G |" in table

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sr_nas.analysis.tables import Report, Table
 from sr_nas.cli import main
+from sr_nas.report.tables import Report, Table
 
 ROWS = [{"method": "sa_darts 100%", "dB": "37.1 ± 0.2"}, {"method": "a & b\n{c}", "dB": "<1|2~#$^\\"}]
 ESCAPES = {
