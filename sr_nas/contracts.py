@@ -199,7 +199,8 @@ class SearchSpace(Protocol):
     """A supernet as the searcher sees it: a module with labelled choices, whose alpha lives outside of it.
 
     A label used in several places is a shared alpha. A space of which networks lack some choices, or some candidates ever, has
-    ``groups()``, name -> (labels, how many of them a network has), and ``never_kept``, the names of such candidates.
+    ``groups()``, name -> (labels, how many of them a network has), and ``never_kept``, the names of such candidates. Where
+    ``none`` is one of them, ``decode`` makes an edge ``none`` whose operations all weigh 0.
     """
 
     arch: str

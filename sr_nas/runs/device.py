@@ -30,6 +30,11 @@ CGROUPS = (("", "memory.max", "memory.current"), ("memory", "memory.limit_in_byt
 CPU_CGROUPS = (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 
 
+def forked_rng(device: torch.device, enabled: bool = True) -> AbstractContextManager[None]:
+    """Return a context at whose end PyTorch's generators, of the CPU and of the device, are as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [], enabled)
+
+
 def pick_device(num_gpu: int | str) -> torch.device:
     """Return the device of a run: for ``"auto"`` CUDA, else MPS, else the CPU; ``0`` is the CPU; ``1`` requires an accelerator.
 

@@ -16,7 +16,6 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 from torch.distributions import Dirichlet
-from torch.nn import functional as F
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Choices
@@ -199,7 +198,8 @@ def gumbel_softmax(
 
 def concentration(logits: Tensor) -> Tensor:
     """``elu(alpha) + 1``, above 0 (DrNAS, Chen et al. 2021)."""
-    return F.elu(logits) + 1
+    # As a sum it would be 0 in single precision from alpha = -18 on.
+    return torch.where(logits > 0, logits + 1, logits.masked_fill(logits > 0, 0).exp())
 
 
 @RELAXATIONS.register()

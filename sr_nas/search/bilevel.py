@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from sr_nas.contracts import Weights
+from sr_nas.runs.device import forked_rng
 from sr_nas.search.alpha import Alpha
 from sr_nas.search.objective import Objective
 
@@ -153,7 +154,10 @@ def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> 
         moved = {
             name: value.detach() + sign * eps * part for (name, value), part in zip(parameters.items(), direction, strict=True)
         }
-        loss = step.task(moved, step.training, weights)
+        with forked_rng(
+            norm.device, enabled=sign == 1
+        ):  # both draw the same drop-path and noise, or the difference would be theirs
+            loss = step.task(moved, step.training, weights)
         sides.append(torch.autograd.grad(loss, list(weights.values()), materialize_grads=True))
     of_weights = tuple(
         gradient - step.xi * (above - below) / (2 * eps) for gradient, above, below in zip(of_weights, *sides, strict=True)

@@ -27,7 +27,8 @@ def _without_budgets(searcher: Searcher, name: str) -> Choices:
 def above_threshold(searcher: Searcher, *, threshold: Annotated[float, Ge(0), Le(1)] = 0.85) -> Selection:
     """The argmax without its candidates below a threshold, in whose place there is ``none`` (FairDARTS, Chu et al. 2020).
 
-    A choice without a candidate ``none`` keeps its argmax. The record says how many choices have no candidate above.
+    A choice without a candidate ``none`` keeps its argmax, unless the space says itself that an edge without weights is ``none``
+    (``never_kept``). The record says how many choices have no candidate above.
 
     Args:
         searcher: of a space without budgets, else a UserError is raised.
@@ -37,12 +38,17 @@ def above_threshold(searcher: Searcher, *, threshold: Annotated[float, Ge(0), Le
 
     def select() -> tuple[Genotype, dict[str, float]]:
         weights, below = dict(searcher.beta()), 0
+        by_weight = "none" in getattr(searcher.space, "never_kept", ())
         for label, beta in weights.items():
-            if "none" in choices[label].candidates:
-                place = choices[label].candidates.index("none")
-                weights[label] = beta * (beta >= threshold)
-                weights[label][place] = weights[label][place].clamp_min(torch.finfo(beta.dtype).tiny)
-                below += int(weights[label].argmax() == place)
+            names, kept = choices[label].candidates, beta * (beta >= threshold)
+            if by_weight and choices[label].of == "operations":
+                weights[label] = kept
+                below += not any(weight for name, weight in zip(names, kept.tolist(), strict=True) if name != "none")
+            elif "none" in names:
+                place = names.index("none")
+                kept[place] = kept[place].clamp_min(torch.finfo(beta.dtype).tiny)
+                weights[label] = kept
+                below += int(kept.argmax() == place)
         return searcher.space.decode(weights), {"below_threshold": below}
 
     return select

@@ -30,7 +30,7 @@ def clipped(own: Tensor, moved: Tensor) -> Tensor:
     A weight of 0, of a candidate that the search has dropped, stays.
     """
     inside = moved.clamp(0, 1) * (own != 0)
-    largest = F.one_hot(moved.argmax(), len(moved)).to(moved)
+    largest = F.one_hot(moved.masked_fill(own == 0, -torch.inf).argmax(), len(moved)).to(moved)
     inside = torch.where(inside.sum() > 0, inside, largest)
     return inside * (own.sum() / inside.sum())
 

@@ -24,6 +24,7 @@ from sr_nas.contracts import Weights
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import WIDTH, Choice, Genotype
 from sr_nas.registry import SELECTIONS
+from sr_nas.runs.device import forked_rng
 from sr_nas.runs.distributed import replicate
 from sr_nas.search.bilevel import StepContext
 from sr_nas.search.budget import USED, draw, front
@@ -292,7 +293,7 @@ class Removals:
     """
 
     def __init__(self, searcher: Searcher, criterion: str, batches: int) -> None:
-        self.weights, self.count = dict(searcher.beta()), 0
+        self.weights, self.count, self.device = dict(searcher.beta()), 0, searcher.device
         self.never = getattr(searcher.space, "never_kept", ())
         steps = [searcher.context(batch, batch) for batch in (searcher.next_batch(searcher.validation) for _ in range(batches))]
         if (metric := searcher.metrics.get(criterion)) is not None:
@@ -302,8 +303,9 @@ class Removals:
 
     @torch.no_grad()
     def cost(self, weights: Weights) -> float:
-        """Return the mean of the criterion over the batches, less is better."""
-        return _mean(self.steps, lambda step: step.task({}, step.validation, weights))
+        """Return the mean of the criterion over the batches, less is better; what a candidate draws is the same every time."""
+        with forked_rng(self.device):
+            return _mean(self.steps, lambda step: step.task({}, step.validation, weights))
 
     def without(self, label: str, index: int | slice = slice(None)) -> float:
         """Return the cost without one candidate of a choice, or without all."""
@@ -314,7 +316,10 @@ class Removals:
 
     def decide(self, label: str, choice: Choice) -> None:
         """Keep those candidates of a choice without which the cost is highest; ties go to the first."""
-        costs = {index: self.without(label, index) for index, name in enumerate(choice.candidates) if name not in self.never}
+        allowed = [index for index, name in enumerate(choice.candidates) if name not in self.never]
+        # To remove a candidate that the search has dropped, whose weight is 0, changes nothing.
+        left = [index for index in allowed if self.weights[label][index] != 0] or allowed
+        costs = {index: self.without(label, index) for index in left}
         kept = sorted(costs, key=costs.__getitem__, reverse=True)[: choice.picks]
         decided = torch.zeros_like(self.weights[label])
         decided[kept] = 1 if choice.picks == 1 else self.weights[label][kept]

@@ -19,6 +19,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from sr_nas.contracts import SearchSpace
 from sr_nas.errors import UserError
 from sr_nas.registry import STOPS
+from sr_nas.runs.device import forked_rng
 from sr_nas.search.decoding import check_cells, skip_connections
 from sr_nas.search.searcher import Searcher
 
@@ -142,7 +143,9 @@ class Eigenvalue(Stop):
         before = epoch - 1 - self.every * (self.window // 2 + self.back)
         if before < self.first_epoch or epoch == searcher.plan.epochs:
             return numbers, ""
-        numbers["ratio"] = numbers["local_mean"] / self.local_mean(number - self.back)
+        if not (earlier := self.local_mean(number - self.back)):
+            return numbers, ""  # alpha moved nothing, with one candidate left in every choice
+        numbers["ratio"] = numbers["local_mean"] / earlier
         if numbers["ratio"] <= self.factor:
             return numbers, ""
         vector_to_parameters(self.alphas[before], searcher.alpha.parameters())
@@ -163,7 +166,8 @@ def largest_eigenvalue(searcher: Searcher) -> float:
     searcher.validation.load_state_dict(position)
     step, alphas = searcher.context(batch, batch), list(searcher.alpha.parameters())
     parameters = {name: parameter.detach() for name, parameter in searcher.space.named_parameters()}
-    loss = step.task(parameters, batch, searcher.alpha.relax(searcher.relaxation))
+    with forked_rng(searcher.device):  # a candidate that draws, such as noise, takes no numbers from the search
+        loss = step.task(parameters, batch, searcher.alpha.relax(searcher.relaxation))
     gradient = parameters_to_vector(torch.autograd.grad(loss, alphas, create_graph=True, materialize_grads=True))
 
     def product(vector: np.ndarray) -> np.ndarray:

@@ -131,6 +131,8 @@ def test_a_dirichlet_sample_has_the_moments_of_its_concentration_and_a_gradient_
     slope = torch.tensor([math.exp(-1), 1.0, 1.0], dtype=torch.float64)  # of elu
     torch.testing.assert_close(gradient, slope * (torch.eye(3, dtype=torch.float64)[2] - mean[2]) / total, rtol=0.1, atol=0.003)
     torch.testing.assert_close(dirichlet(logits), mean)
+    far = torch.tensor([-20.0, -20.0 + math.log(3)])  # where elu(a) is -1 in single precision
+    torch.testing.assert_close(dirichlet(far), torch.tensor([0.25, 0.75]))
 
 
 def test_sigmoid_weighs_each_candidate_alone() -> None:

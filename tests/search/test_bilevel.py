@@ -169,6 +169,24 @@ def test_finite_differences_come_to_the_exact_second_order_with_the_square_of_th
     assert errors[1] < 1e-4 * second_part
 
 
+class _Drawing(ToySpace):
+    """As with drop-path or noise: every pass draws from PyTorch's own generator."""
+
+    def forward(self, x: Tensor, weights: Any) -> Tensor:
+        return super().forward(x, weights) * (0.5 + torch.rand((), dtype=x.dtype))
+
+
+def test_both_sides_of_a_difference_draw_the_same() -> None:
+    step, gradients = context(space=_Drawing(), xi=0.5), []
+    for radius in (1e-3, 1e-5):
+        torch.manual_seed(1)
+        gradients.append(gradient_of(step, alpha_gradient_by_differences, radius=radius))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=0)
+    state = torch.get_rng_state()
+    gradient_of(step, alpha_gradient_by_differences)
+    assert not torch.equal(state, torch.get_rng_state())  # the next step draws anew
+
+
 def test_the_radius_is_that_of_darts() -> None:
     step = context(xi=0.5)
     default, darts = (gradient_of(step, alpha_gradient_by_differences, **radius) for radius in ({}, {"radius": 0.01}))

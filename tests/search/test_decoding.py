@@ -41,6 +41,12 @@ def test_a_threshold_leaves_out_edges_without_a_candidate_above_it() -> None:
     assert genotype["normal2"] == ("sep_conv_5x5~1", "none~0")
     assert genotype["normal3"] == ("skip_connect~0", "sep_conv_3x3~2")
     assert genotype["reduce2"] == ("none~0", "none~1")
+    without = DARTSSpace(channels=4, num_cells=3, nodes=2, multiplier=2, candidates=["skip_connect", "sep_conv_3x3"])
+    low = {label: torch.full((2,), 0.3) for label in without.choices()}
+    low["normal3<-0"][1] = 0.95
+    sparse, numbers = thresholded(without, low)
+    assert sparse["normal3"] == ("sep_conv_3x3~0", "none~1") and sparse["reduce2"] == ("none~0", "none~1")
+    assert numbers == {"below_threshold": len(low) - 1}
     network = darts.derive(genotype)
     assert network(torch.rand(2, 3, 16, 16)).shape == (2, 10)
 

@@ -25,7 +25,7 @@ from sr_nas.search.alpha import Alpha, softmax, uniform_path
 from sr_nas.search.budget import USED, Cost, decode
 from sr_nas.search.objective import Objective, none
 from sr_nas.search.searcher import Plan, Searcher, argmax
-from sr_nas.search.selection import Scores, early_stopping, evolution, one_shot, perturbation, random_networks
+from sr_nas.search.selection import Removals, Scores, early_stopping, evolution, one_shot, perturbation, random_networks
 from sr_nas.spaces.dlsr import DLSRSpace
 from sr_nas.task import network_costs
 from tests.search.test_searcher import flat, run
@@ -233,6 +233,26 @@ def test_what_the_supernet_misses_most_is_kept(criterion: str, sign: int) -> Non
     expected = {"loss": (total * x).square().mean(), "size": (total * x).mean()}[criterion]
     assert record["selection"] == {"removals": 16, criterion: pytest.approx(float(expected))}
     assert len(set(kept.values())) > 1 and kept != {label: int((-sign * values).argmin()) for label, values in share.items()}
+
+
+def test_what_the_search_has_dropped_is_not_kept() -> None:
+    """With a loss of which every candidate has a part, all removals but those of dropped candidates lower it."""
+    space = Known()
+    alpha = Alpha(space.choices(), "normal", 0.1, generator=torch.Generator().manual_seed(0)).double()
+    alpha.operations_kept = 2
+    found = searcher_of(space, alpha, partial(perturbation, batches=1))
+    genotype, numbers = found.select()
+    kept = {label: int(genotype[label][0].removeprefix("op")) for label in LABELS}
+    assert all(found.beta()[label][index] > 0 for label, index in kept.items()) and numbers["removals"] == 2 * len(LABELS)
+
+
+def test_removals_see_the_same_random_numbers() -> None:
+    space = Known()
+    plain = space.forward
+    space.forward = lambda x, weights: plain(x, weights) * (0.5 + torch.rand(()))  # type: ignore[method-assign] # as drop-path does
+    alpha = Alpha(space.choices(), "normal", 0.1).double()
+    removals = Removals(searcher_of(space, alpha, partial(perturbation, batches=1)), "loss", 2)
+    assert removals.cost(removals.weights) == removals.cost(removals.weights)
 
 
 def test_a_space_that_keeps_some_edges_is_decided_edge_by_edge_and_then_node_by_node() -> None:

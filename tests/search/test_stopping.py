@@ -207,3 +207,15 @@ def test_an_alpha_that_moves_nothing_has_an_eigenvalue_of_0() -> None:
     search = searcher()
     search.alpha.operations_kept = 1
     assert largest_eigenvalue(search) == 0.0
+    stop = Eigenvalue(search, every=1, window=2, back=1, first_epoch=0)
+    for epoch in range(4):
+        search.step = (epoch + 1) * search.plan.steps_per_epoch
+        assert stop(search)[1] == ""
+
+
+def test_an_eigenvalue_takes_no_random_numbers_from_the_search() -> None:
+    search = searcher()
+    plain = search.space.forward
+    search.space.forward = lambda x, weights: plain(x, weights) + 0.01 * torch.randn_like(x)  # as the candidate noise
+    state = torch.get_rng_state()
+    assert largest_eigenvalue(search) > 0 and torch.equal(state, torch.get_rng_state())
