@@ -140,7 +140,8 @@ class Page:
             for key, photo in self._sent(request).items():
                 if photo.state == "done":
                     taken = photo.result_name in file.namelist()
-                    file.write(photo.result, f"{key}_" * taken + photo.result_name)
+                    with contextlib.suppress(FileNotFoundError):  # of one that was removed meanwhile
+                        file.write(photo.result, f"{key}_" * taken + photo.result_name)
         return FileResponse(path, filename="upscaled.zip", background=BackgroundTask(path.unlink))
 
     async def _report(self, _: Request) -> Response:

@@ -24,7 +24,7 @@ from sr_nas.genotype import WIDTH, Genotype
 from sr_nas.inference.optimize import for_inference
 from sr_nas.options.load import load_options
 from sr_nas.report.plots import latency_figure, save
-from sr_nas.runs.device import pick_device
+from sr_nas.runs.device import pick_device, wait_for
 from sr_nas.runs.files import write_json
 from sr_nas.task import find_task, search_options
 
@@ -92,7 +92,7 @@ class Clock:
             started = time.perf_counter()
             for step in steps:  # warm-up
                 step()
-            self._wait()
+            wait_for(self.device)
             seconds = self.rounds * (time.perf_counter() - started)
             what = f"{len(steps)} network" + "s" * (len(steps) > 1)
             console.print(f"{title}: {what}, {self.rounds} times each: about {seconds:.0f} s", soft_wrap=True)
@@ -107,17 +107,11 @@ class Clock:
         return times
 
     def _time(self, step: Callable[[], object]) -> float:
-        self._wait()
+        wait_for(self.device)
         start = self.now()
         step()
-        self._wait()
+        wait_for(self.device)
         return 1e3 * (self.now() - start)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
 
 
 def latency_of(networks: Sequence[SRNetwork], rounds: int = 30) -> tuple[list[float], float]:

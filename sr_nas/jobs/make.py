@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 import time
 from argparse import Namespace
 from contextlib import suppress
@@ -23,19 +24,20 @@ from typing import Any
 import psutil
 import torch
 
+from sr_nas.complexity.latency import read_latency
 from sr_nas.errors import UserError, amount, listing, parse_json
-from sr_nas.export.model import default_name, shipped
+from sr_nas.export.model import default_name, shipped, shipped_file
 from sr_nas.genotype import NETWORK_BLOCK
 from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
-from sr_nas.jobs.photos import LEFT_OUT, prepare
+from sr_nas.jobs.photos import LEFT_OUT, ROLES, prepare
 from sr_nas.jobs.search import range_of
-from sr_nas.jobs.trials import OPTION_FILES, OUTPUTS, open_sweep, start
+from sr_nas.jobs.trials import LOCK, OPTION_FILES, OUTPUTS, open_sweep, start
 from sr_nas.options.load import check_options, dump_yaml, parse_yaml, read_yaml
 from sr_nas.options.sections import SearchOptions, TrainOptions
 from sr_nas.report.page import FRONT, PICTURE, REPORT, Section, write_page
 from sr_nas.report.progress import duration
-from sr_nas.runs.device import cores, omp_threads, pick_device, quickest_threads, use_threads
+from sr_nas.runs.device import available_memory, cores, omp_threads, pick_device, quickest_threads, use_threads, wait_for
 from sr_nas.runs.distributed import GracefulShutdown
 from sr_nas.runs.files import replacing, write_json, write_text
 from sr_nas.runs.run_dir import run_folders
@@ -53,6 +55,8 @@ RUNGS: dict[int, tuple[tuple[int, int], ...]] = {9: ((9, 1), (3, 2), (1, 6)), 3:
 """Networks of a halving by 3 -> of each rung the number of networks, and how long it is, in first rungs."""
 SEARCH, SWEEP, END, ALONE = 0.2, 0.25, 0.03, 0.3
 """Shares of the time for the search, the sweep, and all after the training; step of one network, in those of a supernet."""
+TRAINING = 1_300_000_000
+"""Bytes of a training: PyTorch, and 150 megapixels of photos with their LR images."""
 # The recipe of docs/results.md, "Plain blocks beside IMDN". Values are put into their YAML.
 OPTIONS = {
     "search": """\
@@ -78,6 +82,8 @@ logger: {print_freq: $every, save_checkpoint_freq: $save}
 path: {experiments_root: "$work"}""",
     "evaluate": '{name: evaluation, datasets: {kept_out: "$work/photos/kept_out"}, path: {experiments_root: "$work"}}',
 }
+ASKED, PHOTOS = "make.json", "photos.json"
+"""Files of the work folder: what was asked for, and what became of each photo."""
 say = partial(print, flush=True)
 
 
@@ -88,8 +94,14 @@ def main(args: Namespace) -> int:
     if not args.hours:
         raise UserError("--hours 0: give it some time, for example 0.5.")
     work = args.work or Path("experiments", "make_" + re.sub(r"[^A-Za-z0-9._+-]", "_", args.output.stem))
-    budget, files = read_budget(args.budget), find_images(args.photos, recursive=True, besides=work)
-    fresh = not work.exists()
+    budget, fresh = read_budget(args.budget), not work.exists()
+    if args.photos.resolve().is_relative_to(work.resolve()):
+        raise UserError(f"--work {work}: the photos in {args.photos} lie in it; name a folder for what make writes alone.")
+    if not fresh and not (work / ASKED).exists():
+        others = {file.name for file in work.iterdir()} - {OPTION_FILES, OUTPUTS, LOCK} if work.is_dir() else {work.name}
+        if others:
+            raise UserError(f"--work {work}: no make began there, and it holds {listing(sorted(others), 5)}. Name a new folder.")
+    files = [] if (work / PHOTOS).exists() else find_images(args.photos, recursive=True, besides=work)
     with open_sweep(work) as held, GracefulShutdown() as stop:
         try:
             make = Make(args, work, budget, files, held, stop)
@@ -131,8 +143,9 @@ class Make:
         self.args, self.work, self.files, self.held, self.stop = args, work, files, held, stop
         (self.cost, self.limit), self.device, self.seconds = budget, pick_device("auto"), 3600 * args.hours
         self.clock = work / "clock.json"
-        self.before, self.began = float(_read(self.clock) or 0), psutil.Process().create_time()
-        self.starting = 2 * (time.time() - self.began)  # seconds of a process that opens its data, too
+        self.before, self.began = _read(self.clock, float) if self.clock.exists() else 0.0, psutil.Process().create_time()
+        # Seconds of a process that opens its data, too. The first one on a cold disk takes far longer than those that follow.
+        self.starting = min(2 * (time.time() - self.began), 0.015 * self.seconds)
         self.shipped = [name for name in shipped() if name == default_name(args.scale)]
         self.networks, self.most = (12, 9) if self.seconds >= LONG else (4, 3)
         ends, name = (".safetensors", ".onnx", ".md"), args.output.stem
@@ -148,29 +161,49 @@ class Make:
         Raises:
             UserError: a result exists, no network is within the budget, or the work folder is that of another command.
         """
-        args, file = self.args, self.work / "make.json"
+        args, file = self.args, self.work / ASKED
         try:
             require_packages("onnx", "onnxscript", "onnxruntime")
         except UserError as error:
             self.results = {source: target for source, target in self.results.items() if source.suffix != ".onnx"}
             say(f"there will be no ONNX file: {error}")
-        for source, target in self.results.items():
-            if target.exists() and not args.overwrite and not (source.exists() and source.read_bytes() == target.read_bytes()):
-                raise UserError(f"-o: {target} exists. Choose another name, or replace it with --overwrite.")
+        self.check_results()
         asked = {"photos": str(args.photos.resolve()), "scale": args.scale, "budget": args.budget, "hours": args.hours}
-        if file.exists() and (old := _read(file)) != asked:
-            was = listing(f"--{key} {old.get(key)}" for key, value in asked.items() if old.get(key) != value)
+        old, searched = _read(file) if file.exists() else asked, (self.work / OPTION_FILES / "search.yml").exists()
+        # Until the search has begun, another budget or time is no harm.
+        changed = [key for key, value in asked.items() if old.get(key) != value and (searched or key in ("photos", "scale"))]
+        if changed:
+            was = listing(f"--{key} {old.get(key)}" for key in changed)
             raise UserError(f"{self.work} was begun with {was}. Give that again to go on; another --work or -o begins anew.")
         options = check_options(SearchOptions, self.latency_options(), file, check_files=False)
         costs = network_costs(find_task(options.task).space(options), {"macs_hr": math.inf, "params": math.inf})
-        if self.cost in costs and costs[self.cost].least > self.limit:
-            raise UserError(f"--budget {args.budget}: no network is so small. At scale {args.scale} they have {range_of(costs)}.")
+        self.check_budget(costs)
         write_json(file, asked)
         spent = f", of which {duration(self.before)} are used" * bool(self.before)
-        say(f"{len(self.files)} photos in {args.photos}, {duration(self.seconds)}{spent}; all that is made lies in {self.work}")
+        photos = f"{len(self.files)} photos in {args.photos}" if self.files else f"the photos of {args.photos} as read before"
+        say(f"{photos}, {duration(self.seconds)}{spent}; all that is made lies in {self.work}")
         say(f"budget {args.budget}: {dict(UNITS.values())[self.cost]}; networks of this space have {range_of(costs)}")
         for name, purpose, *_ in [("photos", "of eight one is kept out, one judges; large ones are halved"), *self.steps()]:
             say(f"  {name:10}{purpose}")
+
+    def check_results(self) -> None:
+        """Raise UserError where a result would replace another file, or cannot be written."""
+        for source, target in self.results.items():
+            same = source.exists() and target.is_file() and source.read_bytes() == target.read_bytes()
+            if target.is_dir() or (target.exists() and not self.args.overwrite and not same):
+                remedy = "" if target.is_dir() else ", or replace it with --overwrite"
+                raise UserError(f"-o: {target} exists. Choose another name{remedy}.")
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=target.parent).close()
+            except OSError as error:
+                raise UserError(f"-o: {target} cannot be written: {error}.") from error
+
+    def check_budget(self, costs: Any) -> None:
+        """Raise UserError where no network is within the budget, if its cost is one of these."""
+        if self.cost in costs and costs[self.cost].least > self.limit:
+            has = f"At scale {self.args.scale} they have {range_of(costs)}"
+            raise UserError(f"--budget {self.args.budget}: no network is so small. {has}.")
 
     def folder(self, name: str) -> Path:
         """Return the newest run of a name."""
@@ -193,13 +226,13 @@ class Make:
 
         run, trained = partial(self.folder, "search"), partial(self.folder, "train")
         search, train = command("search", "--auto_resume"), command("train", "--auto_resume")
-        sweep = command("sweep", "--front", run, "--best", self.contenders, "--halving", 3)
+        sweep = command("sweep", "--front", run, "--best", self.contenders, "--halving", 3, "--jobs", self.jobs)
         steps = [
             ("latency", "times of the candidates here", command("latency", "-o", times, *how), times.exists),
             ("search", f"networks within the budget, {of_search}", search, lambda: (run() / FRONT).exists()),
             ("sweep", f"short trainings of the best, {of_sweep}", sweep, self.winner),
             ("train", f"the best of those, for the rest of the time, {rest}", train, lambda: (trained() / PICTURE).exists()),
-            ("evaluate", f"the photos kept out, beside {others}", command("evaluate"), lambda: _read(table).get("complete")),
+            ("evaluate", f"the photos kept out, beside {others}", command("evaluate"), lambda: self.has(table, "complete")),
             ("export", str(self.args.output), export(network), network.with_suffix(".md").exists),
             *(("onnx", str(self.results[file]), export(file), file.exists) for file in more if file.suffix == ".onnx"),
         ]
@@ -207,19 +240,22 @@ class Make:
 
     def run(self) -> bool:
         """Run what has not been run, and put the results where they are asked for; return whether that is done."""
-        prepared = self.work / "photos.json"
+        prepared = self.work / PHOTOS
         if not prepared.exists():
             say("\nphotos: reading, and writing them anew as PNG")
             content = prepare(self.args.photos, self.files, self.work / "photos", self.stop)
             if content is None:
                 return False
             write_json(prepared, content)
-        content = _read(prepared)
+        content = _read(prepared, dict, *ROLES, LEFT_OUT)
         say(f"photos: {', '.join(f'{len(some)} {role}' for role, some in content.items())}; {prepared} names them")
         for photo, why in list(content[LEFT_OUT].items())[:10]:
             say(f"  left out: {photo}: {why}")
         commands = []
         for name, _, words_of, is_done in self.steps():
+            if name == "sweep" and self.contenders() == 1:
+                say("sweep: left out, since one network alone is within the budget")
+                continue
             words = list(map(str, words_of()))
             commands.append(command := shlex.join(["sr-nas", *words]))
             if is_done():
@@ -230,12 +266,14 @@ class Make:
             code = self.execute(words, log)
             if self.stop():
                 return False
-            if code or not is_done():
+            if code and name == "sweep" and is_done():
+                say(f"sweep: some trainings have failed ({log} says which); the best of the others goes on")
+            elif code or not is_done():
                 text = f"the step {name} has failed: see the end of {log}. Once that is mended, the same make goes on"
                 raise UserError(f"{text}; the step alone is: {command}")
+        self.check_results()  # what came there meanwhile is not replaced
         for source, target in self.results.items():
             if source.resolve() != target.resolve():
-                target.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(target) as temporary:
                     shutil.copyfile(source, temporary)
         say(f"\ndone in {duration(self.used())} of {duration(self.seconds)}: {', '.join(map(str, self.results.values()))}")
@@ -247,7 +285,7 @@ class Make:
     def report(self, commands: list[str]) -> str:
         """Write a page with the scores on the photos kept out, links to the pages of the steps, and commands; return the PSNR."""
         folder, rows = self.work / "evaluation", []
-        for model in _read(folder / "table.json")["models"]:
+        for model in _read(folder / "table.json", dict, "models")["models"]:
             scores, size = model["sets"]["kept_out"], {"parameters": "-", "multiply-adds, HR 1280x720": "-"}
             if "params" in model:
                 size = dict(zip(size, (f"{model['params']:,}", f"{model['macs_hr_1280x720'] / 1e9:.2f} G"), strict=True))
@@ -268,7 +306,9 @@ class Make:
         """Run a command until it ends, by itself or asked to by a signal; show what it prints; return its exit code."""
         width = str(max(shutil.get_terminal_size().columns - 2, 40))
         before = log.stat().st_size if log.exists() else 0
-        process, asked, noted = start(words, log, os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": width}, self.held), False, 0.0
+        # The photos' pixels lie in the work folder alone, unless the user has a place for them.
+        environment = {"SR_NAS_CACHE": str(self.work / "cache")} | os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": width}
+        process, asked, noted = start(words, log, environment, self.held), False, 0.0
         with log.open(encoding="utf-8", errors="replace") as printed:
             printed.seek(before)
             try:
@@ -298,7 +338,7 @@ class Make:
 
     def filled(self, template: str, side: int = 0, batch: int = 0, **values: Any) -> dict[str, Any]:
         """Return options, for batches of patches of so many LR pixels a side."""
-        scale, work = self.args.scale, json.dumps(str(self.work))[1:-1]
+        scale, work = self.args.scale, json.dumps(str(self.work), ensure_ascii=False)[1:-1]
         patches = f"gt_size: {side * scale}, batch_size_per_gpu: {batch}"
         values["data"] = f'{{name: photos, type: folder, dataroot_gt: "{work}/photos/train", {patches}}}'
         return dict(parse_yaml(Template(OPTIONS[template]).substitute(values, work=work, scale=scale), self.work))
@@ -309,6 +349,9 @@ class Make:
     def search_options(self) -> dict[str, Any]:
         """Return the options of the search: a quarter of its time is the supernet's, the rest that of networks alone."""
         options = self.latency_options()
+        if self.cost == "latency_ms":
+            space = find_task("super-resolution").space(check_options(SearchOptions, options, self.work, check_files=False))
+            self.check_budget(network_costs(space, {self.cost: math.inf}, read_latency(self.work / "latency.json", space)))
         steps = (SEARCH * self.seconds - self.starting) / self.step_time(options)
         alone = min(max(round(0.75 * steps / ALONE / self.networks), 4), 3000)
         selection = {"type": "early_stopping", "source": "beta", "networks": self.networks, "steps": alone}
@@ -326,29 +369,43 @@ class Make:
 
     def contenders(self) -> int:
         """Return how many networks of the search are halved: 9, 3, or where it has fewer 1."""
-        front = _read(self.folder("search") / FRONT)
+        front = _read(self.folder("search") / FRONT, dict, "cost", "networks")
         within = sum(row[front["cost"]] <= self.limit for row in front["networks"])
         return next(count for count in RUNGS if count <= max(min(within, self.most), 1))
 
+    def jobs(self) -> int:
+        """Return how many short trainings run at a time: as many as there are GPUs or cores, and as fit into the memory."""
+        most = max(available_memory(torch.device("cpu")) // TRAINING, 1)
+        return min(torch.cuda.device_count() or cores(), most, RUNGS[self.contenders()][0][0])
+
     def sweep_options(self) -> dict[str, Any]:
-        """Return the options of the short trainings, of which as many run at a time as there are GPUs or cores."""
-        rungs, jobs, network = RUNGS[self.contenders()], torch.cuda.device_count() or cores(), self.searched()
-        step = self.step_time(self.training("halving", network, 100, 1), max(1, cores() // min(jobs, rungs[0][0])))
+        """Return the options of the short trainings."""
+        rungs, jobs, network = RUNGS[self.contenders()], self.jobs(), self.searched()
+        step = self.step_time(self.training("halving", network, 100, 1), max(1, cores() // jobs))
         runs, work = (sum(math.ceil(count / jobs) * length**power for count, length in rungs) for power in (0, 1))
-        every = max(int((SWEEP * self.seconds - runs * self.starting) / work / step), 5)
-        return self.training("halving", network, every, rungs[0][0], step)
+        every = int((SWEEP * self.seconds - runs * self.starting) / work / step)
+        if every < 50:
+            say(f"the time is short for a halving, whose first rung has {max(every, 5)} iterations: --hours should be more")
+        return self.training("halving", network, max(every, 5), rungs[0][0], step)
 
     def searched(self) -> dict[str, Any]:
         return dict(read_yaml(self.folder("search") / NETWORK_BLOCK)["network_g"])
+
+    def has(self, file: Path, key: str) -> bool:
+        """Return whether a file of a step is there, and has something under a key."""
+        return file.exists() and bool(_read(file).get(key))
 
     def winner(self) -> dict[str, Any] | None:
         """Return the best network of the halving, or that of the search where it is alone; ``None`` while it is not known."""
         if self.contenders() == 1:
             return self.searched()
         sweep = self.work / f"{self.folder('search').name}-halving_sweep"
-        content = _read(sweep / "sweep.json") or {"failed": True}
-        best = next(iter(content["rungs"][-1]["scores"])) if not content["failed"] else ""
-        return dict(read_yaml(sweep / OPTION_FILES / f"{best}.yml")["network_g"]) if best else None
+        if not self.has(sweep / "sweep.json", "rungs"):
+            return None
+        scores = [
+            rung["scores"] for rung in _read(sweep / "sweep.json")["rungs"] if rung["scores"]
+        ]  # of trainings that did not fail
+        return dict(read_yaml(sweep / OPTION_FILES / f"{next(iter(scores[-1]))}.yml")["network_g"]) if scores else None
 
     def train_options(self) -> dict[str, Any]:
         """Return the options of the winner's training, of so many iterations as the rest of the time has."""
@@ -357,7 +414,7 @@ class Make:
         return self.training("train", network, max(round((self.seconds - self.used() - end) / step / 10), 2), 10, step)
 
     def evaluate_options(self) -> dict[str, Any]:
-        names = {"network": str(self.folder("train")), **{f"shipped_{name}": name for name in self.shipped}}
+        names = {"network": str(self.folder("train")), **{f"shipped_{name}": str(shipped_file(name)) for name in self.shipped}}
         return self.filled("evaluate") | {"models": {name: {"path": path} for name, path in names.items()}}
 
     def step_time(self, options: dict[str, Any], threads: int | None = None) -> float:
@@ -374,14 +431,17 @@ class Make:
             step = build_trainer(training, *build_training(training)[:2], self.device, "fp32").step
         use_threads(threads)
         step() if threads or omp_threads() or self.device.type != "cpu" else quickest_threads(step)
+        wait_for(self.device)
         begun = time.perf_counter()
         for _ in range(3):
             step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)
         return (time.perf_counter() - begun) / 3
 
 
-def _read(file: Path) -> Any:
-    """Return the content of a JSON file; nothing where there is none."""
-    return parse_json(file.read_bytes(), file, halves="surrogateescape") if file.exists() else {}
+def _read(file: Path, kind: type[Any] = dict, *keys: str) -> Any:
+    """Return the content of a JSON file of this kind, with these keys; a UserError where it is another."""
+    content = parse_json(file.read_bytes(), file, halves="surrogateescape")
+    if not isinstance(content, kind) or any(key not in content for key in keys):
+        raise UserError(f"{file} is damaged. Take it away, or begin anew with another --work.")
+    return content

@@ -95,10 +95,12 @@ def _read(file: Path) -> np.ndarray | str:
     """Return a photo of less than 4 megapixels, uint8 [H, W, 3]; or why it is of no use."""
     try:
         image = read_rgb(file)
+        while image.shape[0] * image.shape[1] >= LARGE and min(image.shape[:2]) >= 2 * SIDE:
+            image = downscale(image, 2)
     except UserError as error:
         return str(error).removeprefix(f"cannot read the image {file}: ")
-    while image.shape[0] * image.shape[1] >= LARGE:
-        image = downscale(image, 2)
+    except MemoryError:
+        return "it does not fit into the memory"
     if min(image.shape[:2]) < SIDE:
         return f"it has {image.shape[1]}x{image.shape[0]} pixels, and {SIDE} a side are needed"
     return image if image.std() >= FLAT else "it shows nothing but one colour"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar, cast, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from sr_nas.contracts import SRNetwork
+from sr_nas.errors import listing
 from sr_nas.export.model import load_model
 from sr_nas.inference.images import Batch, Tile, upscale_image
 from sr_nas.inference.optimize import for_inference
@@ -42,11 +43,17 @@ def upscale(
         precision: see :func:`~sr_nas.inference.images.upscale_image`; so are ``ensemble``, ``outscale`` and ``progress``.
 
     Raises:
-        ValueError: no such image; floating point beyond 0..1.
+        ValueError: no such image; floating point beyond 0..1; another ``tile`` or ``precision``.
         UserError: no such model, too little memory, a precision that the device lacks, or an output that is not finite.
     """
     if isinstance(image, Image.Image) and image.mode not in MODES:
         raise ValueError(f"an image of the mode {image.mode} is not upscaled; convert it, as by image.convert('RGB')")
+    if isinstance(image, Image.Image) and "transparency" in image.info:
+        raise ValueError("the colour that stands for transparent would be lost; convert the image, as by image.convert('RGBA')")
+    if not (tile is None or tile == "auto" or (isinstance(tile, int) and tile > 0)):
+        raise ValueError(f"tile is a number of pixels above 0, 'auto' or None, and not {tile!r}")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is one of {listing(get_args(Precision))}, and not {precision!r}")
     array = np.asarray(ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image)
     is_floating, pixels = array.dtype.kind == "f", np.atleast_3d(array)
     of_kind = is_floating or array.dtype in (np.uint8, np.uint16)

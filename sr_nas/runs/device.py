@@ -35,6 +35,14 @@ def forked_rng(device: torch.device, enabled: bool = True) -> AbstractContextMan
     return torch.random.fork_rng([device] if device.type == "cuda" else [], enabled)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has computed what it was asked to; the CPU has at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def pick_device(num_gpu: int | str) -> torch.device:
     """Return the device of a run: for ``"auto"`` CUDA, else MPS, else the CPU; ``0`` is the CPU; ``1`` requires an accelerator.
 

@@ -20,6 +20,7 @@ import pytest
 from sr_nas.analysis.sweep import rungs
 from sr_nas.errors import UserError
 from sr_nas.export import model
+from sr_nas.export.model import SHIPPED
 from sr_nas.export.network_file import load_network
 from sr_nas.images.files import read_rgb, write_image
 from sr_nas.jobs import make
@@ -120,12 +121,17 @@ def test_the_training_has_the_rest_of_the_time(made: Callable[..., Make], monkey
     assert one.train_options()["train"]["total_iter"] == 20
 
 
-def test_a_search_with_few_networks_needs_no_halving(made: Callable[..., Make]) -> None:
+def test_a_search_with_few_networks_needs_no_halving(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch) -> None:
     (folder := Path("work/search")).mkdir()
     (folder / "front.json").write_text(json.dumps({"cost": "macs_hr", "networks": [{"macs_hr": 9e9}, {"macs_hr": 11e9}]}))
     (folder / "network_g.yml").write_text(json.dumps({"network_g": NETWORK}))
     one = made()
     assert one.contenders() == 1 and one.winner() == NETWORK
+    ran = []
+    monkeypatch.setattr(Make, "execute", lambda self, words, log: ran.append(words[0]) or int(words[0] != "search"))
+    with pytest.raises(UserError, match="the step train has failed"):
+        one.run()
+    assert ran == ["train"]
 
 
 def test_the_plan(made: Callable[..., Make], capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,9 +149,9 @@ def test_the_network_that_ships_is_measured_too(made: Callable[..., Make], monke
     for module in (make, model):
         monkeypatch.setattr(module, "shipped", lambda: ["fast_x2", "x2", "fast_x4"])
     for scale, names in (
-        (2, {"network": "work/train", "shipped_x2": "x2"}),
+        (2, {"network": "work/train", "shipped_x2": str(SHIPPED / "x2.safetensors")}),
         (3, {"network": "work/train"}),
-        (4, {"network": "work/train", "shipped_fast_x4": "fast_x4"}),
+        (4, {"network": "work/train", "shipped_fast_x4": str(SHIPPED / "fast_x4.safetensors")}),
     ):
         one = made(scale=scale)
         assert {name: entry["path"] for name, entry in one.evaluate_options()["models"].items()} == names
@@ -157,14 +163,25 @@ def test_the_network_that_ships_is_measured_too(made: Callable[..., Make], monke
 def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
     with pytest.raises(UserError, match=r"--budget 0.1G: no network is so small. At scale 2 they have macs_hr 500M to 90G"):
         made("0.1G").begin()
-    made().begin()
+    made("9G").begin()
+    made().begin()  # before the search another budget is no harm
+    with pytest.raises(UserError, match=r"work was begun with --scale 2\. Give that again"):
+        made("9G", scale=3).begin()
+    Path("work/options/search.yml").touch()
     with pytest.raises(UserError, match=r"work was begun with --budget 10G, --hours 2\.0\. Give that again"):
         made("12G", 1.0).begin()
     Path("net.onnx").touch()
-    with pytest.raises(UserError, match=r"net\.onnx exists"):
+    with pytest.raises(UserError, match=r"net\.onnx exists\. Choose another name, or replace it with --overwrite"):
         made().begin()
     made(overwrite=True).begin()
     Path("net.onnx").unlink()
+    Path("net.md").mkdir()
+    with pytest.raises(UserError, match=r"net\.md exists\. Choose another name\.$"):
+        made(overwrite=True).begin()
+    Path("net.md").rmdir()
+    Path("file").touch()
+    with pytest.raises(UserError, match=r"file/net\.safetensors cannot be written"):
+        made(output=Path("file/net.safetensors")).begin()
     for words, message in (
         (("--photos", "photos", "--budget", "10G", "-o", "net.pth"), "is a .safetensors file"),
         (("--photos", "empty", "--budget", "10G", "-o", "net.safetensors"), "empty does not exist"),
@@ -175,6 +192,68 @@ def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
     words = ("--photos", "photos", "--budget", "0.1G", "-o", "new.safetensors", "--work")
     assert "no network is so small" in run("make", *words, "new", code=1) and not Path("new").exists()
     assert "was begun with" in run("make", *words, "work", code=1) and Path("work/make.json").exists()
+
+
+def test_a_folder_of_something_else_is_no_work_folder(made: Callable[..., Make]) -> None:
+    words = ("make", "--photos", "photos", "--budget", "10G", "-o", "net.safetensors", "--work")
+    before = sorted(Path("photos").rglob("*"))
+    assert all("the photos in photos lie in it" in run(*words, work, code=1) for work in (".", "photos"))
+    (mine := Path("mine/photos/child.png")).parent.mkdir(parents=True)
+    mine.touch()
+    assert "no make began there, and it holds photos." in run(*words, "mine", code=1) and mine.exists()
+    Path("file").touch()
+    assert "no make began there, and it holds file" in run(*words, "file", code=1)
+    assert sorted(Path("photos").rglob("*")) == before and Path("file").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("make.json", "[]"), ("clock.json", '"x"'), ("photos.json", "{}"), ("search/front.json", "null"), ("latency.json", "[]")],
+)
+def test_a_damaged_file_is_named(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
+    monkeypatch.setattr(Make, "execute", lambda *_: 1)
+    (file := Path("work", name)).parent.mkdir(exist_ok=True)
+    file.write_text(content)
+
+    def begin_and_run() -> None:
+        one = made("60ms" if name == "latency.json" else "10G")
+        one.begin()
+        one.run()
+
+    with pytest.raises(UserError, match=f"{name} is (damaged|no table)"):
+        begin_and_run()
+
+
+def test_the_time_that_a_process_takes_to_start_is_not_all_there_is(made: Callable[..., Make]) -> None:
+    for hours, starting in ((1.0, 54.0), (100.0, 120.0)):
+        one = made(hours=hours)
+        one.__class__.__init__(one, one.args, one.work, ("macs_hr", 1e10), [], 0, one.stop)
+        assert one.starting <= starting
+
+
+@pytest.mark.parametrize(("memory", "count"), [(64e9, 2), (2e9, 1), (1e8, 1)])
+def test_as_many_trainings_at_a_time_as_the_memory_has(
+    made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch, memory: float, count: int
+) -> None:
+    monkeypatch.setattr(make, "available_memory", lambda _: int(memory))
+    monkeypatch.setattr(Make, "contenders", lambda _: 9)
+    assert made().jobs() == count
+
+
+def test_trainings_that_fail_leave_the_best_of_the_others(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Make, "contenders", lambda _: 3)
+    (options := Path("work/search-halving_sweep/options")).mkdir(parents=True)
+    (options / "b.yml").write_text(json.dumps({"network_g": NETWORK}))
+    one, table = made(), options.parent / "sweep.json"
+    assert one.winner() is None
+    table.write_text(json.dumps({"failed": {"a": "memory"}, "rungs": [{"scores": {"b": 2.0, "c": 1.0}}, {"scores": {}}]}))
+    assert one.winner() == NETWORK
+    table.write_text(json.dumps({"failed": {"a": "memory"}, "rungs": []}))
+    assert one.winner() is None
+
+
+def test_names_of_any_language(made: Callable[..., Make]) -> None:
+    assert made(work=Path("w\U0001f600")).latency_options()["datasets"]["train"]["dataroot_gt"] == "w\U0001f600/photos/train"
 
 
 def test_a_step_that_fails_is_named_and_the_same_make_goes_on(
@@ -215,7 +294,13 @@ def test_a_step_that_fails_is_named_and_the_same_make_goes_on(
     assert read_yaml(Path("work/options/train.yml"))["network_g"] == NETWORK
     commands.clear()
     breaks.clear()
-    assert made().run() and commands == ["export", "export"]
+    Path("net.md").write_text("of another make, which has ended meanwhile")
+    with pytest.raises(UserError, match=r"net\.md exists"):
+        made().run()
+    Path("net.md").unlink()
+    assert commands == ["export", "export"]
+    commands.clear()
+    assert made().run() and commands == []
     assert [Path(f"net.{end}").read_text() for end in ("safetensors", "onnx", "md")] == [
         "work/net.safetensors",
         "work/net.onnx",

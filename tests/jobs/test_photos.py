@@ -29,6 +29,14 @@ def folder_of(place: Path, count: int) -> list[Path]:
     return files
 
 
+def test_a_photo_like_a_line_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "LARGE", 4000)
+    files = folder_of(tmp_path, 4)
+    write_image(line := tmp_path / "line.png", picture(9, 1, 5000))
+    content = prepare(tmp_path, [*files, line], tmp_path / "out", lambda: False)
+    assert content is not None and content["left_out"] == {str(line): "it has 5000x1 pixels, and 128 a side are needed"}
+
+
 def test_the_split_is_by_the_hashes_of_the_names(tmp_path: Path) -> None:
     files = folder_of(tmp_path / "photos", 20)
     before = {file: file.read_bytes() for file in files}

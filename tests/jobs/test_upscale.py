@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +105,24 @@ def test_tiles_another_scale_and_a_name(model: Path) -> None:
 def test_what_is_no_image_is_refused(model: Path, image: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         sr_nas.upscale(image, model)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"tile": "whole"}, "tile is a number"),
+        ({"tile": 1.5}, "tile is a number"),
+        ({"precision": "fp8"}, "one of fp32, bf16, fp16"),
+    ],
+)
+def test_words_of_the_command_that_are_none_here(model: Path, words: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sr_nas.upscale(np.zeros((4, 4), np.uint8), model, **words)
+
+
+def test_a_colour_key_is_not_dropped(model: Path) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info["transparency"] = (0, 0, 0)
+    with pytest.raises(ValueError, match=r"convert the image, as by image\.convert\('RGBA'\)"):
+        sr_nas.upscale(image, model)
+    assert sr_nas.upscale(image.convert("RGBA"), model).mode == "RGBA"
