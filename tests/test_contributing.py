@@ -60,6 +60,7 @@ def one_hot(space: Any) -> dict[str, torch.Tensor]:
     return {label: torch.eye(len(choice.candidates))[0] for label, choice in space.choices().items()}
 
 
+@pytest.mark.long
 def test_a_candidate_that_merges_its_branches(forget_plugins: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     expected = follow("A candidate", forget_plugins)
     assert expected and expected in capsys.readouterr().out
@@ -76,6 +77,7 @@ def test_a_candidate_that_merges_its_branches(forget_plugins: Callable[[], None]
     assert rep == conv > separable > 0
 
 
+@pytest.mark.long
 def test_a_penalty_on_one_operation(forget_plugins: Callable[[], None]) -> None:
     follow("A penalty", forget_plugins)
     lines = Path("experiments/few_5x5/history.jsonl").read_text(encoding="utf-8").splitlines()
@@ -88,6 +90,7 @@ def test_a_penalty_on_one_operation(forget_plugins: Callable[[], None]) -> None:
         REGULARIZERS.get("share")(even, name="conv_9x9")
 
 
+@pytest.mark.long
 def test_a_search_space(forget_plugins: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     follow("A search space", forget_plugins)
     assert "Residual(" in capsys.readouterr().out

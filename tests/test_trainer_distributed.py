@@ -73,6 +73,7 @@ def assert_near(result: dict[str, Any], expected: dict[str, Any]) -> None:
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_are_one(name: str, found: list[dict[str, Any]]) -> None:
     expected = run(training(**CASES[name]))

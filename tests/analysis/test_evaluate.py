@@ -39,6 +39,7 @@ def test_evaluate_takes_an_hr_folder_or_named_lr(model: Path, shared: Path) -> N
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.long
 def test_evaluate_in_tiles_is_near(shared: Path) -> None:
     """Near, not equal: IMDN's attention pools over each tile."""
     words = ["--model", shared / "weights" / "IMDN_x4.pth", "--arch", "imdn", "--data", shared / "data" / "Set5", "--tile", "48"]

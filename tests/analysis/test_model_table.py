@@ -173,6 +173,7 @@ def test_screen_markdown_csv_and_json_agree(tmp_path: Path, place: Path) -> None
     assert results["complete"]
 
 
+@pytest.mark.long
 def test_nothing_is_measured_twice(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
     file = option_file(tmp_path, place)
     run("evaluate", "-opt", file)
@@ -200,6 +201,7 @@ def test_nothing_is_measured_twice(tmp_path: Path, place: Path, measured: Counte
         assert f"{MEASUREMENTS} is damaged. Delete it" in run("evaluate", "-opt", file, code=1)
 
 
+@pytest.mark.long
 def test_what_changes_is_measured_again_and_nothing_else(tmp_path: Path, place: Path, measured: Counter[str]) -> None:
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes((place / "x2.safetensors").read_bytes())
@@ -234,6 +236,7 @@ def test_a_set_with_another_image_is_measured(tmp_path: Path, place: Path, measu
     assert measured == {"bicubic x2": 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stopped_by", [signal.SIGINT, SystemExit])
 def test_a_stopped_benchmark_goes_on(
     tmp_path: Path, place: Path, measured: Counter[str], monkeypatch: pytest.MonkeyPatch, stopped_by: Any

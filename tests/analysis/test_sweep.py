@@ -103,6 +103,7 @@ def rate(trial: Trial) -> float:
 RATES = "1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4,9e-4"
 
 
+@pytest.mark.long
 def test_a_halving_keeps_the_best_third_by_the_mean_of_their_seeds(
     tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
 ) -> None:
@@ -161,6 +162,7 @@ def test_the_work_of_a_halving(tmp_path: Path) -> None:
     assert list(sweep._rounds(plan, [27], None)) == [(18, 1.0)]
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_named_and_the_others_go_on(
     tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_trial_that_fails_is_named_with_all_of_its_last_error(
     assert "failed: no word of the command;" in run("sweep", *words(root), "--seeds", "0", code=1)
 
 
+@pytest.mark.long
 def test_a_run_that_is_damaged_stops_no_other(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
     workers = toys(lambda trial, until: 30.0)
     run("sweep", *words(tmp_path), "--seeds", "0,1")
@@ -587,6 +590,7 @@ def test_networks_of_a_search_and_random_ones_of_their_costs(tmp_path: Path, sea
     assert "front.json is damaged" in run("sweep", *words(tmp_path), "--front", copy, code=1)
 
 
+@pytest.mark.long
 def test_a_search_is_compared_with_chance(
     tmp_path: Path, searched: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]
 ) -> None:
@@ -627,6 +631,7 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+@pytest.mark.long
 def test_a_trial_in_rungs_is_the_run_by_hand_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "Processes", lambda *_: InThisProcess())
     line = words(tmp_path, "val:val_freq=1", "train:total_iter=4")

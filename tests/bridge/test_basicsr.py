@@ -27,6 +27,7 @@ OURS = [
 ]
 
 
+@pytest.mark.long
 def test_basicsr_imports(basicsr: ModuleType) -> None:
     """Alone it fails where torchvision has no functional_tensor any more."""
     code = "from sr_nas.bridge.basicsr import import_basicsr; print(import_basicsr().__name__)"

@@ -59,6 +59,7 @@ def _write_all(place: Path) -> None:
             assert told.startswith("ONNX opset 18, fp32; ONNX Runtime differs from the network by at most ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_batch_height_and_width_gives_what_pytorch_gives(name: str, kind: str, files: Path) -> None:

@@ -217,6 +217,7 @@ def test_released_dlsr_of_another_value_range(tmp_path: Path) -> None:
         load_model(tmp_path / "imdn.pth", "imdn", ",".join(names))
 
 
+@pytest.mark.long
 def test_released_dlsr_gives_its_scores_on_set5(shared: Path) -> None:
     network = load_model(shared / "weights" / "DLSR_para_loss_x2.pt", "dlsr", ",".join(PUBLISHED))
     assert sum(parameter.numel() for parameter in network.parameters()) == 327_804

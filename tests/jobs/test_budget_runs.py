@@ -39,6 +39,7 @@ def search(root: Path, *words: str, code: int = 0, more: tuple[str, ...] = ()) -
     return run("search", "-opt", TINY_SEARCH, *more, "--force_yml", f"path:experiments_root={root}", *words, code=code)
 
 
+@pytest.mark.long
 def test_a_search_to_a_budget_says_what_it_costs_and_writes_its_front(tmp_path: Path, reports: None) -> None:
     printed = search(tmp_path, "search:budget:macs_hr=1.7G", "search:budget:params=8K", more=("--front", "1.5G,2G,1G"))
     assert "networks of this space have macs_hr 1.416G to 2.577G, params 6.361K to 11.35K, macs_lr 5.666G to 10.31G" in printed

@@ -56,6 +56,7 @@ def test_the_search_file_searches_as_the_row_says(row: Row, folder: str) -> None
         assert options.train.pixel_opt.type == "L1HFENLoss"
 
 
+@pytest.mark.long
 @rows
 def test_docs_paper_prints_what_the_paper_prints_and_what_we_count(row: Row) -> None:
     network = NETWORKS.get(row.arch)(scale=row.scale, genotype=row.genotype)

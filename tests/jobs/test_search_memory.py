@@ -48,6 +48,7 @@ print(json.dumps([needed_memory(searcher, *find_task(options.task).probe(options
 LAUNCHER = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', *sys.argv[1:]]).returncode)"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("execution", ["plain", "fused"])
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_tensors_are_those_of_the_same_step_at_its_own_size(execution: str, order: str) -> None:

@@ -138,6 +138,7 @@ def test_one_seed_one_result_another_seed_another(finished: tuple[Path, str], tm
     assert everything(tmp_path / "other")["history"][-1]["alpha"] != everything(folder)["history"][-1]["alpha"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number",
     [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT))],
@@ -226,6 +227,7 @@ def test_a_resumed_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.Mon
         assert "run.json is damaged" in search(tmp_path, *short, "num_threads=auto", "name=new", resume=True, code=1)
 
 
+@pytest.mark.long
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     search(tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "tiny").rglob("*") if path.is_file()}

@@ -33,6 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return root / "tiny", search(root, *PATHS)
 
 
+@pytest.mark.long
 def test_everything_that_a_search_leaves_is_of_the_selected_network(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     history = read_history(folder)

@@ -61,6 +61,7 @@ def test_the_moving_average_is_what_is_kept(trained: Path) -> None:
     assert any(not torch.equal(last[name], tensor) for name, tensor in state["network"].items())
 
 
+@pytest.mark.long
 def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp_path: Path) -> None:
     words = command("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", *LONG)
     assert interrupt(words, tmp_path / "tiny_train" / "history.jsonl", 1, signal.SIGKILL) == -9
@@ -70,6 +71,7 @@ def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp
         assert record | {"memory_bytes": 0} == again | {"memory_bytes": 0}
 
 
+@pytest.mark.long
 def test_auto_measures_threads_and_leaves_the_training_of_that_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("train:total_iter=2", "datasets:val=null", "datasets:train:num_worker_per_gpu=1")
     train(tmp_path, *words, "name=fixed", "num_threads=2")
@@ -96,6 +98,7 @@ def test_export_then_use_without_any_option_file(trained: Path, tmp_path: Path) 
     assert "must end in one of .safetensors" in run("export", "--run", trained, "-o", tmp_path / "net.zip", code=1)
 
 
+@pytest.mark.long
 def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:
     start = f"path:pretrain_network_g={trained / 'best.safetensors'}"
     train(tmp_path, start, "train:total_iter=1", "train:optim_g:lr=1e-12", "name=warm")
@@ -116,6 +119,7 @@ def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "warm" / "log.txt").read_text().count("starting from") == 1, "a resumed run starts from its checkpoint"
 
 
+@pytest.mark.long
 def test_a_start_from_what_the_supernet_leaves(tmp_path: Path) -> None:
     run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}")
     start = [f"path:pretrain_network_g={tmp_path / 'tiny' / 'inherited.safetensors'}", "path:strict_load_g=false"]
@@ -234,6 +238,7 @@ def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, monkeypatch: p
     assert "going on in" in train(tmp_path, "datasets:val=null", "datasets:train:num_worker_per_gpu=0", resume=True)
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_go_on_says_how_its_weights_can(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny_train"
     shutil.copytree(trained, folder)

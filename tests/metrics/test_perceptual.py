@@ -51,6 +51,7 @@ def random_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.save(build().state_dict(), tmp_path / "hub" / "checkpoints" / weights.DEFAULT.url.rpartition("/")[2])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("random_backbones")
 def test_each_image_is_scored_by_itself() -> None:
     from torchmetrics.functional.image.dists import deep_image_structure_and_texture_similarity

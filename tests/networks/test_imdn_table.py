@@ -14,6 +14,7 @@ from sr_nas.networks.imdn_table import DATA_SETS, SETTINGS, place, read_training
 EVERY = list(product(IMDN_OPERATIONS, repeat=len(LABELS)))
 
 
+@pytest.mark.long
 def test_rows_are_in_the_order_of_all_combinations_and_have_their_costs() -> None:
     columns, random = table(), np.random.default_rng(0)
     assert [place(names) for names in EVERY] == list(range(len(EVERY)))

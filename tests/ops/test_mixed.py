@@ -83,6 +83,7 @@ def pair(name: str, execution: str, **more: int) -> tuple[Any, Any, dict[str, to
     return kept, again, {label: torch.rand(len(c.candidates), dtype=torch.float64) for label, c in kept.choices().items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("execution", ["plain", "fused"])
 @pytest.mark.parametrize("name", list(SMALL))
 def test_gradients_of_both_orders_and_statistics_are_those_of_what_is_kept(name: str, execution: str) -> None:
@@ -115,6 +116,7 @@ def test_the_second_time_uses_the_parameters_of_the_first(name: str) -> None:
         torch.testing.assert_close(recomputed, expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(SMALL))
 def test_it_takes_less_memory(name: str) -> None:
     peaks = []

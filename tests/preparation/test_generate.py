@@ -44,6 +44,7 @@ def pack(source: Path, output: Path, compression: int = 1) -> int:
     return total
 
 
+@pytest.mark.long
 def test_lr_equals_the_published_lr_images_of_set5(shared: Path, tmp_path: Path) -> None:
     """On two processes."""
     assert lr_of(shared / "data/Set5/HR", tmp_path, (2, 3, 4), workers=2) == [Result(3)] * 5

@@ -64,6 +64,7 @@ def test_a_killed_process_leaves_a_hidden_folder_that_the_next_run_removes(tmp_p
     assert contents(tmp_path) == {"out/one": b"1"}
 
 
+@pytest.mark.long
 def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with atomic_dir(tmp_path / "out") as folder:
@@ -98,6 +99,7 @@ def test_results_keep_their_order_and_come_from_processes() -> None:
     assert {process for _, process in in_processes(square, range(3), 1)} == {os.getpid()}
 
 
+@pytest.mark.long
 def test_an_error_of_a_worker_arrives_as_it_was_raised() -> None:
     results = in_processes(fail, range(4), 2)
     assert next(results) == 0
@@ -111,6 +113,7 @@ def test_a_worker_that_is_killed_is_explained() -> None:
         list(in_processes(kill_worker, range(3), 2))
 
 
+@pytest.mark.long
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     script = """if True:
         import multiprocessing, time

@@ -58,6 +58,7 @@ def test_what_a_training_began_with_and_its_degradations_are_said() -> None:
     assert values["begun_with"] == "fast_x2/last.safetensors" and "train.start" not in values
 
 
+@pytest.mark.long
 def test_where_the_lr_images_of_the_validation_are_from() -> None:
     options = OPTIONS | {"datasets": {"val": {"type": "folder", "dataroot_lq": ["/private/folder/LR"]}}}
     network = IMDN(2, nf=16, num_blocks=1)
@@ -65,6 +66,7 @@ def test_where_the_lr_images_of_the_validation_are_from() -> None:
     assert rows(model_card("net.pth", network, TRAINING, None))["lr"] == "not stated"
 
 
+@pytest.mark.long
 def test_what_is_not_known_is_not_stated() -> None:
     card = model_card("net.safetensors", IMDN(2, nf=16, num_blocks=1), {"released": "a.pth"}, None)
     assert rows(card)["license"] == "not stated"
@@ -73,6 +75,7 @@ def test_what_is_not_known_is_not_stated() -> None:
     assert rows(model_card("net.pth", IMDN(2, nf=16, num_blocks=1), TRAINING, None))["loss"] == "L1Loss"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "words"),
     [

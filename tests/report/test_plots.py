@@ -119,6 +119,7 @@ def test_curves_of_a_training_have_bicubic_as_a_level() -> None:
     FigureCanvasAgg(figure).draw()  # a $ in the name of a set begins no formula
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("choices", "candidates", "epochs", "width", "height"),
     [(1, 12, 1, 825, 528), (4, 12, 3, 1305, 795), (14, 8, 2, 2265, 1485)],

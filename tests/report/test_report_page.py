@@ -169,6 +169,7 @@ def test_a_live_report_waits(folder: Path, space, reports, monkeypatch: pytest.M
     assert len(written) == 3
 
 
+@pytest.mark.long
 def test_a_search_writes_its_page_and_the_command_writes_it_again(tmp_path: Path, reports) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs TensorBoard")
     short = "search:epochs=1", "logger:use_tb_logger=true"

@@ -82,6 +82,7 @@ def check_draws(picks: Any, band: Any, chances: list[Any]) -> None:
     assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cost", ["macs_hr", "macs_lr", "params"])
 @pytest.mark.parametrize("scale", [2, 3])
 def test_costs_of_whole_networks_are_those_of_complexity(cost: str, scale: int) -> None:
@@ -103,6 +104,7 @@ def test_latency_is_a_cost_of_the_place(imdn: IMDNSpace) -> None:
         network_cost(imdn, "latency_ms")
 
 
+@pytest.mark.long
 def test_random_logits_never_exceed_a_budget_and_are_decoded_as_by_enumeration(imdn: IMDNSpace, macs: Cost) -> None:
     generator, labels = torch.Generator().manual_seed(0), list(macs.table)
     for number in range(1000):
@@ -252,7 +254,7 @@ def test_the_gradient_is_that_of_the_augmented_lagrangian_at_the_task_s_length()
     assert resumed.state_dict() == multipliers.state_dict()
 
 
-@pytest.mark.parametrize("giga", [9, 12, 16, 20, 25, 30])
+@pytest.mark.parametrize("giga", [12, *(pytest.param(giga, marks=pytest.mark.long) for giga in (9, 16, 20, 25, 30))])
 def test_alpha_is_led_to_a_network_that_uses_its_budget(imdn: IMDNSpace, macs: Cost, giga: int) -> None:
     """A task that prefers the dear or the cheap, with noise ten times its size, in 200 steps of Adam."""
     cost, choices = limited(macs, giga * GIGA), imdn.choices()

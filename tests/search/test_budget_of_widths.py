@@ -55,6 +55,7 @@ def scores_of(space: PlainSpace, weights: dict[str, Any]) -> Values:
     return scores
 
 
+@pytest.mark.long
 def test_the_extremes_are_those_of_all_networks(space: PlainSpace, costs: dict[str, Cost], totals: dict[str, Values]) -> None:
     for name, cost in costs.items():
         assert (cost.least, cost.most) == (

@@ -147,6 +147,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
     return first, second, (folder / "lost.txt").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("suffix", ["", ", resumed"])
 def test_two_processes_are_one(name: str, suffix: str, found: Any) -> None:

@@ -97,6 +97,7 @@ class NoUploads(TorchFunctionMode):
         return result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [*SEARCHES.values(), *(pytest.param(words, marks=pytest.mark.slow) for words in MORE_SEARCHES.values())],

@@ -123,6 +123,7 @@ def test_of_all_networks_of_the_band_the_one_of_the_least_loss_is_selected(selec
     assert record["selection"]["median"] > record["selection"]["best"]
 
 
+@pytest.mark.long
 def test_evolution_beats_as_many_random_networks_and_keeps_to_the_budget() -> None:
     networks, ranks = Known(8).all(), {}
     band = sorted(worth for worth, cost in networks.values() if USED * 20 <= cost <= 20)
@@ -255,6 +256,7 @@ def test_removals_see_the_same_random_numbers() -> None:
     assert removals.cost(removals.weights) == removals.cost(removals.weights)
 
 
+@pytest.mark.long
 def test_a_space_that_keeps_some_edges_is_decided_edge_by_edge_and_then_node_by_node() -> None:
     """Against the rule of the public code (darts-pt, sota/cnn/projection.py), written anew over the supernet's own passes."""
     torch.manual_seed(0)
