@@ -282,7 +282,7 @@ def image_folder(
         size: side in pixels of what is cut out of an image.
         colour_jitter: whether training changes colours.
     """
-    # Imported by nothing else: it takes longer than PyTorch itself, since it loads the compiler of PyTorch.
+    # Imported here, since nothing else needs it, and it takes longer than PyTorch itself, whose compiler it loads.
     from torchvision.transforms import CenterCrop, ColorJitter, Compose, RandomResizedCrop, Resize
 
     root, insides = Path(dataroot), ("train",) if part == "train" else ("val", "test")

@@ -198,6 +198,7 @@ def _print_layers(network: Network, costs: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         remarks(console).print(f"{name:<{width}}  {value}")
+    remarks(console).print("multiply-adds as fvcore counts them")
 
 
 def _blocks_once(layers: Sequence[tuple[str, str, int, int]]) -> list[tuple[Any, ...]]:

@@ -97,9 +97,9 @@ def main(args: Namespace) -> int:
     budget, fresh = read_budget(args.budget), not work.exists()
     if args.photos.resolve().is_relative_to(work.resolve()):
         raise UserError(f"--work {work}: the photos in {args.photos} lie in it; name a folder for what make writes alone.")
-    if not fresh and not (work / ASKED).exists():
-        others = {file.name for file in work.iterdir()} - {OPTION_FILES, OUTPUTS, LOCK} if work.is_dir() else {work.name}
-        if others:
+    if not fresh and not any((work / name).exists() for name in (ASKED, PHOTOS)):
+        names = [file.name for file in work.iterdir()] if work.is_dir() else [work.name]
+        if others := {name for name in names if not name.startswith(".")} - {OPTION_FILES, OUTPUTS, LOCK}:
             raise UserError(f"--work {work}: no make began there, and it holds {listing(sorted(others), 5)}. Name a new folder.")
     files = [] if (work / PHOTOS).exists() else find_images(args.photos, recursive=True, besides=work)
     with open_sweep(work) as held, GracefulShutdown() as stop:
@@ -167,7 +167,6 @@ class Make:
         except UserError as error:
             self.results = {source: target for source, target in self.results.items() if source.suffix != ".onnx"}
             say(f"there will be no ONNX file: {error}")
-        self.check_results()
         asked = {"photos": str(args.photos.resolve()), "scale": args.scale, "budget": args.budget, "hours": args.hours}
         old, searched = _read(file) if file.exists() else asked, (self.work / OPTION_FILES / "search.yml").exists()
         # Until the search has begun, another budget or time is no harm.
@@ -178,6 +177,7 @@ class Make:
         options = check_options(SearchOptions, self.latency_options(), file, check_files=False)
         costs = network_costs(find_task(options.task).space(options), {"macs_hr": math.inf, "params": math.inf})
         self.check_budget(costs)
+        self.check_results()
         write_json(file, asked)
         spent = f", of which {duration(self.before)} are used" * bool(self.before)
         photos = f"{len(self.files)} photos in {args.photos}" if self.files else f"the photos of {args.photos} as read before"
@@ -191,11 +191,12 @@ class Make:
         for source, target in self.results.items():
             same = source.exists() and target.is_file() and source.read_bytes() == target.read_bytes()
             if target.is_dir() or (target.exists() and not self.args.overwrite and not same):
-                remedy = "" if target.is_dir() else ", or replace it with --overwrite"
-                raise UserError(f"-o: {target} exists. Choose another name{remedy}.")
+                remedy = "" if target.is_dir() else ", replace it with --overwrite"
+                again = f" (with --work {self.work}, to go on from what is there)" if (self.work / PHOTOS).exists() else ""
+                raise UserError(f"-o: {target} exists. Take it away{remedy}, or choose another name{again}.")
+            parent = next(folder for folder in target.absolute().parents if folder.exists())
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=target.parent).close()
+                tempfile.TemporaryFile(dir=parent).close()
             except OSError as error:
                 raise UserError(f"-o: {target} cannot be written: {error}.") from error
 
@@ -254,7 +255,7 @@ class Make:
         commands = []
         for name, _, words_of, is_done in self.steps():
             if name == "sweep" and self.contenders() == 1:
-                say("sweep: left out, since one network alone is within the budget")
+                say("sweep: left out, since fewer than three networks are within the budget")
                 continue
             words = list(map(str, words_of()))
             commands.append(command := shlex.join(["sr-nas", *words]))
@@ -274,6 +275,7 @@ class Make:
         self.check_results()  # what came there meanwhile is not replaced
         for source, target in self.results.items():
             if source.resolve() != target.resolve():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(target) as temporary:
                     shutil.copyfile(source, temporary)
         say(f"\ndone in {duration(self.used())} of {duration(self.seconds)}: {', '.join(map(str, self.results.values()))}")
@@ -306,8 +308,9 @@ class Make:
         """Run a command until it ends, by itself or asked to by a signal; show what it prints; return its exit code."""
         width = str(max(shutil.get_terminal_size().columns - 2, 40))
         before = log.stat().st_size if log.exists() else 0
-        # The photos' pixels lie in the work folder alone, unless the user has a place for them.
-        environment = {"SR_NAS_CACHE": str(self.work / "cache")} | os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": width}
+        # The photos' pixels lie in the work folder alone, unless the user has a place for caches.
+        cache = {} if os.environ.get("XDG_CACHE_HOME") else {"SR_NAS_CACHE": str(self.work / "cache")}
+        environment = cache | os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": width}
         process, asked, noted = start(words, log, environment, self.held), False, 0.0
         with log.open(encoding="utf-8", errors="replace") as printed:
             printed.seek(before)
@@ -374,9 +377,11 @@ class Make:
         return next(count for count in RUNGS if count <= max(min(within, self.most), 1))
 
     def jobs(self) -> int:
-        """Return how many short trainings run at a time: as many as there are GPUs or cores, and as fit into the memory."""
-        most = max(available_memory(torch.device("cpu")) // TRAINING, 1)
-        return min(torch.cuda.device_count() or cores(), most, RUNGS[self.contenders()][0][0])
+        """Return how many short trainings run at a time: one for each GPU or core, but what the memory holds; decided once."""
+        if not (file := self.work / "jobs.json").exists():
+            most = max(available_memory(torch.device("cpu")) // TRAINING, 1)
+            write_json(file, min(torch.cuda.device_count() or cores(), most, RUNGS[self.contenders()][0][0]))
+        return int(_read(file, int))
 
     def sweep_options(self) -> dict[str, Any]:
         """Return the options of the short trainings."""
@@ -402,10 +407,8 @@ class Make:
         sweep = self.work / f"{self.folder('search').name}-halving_sweep"
         if not self.has(sweep / "sweep.json", "rungs"):
             return None
-        scores = [
-            rung["scores"] for rung in _read(sweep / "sweep.json")["rungs"] if rung["scores"]
-        ]  # of trainings that did not fail
-        return dict(read_yaml(sweep / OPTION_FILES / f"{next(iter(scores[-1]))}.yml")["network_g"]) if scores else None
+        best = next(iter(_read(sweep / "sweep.json")["rungs"][-1]["scores"]))
+        return dict(read_yaml(sweep / OPTION_FILES / f"{best}.yml")["network_g"])
 
     def train_options(self) -> dict[str, Any]:
         """Return the options of the winner's training, of so many iterations as the rest of the time has."""
@@ -443,5 +446,5 @@ def _read(file: Path, kind: type[Any] = dict, *keys: str) -> Any:
     """Return the content of a JSON file of this kind, with these keys; a UserError where it is another."""
     content = parse_json(file.read_bytes(), file, halves="surrogateescape")
     if not isinstance(content, kind) or any(key not in content for key in keys):
-        raise UserError(f"{file} is damaged. Take it away, or begin anew with another --work.")
+        raise UserError(f"{file} is damaged. Take it away, and what it tells is made anew; or begin with another --work.")
     return content

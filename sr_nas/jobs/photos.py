@@ -40,9 +40,9 @@ def role_of(number: int) -> str:
 def prepare(photos: Path, files: Sequence[Path], folder: Path, stop: Callable[[], bool]) -> dict[str, dict[str, str]] | None:
     """Write photos as PNG into ``kept_out``, ``judge`` and ``train`` of a new folder, until there are enough to train on.
 
-    Those of 4 megapixels and more are halved as MATLAB's ``imresize`` does, until they have fewer: cameras and JPEG blur single
-    pixels. What cannot be read, is too small, shows nothing, or the scene of another one, is left out. The order is that of the
-    SHA-256 of the paths within ``photos``, the same on every file system.
+    Those of 4 megapixels and more are halved as MATLAB's ``imresize`` does, until they have fewer, or 128 pixels a side: cameras
+    and JPEG blur single pixels. What cannot be read, is too small, shows nothing, or the scene of another one, is left out. The
+    order is that of the SHA-256 of the paths within ``photos``, the same on every file system.
 
     Args:
         photos: folder of all ``files``; nothing is written there.
@@ -92,7 +92,7 @@ def prepare(photos: Path, files: Sequence[Path], folder: Path, stop: Callable[[]
 
 
 def _read(file: Path) -> np.ndarray | str:
-    """Return a photo of less than 4 megapixels, uint8 [H, W, 3]; or why it is of no use."""
+    """Return a photo, halved if it is large, uint8 [H, W, 3]; or why it is of no use."""
     try:
         image = read_rgb(file)
         while image.shape[0] * image.shape[1] >= LARGE and min(image.shape[:2]) >= 2 * SIDE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TypeVar, cast, get_args
 
@@ -50,7 +51,7 @@ def upscale(
         raise ValueError(f"an image of the mode {image.mode} is not upscaled; convert it, as by image.convert('RGB')")
     if isinstance(image, Image.Image) and "transparency" in image.info:
         raise ValueError("the colour that stands for transparent would be lost; convert the image, as by image.convert('RGBA')")
-    if not (tile is None or tile == "auto" or (isinstance(tile, int) and tile > 0)):
+    if not (tile is None or tile == "auto" or (isinstance(tile, Integral) and tile is not True and tile > 0)):
         raise ValueError(f"tile is a number of pixels above 0, 'auto' or None, and not {tile!r}")
     if precision not in get_args(Precision):
         raise ValueError(f"precision is one of {listing(get_args(Precision))}, and not {precision!r}")

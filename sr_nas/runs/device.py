@@ -31,8 +31,12 @@ CPU_CGROUPS = (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_
 
 
 def forked_rng(device: torch.device, enabled: bool = True) -> AbstractContextManager[None]:
-    """Return a context at whose end PyTorch's generators, of the CPU and of the device, are as they were."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [], enabled)
+    """Return a context at whose end PyTorch's generators, of the CPU and of a CUDA device, are as they were.
+
+    While a CUDA graph is recorded, the device's goes on: a graph keeps its own place in the random numbers.
+    """
+    forked = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    return torch.random.fork_rng([device] if forked else [], enabled)
 
 
 def wait_for(device: torch.device) -> None:

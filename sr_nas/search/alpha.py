@@ -16,6 +16,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 from torch.distributions import Dirichlet
+from torch.nn import functional as F
 
 from sr_nas.errors import UserError, listing, nearest
 from sr_nas.genotype import Choices
@@ -198,8 +199,7 @@ def gumbel_softmax(
 
 def concentration(logits: Tensor) -> Tensor:
     """``elu(alpha) + 1``, above 0 (DrNAS, Chen et al. 2021)."""
-    # As a sum it would be 0 in single precision from alpha = -18 on.
-    return torch.where(logits > 0, logits + 1, logits.masked_fill(logits > 0, 0).exp())
+    return F.elu(logits) + 1
 
 
 @RELAXATIONS.register()
@@ -208,8 +208,10 @@ def dirichlet(logits: Tensor, draw: Draw | None = None) -> Tensor:
 
     Without a draw it is the mean of the distribution. A common shift of all logits changes both.
     """
-    above_0 = concentration(logits)
-    return above_0 / above_0.sum() if draw is None else draw.dirichlet(above_0)
+    if draw is not None:
+        return draw.dirichlet(concentration(logits))
+    # By its logarithm: in single precision elu(alpha) + 1 is 0 from alpha = -18 on.
+    return torch.where(logits > 0, logits.clamp_min(0).log1p(), logits).softmax(dim=-1)
 
 
 @RELAXATIONS.register()

@@ -154,9 +154,8 @@ def alpha_gradient_by_differences(step: StepContext, radius: float = RADIUS) -> 
         moved = {
             name: value.detach() + sign * eps * part for (name, value), part in zip(parameters.items(), direction, strict=True)
         }
-        with forked_rng(
-            norm.device, enabled=sign == 1
-        ):  # both draw the same drop-path and noise, or the difference would be theirs
+        # Both sides draw the same drop-path and noise: otherwise the difference would be that of what they draw.
+        with forked_rng(norm.device, enabled=sign == 1):
             loss = step.task(moved, step.training, weights)
         sides.append(torch.autograd.grad(loss, list(weights.values()), materialize_grads=True))
     of_weights = tuple(

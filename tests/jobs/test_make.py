@@ -132,6 +132,8 @@ def test_a_search_with_few_networks_needs_no_halving(made: Callable[..., Make], 
     with pytest.raises(UserError, match="the step train has failed"):
         one.run()
     assert ran == ["train"]
+    (folder / "front.json").write_text(json.dumps({"cost": "macs_hr", "networks": [{"macs_hr": 9e9}] * 2}))
+    assert one.contenders() == 1
 
 
 def test_the_plan(made: Callable[..., Make], capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,12 +173,12 @@ def test_what_cannot_go_on_is_refused(made: Callable[..., Make]) -> None:
     with pytest.raises(UserError, match=r"work was begun with --budget 10G, --hours 2\.0\. Give that again"):
         made("12G", 1.0).begin()
     Path("net.onnx").touch()
-    with pytest.raises(UserError, match=r"net\.onnx exists\. Choose another name, or replace it with --overwrite"):
+    with pytest.raises(UserError, match=r"net\.onnx exists\. Take it away, replace it with --overwrite, or choose another name"):
         made().begin()
     made(overwrite=True).begin()
     Path("net.onnx").unlink()
     Path("net.md").mkdir()
-    with pytest.raises(UserError, match=r"net\.md exists\. Choose another name\.$"):
+    with pytest.raises(UserError, match=r"net\.md exists\. Take it away, or choose another name\.$"):
         made(overwrite=True).begin()
     Path("net.md").rmdir()
     Path("file").touch()
@@ -201,6 +203,8 @@ def test_a_folder_of_something_else_is_no_work_folder(made: Callable[..., Make])
     (mine := Path("mine/photos/child.png")).parent.mkdir(parents=True)
     mine.touch()
     assert "no make began there, and it holds photos." in run(*words, "mine", code=1) and mine.exists()
+    assert "no network is so small" in run(*words[:4], "0.1G", "-o", "new/net.safetensors", "--work", "other", code=1)
+    assert not Path("new").exists()
     Path("file").touch()
     assert "no make began there, and it holds file" in run(*words, "file", code=1)
     assert sorted(Path("photos").rglob("*")) == before and Path("file").is_file()
@@ -224,11 +228,15 @@ def test_a_damaged_file_is_named(made: Callable[..., Make], monkeypatch: pytest.
         begin_and_run()
 
 
-def test_the_time_that_a_process_takes_to_start_is_not_all_there_is(made: Callable[..., Make]) -> None:
-    for hours, starting in ((1.0, 54.0), (100.0, 120.0)):
-        one = made(hours=hours)
-        one.__class__.__init__(one, one.args, one.work, ("macs_hr", 1e10), [], 0, one.stop)
-        assert one.starting <= starting
+def test_the_time_that_a_process_takes_to_start_is_not_all_there_is(
+    made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hours, age, starting in ((1.0, 300.0, 54.0), (100.0, 60.0, 120.0)):
+        began = time.time() - age
+        monkeypatch.setattr(make.psutil, "Process", lambda began=began: SimpleNamespace(create_time=lambda: began))
+        args = made(hours=hours).args
+        one = Make(args, args.work, ("macs_hr", 1e10), [], 0, GracefulShutdown())
+        assert one.starting == pytest.approx(starting, abs=2)
 
 
 @pytest.mark.parametrize(("memory", "count"), [(64e9, 2), (2e9, 1), (1e8, 1)])
@@ -238,6 +246,8 @@ def test_as_many_trainings_at_a_time_as_the_memory_has(
     monkeypatch.setattr(make, "available_memory", lambda _: int(memory))
     monkeypatch.setattr(Make, "contenders", lambda _: 9)
     assert made().jobs() == count
+    monkeypatch.setattr(make, "available_memory", lambda _: 0)
+    assert made().jobs() == count  # which the plan was made for
 
 
 def test_trainings_that_fail_leave_the_best_of_the_others(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +256,7 @@ def test_trainings_that_fail_leave_the_best_of_the_others(made: Callable[..., Ma
     (options / "b.yml").write_text(json.dumps({"network_g": NETWORK}))
     one, table = made(), options.parent / "sweep.json"
     assert one.winner() is None
-    table.write_text(json.dumps({"failed": {"a": "memory"}, "rungs": [{"scores": {"b": 2.0, "c": 1.0}}, {"scores": {}}]}))
+    table.write_text(json.dumps({"failed": {"a": "memory"}, "rungs": [{"scores": {"b": 2.0, "c": 1.0}}]}))
     assert one.winner() == NETWORK
     table.write_text(json.dumps({"failed": {"a": "memory"}, "rungs": []}))
     assert one.winner() is None

@@ -69,7 +69,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("mask", "execution"), [(False, "fused"), (True, "fused"), (True, "plain")])
 def test_weights_of_1_and_0_give_the_derived_network(name: str, seed: int, training: bool, mask: bool, execution: str) -> None:
