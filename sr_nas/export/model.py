@@ -50,12 +50,6 @@ def shipped_file(name: str) -> Path:
     raise UserError(f"'{name}' {absent(Path(name))} and is no network that ships with sr_nas{nearest(name, names)} {known}.")
 
 
-def default_name(scale: int) -> str:
-    """Return the name of the network for a scale where none is given: ``x2``, or ``fast_x2`` where that alone ships."""
-    better, fast = f"x{scale}", f"fast_x{scale}"
-    return fast if fast in (names := shipped()) and better not in names else better
-
-
 def model_file(source: str | Path) -> Path:
     """Return the file or folder of a model: what is at this path, else the network of this name that ships with the package.
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sr_nas.errors import UserError
-from sr_nas.export.model import default_name, load_model, model_file, shipped_file
+from sr_nas.export.model import load_model, model_file, shipped_file
 from sr_nas.images.files import IMAGE_SUFFIXES, image_size
 from sr_nas.images.folders import find_images, natural_order
 from sr_nas.inference.images import output_paths, upscale_files
@@ -41,7 +41,7 @@ def main(args: Namespace) -> int:
     if not inputs:
         return 1
     device, threads = pick_device(args.num_gpu if args.num_gpu == "auto" else int(args.num_gpu)), use_threads(args.num_threads)
-    source = shipped_file(default_name(args.scale or 2)) if args.model is None else model_file(args.model)
+    source = shipped_file(f"x{args.scale or 2}") if args.model is None else model_file(args.model)
     network = load_model(source, args.arch, args.genotype)
     if args.scale not in (None, network.scale):
         raise UserError(f"--scale {args.scale}: {args.model} upscales by {network.scale}; --outscale resizes what it gives.")

@@ -26,7 +26,7 @@ import torch
 
 from sr_nas.complexity.latency import read_latency
 from sr_nas.errors import UserError, amount, listing, parse_json
-from sr_nas.export.model import default_name, shipped, shipped_file
+from sr_nas.export.model import shipped, shipped_file
 from sr_nas.genotype import NETWORK_BLOCK
 from sr_nas.images.folders import find_images
 from sr_nas.inference.optimize import require_packages
@@ -146,7 +146,7 @@ class Make:
         self.before, self.began = _read(self.clock, float) if self.clock.exists() else 0.0, psutil.Process().create_time()
         # Seconds of a process that opens its data, too. The first one on a cold disk takes far longer than those that follow.
         self.starting = min(2 * (time.time() - self.began), 0.015 * self.seconds)
-        self.shipped = [name for name in shipped() if name == default_name(args.scale)]
+        self.shipped = [name for name in shipped() if name == f"x{args.scale}"]
         self.networks, self.most = (12, 9) if self.seconds >= LONG else (4, 3)
         ends, name = (".safetensors", ".onnx", ".md"), args.output.stem
         self.results = {work / f"{name}{end}": args.output.with_suffix(end) for end in ends}

@@ -149,16 +149,16 @@ def test_the_plan(made: Callable[..., Make], capsys: pytest.CaptureFixture[str])
 
 def test_the_network_that_ships_is_measured_too(made: Callable[..., Make], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (make, model):
-        monkeypatch.setattr(module, "shipped", lambda: ["fast_x2", "x2", "fast_x4"])
+        monkeypatch.setattr(module, "shipped", lambda: ["fast_x2", "x2", "fast_x3", "x4"])
     for scale, names in (
         (2, {"network": "work/train", "shipped_x2": str(SHIPPED / "x2.safetensors")}),
         (3, {"network": "work/train"}),
-        (4, {"network": "work/train", "shipped_fast_x4": str(SHIPPED / "fast_x4.safetensors")}),
+        (4, {"network": "work/train", "shipped_x4": str(SHIPPED / "x4.safetensors")}),
     ):
         one = made(scale=scale)
         assert {name: entry["path"] for name, entry in one.evaluate_options()["models"].items()} == names
         purpose = next(purpose for name, purpose, *_ in one.steps() if name == "evaluate")
-        ends = {2: "bicubic, x2", 3: "bicubic; no network of scale 3 is shipped", 4: "bicubic, fast_x4"}
+        ends = {2: "bicubic, x2", 3: "bicubic; no network of scale 3 is shipped", 4: "bicubic, x4"}
         assert purpose.endswith(ends[scale])
 
 
