@@ -170,5 +170,3 @@ def test_without_a_model_the_scale_names_it(tmp_path: Path, monkeypatch: pytest.
     assert "x2 is taken from" in run(*words, "e", "--model", "x2", code=1)
     assert "holds no trained network" in run(*words, "e", "--model", "", code=1), "an empty variable of a script, perhaps"
     assert not (tmp_path / "e").exists()
-    (named / "x2.safetensors").unlink()
-    assert "network: fast_x2" in run(*words, "f"), "the better one does not ship"
