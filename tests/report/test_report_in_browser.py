@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -61,11 +64,12 @@ def test_the_slider_uncovers_the_first_image(browser: Any, page: str) -> None:
 
 
 def test_without_its_script_all_images_are_visible(browser: Any, page: str) -> None:
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        browser.get(page)
-    finally:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    # The browser's own switch for scripts sometimes comes too late for the first script of a new process.
+    file = Path(url2pathname(urlparse(page).path))
+    text, scripts = re.subn(r"<script>\ndocument.+?</script>", "", file.read_text(), flags=re.DOTALL)
+    assert scripts == 1
+    file.write_text(text)
+    browser.get(page)
     boxes = browser.execute_script(
         "return [...document.querySelectorAll('.crops img')].map(e => JSON.stringify(e.getBoundingClientRect()))"
     )
