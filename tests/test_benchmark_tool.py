@@ -33,6 +33,7 @@ def test_ratios_are_to_the_first_variant() -> None:
     assert rows["thrice"]["seconds"] > rows["once"]["seconds"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("case", "most"), [("sac-imdn", 1000), ("sa-imdn", 1300), ("dlsr", 3)])
 def test_few_calls_of_a_supernet_on_an_accelerator(case: str, most: int) -> None:
     """Their number does not depend on the size of a patch; that of DLSR is in passes of the plain network."""

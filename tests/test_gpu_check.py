@@ -33,6 +33,7 @@ def check(result: Path, python: Path | str = sys.executable, **environment: str)
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     done = check(tmp_path / "check.json")

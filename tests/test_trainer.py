@@ -258,6 +258,7 @@ def test_a_resumed_watch_judges_as_the_old_one() -> None:
     assert old.state_dict() == new.state_dict()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", [imdn(), branched(imdn(), "ecb")])
 def test_a_compiled_step_is_the_plain_one_and_names_stay(network: IMDN, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is captured as always, and run as it is instead of being made into machine code, which takes seconds."""

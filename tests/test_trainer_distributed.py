@@ -85,6 +85,7 @@ def test_two_processes_are_one(name: str, found: list[dict[str, Any]]) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.long
 def test_what_two_processes_began_one_finishes(found: list[dict[str, Any]]) -> None:
     case = CASES["Adam, averaged"]
     resumed = training(**case)

@@ -196,7 +196,10 @@ def _model_of(entry: Any, function: Any, registry: Registry, name: str, base: ty
 
     validators: dict[str, Any] = {"run_check": model_validator(mode="after")(run_check)}
     summary = (inspect.getdoc(entry) or "").split("\n\n")[0]
-    model = create_model(f"{name}_{base.__name__}", __base__=base, __validators__=validators, __doc__=summary, **fields)
+    # A made class has no source in which to look for the docstrings of its fields, and the search through all modules is slow.
+    no_source = {"use_attribute_docstrings": False}
+    kind = f"{name}_{base.__name__}"
+    model = create_model(kind, __base__=base, __validators__=validators, __doc__=summary, __cls_kwargs__=no_source, **fields)
     model.registry = registry  # type: ignore[attr-defined]
     return model
 

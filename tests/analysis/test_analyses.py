@@ -77,6 +77,7 @@ def test_gaps_are_compared_on_each_methods_closest_edge(runs: list[Path], tmp_pa
     assert [float(row["gap_edge"]) for row in rows_of(tmp_path / "out" / "gaps.csv")][3:] == pytest.approx([0.001, 0.002, 0.003])
 
 
+@pytest.mark.long
 def test_nothing_after_the_epoch_that_is_asked_for_is_looked_at(runs: list[Path], tmp_path: Path) -> None:
     """Searches that have come to different epochs are compared at one that all have."""
     both = [runs[0], made_up(tmp_path, "beta", 0, (0.1, 0.1), epochs=2)]
@@ -210,6 +211,7 @@ def test_a_grid_of_searches_reports_what_their_histories_hold(swept: Path) -> No
     assert cv2.imread(str(swept / "sweep.png")).std() > 0
 
 
+@pytest.mark.long
 def test_the_middle_of_a_landscape_is_the_search_itself(swept: Path, tmp_path: Path) -> None:
     folder, root = swept / "tiny-nu1", tmp_path
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}

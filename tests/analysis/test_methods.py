@@ -61,6 +61,7 @@ def test_searches_of_other_settings_are_refused() -> None:
         finds_of(method(NAMES, nf=32))
 
 
+@pytest.mark.long
 def test_the_published_network_by_width_has_its_trainings() -> None:
     known = published_by_width("Set14")
     rows = [row for row in read_trainings() if all(row[label] == "conv_3x3" for label in LABELS) and row["iterations"] == "2000"]

@@ -103,6 +103,7 @@ def test_a_set_says_what_its_degraded_lr_images_are_made_of() -> None:
     assert check_options(Degradations, {"degradations": None}, "test").degradations == {}
 
 
+@pytest.mark.long
 def test_one_evaluator_gives_one_number_everywhere(tmp_path: Path, place: Path) -> None:
     """The table, ``evaluate --model`` and a training's validation, to the last bit; on clean LR images and on JPEG ones."""
     data, jpeg = f"type: folder, dataroot_gt: {place / 'Made' / 'HR'}", [{"type": "jpeg", "quality": 75}]

@@ -326,6 +326,7 @@ def test_statistics_by_hand(tmp_path: Path, toys: Callable[[Callable[[Trial, int
     assert np.isnan(statistics(np.array([3.0]), "params")["sd"])
 
 
+@pytest.mark.long
 def test_a_grid_in_tables_and_pictures(tmp_path: Path, toys: Callable[[Callable[[Trial, int], float]], Toys]) -> None:
     toys(lambda trial, until: 30 + 1e3 * rate(trial) + trial.options.network_g.nf / 100)
     line = [*words(tmp_path), "--grid", "network_g:nf=16,32", "train:optim_g:lr=1e-4,1e-3"]

@@ -195,6 +195,7 @@ def test_one_of_basicsr_and_of_spandrel_are_one_network(basicsr: Any, tmp_path: 
     assert complexity(guest) == complexity(ours)
 
 
+@pytest.mark.long
 def test_side_by_side_in_one_table(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     shutil.copy(photos / "plain.bmp", tmp_path / "photos")

@@ -88,6 +88,7 @@ def test_a_strided_network_between_pixels_continues_its_class() -> None:
     assert count_macs(network, (240, Fraction(1280, 3)), channels=5)[0][""] == round(expected)
 
 
+@pytest.mark.long
 def test_layers_add_up() -> None:
     network = IMDN(4)
     rows = per_layer(network)

@@ -151,6 +151,7 @@ def test_errors_for_users_arrive_as_they_were_raised(num_workers: int) -> None:
         ResumableLoader(Full(), [0], 1, 0, num_workers).next()
 
 
+@pytest.mark.long
 def test_processes_that_cannot_be_started_are_a_failure_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")

@@ -70,6 +70,7 @@ def test_any_batch_height_and_width_gives_what_pytorch_gives(name: str, kind: st
             torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_graph_tells_what_its_layers_would(name: str, kind: str, files: Path) -> None:
@@ -87,6 +88,7 @@ def test_a_graph_tells_what_its_layers_would(name: str, kind: str, files: Path) 
         upscale(loaded, torch.rand(1, 3, 8, 8), device="cpu", precision="bf16")
 
 
+@pytest.mark.long
 @needs_onnx
 def test_what_the_onnx_file_says_to_others(files: Path) -> None:
     import onnx
@@ -108,6 +110,7 @@ def test_what_the_onnx_file_says_to_others(files: Path) -> None:
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(files / "imdn.onnx").graph.node}
 
 
+@pytest.mark.long
 @needs_onnx
 def test_half_precision_takes_half_the_space_and_rounds_more(files: Path, tmp_path: Path) -> None:
     network = tiny_imdn()
@@ -168,6 +171,7 @@ def test_what_is_missing_or_foreign_is_said(tmp_path: Path, monkeypatch: pytest.
         load_model(tmp_path / "broken.onnx")
 
 
+@pytest.mark.long
 @needs_onnx
 def test_weights_beside_an_onnx_file_are_read_and_nothing_outside_its_folder(files: Path, tmp_path: Path) -> None:
     import onnx
@@ -195,6 +199,7 @@ def test_weights_beside_an_onnx_file_are_read_and_nothing_outside_its_folder(fil
         load_model(write("y.onnx", "gone"))
 
 
+@pytest.mark.long
 @needs_onnx
 def test_metadata_of_an_onnx_file_that_are_no_text(files: Path, tmp_path: Path) -> None:
     content = (files / "imdn.onnx").read_bytes()
@@ -203,6 +208,7 @@ def test_metadata_of_an_onnx_file_that_are_no_text(files: Path, tmp_path: Path) 
         load_model(tmp_path / "x.onnx")
 
 
+@pytest.mark.long
 def test_a_program_is_read_under_its_own_suffix_alone_and_without_pytorchs_log(
     files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +226,7 @@ def test_a_program_is_read_under_its_own_suffix_alone_and_without_pytorchs_log(
     assert not caplog.records
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tools_take_a_graph_as_they_take_a_network(kind: str, files: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)

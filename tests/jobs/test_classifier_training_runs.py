@@ -112,6 +112,7 @@ def test_stopped_and_resumed_it_is_the_straight_run_to_the_bit(
         assert record | {"memory_bytes": 0} == again | {"memory_bytes": 0}
 
 
+@pytest.mark.long
 def test_drop_path_and_the_auxiliary_head_take_part(trained: tuple[Path, str], tmp_path: Path) -> None:
     """From the second epoch of three batches on the losses differ without drop-path, and from the first without the head."""
     straight = [record["loss"] for record in read_history(trained[0])]

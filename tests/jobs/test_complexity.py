@@ -82,6 +82,7 @@ def test_equal_blocks_are_one_and_the_rows_add_up() -> None:
     assert [row[:2] for row in _blocks_once(different)] == [("3 x ", "a.0,4,5.x"), ("2 x ", "a.1-2.x"), ("", "b.0.x")]
 
 
+@pytest.mark.long
 def test_settings_of_the_network() -> None:
     """A separable convolution has twice nf * kernel^2 + nf^2 values; here in two cells."""
     words = ["--arch", "dlsr", "--scale", "2", "--nf", "18", "--num_cells", "2", "--genotype"]

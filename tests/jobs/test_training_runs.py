@@ -61,6 +61,7 @@ def test_the_moving_average_is_what_is_kept(trained: Path) -> None:
     assert any(not torch.equal(last[name], tensor) for name, tensor in state["network"].items())
 
 
+@pytest.mark.long
 def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp_path: Path) -> None:
     words = command("train", "-opt", TINY_TRAINING, "--force_yml", f"path:experiments_root={tmp_path}", *LONG)
     assert interrupt(words, tmp_path / "tiny_train" / "history.jsonl", 1, signal.SIGKILL) == -9

@@ -87,6 +87,7 @@ def space(imdn_choices) -> SimpleNamespace:
     return SimpleNamespace(choices=lambda: choices, drawing=IMDN(2, 16, 1).drawing, arch="IMDN")
 
 
+@pytest.mark.long
 def test_the_page_of_a_search_states_what_its_folder_holds(folder: Path, space) -> None:
     write_report(folder, space)
     assert {path.name for path in (folder / "plots").iterdir()} == {"beta.png", "budget.png", "curves.png", "front.png"}

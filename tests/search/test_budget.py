@@ -115,6 +115,7 @@ def test_random_logits_never_exceed_a_budget_and_are_decoded_as_by_enumeration(i
         assert score(imdn, weights, genotype, labels) == pytest.approx(brute_force(imdn, weights, [cost])[0], abs=1e-9)
 
 
+@pytest.mark.long
 def test_several_budgets_and_links_without_a_cost_are_decoded_as_by_enumeration(
     imdn: IMDNSpace, macs: Cost, parameters: Cost
 ) -> None:
@@ -208,6 +209,7 @@ def test_draws_are_of_the_band_and_as_likely_as_their_weights(imdn: IMDNSpace, m
         check_draws(picks, band, [chances[label] for label in labels])
 
 
+@pytest.mark.long
 def test_draws_of_few_networks_are_all_of_the_band_and_those_of_one_uniform() -> None:
     """Of the 8 ways to choose operations, 6 are within both budgets and use one of them; inputs cost nothing."""
     space = DLSRSpace(2, 16, 4, candidates=["conv_1x1", "conv_3x3"])

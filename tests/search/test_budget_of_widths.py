@@ -67,6 +67,7 @@ def test_the_extremes_are_those_of_all_networks(space: PlainSpace, costs: dict[s
             assert cost.of(decode_picks(space, random_weights(space, torch.Generator()), picks), space.choices()) == value
 
 
+@pytest.mark.long
 def test_decoding_is_that_of_enumeration(space: PlainSpace, costs: dict[str, Cost], totals: dict[str, Values]) -> None:
     generator, labels = torch.Generator().manual_seed(0), list(space.choices())
     for number in range(100):

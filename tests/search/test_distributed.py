@@ -164,6 +164,7 @@ def test_two_processes_are_one(name: str, suffix: str, found: Any) -> None:
     assert len(found[0][name + suffix]["losses"]) == (STEPS - STOP if suffix else STEPS)
 
 
+@pytest.mark.long
 def test_what_two_processes_began_one_finishes(found: Any) -> None:
     case = CASES["second order on both, Adam, clipped"]
     expected, resumed = run(searcher(**case)), searcher(**case)
@@ -173,6 +174,7 @@ def test_what_two_processes_began_one_finishes(found: Any) -> None:
         torch.testing.assert_close(result[part], expected[part], rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 def test_with_batchnorm_both_hold_the_same_network(found: Any) -> None:
     first, second = (process["normalised"] for process in found[:2])
     assert torch.equal(first["weights"], second["weights"]) and torch.equal(first["alpha"], second["alpha"])
@@ -180,6 +182,7 @@ def test_with_batchnorm_both_hold_the_same_network(found: Any) -> None:
     assert (first["weights"] - run(searcher(norm=True))["weights"]).abs().max() > 1e-4
 
 
+@pytest.mark.long
 def test_what_processes_tell_each_other(found: Any) -> None:
     for process in found[:2]:
         assert process["largest"] == 6
@@ -187,11 +190,13 @@ def test_what_processes_tell_each_other(found: Any) -> None:
         assert process["stop"] == (True, 143)
 
 
+@pytest.mark.long
 def test_an_error_of_all_is_told_by_one(found: Any) -> None:
     assert sorted(process["same"] for process in found[:2]) == ["SystemExit(1)", "UserError('same')"]
     assert [process["other"] for process in found[:2]] == ["UserError('process 0')", "UserError('process 1')"]
 
 
+@pytest.mark.long
 def test_the_end_of_one_process_is_told_by_the_other(found: Any) -> None:
     assert found[2] == LOST
 
