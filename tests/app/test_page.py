@@ -157,6 +157,10 @@ def test_a_photo_is_compared_and_downloaded(page: Any, photo: Path, network: Pat
     assert page.execute_script("return document.getElementById('slider').value") == "25"
     one(page, "#slider").send_keys("\ue014")  # the right arrow key
     assert page.execute_script("return document.getElementById('after').style.clipPath") == "inset(0px 0px 0px 156px)"
+    width, height = page.execute_script("return [innerWidth, innerHeight]")
+    dense = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dense)  # as on another screen
+    until(lambda: one(page, "#after").size == {"width": 300, "height": 200})
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     until(lambda: one(page, "#after").size == {"width": 200, "height": 133})
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390

@@ -93,6 +93,10 @@ function draw() { // at 100 % a pixel of the picture is a pixel of the screen
 }
 
 $("before").onload = $("after").onload = $("slider").oninput = $("scroll").onscroll = window.onresize = draw;
+(function watch() { // on another screen, or with the browser's zoom, this ratio is another, with or without a resize
+  draw();
+  matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", watch, { once: true });
+})();
 $("after").onerror = () => alarm("This photo cannot be shown: its terminal says why. It can be downloaded.");
 $("zoom").onchange = () => { // what is in the middle stays there
   const view = $("scroll"), x = (view.scrollLeft + view.clientWidth / 2) / view.scrollWidth, y = (view.scrollTop + view.clientHeight / 2) / view.scrollHeight;
