@@ -23,7 +23,7 @@ from sr_nas.complexity.latency import read_latency
 from sr_nas.contracts import Latency, Network, SearchSpace
 from sr_nas.data.loader import ResumableLoader, split_indices
 from sr_nas.errors import UserError, listing, nearest
-from sr_nas.export.model import load_pretrained
+from sr_nas.export.model import load_pretrained, model_file
 from sr_nas.genotype import read_genotype
 from sr_nas.optim import Together, WarmUp
 from sr_nas.options.load import check_options, load_options
@@ -338,7 +338,7 @@ def build_training(options: AnyTraining) -> tuple[Any, Any, list[str]]:
     network, start = task.network(options, images), options.path.pretrain_network_g
     if start is None:
         return images, network, []
-    return images, network, [load_pretrained(network, Path(start), options.path.param_key_g, options.path.strict_load_g)]
+    return images, network, [load_pretrained(network, model_file(start), options.path.param_key_g, options.path.strict_load_g)]
 
 
 def build_trainer(

@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self, TypeAliasType
 
 from sr_nas.errors import amount
-from sr_nas.options.strict import Component, ExistingFile, ExistingFolder, FromRegistry, ModelPath, Strict
+from sr_nas.options.strict import Component, ExistingFile, ExistingFolder, FromRegistry, ModelPath, Strict, WeightsFile
 from sr_nas.registry import (
     COSTS,
     DEGRADATIONS,
@@ -455,8 +455,9 @@ class TrainDatasets(Validated):
 class TrainPath(OutputPath):
     """Where a training reads weights from and writes to."""
 
-    pretrain_network_g: ExistingFile | None = None
-    """Weights to start from: an exported file, a search's inherited.safetensors, or a .pth or .pt of BasicSR's kind."""
+    pretrain_network_g: WeightsFile | None = None
+    """Weights to start from: an exported file, a search's inherited.safetensors, a .pth or .pt of BasicSR's kind, or a name that
+    `sr-nas models` lists."""
     param_key_g: str | None = None
     """Which of several networks in a .pth is meant; by default params_ema where it has one, else params."""
     strict_load_g: bool = True

@@ -72,6 +72,7 @@ def _must_exist(expected: str, or_name: bool = False) -> AfterValidator:
 
 ExistingFolder = Annotated[str, Field(min_length=1), _must_exist("folder")]
 ExistingFile = Annotated[str, Field(min_length=1), _must_exist("file")]
+WeightsFile = Annotated[str, Field(min_length=1), _must_exist("file", or_name=True)]
 ModelPath = Annotated[str, Field(min_length=1), _must_exist("file or folder", or_name=True)]
 
 

@@ -119,6 +119,17 @@ def test_a_start_from_weights(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "warm" / "log.txt").read_text().count("starting from") == 1, "a resumed run starts from its checkpoint"
 
 
+def test_a_start_from_a_network_that_ships(tmp_path: Path) -> None:
+    shipped = sr_nas.load_network("fast_x2")
+    architecture = f"network_g={{type: PLAIN, num_blocks: 6, genotype: [{', '.join(shipped.genotype.names)}]}}"
+    changed = [architecture, "train:start=random"]
+    train(tmp_path, "path:pretrain_network_g=fast_x2", *changed, "train:total_iter=1", "train:optim_g:lr=1e-12", "name=warm")
+    warm = sr_nas.load_network(tmp_path / "warm" / "last.safetensors")
+    assert torch.allclose(warm.get_parameter("head.weight"), shipped.get_parameter("head.weight"), atol=1e-9)
+    text = train(tmp_path, "path:pretrain_network_g=fast_x9", *changed, "name=unknown", code=1)
+    assert "'fast_x9' does not exist and is no network that ships with sr_nas - did you mean" in text
+
+
 @pytest.mark.long
 def test_a_start_from_what_the_supernet_leaves(tmp_path: Path) -> None:
     run("search", "-opt", TINY_SEARCH, "--force_yml", f"path:experiments_root={tmp_path}")
