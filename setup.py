@@ -69,6 +69,7 @@ setup(
         "requests>=2.28",  # the downloads that pooch is given: continued where they broke off
         "imagehash>=4.3",  # perceptual hashes: the same picture twice in a data set
         "kornia>=0.6.10",  # the filter of L1HFENLoss; the first whose Gaussian takes a dtype
+        "pytorch-optimizer>=3.3",  # SOAP; the oldest that its options were tried with
         "psutil>=5.9",  # memory of the machine and of processes
     ],
     extras_require={

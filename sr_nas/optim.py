@@ -55,6 +55,26 @@ def sgd(
     return _fused(torch.optim.SGD, parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
 
 
+@OPTIMIZERS.register("SOAP")
+def soap(
+    parameters: Parameters,
+    *,
+    lr: Rate = 3e-3,
+    weight_decay: Decay = 0.0,
+    betas: tuple[Beta, Beta] = (0.95, 0.95),
+    precondition_frequency: PositiveInt = 10,
+) -> Optimizer:
+    """SOAP (Vyas et al., ICLR 2025), of pytorch-optimizer: Adam in the eigenbases of Shampoo's preconditioner.
+
+    Args:
+        precondition_frequency: iterations from one update of the eigenbases to the next; the first iteration moves no weight.
+    """
+    from pytorch_optimizer import SOAP  # here, since importing all its optimizers takes a second
+
+    frequency = precondition_frequency
+    return SOAP(list(parameters), lr=lr, weight_decay=weight_decay, betas=betas, precondition_frequency=frequency)
+
+
 @LR_SCHEDULES.register("ConstantLR")
 def constant(optimizer: Optimizer, total: int) -> LRScheduler:
     """The same learning rate throughout."""

@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +16,22 @@ from pydantic import ValidationError
 from torch.optim import Optimizer
 
 from sr_nas.errors import UserError
-from sr_nas.optim import CosineAnnealingRestartLR, MultiStepRestartLR, WarmUp, adam, adamw, cosine, linear_decay, multistep, sgd
+from sr_nas.optim import (
+    CosineAnnealingRestartLR,
+    MultiStepRestartLR,
+    WarmUp,
+    adam,
+    adamw,
+    cosine,
+    linear_decay,
+    multistep,
+    sgd,
+    soap,
+)
 from sr_nas.optim import step as every
 from sr_nas.options.strict import Component, section_model
 from sr_nas.registry import LR_SCHEDULES
+from sr_nas.runs.run_dir import load_tensors
 
 CYCLES = {"periods": (4, 6, 10), "restart_weights": (1.0, 0.5, 0.25), "eta_min": 0.1}
 STEPS = {"milestones": (3, 5, 5, 8, 11), "gamma": 0.5, "restarts": (0, 6, 11), "restart_weights": (1.0, 0.8, 0.6)}
@@ -69,6 +82,46 @@ def test_nesterov_by_its_formula() -> None:
         assert weight.item() == pytest.approx(w, rel=1e-12)
     with pytest.raises(UserError, match="nesterov needs a momentum"):
         sgd([weight], nesterov=True)
+
+
+def test_soap_is_adam_in_the_eigenbases_of_shampoo() -> None:
+    """Algorithm 3 of Vyas et al. (ICLR 2025) until the first update of the bases; vectors, and the first iteration, apart."""
+    generator = torch.Generator().manual_seed(0)
+    matrix, vector = (torch.nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64)) for size in ((4, 3), (5,)))
+    w, b = matrix.detach().clone(), vector.detach().clone()
+    optimizer = soap([matrix, vector], lr=0.1, weight_decay=0.2, betas=(0.9, 0.8), precondition_frequency=6)
+    m_w, v_w, m_b, v_b = torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(b), torch.zeros_like(b)
+    for t in range(6):
+        matrix.grad, vector.grad = torch.randn_like(w), torch.randn_like(b)
+        optimizer.step()
+        if t == 0:
+            left, right = (torch.linalg.eigh(g @ g.T)[1] for g in (matrix.grad, matrix.grad.T))
+        else:
+            rate = 0.1 * math.sqrt(1 - 0.8**t) / (1 - 0.9**t)
+            m_w, v_w = 0.9 * m_w + 0.1 * matrix.grad, 0.8 * v_w + 0.2 * (left.T @ matrix.grad @ right) ** 2
+            m_b, v_b = 0.9 * m_b + 0.1 * vector.grad, 0.8 * v_b + 0.2 * vector.grad**2
+            w -= rate * left @ (left.T @ m_w @ right / (v_w.sqrt() + 1e-8)) @ right.T
+            b -= rate * m_b / (v_b.sqrt() + 1e-8)
+            w, b = w * (1 - 0.1 * 0.2), b * (1 - 0.1 * 0.2)
+        torch.testing.assert_close(matrix.detach(), w, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(vector.detach(), b, rtol=1e-9, atol=1e-9)
+
+
+def test_soap_goes_on_from_its_state(tmp_path: Path) -> None:
+    def steps(weight: torch.nn.Parameter, optimizer: Optimizer, count: range) -> None:
+        for seed in count:
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+
+    through, stopped = (torch.nn.Parameter(torch.ones(6, 2, 3, 3)) for _ in range(2))
+    steps(through, soap([through], precondition_frequency=4), range(15))
+    first = soap([stopped], precondition_frequency=4)
+    steps(stopped, first, range(7))
+    torch.save({"optimizer": first.state_dict()}, tmp_path / "state.pt")
+    second = soap([stopped], precondition_frequency=4)
+    second.load_state_dict(load_tensors(tmp_path / "state.pt")["optimizer"])
+    steps(stopped, second, range(7, 15))
+    assert torch.equal(through, stopped)
 
 
 def test_cosines_with_restarts_by_their_formula() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from sr_nas.errors import UserError
 from sr_nas.search import graph
 from sr_nas.search.alpha import to_device
-from sr_nas.search.graph import WARM_UP, Replayed
+from sr_nas.search.graph import WARM_UP, Replayed, obstacle
 from sr_nas.search.objective import sa
 from sr_nas.search.searcher import Searcher
 from tests.search.test_no_wait import DLSR, IMDN, SECOND, search_of
@@ -120,6 +121,16 @@ def test_a_function_is_recorded_once_for_each_shape_and_its_numbers() -> None:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "clipped")) for name in SEARCHES])
 def test_a_recorded_search_is_the_same_to_the_bit(name: str, stand_in: None) -> None:
     check(lambda *words: search_of(*SEARCHES[name], *SHORT, *words, device=torch.device("cpu")))
+
+
+@pytest.mark.parametrize("optimizer", ["train:optim_g", "search:alpha:optim"])
+def test_an_optimizer_that_is_none_of_pytorchs_is_not_recorded(optimizer: str) -> None:
+    def why(*words: str) -> str:
+        search = search_of("sac_imdn", *IMDN, *words, device=torch.device("cpu"))
+        return obstacle(SimpleNamespace(**vars(search) | {"device": CUDA}))
+
+    assert not why()
+    assert why(f"{optimizer}={{type: SOAP}}") == "an optimizer is none of PyTorch's"
 
 
 @pytest.mark.gpu
