@@ -64,15 +64,30 @@ def soap(
     betas: tuple[Beta, Beta] = (0.95, 0.95),
     precondition_frequency: PositiveInt = 10,
 ) -> Optimizer:
-    """SOAP (Vyas et al., ICLR 2025), of pytorch-optimizer: Adam in the eigenbases of Shampoo's preconditioner.
+    """SOAP (Vyas et al., ICLR 2025), of pytorch-optimizer: AdamW in the eigenbases of Shampoo's preconditioner.
+
+    The first iteration finds the eigenbases, and moves no weight.
 
     Args:
-        precondition_frequency: iterations from one update of the eigenbases to the next; the first iteration moves no weight.
+        precondition_frequency: iterations from one update of the eigenbases to the next.
     """
     from pytorch_optimizer import SOAP  # here, since importing all its optimizers takes a second
 
-    frequency = precondition_frequency
-    return SOAP(list(parameters), lr=lr, weight_decay=weight_decay, betas=betas, precondition_frequency=frequency)
+    weights, frequency = list(parameters), precondition_frequency
+    device = weights[0].device
+    try:
+        torch.linalg.qr(torch.linalg.eigh(torch.eye(2, device=device)).eigenvectors)
+    except NotImplementedError as error:  # as on MPS for long
+        raise UserError(f"SOAP: {device.type} has no eigenvectors in this PyTorch. Take Adam, or num_gpu: 0.") from error
+    optimizer = SOAP(weights, lr=lr, weight_decay=weight_decay, betas=betas, precondition_frequency=frequency)
+    optimizer.register_step_pre_hook(_check_first_gradient)
+    return optimizer
+
+
+def _check_first_gradient(optimizer: Optimizer, *_: Any) -> None:
+    gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+    if not optimizer.state and not all(gradient.isfinite().all() for gradient in gradients):
+        raise UserError("optimizer SOAP: the first gradient is not finite. Look at the images and at the starting weights.")
 
 
 @LR_SCHEDULES.register("ConstantLR")

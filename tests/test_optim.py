@@ -124,6 +124,23 @@ def test_soap_goes_on_from_its_state(tmp_path: Path) -> None:
     assert torch.equal(through, stopped)
 
 
+def test_soap_refuses_a_first_gradient_that_is_not_finite() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = soap([weight])
+    weight.grad = torch.full((2, 2), math.nan)
+    with pytest.raises(UserError, match="the first gradient is not finite"):
+        optimizer.step()
+
+
+def test_soap_says_where_there_are_no_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def eigh(_: torch.Tensor) -> None:
+        raise NotImplementedError("not on MPS")
+
+    monkeypatch.setattr(torch.linalg, "eigh", eigh)
+    with pytest.raises(UserError, match="SOAP: cpu has no eigenvectors in this PyTorch"):
+        soap([torch.nn.Parameter(torch.ones(2))])
+
+
 def test_cosines_with_restarts_by_their_formula() -> None:
     def rate(t: int) -> float:
         begin, length, weight = next(part for part in ((0, 4, 1.0), (4, 6, 0.5), (10, 10, 0.25)) if t <= part[0] + part[1])

@@ -57,7 +57,7 @@ SEARCH, SWEEP, END, ALONE = 0.2, 0.25, 0.03, 0.3
 """Shares of the time for the search, the sweep, and all after the training; step of one network, in those of a supernet."""
 TRAINING = 1_300_000_000
 """Bytes of a training: PyTorch, and 150 megapixels of photos with their LR images."""
-# The recipe of docs/results.md, "Plain blocks beside IMDN". Values are put into their YAML.
+# The recipe of docs/results.md, "Plain blocks beside IMDN", but for the optimizer. Values are put into their YAML.
 OPTIONS = {
     "search": """\
 name: search
@@ -73,7 +73,7 @@ scale: $scale
 datasets: {train: $data, val: {name: judge, type: folder, dataroot_gt: "$work/photos/judge"}}
 train:
   total_iter: $iterations
-  optim_g: {type: SOAP, lr: 3e-3}
+  optim_g: $optimizer
   scheduler: {type: CosineAnnealingLR, eta_min: 1e-6}
   pixel_opt: {type: L1Loss}
   ema_decay: $decay
@@ -365,9 +365,11 @@ class Make:
 
     def training(self, name: str, network: Any, every: int, times: int, step: float = 60) -> dict[str, Any]:
         """Return the options of a training that is validated so many ``times``, and whose iterations take ``step`` seconds."""
+        # MPS, of Macs, has had no eigenvectors for long.
+        optimizer = "{type: Adam, lr: 2e-3, betas: [0.9, 0.99]}" if self.device.type == "mps" else "{type: SOAP, lr: 3e-3}"
         decay = round(min(max(1 - 18 / (every * times), 0), 0.999), 4)  # the average of a short training forgets its start
         save = min(max(round(60 / step), 1), every)
-        values = {"name": name, "iterations": every * times, "every": every, "save": save, "decay": decay}
+        values = {"name": name, "iterations": every * times, "every": every, "save": save, "decay": decay, "optimizer": optimizer}
         return self.filled("train", 32, 8, **values) | {"network_g": network}
 
     def contenders(self) -> int:

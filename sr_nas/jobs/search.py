@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from sr_nas.complexity.memory import extrapolated_peak
 from sr_nas.errors import UserError, parse_json, short
@@ -321,7 +322,7 @@ def step_bytes(searcher: Searcher, x: Tensor, target: Tensor, pixels: int) -> in
     for parameter in (parameters := [weight for group in optimizer.param_groups for weight in group["params"]]):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    state = [value for value in tree_leaves(list(optimizer.state.values())) if isinstance(value, Tensor)]
     return peak + sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *state))
 
 

@@ -311,7 +311,8 @@ class SearchSection(_CostWeights):
     alpha_loss: Literal["val", "train+val"] = "val"
     """Batches whose task loss alpha descends on: of the validation half, or the sum of both (DLSR)."""
     cuda_graph: Literal["auto"] | bool = False
-    """Record steps as CUDA graphs and replay them, on one GPU and without a relaxation that draws; auto: where that is so."""
+    """Record steps as CUDA graphs and replay them, on one GPU, without a relaxation that draws, with optimizers of PyTorch; auto:
+    where that is so."""
     split: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the images that trains the weights; the others train alpha."""
     relaxation: Annotated[Component, FromRegistry(RELAXATIONS)] = Field(default={"type": "softmax"}, validate_default=True)

@@ -221,11 +221,16 @@ def count_of(value: Any, most: int | None = None) -> int:
     return value
 
 
+def _is_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, list) and all(map(_is_tensors, value)))
+
+
 def check_kinds(state: Any, fresh: Any, name: str = "state") -> None:
     """Compare a checkpoint's state with that of a new run, value by value; a ValueError where one is missing or of another kind.
 
     Tensors are of one kind if they have one shape and type. What is ``None`` in a new run may be a number, what is empty may hold
-    numbers, and an optimizer's state tensors too. Names that begin with ``_``, flags and the state of a gradient scaler may be
+    numbers, and an optimizer's state tensors and
+    lists of them too. Names that begin with ``_``, flags and the state of a gradient scaler may be
     missing: they depend on PyTorch's version and on the device.
     """
     if isinstance(fresh, Mapping):
@@ -247,7 +252,7 @@ def check_kinds(state: Any, fresh: Any, name: str = "state") -> None:
         right = isinstance(state, bool | None)
     elif isinstance(fresh, float | None):
         right = state is fresh or (type(state) in (int, float) and state == state)  # NaN is none
-        right |= "optimizer.state." in name and isinstance(state, Tensor)
+        right |= "optimizer.state." in name and _is_tensors(state)
     else:
         right = type(state) is type(fresh) and not (isinstance(fresh, int) and state < min(fresh, 0))
     if not right:

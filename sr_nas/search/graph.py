@@ -73,7 +73,7 @@ def obstacle(searcher: Any) -> str:
         "several processes share the batches": world_size() > 1,
         "search.relaxation draws in every pass": "draw" in inspect.signature(searcher.relaxation).parameters,
         "search.perturbation draws in every step": searcher.perturbation is not None,
-        "an optimizer is none of PyTorch's": not all(
+        "an optimizer is not one of PyTorch's": not all(
             type(one).__module__.startswith("torch.optim") for one in (searcher.weight_optimizer, searcher.alpha_optimizer)
         ),
         "search.level is single": searcher.plan.single_level,

@@ -339,7 +339,7 @@ def _new_optimizer(searcher: Searcher, network: nn.Module, share: float = 1.0) -
     settings, kind = searcher.weight_optimizer.param_groups[0], cast(Any, type(searcher.weight_optimizer))
     optimizer: Optimizer = kind(network.parameters())
     rate = share * settings.get("initial_lr", settings["lr"])
-    optimizer.param_groups[0].update({key: value for key, value in settings.items() if key != "params"}, lr=rate)
+    optimizer.param_groups[0].update({key: value for key, value in settings.items() if key in optimizer.defaults}, lr=rate)
     return optimizer
 
 

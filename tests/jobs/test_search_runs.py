@@ -57,6 +57,9 @@ def assert_equal(first: Any, second: Any) -> None:
         assert list(first) == list(second)
         for key in first:
             assert_equal(first[key], second[key])
+    elif isinstance(first, list):
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
     elif isinstance(first, torch.Tensor):
         assert torch.equal(first, second)
     else:

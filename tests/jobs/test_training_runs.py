@@ -71,6 +71,15 @@ def test_killed_and_resumed_it_is_the_straight_run_to_the_bit(trained: Path, tmp
         assert record | {"memory_bytes": 0} == again | {"memory_bytes": 0}
 
 
+def test_with_soap_it_goes_on_to_the_bit_too(tmp_path: Path) -> None:
+    words = ("train:optim_g={type: SOAP}", "train:total_iter=14", "datasets:val=null")
+    train(tmp_path / "straight", *words)
+    run("train", "-opt", TINY_TRAINING, "--until", 7, "--force_yml", f"path:experiments_root={tmp_path}", *words)
+    assert "going on in" in train(tmp_path, *words, resume=True)
+    straight, stopped = (load_tensors(folder / "tiny_train" / "checkpoint.pt") for folder in (tmp_path / "straight", tmp_path))
+    assert_equal(straight, stopped)
+
+
 @pytest.mark.long
 def test_auto_measures_threads_and_leaves_the_training_of_that_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("train:total_iter=2", "datasets:val=null", "datasets:train:num_worker_per_gpu=1")

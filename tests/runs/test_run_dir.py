@@ -15,6 +15,7 @@ import torch
 
 from sr_nas.errors import UserError
 from sr_nas.genotype import Choice
+from sr_nas.optim import soap
 from sr_nas.runs.run_dir import (
     CHECKPOINT,
     append_history,
@@ -186,10 +187,25 @@ def test_states_of_other_kinds_are_refused(key: str, value: object) -> None:
         check_kinds(FRESH | {key: value}, FRESH)
 
 
-@pytest.mark.parametrize("state", [{0: "x"}, {0: {"exp_avg": None}}, {0: {"exp_avg": "x"}}, {0: {"exp_avg": []}}, {0: []}, []])
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({0: "x"}, {0: {"exp_avg": None}}, {0: {"exp_avg": "x"}}, {0: []}, []),
+        *({0: {"exp_avg": [torch.ones(2), 3.0]}}, {0: {"exp_avg": [["x"]]}}),
+    ],
+)
 def test_states_of_optimizers_hold_tensors(state: object) -> None:
     with pytest.raises(ValueError, match=r"optimizer\.state\b"):
         check_kinds(FRESH | {"weight_optimizer": FRESH["weight_optimizer"] | {"state": state}}, FRESH)
+
+
+def test_states_of_optimizers_hold_lists_of_tensors() -> None:
+    network = torch.nn.Conv2d(3, 4, 3)
+    optimizer = soap(network.parameters())
+    network(torch.ones(1, 3, 4, 4)).sum().backward()
+    fresh = {"optimizer": optimizer.state_dict()}
+    optimizer.step()
+    check_kinds({"optimizer": optimizer.state_dict()}, fresh)
 
 
 def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path: Path) -> None:

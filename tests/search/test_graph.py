@@ -130,7 +130,7 @@ def test_an_optimizer_that_is_none_of_pytorchs_is_not_recorded(optimizer: str) -
         return obstacle(SimpleNamespace(**vars(search) | {"device": CUDA}))
 
     assert not why()
-    assert why(f"{optimizer}={{type: SOAP}}") == "an optimizer is none of PyTorch's"
+    assert why(f"{optimizer}={{type: SOAP}}") == "an optimizer is not one of PyTorch's"
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -141,10 +142,11 @@ def test_evolution_beats_as_many_random_networks_and_keeps_to_the_budget() -> No
     assert np.mean(ranks["evolution"]) < 0.5 * np.mean(ranks["random"])
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, SOAP])
 def test_early_stopping_trains_every_network_alone_on_the_same_batches(kind: Any) -> None:
     found = search(partial(early_stopping, networks=100, steps=3, batches=2))
     found.weight_optimizer = kind([{"params": found.space.parameters(), "initial_lr": 0.02}], lr=1e-9, weight_decay=0.5)
+    found.weight_optimizer.param_groups[0]["step"] = 9  # as SOAP counts
     found.plan = dataclasses.replace(found.plan, grad_clip_norm=0.3)
     found.training.next()
     networks = found.space.all()
