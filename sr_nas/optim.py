@@ -87,7 +87,7 @@ def soap(
 def _check_first_gradient(optimizer: Optimizer, *_: Any) -> None:
     gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
     if not optimizer.state and not all(gradient.isfinite().all() for gradient in gradients):
-        raise UserError("optimizer SOAP: the first gradient is not finite. Look at the images and at the starting weights.")
+        raise UserError("SOAP: the first gradient is not finite. Look at the images and at the starting weights.")
 
 
 @LR_SCHEDULES.register("ConstantLR")

@@ -92,7 +92,7 @@ def test_soap_is_adam_in_the_eigenbases_of_shampoo() -> None:
     optimizer = soap([matrix, vector], lr=0.1, weight_decay=0.2, betas=(0.9, 0.8), precondition_frequency=6)
     m_w, v_w, m_b, v_b = torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(b), torch.zeros_like(b)
     for t in range(6):
-        matrix.grad, vector.grad = torch.randn_like(w), torch.randn_like(b)
+        matrix.grad, vector.grad = (torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (w, b))
         optimizer.step()
         if t == 0:
             left, right = (torch.linalg.eigh(g @ g.T)[1] for g in (matrix.grad, matrix.grad.T))

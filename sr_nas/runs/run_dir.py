@@ -229,9 +229,8 @@ def check_kinds(state: Any, fresh: Any, name: str = "state") -> None:
     """Compare a checkpoint's state with that of a new run, value by value; a ValueError where one is missing or of another kind.
 
     Tensors are of one kind if they have one shape and type. What is ``None`` in a new run may be a number, what is empty may hold
-    numbers, and an optimizer's state tensors and
-    lists of them too. Names that begin with ``_``, flags and the state of a gradient scaler may be
-    missing: they depend on PyTorch's version and on the device.
+    numbers, and an optimizer's state tensors and lists of them too. Names that begin with ``_``, flags and the state of a
+    gradient scaler may be missing: they depend on PyTorch's version and on the device.
     """
     if isinstance(fresh, Mapping):
         right = isinstance(state, Mapping)

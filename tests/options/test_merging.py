@@ -113,5 +113,7 @@ def test_a_key_of_neither_type_is_still_unknown() -> None:
     belongs = rf"train\.optim_g\.nesterov: unknown key for type Adam; it belongs to type SGD\. Allowed: {allowed}\."
     with pytest.raises(UserError, match=belongs):
         trained("train:optim_g:nesterov=true")
+    with pytest.raises(UserError, match=r"train\.optim_g\.betas: unknown key for type SGD; it belongs to type Adam.* and "):
+        trained("train:optim_g:type=SGD", "train:optim_g:betas=[0.5, 0.9]")
     with pytest.raises(UserError, match=r"train\.optim_g: unknown optimizer 'SDG' - did you mean 'SGD'\?"):
         trained("train:optim_g:type=SDG")
