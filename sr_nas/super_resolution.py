@@ -51,7 +51,7 @@ class SuperResolution(Task):
 
     def samples(self, options: Any, images: Pairs, seed: int) -> Dataset[Any]:
         section = options.datasets.train
-        arguments = (images, section.gt_size, section.use_hflip, section.use_rot, seed)
+        arguments = (images, section.gt_size, section.use_hflip, section.use_rot, seed, section.hardest_of)
         if not section.degradation:
             return PatchDataset(*arguments)
         patches: Dataset[Any] = pkgutil.resolve_name(f"{DEGRADATION}:DegradedPatches")(section.degradation, *arguments)

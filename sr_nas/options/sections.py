@@ -98,6 +98,8 @@ class TrainDataset(Dataset):
     """Flip patches left to right at random."""
     use_rot: bool = True
     """Flip patches upside down and transpose them at random."""
+    hardest_of: Annotated[int, Field(gt=0, le=64)] = 1
+    """Random crops that a patch is chosen from: the one that bicubic interpolation misses most."""
 
 
 class WeightsAndBiases(Strict):

@@ -12,7 +12,7 @@ from sr_nas.metrics import PROTOCOL
 
 NOT_STATED = "not stated"
 # Options that make the schedule of a training; no paths of the machine that it ran on.
-DATA_OPTIONS = ("name", "type", "gt_size", "batch_size_per_gpu", "use_hflip", "use_rot")
+DATA_OPTIONS = ("name", "type", "gt_size", "batch_size_per_gpu", "use_hflip", "use_rot", "hardest_of")
 TRAIN_OPTIONS = ("total_iter", "optim_g", "scheduler", "pixel_opt", "start", "grad_clip_norm", "ema_decay", "precision")
 USAGE = {
     "onnx": """import onnxruntime
