@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sr_nas.data.degradation import DegradedPatches
 from sr_nas.data.loader import PatchDataset, orient
 from sr_nas.data.sources import Pairs
 from sr_nas.errors import UserError
 from sr_nas.images.resize import downscale
+from sr_nas.options.load import load_options
+from sr_nas.super_resolution import SuperResolution, TrainOptions
 
 
 def numbered(height: int, width: int) -> np.ndarray:
@@ -103,6 +107,27 @@ def test_a_sample_depends_on_seed_index_and_draw_alone() -> None:
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     other_seed = PatchDataset(numbered_pairs(), 8, seed=2)
     assert any(not torch.equal(forwards[draw][1], other_seed[0, draw][1]) for draw in range(20))
+
+
+@pytest.mark.parametrize("hardest_of", [1, 2, 4])
+def test_the_hardest_crop_is_the_largest_of_several_draws(hardest_of: int) -> None:
+    """Bicubic misses a checkerboard that grows to the right; the largest of n uniform draws is n / (n + 1) on average."""
+    rows, columns = np.mgrid[:20, :236]
+    image = np.repeat((128 + (-1) ** (rows + columns) * columns // 2)[..., None], 3, axis=2).astype(np.uint8)
+    patches = PatchDataset(Pairs(["a"], 2, lambda index: image), 16, False, False, hardest_of=hardest_of)
+    lefts = [2 * abs(patches[0, draw][1][0, 0, 0].item() * 255 - 128) / (236 - 16) for draw in range(1000)]
+    assert abs(np.mean(lefts) - hardest_of / (hardest_of + 1)) < 0.03
+    with pytest.raises(ValueError, match="hardest of 1 crop or more, not of 0"):
+        PatchDataset(numbered_pairs(), 16, hardest_of=0)
+
+
+@pytest.mark.parametrize("degradation", ["[]", "[jpeg]"])
+def test_the_option_reaches_plain_and_degraded_patches(degradation: str) -> None:
+    section = f"datasets:train={{type: sample, gt_size: 16, hardest_of: 3, degradation: {degradation}}}"
+    options = load_options(TrainOptions, "options/models/train_x2.yml", [section])
+    patches: Any = SuperResolution().samples(options, numbered_pairs(), 5)
+    assert (patches.gt_size, patches.seed, patches.hardest_of) == (16, 5, 3)
+    assert isinstance(patches, DegradedPatches) == (degradation != "[]")
 
 
 def test_pairs_are_kept_up_to_the_budget_and_read_anew_beyond_it() -> None:
