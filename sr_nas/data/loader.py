@@ -35,8 +35,9 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         use_rot: mirror top to bottom and transpose, each half of the time; with ``use_hflip`` all eight orientations
             of the square are equally likely (BasicSR's option of that name).
         seed: of crops and flips.
-        hardest_of: random crops that a patch is chosen from: the one that bicubic interpolation of LR misses most, in squared
-            error. Flat patches teach little (after SamplingAug, Wang et al., BMVC 2021, which ranks all patches of an image).
+        hardest_of: random crops that a patch is chosen from: the one that bicubic interpolation of LR, before any degradation,
+            misses most in squared error. Flat patches teach little (after SamplingAug, Wang et al., BMVC 2021, which ranks all
+            patches of an image).
         memory_budget: bytes of decoded pairs to keep, first come, first served, shared by the workers of a loader.
     """
 
@@ -80,7 +81,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         random = np.random.default_rng([self.seed, draw])
         corners = [tuple(int(random.integers(side - lr_size + 1)) for side in lr.shape[:2]) for _ in range(self.hardest_of)]
         top, left = corners[0] if self.hardest_of == 1 else max(corners, key=lambda corner: self._bicubic_error(lr, hr, *corner))
-        # Drawn whether used or not: switching an option leaves the crops as they were.
+        # Drawn whether used or not: switching one of them leaves the crops as they were.
         hflip, vflip, transpose = random.random(3) < 0.5
         orientation = (bool(hflip) and self.use_hflip, bool(vflip) and self.use_rot, bool(transpose) and self.use_rot)
         low = self.low_patch(lr, hr, top, left, orientation, random)

@@ -130,6 +130,14 @@ def test_the_option_reaches_plain_and_degraded_patches(degradation: str) -> None
     assert isinstance(patches, DegradedPatches) == (degradation != "[]")
 
 
+def test_a_degraded_patch_is_the_hardest_of_the_same_crops() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    pairs = Pairs(["a"], 2, lambda index: image)
+    plain, degraded = PatchDataset(pairs, 16, hardest_of=3), DegradedPatches([], pairs, 16, hardest_of=3)
+    for draw in range(20):
+        assert all(torch.equal(one, other) for one, other in zip(plain[0, draw], degraded[0, draw], strict=True))
+
+
 def test_pairs_are_kept_up_to_the_budget_and_read_anew_beyond_it() -> None:
     read: list[int] = []
     one_pair = 16 * 16 * 3 + 8 * 8 * 3
